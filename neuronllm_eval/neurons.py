@@ -1,0 +1,347 @@
+"""What was found: neurons, their scores, and where they come from. Saved without pickle.
+
+`scores.safetensors` holds a `NeuronScores`, `neurons.json` a `NeuronSet`; both carry the same
+provenance. Saving, loading and saving again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from neuronllm_eval.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+NEURONS_FILE = "neurons.json"
+SCORES_FILE = "scores.safetensors"
+
+
+class Neuron(NamedTuple):
+    """Coordinate `index` of the input of layer `layer`'s FFN down-projection, with its score."""
+
+    layer: int
+    index: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where scores come from: enough to repeat the run and to refuse a foreign model.
+
+    Attributes are plain values; `model_hash` is a digest of the model's configuration and a sample
+    of its weights, `task_hash` of the harness task's configuration.
+    """
+
+    tool_version: str
+    lm_eval_version: str
+    transformers_version: str
+    torch_version: str
+    model: str
+    model_revision: str
+    model_hash: str
+    dtype: str
+    device: str
+    task: str
+    task_hash: str
+    split: str
+    n_questions: int
+    n_prompts: int
+    n_proxies: int
+    num_fewshot: int
+    chat_template_hash: str
+    system_instruction: str
+    method: str
+    quadrature: str
+    n_steps: int
+    top_z: int
+    seed: int
+    engine: str
+    completeness_gap_max: float
+    completeness_gap_mean: float
+
+    @classmethod
+    def from_dict(cls, values: Any, path: Path) -> Provenance:
+        """Read from JSON; unknown, missing and mistyped keys are refused.
+
+        Raises:
+            ArtifactError: naming the file and the key.
+        """
+        types = {"str": str, "int": int, "float": (int, float)}
+        fields = {field.name: types[str(field.type)] for field in dataclasses.fields(cls)}
+        values = _exact_keys(values, set(fields), path, "provenance")
+        for name, kind in fields.items():
+            if not isinstance(values[name], kind) or isinstance(values[name], bool):  # type: ignore[arg-type]
+                raise ArtifactError(
+                    f"{path}: provenance.{name} is {values[name]!r}",
+                    expected=f"a value of type {kind}",
+                    remedy="run identify again",
+                )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class NeuronScores:
+    """Sums over questions, as `identification` leaves them.
+
+    Attributes:
+        ace: [layers, neurons] float64, log-nats summed over questions (the ACE score).
+        good_count: [layers, neurons] int64, questions that put the neuron in G_e.
+        bad_count: [layers, neurons] int64, questions that put it in B_e.
+        half_sums: [2, layers, neurons] float64, ACE over even and over odd questions.
+        letter_sums: [letters, layers, neurons] float64, attributions summed by gold letter.
+        provenance: where they come from.
+    """
+
+    ace: NDArray[np.float64]
+    good_count: NDArray[np.int64]
+    bad_count: NDArray[np.int64]
+    half_sums: NDArray[np.float64]
+    letter_sums: NDArray[np.float64]
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        shape = self.ace.shape
+        expected = {
+            "ace": (shape, np.float64),
+            "good_count": (shape, np.int64),
+            "bad_count": (shape, np.int64),
+            "half_sums": ((2, *shape), np.float64),
+            "letter_sums": ((len(self.letter_sums), *shape), np.float64),
+        }
+        for name, (want, dtype) in expected.items():
+            array = getattr(self, name)
+            if len(shape) != 2 or array.shape != want or array.dtype != dtype:
+                raise ArtifactError(
+                    f"scores: {name} has shape {array.shape} and type {array.dtype}",
+                    expected=f"shape {want}, two-dimensional ace, type {np.dtype(dtype)}",
+                    remedy="run identify again",
+                )
+            if not np.isfinite(array).all():
+                raise ArtifactError(
+                    f"scores: {name} holds NaN or infinity",
+                    expected="finite numbers",
+                    remedy="run identify again",
+                )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[layers, neurons]."""
+        return self.ace.shape[0], self.ace.shape[1]
+
+    def to_bytes(self) -> bytes:
+        """The content of `scores.safetensors`."""
+        arrays = {
+            field.name: np.ascontiguousarray(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name != "provenance"
+        }
+        # One metadata key only: safetensors writes several in no fixed order.
+        return save(arrays, metadata={"neuronllm_eval": _dump(self._header())})
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "provenance": dataclasses.asdict(self.provenance),
+        }
+
+    @classmethod
+    def load(cls, directory: Path) -> NeuronScores:
+        """Read `scores.safetensors` of a run directory.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or of another schema.
+        """
+        path = Path(directory) / SCORES_FILE
+        _require_file(path)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+            arrays = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} cannot be read: {error}",
+                expected="a safetensors file written by identify",
+                remedy="run identify again",
+            ) from error
+        header = _parse(metadata.get("neuronllm_eval", ""), path)
+        header = _exact_keys(header, {"schema_version", "provenance"}, path, "metadata")
+        _require_schema(header["schema_version"], path)
+        names = {field.name for field in dataclasses.fields(cls)} - {"provenance"}
+        arrays = _exact_keys(arrays, names, path, "tensors")
+        return cls(**arrays, provenance=Provenance.from_dict(header["provenance"], path))
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """Good and bad neurons, best first, with the scores that chose them.
+
+    Attributes:
+        n_layers: layers of the model they belong to.
+        width: neurons per layer of that model.
+        good: neurons that push the right option, highest ACE first.
+        bad: neurons that push against it, lowest ACE first.
+        top_k: how many of each were asked for (fewer are there if fewer have the right sign).
+        ambiguous: `keep` or `drop`, the rule for neurons that are in some G_e and some B_e.
+        provenance: where they come from.
+    """
+
+    n_layers: int
+    width: int
+    good: tuple[Neuron, ...]
+    bad: tuple[Neuron, ...]
+    top_k: int
+    ambiguous: str
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        for kind, neurons in (("good", self.good), ("bad", self.bad)):
+            for neuron in neurons:
+                if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.width):
+                    raise ArtifactError(
+                        f"{kind} neuron (layer {neuron.layer}, index {neuron.index})",
+                        expected=f"layers 0 to {self.n_layers - 1}, "
+                        f"indices 0 to {self.width - 1}",
+                        remedy="the file does not fit the model it names; run identify again",
+                    )
+                if not math.isfinite(neuron.score):
+                    raise ArtifactError(
+                        f"{kind} neuron (layer {neuron.layer}, index {neuron.index}) has score "
+                        f"{neuron.score}",
+                        expected="a finite number",
+                        remedy="run identify again",
+                    )
+        places = [neuron[:2] for neuron in self.good + self.bad]
+        if len(set(places)) < len(places):
+            twice = sorted({place for place in places if places.count(place) > 1})
+            raise ArtifactError(
+                f"neurons listed twice: {twice[:5]}",
+                expected="every neuron at most once, good or bad",
+                remedy="run identify again",
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[layers, neurons]."""
+        return self.n_layers, self.width
+
+    def top(self, k: int) -> NeuronSet:
+        """The first `k` good and the first `k` bad neurons.
+
+        Raises:
+            ArtifactError: more than the set holds were asked for.
+        """
+        if not 1 <= k <= self.top_k:
+            raise ArtifactError(
+                f"top_k={k} of a set chosen with top_k={self.top_k}",
+                expected=f"1 to {self.top_k}",
+                remedy="run `neuronllm-eval identify` with a larger --top_k",
+            )
+        return dataclasses.replace(self, good=self.good[:k], bad=self.bad[:k], top_k=k)
+
+    def to_json(self) -> str:
+        """The content of `neurons.json`."""
+        values = dataclasses.asdict(self)
+        for kind in ("good", "bad"):
+            values[kind] = [neuron._asdict() for neuron in getattr(self, kind)]
+        return _dump({"schema_version": SCHEMA_VERSION, **values})
+
+    @classmethod
+    def load(cls, path: Path) -> NeuronSet:
+        """Read a `neurons.json`, or the one in a run directory.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or of another schema.
+        """
+        path = Path(path)
+        if path.is_dir() or not path.suffix:
+            path = path / NEURONS_FILE
+        _require_file(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from error
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = _exact_keys(_parse(text, path), names | {"schema_version"}, path, "the file")
+        _require_schema(values.pop("schema_version"), path)
+        for name in ("n_layers", "width", "top_k"):
+            if not isinstance(values[name], int) or values[name] < 1:
+                raise ArtifactError(
+                    f"{path}: {name} is {values[name]!r}",
+                    expected="a positive integer",
+                    remedy="run identify again",
+                )
+        for kind in ("good", "bad"):
+            values[kind] = tuple(_read_neuron(entry, path, kind) for entry in values[kind])
+        values["provenance"] = Provenance.from_dict(values["provenance"], path)
+        return cls(**values)
+
+
+def _read_neuron(entry: Any, path: Path, kind: str) -> Neuron:
+    entry = _exact_keys(entry, set(Neuron._fields), path, kind)
+    whole = all(type(entry[name]) is int for name in ("layer", "index"))
+    if not whole or not isinstance(entry["score"], int | float):
+        raise ArtifactError(
+            f"{path}: {kind} holds {entry}",
+            expected="integers for layer and index, a number for score",
+            remedy="run identify again",
+        )
+    return Neuron(entry["layer"], entry["index"], float(entry["score"]))
+
+
+def _dump(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _parse(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(
+            f"{path} is not valid JSON: {error}",
+            expected="a file written by identify",
+            remedy="run identify again",
+        ) from error
+
+
+def _exact_keys(values: Any, expected: set[str], path: Path, what: str) -> dict[str, Any]:
+    found = set(values) if isinstance(values, dict) else None
+    if found != expected:
+        detail = (
+            f"missing {sorted(expected - found)}, unknown {sorted(found - expected)}"
+            if found is not None
+            else f"a {type(values).__name__}"
+        )
+        raise ArtifactError(
+            f"{path}: {what} has the wrong keys: {detail}",
+            expected=", ".join(sorted(expected)),
+            remedy="run identify again, with the version of neuronllm_eval that reads the file",
+        )
+    return dict(values)
+
+
+def _require_schema(version: Any, path: Path) -> None:
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {version!r}",
+            expected=str(SCHEMA_VERSION),
+            remedy="run identify again with this version of neuronllm_eval",
+        )
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ArtifactError(
+            f"there is no {path}",
+            expected="a run directory written by `neuronllm-eval identify`",
+            remedy="check the path, or run identify first",
+        )
+

@@ -1,0 +1,69 @@
+"""What the engine is asked: prompts as token ids, and the questions they belong to. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neuronllm_eval.errors import DocError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One lettered prompt, as the harness tokenises it.
+
+    Attributes:
+        doc_id: index of the doc in the harness task (names the prompt in errors).
+        context: token ids up to and including the last one that all options share; its last
+            token is the scored position.
+        options: per option the token ids that follow the context.
+        gold: index of the right option.
+    """
+
+    doc_id: int
+    context: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+    gold: int
+
+    def __post_init__(self) -> None:
+        if len(self.context) < 1:
+            raise DocError(
+                f"doc {self.doc_id} has an empty context",
+                expected="at least one context token, since its logits decide the option",
+                remedy="give the task a doc_to_text, or the tokenizer a BOS token",
+            )
+        if len(self.options) < 2 or any(len(option) == 0 for option in self.options):
+            raise DocError(
+                f"doc {self.doc_id} has options of {[len(o) for o in self.options]} tokens",
+                expected="two or more options of at least one token each",
+                remedy="check doc_to_choice and the tokenizer",
+            )
+        if not 0 <= self.gold < len(self.options):
+            raise DocError(
+                f"doc {self.doc_id} has gold index {self.gold}",
+                expected=f"an index from 0 to {len(self.options) - 1}",
+                remedy="check doc_to_target",
+            )
+        if len(set(self.options)) < len(self.options):
+            raise DocError(
+                f"doc {self.doc_id} has options that become the same tokens {self.options}",
+                expected="letters that the tokenizer can tell apart",
+                remedy="use another letter style or target_delimiter",
+            )
+
+    @property
+    def one_token_options(self) -> bool:
+        """Whether every option is a single token, so that one position decides all of them."""
+        return all(len(option) == 1 for option in self.options)
+
+    @property
+    def n_tokens(self) -> int:
+        """Longest sequence the model has to read to score every option."""
+        return len(self.context) + max(len(option) for option in self.options) - 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """One original doc of a benchmark and its proxies (option-shuffled copies, AQUA)."""
+
+    question_id: str
+    prompts: tuple[Prompt, ...]

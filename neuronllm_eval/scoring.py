@@ -1,0 +1,115 @@
+"""What both engines share: the targets, their results, and log-likelihoods from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from neuronllm_eval.architectures import FFNLayers
+from neuronllm_eval.prompts import Prompt
+
+# (option log-likelihoods [..., options] in log-nats, gold index) -> what is attributed [...].
+Target = Callable[[Tensor, int], Tensor]
+
+
+def option_cross_entropy(loglikelihoods: Tensor, gold: int) -> Tensor:
+    """Target F: log-softmax over the options' log-likelihoods at the gold option.
+
+    Minus the contrastive cross-entropy over the options: it compares the options with each other
+    and does not move when all of them become more or less likely together (DESIGN, terms).
+
+    Args:
+        loglikelihoods: [..., options] log-nats.
+        gold: index of the right option.
+
+    Returns:
+        [...] log-nats, at most 0.
+    """
+    return loglikelihoods.log_softmax(-1)[..., gold]
+
+
+class OptionScores(NamedTuple):
+    """How one prompt's options score under each edit.
+
+    Attributes:
+        loglikelihoods: [edits, options] float32, log-nats over the whole vocabulary, as lm-eval.
+        greedy: [edits, options] bool, whether the option is what greedy decoding would say.
+    """
+
+    loglikelihoods: Tensor
+    greedy: Tensor
+
+
+class PathIntegral(NamedTuple):
+    """One prompt's integrated gradients of every neuron along alpha * h_l, one layer at a time.
+
+    Attributes:
+        attribution: [layers, neurons] float32, h * sum over nodes of weight * dF/dh(alpha h).
+        node_targets: [layers, nodes] F at every node.
+        target: F of the unedited prompt.
+        loglikelihoods: [options] of the unedited prompt, log-nats.
+    """
+
+    attribution: Tensor
+    node_targets: Tensor
+    target: float
+    loglikelihoods: Tensor
+
+
+class Engine(Protocol):
+    """Many edits of one prompt at the scored position -> option log-likelihoods."""
+
+    name: str
+    layers: FFNLayers
+
+    def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
+        """Score every prompt under every condition.
+
+        Args:
+            prompts: scored together as one batch.
+            scales: [conditions, layers, neurons] factors applied at the scored position.
+        """
+        ...
+
+    def integrate(
+        self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
+    ) -> list[PathIntegral]:
+        """Integrate the gradients of `target` along alpha * h_l for every layer l.
+
+        Args:
+            prompts: attributed together as one batch.
+            nodes: [nodes] values of alpha in [0, 1].
+            weights: [nodes] quadrature weights.
+            target: what is attributed.
+        """
+        ...
+
+
+def score_options(logits: Tensor, options: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Log-likelihoods and greedy flags of one-token options.
+
+    Args:
+        logits: [..., vocabulary].
+        options: token ids.
+
+    Returns:
+        log-likelihoods [..., options] float32 in log-nats; greedy [..., options] bool.
+    """
+    logits = logits.float()
+    ids = torch.as_tensor(list(options), device=logits.device)
+    loglikelihoods = logits[..., ids] - logits.logsumexp(-1, keepdim=True)
+    return loglikelihoods, logits.argmax(-1, keepdim=True) == ids
+
+
+def right_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """[sequences, longest] token ids, padded with 0 on the right.
+
+    Under a causal mask the tokens before the padding never see it, so no mask is needed. lm-eval
+    pads in the same way.
+    """
+    longest = max(len(sequence) for sequence in sequences)
+    rows = [[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences]
+    return torch.tensor(rows, dtype=torch.long, device=device)
