@@ -123,9 +123,9 @@ def attribute(
 
 
 def _require_finite(prompt: Prompt, integral: PathIntegral) -> None:
-    finite = torch.isfinite(integral.loglikelihoods).all() and torch.isfinite(
-        integral.attribution
-    ).all()
+    finite = (
+        torch.isfinite(integral.loglikelihoods).all() and torch.isfinite(integral.attribution).all()
+    )
     if not bool(finite):
         raise DocError(
             f"doc {prompt.doc_id} gives NaN or infinite log-likelihoods or gradients",

@@ -169,10 +169,7 @@ class FanOutEngine:
                 for row, prompt in enumerate(prompts)
             ]
             values = torch.stack(
-                [
-                    target(loglikelihoods[row], prompt.gold)
-                    for row, prompt in enumerate(prompts)
-                ]
+                [target(loglikelihoods[row], prompt.gold) for row, prompt in enumerate(prompts)]
             )  # [batch, rows]
             gradients = torch.autograd.grad(values.sum(), [leaves[layer] for layer in layers])
         home = values.device

@@ -208,8 +208,7 @@ class NeuronSet:
                 if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.width):
                     raise ArtifactError(
                         f"{kind} neuron (layer {neuron.layer}, index {neuron.index})",
-                        expected=f"layers 0 to {self.n_layers - 1}, "
-                        f"indices 0 to {self.width - 1}",
+                        expected=f"layers 0 to {self.n_layers - 1}, indices 0 to {self.width - 1}",
                         remedy="the file does not fit the model it names; run identify again",
                     )
                 if not math.isfinite(neuron.score):
@@ -344,4 +343,3 @@ def _require_file(path: Path) -> None:
             expected="a run directory written by `neuronllm-eval identify`",
             remedy="check the path, or run identify first",
         )
-

@@ -47,9 +47,7 @@ def _gpt_neo() -> tf.PretrainedConfig:
 
 
 def _gpt2() -> tf.PretrainedConfig:
-    return tf.GPT2Config(
-        **_COMMON, n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=128
-    )
+    return tf.GPT2Config(**_COMMON, n_embd=32, n_layer=3, n_head=4, n_inner=48, n_positions=128)
 
 
 CONFIGS: dict[str, Callable[[], tf.PretrainedConfig]] = {
@@ -98,9 +96,7 @@ REPLAY_ONLY: dict[str, Callable[[], tf.PretrainedConfig]] = {
 }
 
 
-def tiny_model(
-    architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> nn.Module:
+def tiny_model(architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
     """A random model in eval mode whose logits are spread enough to tell edits apart."""
     torch.manual_seed(seed)
     config = (CONFIGS | REPLAY_ONLY)[architecture]()

@@ -1,0 +1,189 @@
+"""The flags of the command line, and the settings they make.
+
+Names, forms and defaults are lm_eval's wherever lm_eval has the flag.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from neuronllm_eval import __version__
+from neuronllm_eval.attribution import METHODS, QUADRATURES
+from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
+from neuronllm_eval.engine import ENGINES
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.pipeline import OVERLAP, parse_model_args
+from neuronllm_eval.selection import AMBIGUOUS
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.validation import ConditionPlan
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that every stage which runs a model has."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--batch_size", "-b", type=int, help="prompts per pass (default: 1)")
+    group.add_argument("--device", help="such as cuda, cuda:0, cpu (default: cuda if there is one)")
+    group.add_argument(
+        "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"
+    )
+    group.add_argument("--limit", "-L", type=int, help="questions per split (default: all)")
+    add_verbosity(parser)
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """`--verbosity`, as lm_eval has it."""
+    parser.add_argument(
+        "--verbosity",
+        "-v",
+        type=str.upper,
+        choices=LOG_LEVELS,
+        default="WARNING",
+        help="log level (default: WARNING)",
+    )
+
+
+def add_identify_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of identification."""
+    what = parser.add_argument_group("what to run")
+    what.add_argument(
+        "--model_args",
+        "-a",
+        nargs="+",
+        help="as for lm_eval --model hf: pretrained=NAME_OR_PATH[,dtype=...,revision=...] "
+        "(default: the embedded demo model)",
+    )
+    what.add_argument(
+        "--tasks",
+        "-t",
+        nargs="+",
+        type=_names,
+        help="multiple-choice tasks or groups (default: demo)",
+    )
+    what.add_argument("--include_path", nargs="+", default=[], help="folders of further tasks")
+    what.add_argument(
+        "--output_path", "-o", help="a run directory per task is made in it (default: runs)"
+    )
+    what.add_argument("--overwrite", action="store_true", help="replace runs that are there")
+    prompt = parser.add_argument_group("prompts")
+    prompt.add_argument(
+        "--num_fewshot", "-f", type=int, help="demonstrations (default: the task's)"
+    )
+    prompt.add_argument("--apply_chat_template", nargs="?", const=True, default=False)
+    prompt.add_argument("--system_instruction")
+    prompt.add_argument("--n_proxies", type=int, help="shuffled copies of a question (AQUA tasks)")
+    prompt.add_argument("--seed", type=int, help="seed of every random choice")
+    prompt.add_argument("--selection_split", help="split that chooses neurons (default: training)")
+    prompt.add_argument(
+        "--overlap",
+        choices=OVERLAP,
+        default="refuse",
+        help="questions that selection and validation split share (default: refuse)",
+    )
+    how = parser.add_argument_group("attribution and selection")
+    how.add_argument("--method", choices=list(METHODS), default="ace")
+    how.add_argument("--quadrature", choices=list(QUADRATURES), default="gauss_legendre")
+    how.add_argument(
+        "--n_steps", type=int, help="nodes (default: gauss_legendre 4, right_riemann 16)"
+    )
+    how.add_argument(
+        "--top_z",
+        type=float,
+        default=RunSettings.top_z,
+        help="neurons per layer a question votes for: a count, or a share of the layer",
+    )
+    how.add_argument(
+        "--top_k",
+        type=float,
+        default=RunSettings.top_k,
+        help="good and bad neurons to choose: a count, or a share of all neurons",
+    )
+    how.add_argument(
+        "--ambiguous",
+        choices=AMBIGUOUS,
+        default="keep",
+        help="neurons that some question calls good and another bad (default: keep)",
+    )
+
+
+def add_validation_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of validation."""
+    group = parser.add_argument_group("validation")
+    group.add_argument(
+        "--conditions",
+        nargs="+",
+        type=_names,
+        help=f"of {', '.join(CONDITIONS)} (default: all)",
+    )
+    group.add_argument(
+        "--n_random", type=int, default=10, help="random controls per condition (default: 10)"
+    )
+    group.add_argument("--suppress_scale", type=float, default=SUPPRESS_SCALE)
+    group.add_argument("--enhance_scale", type=float, default=ENHANCE_SCALE)
+
+
+def run_settings(options: argparse.Namespace) -> RunSettings:
+    """The settings that parsed flags stand for; the task is filled in per leaf task.
+
+    Raises:
+        UsageError: a value that no task or model can make right.
+    """
+    from neuronllm_eval.demo import MODEL_DIR
+
+    tasks = [name for group in options.tasks or [["demo"]] for name in group]
+    model_args = options.model_args or [f"pretrained={MODEL_DIR}"]
+    settings = RunSettings(
+        model_args=parse_model_args(model_args),
+        task=",".join(tasks),
+        include_path=tuple(options.include_path),
+        num_fewshot=options.num_fewshot,
+        apply_chat_template=options.apply_chat_template,
+        system_instruction=options.system_instruction,
+        selection_split=options.selection_split,
+        overlap=options.overlap,
+        limit=options.limit,
+        n_proxies=options.n_proxies,
+        seed=options.seed,
+        batch_size=1 if options.batch_size is None else options.batch_size,
+        device=options.device,
+        engine=options.engine or "auto",
+        method=options.method,
+        quadrature=options.quadrature,
+        n_steps=options.n_steps,
+        top_z=options.top_z,
+        top_k=options.top_k,
+        ambiguous=options.ambiguous,
+    )
+    for name in ("num_fewshot", "n_proxies", "batch_size", "limit"):
+        lowest = 0 if name == "num_fewshot" else 1
+        value = getattr(settings, name)
+        if value is not None and value < lowest:
+            raise UsageError(
+                f"{name} is {value}", expected=f"{lowest} or more", remedy=f"check --{name}"
+            )
+    return settings
+
+
+def condition_plan(options: argparse.Namespace) -> ConditionPlan:
+    """What validation scores, from parsed flags.
+
+    Raises:
+        UsageError: an unknown condition, a negative number of controls, a scale not finite.
+    """
+    chosen = [name for group in options.conditions or [CONDITIONS] for name in group]
+    return ConditionPlan(
+        conditions=tuple(chosen),
+        n_random=options.n_random,
+        seed=getattr(options, "seed", None) or 0,
+        scales=Scales(options.suppress_scale, options.enhance_scale),
+    )
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """`--version`."""
+    parser.add_argument("--version", action="version", version=f"neuronllm-eval {__version__}")

@@ -1,0 +1,186 @@
+"""The command line: `neuronllm-eval identify | validate | report | run`, and `run_eval.py`.
+
+Flags carry lm_eval's names where lm_eval has them (`arguments.py`). Only this module prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import transformers
+
+from neuronllm_eval import arguments, pipeline
+from neuronllm_eval.errors import NeuronLLMError, UsageError
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.run_directory import RunDirectory, find_runs
+from neuronllm_eval.settings import RunSettings
+
+DEFAULT_OUTPUT = "runs"
+DEMO_OUTPUT = "runs/demo"
+# Sizes at which the demo ends within a minute on two cores.
+DEMO_LIMIT = 150
+DEMO_BATCH_SIZE = 48
+EXAMPLES = """examples:
+  # the embedded model on its four families of questions
+  neuronllm-eval identify --tasks demo --output_path runs/demo
+  neuronllm-eval validate runs/demo
+
+  # a model of the Hub on a multiple-choice task of the harness
+  neuronllm-eval identify --model_args pretrained=meta-llama/Llama-3.2-1B --tasks mmlu_anatomy \\
+      --batch_size 16 --output_path runs/anatomy
+  neuronllm-eval validate runs/anatomy --conditions suppress_good,enhance
+
+  # lm_eval's own command line, with the masked model registered
+  neuronllm-eval run --model neuronllm --tasks demo_topic --include_path tasks \\
+      --model_args pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `neuronllm-eval`; returns the exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["run"]:
+        return _guarded(lambda: _run_lm_eval(given[1:]))
+    options = _parser().parse_args(given)
+    _set_up_logging(options.verbosity)
+    return _guarded(lambda: options.execute(options))
+
+
+def run_eval_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `run_eval.py`: identify, validate and report in one go."""
+    parser = argparse.ArgumentParser(
+        prog="run_eval.py",
+        description="Identify, validate and report in one go. Without arguments: the demo.",
+    )
+    arguments.add_identify_flags(parser)
+    arguments.add_validation_flags(parser)
+    arguments.add_model_flags(parser)
+    given = list(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(given)
+    if not given:
+        options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
+        options.output_path, options.overwrite = DEMO_OUTPUT, True
+    _set_up_logging(options.verbosity)
+    return _guarded(lambda: _identify(options, validate=True))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="neuronllm-eval",
+        description="Find the neurons that help or hurt a language model at a multiple-choice "
+        "task, and measure what suppressing or enhancing them does.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_version(parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    identify = commands.add_parser("identify", help="find a task's good and bad neurons")
+    arguments.add_identify_flags(identify)
+    arguments.add_model_flags(identify)
+    identify.set_defaults(execute=_identify)
+
+    validate = commands.add_parser("validate", help="judge a run's neurons on its validation split")
+    validate.add_argument("run_dir", help="a run directory, or a directory of runs")
+    validate.add_argument("--top_k", type=int, help="use the first so many good and bad neurons")
+    validate.add_argument("--seed", type=int, help="seed of the random controls")
+    arguments.add_validation_flags(validate)
+    arguments.add_model_flags(validate)
+    validate.set_defaults(execute=_validate)
+
+    report = commands.add_parser("report", help="print and write a run's report again")
+    report.add_argument("run_dir", help="a run directory, or a directory of runs")
+    arguments.add_verbosity(report)
+    report.set_defaults(execute=_report)
+
+    commands.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
+    return parser
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    """Turn this package's errors into one readable message and an exit code."""
+    try:
+        return action()
+    except NeuronLLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
+    # Whatever flags can be wrong in is refused before any work.
+    plan = arguments.condition_plan(options) if validate else None
+    settings = arguments.run_settings(options)
+    output = Path(options.output_path or DEFAULT_OUTPUT)
+    runs = {
+        name: (RunDirectory(output / name), own)
+        for name, own in pipeline.task_settings(settings, settings.task.split(",")).items()
+    }
+    for run, _ in runs.values():
+        run.create(options.overwrite)
+    model = pipeline.load_model(settings)
+    for run, own in runs.values():
+        neurons = pipeline.identify_task(model, own, run)
+        if plan is not None:
+            pipeline.validate_task(model, own, neurons, plan, run)
+        print(pipeline.report_task(run))
+    print(f"written to {output}")
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    plan = arguments.condition_plan(options)
+    given = {
+        name: value
+        for name in ("batch_size", "device", "limit", "engine")
+        if (value := getattr(options, name)) is not None
+    }
+    model, loaded = None, None
+    for run in find_runs(Path(options.run_dir)):
+        settings = dataclasses.replace(RunSettings.load(run.settings), **given)
+        neurons = NeuronSet.load(run.neurons)
+        if options.top_k is not None:
+            neurons = neurons.top(options.top_k)
+        if model is None or loaded != settings.model_args:
+            model, loaded = pipeline.load_model(settings), settings.model_args
+        pipeline.validate_task(model, settings, neurons, plan, run)
+        print(pipeline.report_task(run))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    for run in find_runs(Path(options.run_dir)):
+        print(pipeline.report_task(run))
+    return 0
+
+
+def _run_lm_eval(given: list[str]) -> int:
+    """lm_eval's command line with `neuronllm` registered as a model."""
+    from lm_eval.__main__ import cli_evaluate
+
+    before = sys.argv
+    sys.argv = ["neuronllm-eval run", "run", *given]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _set_up_logging(verbosity: str) -> None:
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger().setLevel(verbosity)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if verbosity not in ("DEBUG", "INFO"):
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        # The harness warns about its own defaults on every load, and bars every build of requests.
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -1,0 +1,135 @@
+"""Hand option log-likelihoods back to the harness: its metrics, its stderr, its result files.
+
+1. A model that only looks answers up stands in for the language model.
+2. `lm_eval.evaluate` runs the task on it, with the requests built earlier.
+3. `EvaluationTracker` writes the result file, as the `lm_eval` command does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.requests import QuestionSet
+
+# doc_id -> per option (log-likelihood in log-nats, whether greedy decoding would say it).
+Answers = Mapping[int, Sequence[tuple[float, bool]]]
+
+
+class AnsweredLM(LM):
+    """A harness model that knows the answers already."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """The stored answer to each request."""
+        return [self.answers[request.doc_id][request.idx] for request in requests]  # type: ignore[index]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Multiple-choice tasks never ask for this."""
+        raise TypeError("only multiple-choice requests are answered")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Multiple-choice tasks never ask for this."""
+        raise TypeError("only multiple-choice requests are answered")
+
+
+@contextmanager
+def _built_requests(task: ConfigurableTask) -> Iterator[None]:
+    """Within the context the task keeps the requests it has; afterwards they are unanswered."""
+    task.build_all_requests = lambda **_: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del task.build_all_requests
+        for instance in task.instances:
+            instance.resps.clear()
+            instance.filtered_resps.clear()
+
+
+def harness_metrics(questions: QuestionSet, answers: Answers) -> dict[str, Any]:
+    """What `lm_eval.evaluate` returns for these answers, stderr included."""
+    n_docs = 1 + max(prompt.doc_id for prompt in questions.prompts)
+    with _built_requests(questions.task):
+        results = evaluator.evaluate(
+            lm=AnsweredLM(answers),
+            task_dict={"tasks": {questions.task.task_name: questions.task}},
+            limit=n_docs,
+            log_samples=False,
+        )
+    assert results is not None  # one process only
+    return dict(results)
+
+
+@dataclass(frozen=True)
+class ResultContext:
+    """What a result file says about the run besides its metrics; gathered once per run."""
+
+    model_args: dict[str, Any]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    system_instruction: str | None
+    chat_template: str | None
+    fewshot_as_multiturn: bool
+
+    @classmethod
+    def gather(cls, lm: Any, config: dict[str, Any], **settings: Any) -> ResultContext:
+        """Ask the machine and the tokenizer, which takes a second or two."""
+        environment: dict[str, Any] = {"git_hash": get_git_commit_hash(), "date": time.time()}
+        add_env_info(environment)
+        add_tokenizer_info(environment, lm)
+        return cls(config=config, environment=environment, **settings)
+
+
+def write_result(
+    path: Path, metrics: dict[str, Any], context: ResultContext, condition: dict[str, Any]
+) -> None:
+    """Write one condition's result file, with the mask's identity in its config section.
+
+    Args:
+        path: the file.
+        metrics: what `harness_metrics` returned.
+        context: see `ResultContext`.
+        condition: the mask's identity.
+
+    Raises:
+        ArtifactError: the harness could not write it.
+    """
+    model_args = {**context.model_args, **condition}
+    results = {
+        **metrics,
+        "config": {**context.config, "model": "neuronllm", "model_args": model_args},
+        **context.environment,
+    }
+    tracker = EvaluationTracker(output_path=str(path))
+    tracker.general_config_tracker.log_experiment_args(
+        model_source="neuronllm",
+        model_args=model_args,
+        system_instruction=context.system_instruction,
+        chat_template=context.chat_template,
+        fewshot_as_multiturn=context.fewshot_as_multiturn,
+    )
+    tracker.save_results_aggregated(results=results)
+    # The tracker adds a date to the name, and reports a failure only in the log.
+    dated = path.with_name(f"{path.stem}_{getattr(tracker, 'date_id', '')}.json")
+    if not dated.is_file():
+        raise ArtifactError(
+            f"{path} could not be written",
+            expected="a directory that can be written",
+            remedy="see the log for the reason",
+        )
+    dated.replace(path)

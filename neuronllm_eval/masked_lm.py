@@ -1,0 +1,233 @@
+"""`NeuronMaskedLM`: lm-eval's Hugging Face model with a neuron mask in its forward pass.
+
+Registered with the harness as `neuronllm`:
+
+    --model neuronllm --model_args pretrained=M,neurons=RUN_DIR,condition=suppress_good
+
+1. The mask is a factor for every neuron, made from a `NeuronSet` and a condition.
+2. `positions=scored` edits only the positions whose logits are scored, as in the paper;
+   `positions=all` edits every position, as an exported adapter does.
+3. The unmasked condition registers no hook at all: results are those of `--model hf`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from tqdm import tqdm
+
+from neuronllm_eval.architectures import find_ffn_layers
+from neuronllm_eval.conditions import (
+    OPERATIONS,
+    UNMASKED,
+    Scales,
+    condition_scales,
+    require_condition,
+)
+from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.hooks import scale_neurons
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.scoring import right_pad
+
+POSITIONS = ("scored", "all")
+# ((context, continuation), context ids, continuation ids), as TemplateLM hands it over.
+_Request = tuple[tuple[str, str] | None, list[int], list[int]]
+
+
+@register_model("neuronllm")
+class NeuronMaskedLM(HFLM):
+    """A Hugging Face causal LM under one condition.
+
+    Args:
+        pretrained: as for `--model hf`, like every other argument not named here.
+        neurons: run directory of `identify`, or its `neurons.json`. Without it the model is
+            unmasked.
+        condition: one of `conditions.CONDITIONS`, or `<condition>.random_<seed>`.
+        scale: the factor of the condition's only operation; for `degrade` and `enhance`, which
+            have two, give `suppress_scale` and `enhance_scale`.
+        suppress_scale: factor of suppressed neurons, 0 if not given.
+        enhance_scale: factor of enhanced neurons, 2 if not given.
+        top_k: use the first so many good and bad neurons of the set; all if not given.
+        positions: `scored` or `all`.
+
+    Raises:
+        UsageError: unknown condition or positions, or arguments that do not go together.
+        ArtifactError: the neurons file is missing, damaged, or holds fewer than `top_k`.
+        ModelError: the neurons are of a model of another shape, or the model has no FFN layers.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        neurons: str | Path | NeuronSet | None = None,
+        condition: str = UNMASKED,
+        scale: float | None = None,
+        suppress_scale: float | None = None,
+        enhance_scale: float | None = None,
+        top_k: int | None = None,
+        positions: str = "scored",
+        **kwargs: Any,
+    ) -> None:
+        # Everything a user can get wrong is checked before the weights are loaded.
+        if positions not in POSITIONS:
+            raise UsageError(
+                f"positions is {positions!r}", expected=" or ".join(POSITIONS), remedy="check it"
+            )
+        self.positions = positions
+        self.condition = condition
+        self.scales = _scales(condition, scale, suppress_scale, enhance_scale)
+        self.neuron_set = _neuron_set(neurons, condition, top_k)
+        super().__init__(pretrained, **kwargs)
+        self._mask: Tensor | None = None
+        if self.neuron_set is not None and condition != UNMASKED:
+            layers = find_ffn_layers(self.model)
+            require_same_shape(self.neuron_set, layers.shape, str(pretrained))
+            self._down_projections = layers.modules
+            factors = condition_scales(self.neuron_set, condition, self.scales)
+            self._mask = torch.from_numpy(factors)
+
+    def _masked(self, columns: Tensor | None = None) -> AbstractContextManager[None]:
+        if self._mask is None:
+            return nullcontext()
+        return scale_neurons(self._down_projections, self._mask, columns)
+
+    def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.positions == "scored":  # `_loglikelihood_tokens` masks what it scores
+            return super()._model_call(inps, *args, **kwargs)
+        with self._masked():
+            return super()._model_call(inps, *args, **kwargs)
+
+    def _model_generate(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self._mask is not None and self.positions == "scored":
+            raise UsageError(
+                "positions=scored with a task that generates text",
+                expected="positions=all, since generated text has no scored position",
+                remedy="add positions=all to --model_args",
+            )
+        with self._masked():
+            return super()._model_generate(*args, **kwargs)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[_Request],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        if self._mask is None or self.positions == "all":
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        return self._score_masked(requests, disable_tqdm, override_bs)
+
+    @torch.no_grad()
+    def _score_masked(
+        self, requests: list[_Request], disable_tqdm: bool, override_bs: int | None
+    ) -> list[tuple[float, bool]]:
+        """As `HFLM._loglikelihood_tokens`, but each row knows which of its columns are scored.
+
+        Requests with the same input and the same number of scored tokens share a row.
+        """
+        rows: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        for index, (_, context, continuation) in enumerate(requests):
+            tokens = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
+            rows.setdefault((tokens, len(continuation)), []).append(index)
+        ordered = sorted(rows, key=lambda row: (-len(row[0]), row))  # longest first, as HFLM
+        size = self._rows_per_batch(requests, override_bs)
+        results: list[tuple[float, bool] | None] = [None] * len(requests)
+        progress = tqdm(
+            total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Scoring, masked"
+        )
+        for start in range(0, len(ordered), size):
+            chunk = ordered[start : start + size]
+            tokens = right_pad([row[0] for row in chunk], self.device)
+            columns = torch.zeros_like(tokens, dtype=torch.bool)
+            for row, (ids, n_scored) in enumerate(chunk):
+                columns[row, len(ids) - n_scored : len(ids)] = True
+            with self._masked(columns):
+                logits = self._model_call(tokens)
+            for row, (ids, n_scored) in enumerate(chunk):
+                scored = logits[row, len(ids) - n_scored : len(ids)]
+                scored = scored.log_softmax(-1, dtype=self.softmax_dtype)
+                greedy = scored.argmax(-1)
+                for index in rows[ids, n_scored]:
+                    text, _, continuation = requests[index]
+                    target = torch.tensor(continuation, device=scored.device)
+                    loglikelihood = float(scored.gather(-1, target[:, None]).sum())
+                    answer = (loglikelihood, bool((greedy == target).all()))
+                    results[index] = answer
+                    if text is not None:
+                        self.cache_hook.add_partial("loglikelihood", text, answer)
+                    progress.update()
+        progress.close()
+        assert all(result is not None for result in results)
+        return results  # type: ignore[return-value]
+
+    def _rows_per_batch(self, requests: list[_Request], override_bs: int | None) -> int:
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        if override_bs:
+            return override_bs
+        longest = max(range(len(requests)), key=lambda i: sum(map(len, requests[i][1:])))
+        return self._detect_batch_size(requests, longest)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """lm-eval's model information, plus the mask's identity."""
+        info = super().get_model_info()
+        info["neuronllm"] = {
+            "condition": self.condition,
+            "positions": self.positions,
+            "suppress_scale": self.scales.suppress,
+            "enhance_scale": self.scales.enhance,
+            "n_good": len(self.neuron_set.good) if self.neuron_set else 0,
+            "n_bad": len(self.neuron_set.bad) if self.neuron_set else 0,
+        }
+        return info
+
+
+def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -> None:
+    """Raise ModelError unless the neurons belong to a model of `shape` [layers, neurons]."""
+    if neurons.shape != shape:
+        raise ModelError(
+            f"the neurons were found in {neurons.provenance.model}, of {neurons.n_layers} layers "
+            f"of {neurons.width} neurons; {model} has {shape[0]} layers of {shape[1]}",
+            expected="the model they were found in",
+            remedy="pass that model as pretrained=, or run identify on this one",
+        )
+
+
+def _neuron_set(
+    neurons: str | Path | NeuronSet | None, condition: str, top_k: int | None
+) -> NeuronSet | None:
+    if neurons is None:
+        if condition != UNMASKED:
+            raise UsageError(
+                f"condition={condition} without neurons",
+                expected="the run directory of `neuronllm-eval identify`",
+                remedy="add neurons=RUN_DIR to --model_args",
+            )
+        return None
+    found = neurons if isinstance(neurons, NeuronSet) else NeuronSet.load(Path(neurons))
+    return found if top_k is None else found.top(int(top_k))
+
+
+def _scales(
+    condition: str, scale: float | None, suppress: float | None, enhance: float | None
+) -> Scales:
+    require_condition(condition)
+    operations = {name for name in OPERATIONS[condition.partition(".")[0]] if name is not None}
+    if scale is not None:
+        if len(operations) != 1 or suppress is not None or enhance is not None:
+            raise UsageError(
+                f"scale={scale} with condition={condition}",
+                expected="scale with a condition of one operation, and without suppress_scale or "
+                "enhance_scale",
+                remedy="use suppress_scale= and enhance_scale=",
+            )
+        suppress = scale if operations == {"suppress"} else None
+        enhance = scale if operations == {"enhance"} else None
+    given = {"suppress": suppress, "enhance": enhance}
+    return Scales(**{name: float(value) for name, value in given.items() if value is not None})

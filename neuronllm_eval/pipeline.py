@@ -1,0 +1,339 @@
+"""The stages of a run, each writing its artifacts: identify, validate, report.
+
+Any stage can be run alone from what the stage before left on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import simple_parse_args_string
+
+from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
+from neuronllm_eval.attribution import Quadrature
+from neuronllm_eval.conditions import UNMASKED
+from neuronllm_eval.engine import build_engine
+from neuronllm_eval.errors import ModelError, TaskError, UsageError
+from neuronllm_eval.fingerprints import digest, model_hash, task_hash, versions
+from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
+from neuronllm_eval.identification import IdentificationSettings, ScoreSums, identify
+from neuronllm_eval.masked_lm import require_same_shape
+from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.report import TaskReport, render
+from neuronllm_eval.requests import (
+    AquaSettings,
+    PromptSettings,
+    QuestionSet,
+    build_questions,
+    load_tasks,
+    on_split,
+    overlapping_questions,
+    selection_split,
+    validation_split,
+)
+from neuronllm_eval.run_directory import RunDirectory, line_writer, read_lines, write_whole
+from neuronllm_eval.scoring import Engine
+from neuronllm_eval.selection import resolve_count, select_neurons
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.summary import ConditionSummary, DocTable, summarise, summary_json
+from neuronllm_eval.validation import ConditionPlan, DocScores, answers_under, score_conditions
+
+logger = logging.getLogger(__name__)
+OVERLAP = ("refuse", "drop")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A harness model and its FFN layers."""
+
+    lm: HFLM
+    layers: FFNLayers
+    hash: str
+
+
+def load_model(settings: RunSettings) -> LoadedModel:
+    """Load the model as `lm_eval --model hf` does, and find its FFN layers.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no FFN down-projections.
+        UsageError: several processes, which this version does not share work among.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"started with {os.environ['WORLD_SIZE']} processes",
+            expected="one process; this version does not yet share work among several",
+            remedy="start it without accelerate launch or torchrun",
+        )
+    arguments = {**settings.model_args}
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    given = {"batch_size": settings.batch_size, "device": device}
+    try:
+        lm = HFLM(**arguments, **given)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"the model {arguments.get('pretrained')!r} cannot be loaded: "
+            f"{str(error).strip() or type(error).__name__}",
+            expected="--model_args as for `lm_eval --model hf`: pretrained=NAME_OR_PATH[,...]",
+            remedy="check --model_args; offline, give a local path",
+        ) from error
+    if lm.backend != "causal":
+        raise ModelError(
+            f"{type(lm.model).__name__} is not a causal language model",
+            expected="a decoder-only model",
+            remedy="choose another model",
+        )
+    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model))
+
+
+def prompt_settings(settings: RunSettings) -> PromptSettings:
+    """How prompts are built under these settings."""
+    return PromptSettings(
+        num_fewshot=settings.num_fewshot,
+        apply_chat_template=settings.apply_chat_template,
+        system_instruction=settings.system_instruction,
+        fewshot_as_multiturn=settings.fewshot_as_multiturn,
+        fewshot_seed=PromptSettings.fewshot_seed if settings.seed is None else settings.seed,
+    )
+
+
+def aqua_settings(settings: RunSettings) -> AquaSettings:
+    """Overrides of the tasks' shuffling under these settings."""
+    return AquaSettings(n_proxies=settings.n_proxies, seed=settings.seed)
+
+
+def task_settings(settings: RunSettings, tasks: Sequence[str]) -> dict[str, RunSettings]:
+    """Per leaf task named by `tasks` (groups expanded), the settings of its run."""
+    leaves = load_tasks(tasks, settings.include_path, settings.model_args)
+    return {name: dataclasses.replace(settings, task=name) for name in leaves}
+
+
+# Stage 1: identify ------------------------------------------------------------------------------
+
+
+def identify_task(model: LoadedModel, settings: RunSettings, run: RunDirectory) -> NeuronSet:
+    """Find a task's neurons: run.yaml, questions.jsonl, scores.safetensors, neurons.json."""
+    quadrature = Quadrature(settings.quadrature, settings.n_steps)
+    how = IdentificationSettings(
+        settings.method, quadrature, settings.top_z, max(1, settings.batch_size)
+    )
+    resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
+    resolved = dataclasses.replace(settings, n_steps=quadrature.n_steps)
+    questions = selection_questions(model.lm, settings)
+    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    write_whole(run.settings, resolved.to_yaml(versions()))
+    with line_writer(run.questions) as lines:
+        sums = identify(
+            engine,
+            questions.questions,
+            how,
+            lambda record: lines.write(dataclasses.asdict(record)),
+            f"identify {settings.task}",
+        )
+    scores = sums.to_scores(_provenance(model, resolved, questions, engine, sums))
+    write_whole(run.scores, scores.to_bytes())
+    neurons = select_neurons(scores, settings.top_k, settings.ambiguous)
+    write_whole(run.neurons, neurons.to_json())
+    return neurons
+
+
+def selection_questions(lm: HFLM, settings: RunSettings) -> QuestionSet:
+    """The questions that choose neurons, none of which the validation split has.
+
+    Raises:
+        TaskError: the splits overlap and the settings do not say to drop what both have.
+    """
+    if settings.overlap not in OVERLAP:
+        raise UsageError(
+            f"overlap is {settings.overlap!r}", expected=" or ".join(OVERLAP), remedy="use refuse"
+        )
+    judging = _load_task(settings)
+    choosing = on_split(
+        judging, selection_split(judging, settings.selection_split), aqua_settings(settings)
+    )
+    shared = overlapping_questions(choosing, judging)
+    if shared and settings.overlap == "refuse":
+        raise TaskError(
+            f"task {settings.task}: {len(shared)} questions of the selection split are in the "
+            f"validation split too, such as {sorted(shared)[0]}",
+            expected="docs that choose neurons and docs that judge them, never the same",
+            remedy="pass --overlap drop to leave them out of the selection, or another "
+            "--selection_split",
+        )
+    if shared:
+        logger.warning("%s: %d questions dropped from the selection split, which the validation "
+                       "split has too", settings.task, len(shared))  # fmt: skip
+    return build_questions(lm, choosing, prompt_settings(settings), settings.limit, shared)
+
+
+def _load_task(settings: RunSettings) -> ConfigurableTask:
+    return load_tasks([settings.task], settings.include_path, settings.model_args)[settings.task]
+
+
+def _provenance(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    engine: Engine,
+    sums: ScoreSums,
+) -> Provenance:
+    known = versions()
+    template = model.lm.tokenizer.chat_template if settings.apply_chat_template else ""
+    proxies = {len(question.prompts) for question in questions.questions}
+    assert settings.n_steps is not None
+    return Provenance(
+        tool_version=known["neuronllm-eval"],
+        lm_eval_version=known["lm_eval"],
+        transformers_version=known["transformers"],
+        torch_version=known["torch"],
+        model=str(settings.model_args.get("pretrained", "")),
+        model_revision=str(settings.model_args.get("revision", "main")),
+        model_hash=model.hash,
+        dtype=str(model.lm.model.dtype).removeprefix("torch."),
+        device=str(model.lm.device.type),
+        task=settings.task,
+        task_hash=task_hash(questions.task.dump_config()),
+        split=questions.split,
+        n_questions=sums.n_questions,
+        n_prompts=sums.n_prompts,
+        n_proxies=max(proxies),
+        num_fewshot=questions.num_fewshot,
+        chat_template_hash=digest(str(template)),
+        system_instruction=settings.system_instruction or "",
+        method=settings.method,
+        quadrature=settings.quadrature,
+        n_steps=settings.n_steps,
+        top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
+        seed=settings.seed or 0,
+        engine=engine.name,
+        completeness_gap_max=sums.gap_max,
+        completeness_gap_mean=sums.gap_mean,
+    )
+
+
+# Stage 2: validate ------------------------------------------------------------------------------
+
+
+def validate_task(
+    model: LoadedModel,
+    settings: RunSettings,
+    neurons: NeuronSet,
+    plan: ConditionPlan,
+    run: RunDirectory,
+) -> None:
+    """Judge the neurons: conditions.jsonl, results/<condition>.json, then the report."""
+    require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
+    if neurons.provenance.model_hash != model.hash:
+        logger.warning("the neurons were found in other weights than those of %s",
+                       settings.model_args.get("pretrained"))  # fmt: skip
+    task = _load_task(settings)
+    judged = on_split(task, validation_split(task), aqua_settings(settings))
+    questions = build_questions(model.lm, judged, prompt_settings(settings), settings.limit)
+    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    run.clear_validation()
+    with line_writer(run.conditions) as lines:
+        docs = score_conditions(
+            engine,
+            questions.questions,
+            plan.factors(neurons),
+            max(1, settings.batch_size),
+            lambda doc: lines.write(_condition_line(doc, plan.names, settings, questions.split)),
+            f"validate {settings.task}",
+        )
+    write_results(model.lm, settings, questions, docs, plan, run)
+    report_task(run)
+
+
+def _condition_line(
+    doc: DocScores, names: Sequence[str], settings: RunSettings, split: str
+) -> dict[str, Any]:
+    # Nine significant digits give back the same float32.
+    rows = [[float(f"{value:.9g}") for value in row] for row in doc.loglikelihoods.tolist()]
+    return {
+        "task": settings.task,
+        "split": split,
+        "doc_id": doc.doc_id,
+        "question_id": doc.question_id,
+        "gold": doc.gold,
+        "loglikelihoods": dict(zip(names, rows, strict=True)),
+    }
+
+
+def write_results(
+    lm: HFLM,
+    settings: RunSettings,
+    questions: QuestionSet,
+    docs: Sequence[DocScores],
+    plan: ConditionPlan,
+    run: RunDirectory,
+) -> None:
+    """One result file per condition, with the harness's metrics."""
+    context = ResultContext.gather(
+        lm,
+        config={
+            **lm.get_model_info(),
+            "batch_size": settings.batch_size,
+            "device": settings.device,
+            "limit": settings.limit,
+        },
+        model_args=settings.model_args,
+        system_instruction=settings.system_instruction,
+        chat_template=lm.chat_template(settings.apply_chat_template)
+        if settings.apply_chat_template
+        else None,
+        fewshot_as_multiturn=settings.fewshot_as_multiturn,
+    )
+    for index, name in enumerate(plan.names):
+        metrics = harness_metrics(questions, answers_under(docs, index))
+        mask: dict[str, Any] = {"condition": name, "positions": "scored"}
+        if name != UNMASKED:
+            mask["neurons"] = str(run.path)
+        write_result(run.result(name), metrics, context, mask)
+
+
+# Stage 3: report --------------------------------------------------------------------------------
+
+
+def report_task(run: RunDirectory) -> str:
+    """summary.json and report.md from the artifacts; returns the report's text."""
+    neurons, scores = NeuronSet.load(run.neurons), NeuronScores.load(run.path)
+    task, split = RunSettings.load(run.settings).task, ""
+    summaries: list[ConditionSummary] = []
+    if run.conditions.is_file():
+        lines = read_lines(run.conditions)
+        summaries = summarise(DocTable.from_lines(lines, run.conditions))
+        split = str(lines[0].get("split", ""))
+        write_whole(run.summary, summary_json(task, split, summaries))
+    text = render(TaskReport(task, split, neurons, scores, tuple(summaries)))
+    write_whole(run.report, text)
+    return text
+
+
+def parse_model_args(values: Sequence[str]) -> dict[str, Any]:
+    """`key=value,key=value` arguments as lm_eval reads them.
+
+    Raises:
+        UsageError: not of that form, or without `pretrained`.
+    """
+    try:
+        arguments = dict(simple_parse_args_string(",".join(values)))
+    except (ValueError, IndexError) as error:
+        raise UsageError(
+            f"--model_args {' '.join(values)} cannot be read: {error}",
+            expected="key=value,key=value",
+            remedy="for example --model_args pretrained=gpt2,dtype=float32",
+        ) from error
+    if "pretrained" not in arguments:
+        raise UsageError(
+            f"--model_args {' '.join(values)} names no model",
+            expected="pretrained=NAME_OR_PATH",
+            remedy="add pretrained=",
+        )
+    return arguments

@@ -1,0 +1,145 @@
+"""Tables and sentences for people: the console's summary and `report.md`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pytablewriter import MarkdownTableWriter
+
+from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.selection import layer_counts
+from neuronllm_eval.statistics import split_half_stability
+from neuronllm_eval.summary import EXPECTED_SIGN, ConditionSummary
+
+HEADERS = (
+    "condition",
+    "accuracy %",
+    "delta (points)",
+    "95% interval",
+    "p",
+    "confidence",
+    "random controls",
+    "beyond",
+)
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What is known of one task's run.
+
+    Attributes:
+        task: name of the harness task.
+        split: the split that judged.
+        neurons: the good and bad neurons.
+        scores: all scores.
+        summaries: one per condition; empty before validation.
+    """
+
+    task: str
+    split: str
+    neurons: NeuronSet
+    scores: NeuronScores
+    summaries: tuple[ConditionSummary, ...]
+
+
+def headline(report: TaskReport) -> str:
+    """One plain sentence on what suppressing the good neurons did, or on what was found."""
+    found = (
+        f"{len(report.neurons.good)} good and {len(report.neurons.bad)} bad neurons of "
+        f"{report.scores.ace.size}"
+    )
+    for summary in report.summaries:
+        if summary.condition == "suppress_good":
+            delta = summary.accuracy
+            verb = "lowers" if delta.delta < 0 else "raises"
+            low, high = sorted((abs(delta.low), abs(delta.high)))
+            interval = (
+                f"95% {low:.1f} to {high:.1f}"
+                if delta.low * delta.high > 0
+                else f"95% {delta.low:+.1f} to {delta.high:+.1f}"
+            )
+            sentence = (
+                f"Suppressing {len(report.neurons.good)} good neurons {verb} accuracy by "
+                f"{abs(delta.delta):.1f} points ({interval})"
+            )
+            if summary.controls is not None and summary.controls.n_controls:
+                sentence += (
+                    f", further than {summary.n_beyond} of {summary.controls.n_controls} "
+                    "random controls"
+                )
+            return sentence + "."
+    return f"Found {found}."
+
+
+def table_rows(summaries: Sequence[ConditionSummary]) -> list[list[str]]:
+    """The conditions as text, a row each, in the order of `HEADERS`."""
+    return [_row(summary) for summary in summaries]
+
+
+def _row(summary: ConditionSummary) -> list[str]:
+    accuracy, controls = summary.accuracy, summary.controls
+    if summary.condition not in EXPECTED_SIGN:
+        level = f"{summary.confidence.condition:.1f}"
+        return [summary.condition, f"{accuracy.condition:.1f}", "", "", "", level, "", ""]
+    row = [
+        summary.condition,
+        f"{accuracy.condition:.1f}",
+        f"{accuracy.delta:+.1f}",
+        f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
+        f"{accuracy.p_value:.4f}" if accuracy.p_value >= 1e-3 else "<0.001",
+        f"{summary.confidence.delta:+.1f}",
+    ]
+    if controls is None or not controls.n_controls:
+        return [*row, "", ""]
+    spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
+    return [*row, spread, f"{summary.n_beyond} of {controls.n_controls}"]
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table whose cells are escaped."""
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    writer = MarkdownTableWriter(headers=list(headers), value_matrix=escaped, margin=1)
+    writer.type_hints = ["str"] * len(headers)
+    return str(writer.dumps()).strip()
+
+
+def render(report: TaskReport) -> str:
+    """The content of `report.md`, and what the console shows."""
+    provenance = report.scores.provenance
+    lines = [f"## {report.task}", "", headline(report), ""]
+    if report.summaries:
+        first = report.summaries[0].accuracy
+        lines += [
+            markdown_table(HEADERS, table_rows(report.summaries)),
+            "",
+            f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the "
+            f"{report.split} split; intervals and p are paired, by question.",
+            "Random controls: the same operation on layer-matched random neurons, as mean "
+            "(lowest to highest) delta; beyond: controls the condition outdid in its direction.",
+        ]
+    stability = split_half_stability(
+        report.scores.half_sums[0].ravel(), report.scores.half_sums[1].ravel(), _overlap_k(report)
+    )
+    lines += [
+        f"Chosen on {provenance.n_questions} questions ({provenance.n_prompts} prompts) of the "
+        f"{provenance.split} split of {provenance.task}; {provenance.method}, "
+        f"{provenance.n_steps} nodes of {provenance.quadrature}, {provenance.engine} engine; "
+        f"completeness gap at most {provenance.completeness_gap_max:.2g} log-nats, "
+        f"{provenance.completeness_gap_mean:.2g} on average.",
+        f"Split-half rank correlation of the scores {stability.rank_correlation:.2f}; of the top "
+        f"good neurons {stability.top_k_overlap:.0%}, of the bad {stability.bottom_k_overlap:.0%} "
+        "are found by both halves.",
+        f"Good neurons by layer {layer_counts(report.neurons.good, report.neurons.n_layers)}, "
+        f"bad {layer_counts(report.neurons.bad, report.neurons.n_layers)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _overlap_k(report: TaskReport) -> int:
+    """As many neurons as were chosen, but no more than either half has of each sign."""
+    halves = report.scores.half_sums
+    available = min(int((sign * half > 0).sum()) for half in halves for sign in (1, -1))
+    return int(np.clip(report.neurons.top_k, 1, max(1, available)))

@@ -1,0 +1,157 @@
+"""Where a run's artifacts lie, and how they are written: whole files, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonlines
+
+from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.neurons import NEURONS_FILE, SCORES_FILE
+
+SETTINGS_FILE = "run.yaml"
+QUESTIONS_FILE = "questions.jsonl"
+CONDITIONS_FILE = "conditions.jsonl"
+SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.md"
+RESULTS_FOLDER = "results"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One task's run: `<output_path>/<task>/` with the artifacts of DESIGN, section 5."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """run.yaml: resolved settings and versions."""
+        return self.path / SETTINGS_FILE
+
+    @property
+    def neurons(self) -> Path:
+        """neurons.json: good and bad neurons."""
+        return self.path / NEURONS_FILE
+
+    @property
+    def scores(self) -> Path:
+        """scores.safetensors: scores of all neurons."""
+        return self.path / SCORES_FILE
+
+    @property
+    def questions(self) -> Path:
+        """questions.jsonl: per question, what the unmasked model said on the selection split."""
+        return self.path / QUESTIONS_FILE
+
+    @property
+    def conditions(self) -> Path:
+        """conditions.jsonl: per doc, option log-likelihoods under every condition."""
+        return self.path / CONDITIONS_FILE
+
+    @property
+    def summary(self) -> Path:
+        """summary.json: what each condition did to the benchmark."""
+        return self.path / SUMMARY_FILE
+
+    @property
+    def report(self) -> Path:
+        """report.md: the same, to be read."""
+        return self.path / REPORT_FILE
+
+    def result(self, condition: str) -> Path:
+        """results/<condition>.json, as lm_eval writes it."""
+        return self.path / RESULTS_FOLDER / f"{condition}.json"
+
+    def create(self, overwrite: bool) -> None:
+        """Make the folder; refuse one that holds a run unless it may be overwritten.
+
+        Raises:
+            UsageError: it holds a run, or cannot be made.
+        """
+        if self.settings.exists() and not overwrite:
+            raise UsageError(
+                f"{self.path} already holds a run",
+                expected="a new or empty directory",
+                remedy="pass another --output_path, or --overwrite",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for path in (self.neurons, self.scores, self.questions, self.settings):
+                path.unlink(missing_ok=True)
+            self.clear_validation()
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be written: {error}",
+                expected="a directory that can be written",
+                remedy="pass another --output_path",
+            ) from error
+
+    def clear_validation(self) -> None:
+        """Remove what an earlier validation left, so that old and new results never mix."""
+        for path in (self.conditions, self.summary, self.report):
+            path.unlink(missing_ok=True)
+        for path in (self.path / RESULTS_FOLDER).glob("*.json"):
+            path.unlink()
+
+
+def find_runs(path: Path) -> list[RunDirectory]:
+    """The run at `path`, or those one level below it, by name.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    if (path / SETTINGS_FILE).is_file():
+        return [RunDirectory(path)]
+    runs = sorted(child.parent for child in path.glob(f"*/{SETTINGS_FILE}"))
+    if not runs:
+        raise ArtifactError(
+            f"{path} holds no run",
+            expected=f"a directory with {SETTINGS_FILE}, or with such directories in it",
+            remedy="check the path, or run `neuronllm-eval identify` first",
+        )
+    return [RunDirectory(run) for run in runs]
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def line_writer(path: Path) -> Iterator[jsonlines.Writer]:
+    """A jsonlines writer whose file gets its name only when all lines are written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with jsonlines.open(temporary, "w", compact=True) as writer:
+            yield writer
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All lines of a jsonlines file.
+
+    Raises:
+        ArtifactError: the file is missing or a line is damaged.
+    """
+    try:
+        with jsonlines.open(path) as reader:
+            return list(reader.iter(type=dict))
+    except (OSError, jsonlines.Error) as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error}",
+            expected="a file written by `neuronllm-eval validate`",
+            remedy="run validate again",
+        ) from error

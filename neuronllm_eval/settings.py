@@ -1,0 +1,91 @@
+"""The settings of a run, as `run.yaml` keeps them. Frozen, and strict about keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neuronllm_eval.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides what a run computes.
+
+    The names are those of the command line, which are lm_eval's where lm_eval has them.
+    `top_k` and `top_z` are shares below 1 and counts from 1.
+    """
+
+    model_args: dict[str, Any]
+    task: str
+    include_path: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    apply_chat_template: bool | str = False
+    fewshot_as_multiturn: bool = True
+    system_instruction: str | None = None
+    selection_split: str | None = None
+    overlap: str = "refuse"
+    limit: int | None = None
+    n_proxies: int | None = None
+    seed: int | None = None
+    batch_size: int = 1
+    device: str | None = None
+    engine: str = "auto"
+    method: str = "ace"
+    quadrature: str = "gauss_legendre"
+    n_steps: int | None = None
+    top_z: float = 0.1
+    top_k: float = 0.02
+    ambiguous: str = "keep"
+
+    def to_yaml(self, versions: dict[str, str]) -> str:
+        """The content of `run.yaml`; `versions` are for the reader and not read back."""
+        values = dataclasses.asdict(self)
+        values["include_path"] = list(self.include_path)
+        header = {"schema_version": SCHEMA_VERSION, "versions": versions}
+        return yaml.safe_dump({**header, "settings": values}, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def load(cls, path: Path) -> RunSettings:
+        """Read a `run.yaml`.
+
+        Raises:
+            ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys.
+        """
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ArtifactError(
+                f"{path} cannot be read: {error}",
+                expected="a run directory written by `neuronllm-eval identify`",
+                remedy="check the path, or run identify first",
+            ) from error
+        keys = set(values) if isinstance(values, dict) else set()
+        if keys != {"schema_version", "versions", "settings"}:
+            raise ArtifactError(
+                f"{path} has the keys {sorted(keys)}",
+                expected="schema_version, versions and settings",
+                remedy="run identify again",
+            )
+        if values["schema_version"] != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path} has schema version {values['schema_version']!r}",
+                expected=str(SCHEMA_VERSION),
+                remedy="run identify again with this version",
+            )
+        settings = values["settings"]
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(settings, dict) or set(settings) != known:
+            odd = sorted(set(settings or ()) ^ known)
+            raise ArtifactError(
+                f"{path}: settings lack or do not know {odd}",
+                expected=", ".join(sorted(known)),
+                remedy="run identify again",
+            )
+        return cls(**{**settings, "include_path": tuple(settings["include_path"])})

@@ -1,0 +1,164 @@
+"""What each condition did to the benchmark: `conditions.jsonl` -> paired deltas. Pure.
+
+Kept apart from the report so that every number in it can be computed again from the artifacts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.conditions import UNMASKED, control_name
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.statistics import (
+    ControlRank,
+    PairedDelta,
+    paired_delta,
+    predictions,
+    random_control_rank,
+    relative_accuracy_change,
+    relative_confidence_change,
+    softmax_confidence,
+)
+
+# What each condition is expected to do; its place among the controls is judged on this side.
+EXPECTED_SIGN = {
+    "suppress_good": -1,
+    "suppress_bad": 1,
+    "enhance_good": 1,
+    "enhance_bad": -1,
+    "degrade": -1,
+    "enhance": 1,
+}
+
+
+@dataclass(frozen=True)
+class ConditionSummary:
+    """One condition against the unmasked run on the same docs.
+
+    Attributes:
+        condition: its name.
+        accuracy: paired, percent and percentage points.
+        confidence: the same of the softmax over options at gold, percent and percentage points.
+        rac: relative accuracy change, percent (our reading).
+        rcc: relative confidence change, percent (our reading).
+        controls: accuracy deltas of the layer-matched random controls under the same operation;
+            None for the unmasked run.
+        n_beyond: controls that moved less in the expected direction than the condition did.
+    """
+
+    condition: str
+    accuracy: PairedDelta
+    confidence: PairedDelta
+    rac: float
+    rcc: float
+    controls: ControlRank | None
+    n_beyond: int
+
+
+@dataclass(frozen=True)
+class DocTable:
+    """Right or wrong and confidence of every doc under every condition.
+
+    Attributes:
+        conditions: names, in order.
+        question_index: [docs] int64.
+        correct: condition -> [docs] float64, 0 or 1.
+        confidence: condition -> [docs] float64, softmax over options at gold.
+    """
+
+    conditions: tuple[str, ...]
+    question_index: NDArray[np.int64]
+    correct: Mapping[str, NDArray[np.float64]]
+    confidence: Mapping[str, NDArray[np.float64]]
+
+    @classmethod
+    def from_lines(cls, lines: Sequence[Mapping[str, Any]], path: Path) -> DocTable:
+        """Read the lines of `conditions.jsonl`.
+
+        Raises:
+            ArtifactError: no line, or lines that do not agree with each other.
+        """
+        if not lines:
+            raise ArtifactError(f"{path} is empty", remedy="run validate again")
+        try:
+            names = tuple(lines[0]["loglikelihoods"])
+            questions = {line["question_id"]: None for line in lines}
+            place = {question: index for index, question in enumerate(questions)}
+            index = np.array([place[line["question_id"]] for line in lines], dtype=np.int64)
+            correct, confidence = {}, {}
+            for name in names:
+                rows = [(np.array(line["loglikelihoods"][name]), line["gold"]) for line in lines]
+                correct[name] = np.array([float(predictions(row) == gold) for row, gold in rows])
+                confidence[name] = np.array(
+                    [float(softmax_confidence(row, gold)) for row, gold in rows]
+                )
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} has a line that does not fit: {type(error).__name__}: {error}",
+                expected="question_id, gold, and loglikelihoods under the same conditions",
+                remedy="run validate again",
+            ) from error
+        return cls(names, index, correct, confidence)
+
+
+def summarise(table: DocTable, n_resamples: int = 10_000, seed: int = 0) -> list[ConditionSummary]:
+    """Every condition that is not a random control, in order.
+
+    Args:
+        table: right or wrong and confidence per doc.
+        n_resamples: draws of the bootstrap and of the permutation test.
+        seed: of those draws.
+    """
+    chosen = [name for name in table.conditions if ".random_" not in name]
+    return [_summarise(table, name, n_resamples, seed) for name in chosen]
+
+
+def _summarise(table: DocTable, name: str, n_resamples: int, seed: int) -> ConditionSummary:
+    def paired(values: Mapping[str, NDArray[np.float64]]) -> PairedDelta:
+        return paired_delta(
+            values[UNMASKED],
+            values[name],
+            table.question_index,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
+
+    accuracy, confidence = paired(table.correct), paired(table.confidence)
+    controls = [
+        100 * float(table.correct[other].mean() - table.correct[UNMASKED].mean())
+        for other in table.conditions
+        if other.startswith(control_name(name, 0)[:-1])
+    ]
+    sign = EXPECTED_SIGN.get(name, 0)
+    return ConditionSummary(
+        condition=name,
+        accuracy=accuracy,
+        confidence=confidence,
+        rac=relative_accuracy_change(accuracy.unmasked, accuracy.condition),
+        rcc=relative_confidence_change(confidence.unmasked, confidence.condition),
+        controls=random_control_rank(accuracy.delta, controls) if sign else None,
+        n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
+    )
+
+
+def summary_json(task: str, split: str, summaries: Sequence[ConditionSummary]) -> str:
+    """The content of `summary.json`; what is not a number is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    conditions = [plain(dataclasses.asdict(summary)) for summary in summaries]
+    return json.dumps({"task": task, "split": split, "conditions": conditions}, indent=1) + "\n"

@@ -1,0 +1,150 @@
+"""All conditions over a task's validation split, scored together and judged by the harness.
+
+1. Conditions and their random controls become factors on every neuron (`conditions`).
+2. The engine scores every prompt under all of them at the scored position, in one pass.
+3. Per doc and condition, the option log-likelihoods go to `conditions.jsonl`.
+4. The harness turns them into its own metrics and result files (`harness_results`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from neuronllm_eval.conditions import (
+    CONDITIONS,
+    UNMASKED,
+    Scales,
+    condition_scales,
+    control_name,
+    require_condition,
+)
+from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.harness_results import Answers
+from neuronllm_eval.identification import micro_batches
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.scoring import Engine, OptionScores
+
+
+@dataclass(frozen=True)
+class ConditionPlan:
+    """Which conditions are scored, and with which random controls.
+
+    Attributes:
+        conditions: names, `unmasked` among them always.
+        n_random: layer-matched random controls of each condition.
+        seed: the first control's seed; the others follow.
+        scales: factors of suppressing and enhancing.
+    """
+
+    conditions: tuple[str, ...] = CONDITIONS
+    n_random: int = 10
+    seed: int = 0
+    scales: Scales = field(default_factory=Scales)
+
+    def __post_init__(self) -> None:
+        for condition in self.conditions:
+            require_condition(condition)
+        if self.n_random < 0:
+            raise UsageError(
+                f"n_random is {self.n_random}", expected="0 or more", remedy="check --n_random"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that is scored: unmasked first, then each condition, then the controls."""
+        chosen = [UNMASKED, *(name for name in self.conditions if name != UNMASKED)]
+        chosen = list(dict.fromkeys(chosen))
+        return (*chosen, *(name for condition in chosen for name in self.controls(condition)))
+
+    def controls(self, condition: str) -> tuple[str, ...]:
+        """The random controls of a condition; none of `unmasked`."""
+        if condition == UNMASKED:
+            return ()
+        seeds = range(self.seed, self.seed + self.n_random)
+        return tuple(control_name(condition, seed) for seed in seeds)
+
+    def factors(self, neurons: NeuronSet) -> NDArray[np.float32]:
+        """[conditions, layers, neurons] in the order of `names`."""
+        return np.stack([condition_scales(neurons, name, self.scales) for name in self.names])
+
+
+@dataclass(frozen=True)
+class DocScores:
+    """One doc (proxy) under every condition: a line of `conditions.jsonl`.
+
+    Attributes:
+        question_id: its question.
+        doc_id: its index in the task.
+        gold: index of the right option.
+        loglikelihoods: [conditions, options] float32, log-nats.
+        greedy: [conditions, options] bool.
+    """
+
+    question_id: str
+    doc_id: int
+    gold: int
+    loglikelihoods: NDArray[np.float32]
+    greedy: NDArray[np.bool_]
+
+
+def score_conditions(
+    engine: Engine,
+    questions: Sequence[Question],
+    factors: NDArray[np.float32],
+    batch_size: int,
+    record: Callable[[DocScores], None],
+    description: str = "validate",
+) -> list[DocScores]:
+    """Score every prompt under every condition, in doc order.
+
+    Args:
+        engine: scores the prompts.
+        questions: the validation split's questions.
+        factors: [conditions, layers, neurons].
+        batch_size: prompts per pass; whole questions, so at least one question's.
+        record: called with each doc's scores, in order.
+        description: text of the progress bar.
+
+    Raises:
+        DocError: a log-likelihood is not finite; names the doc.
+    """
+    scales = torch.from_numpy(factors)
+    scored = []
+    with tqdm(total=len(questions), desc=description, unit="question", disable=None) as progress:
+        for batch in micro_batches(questions, batch_size):
+            owners = [(questions[i].question_id, p) for i in batch for p in questions[i].prompts]
+            results = engine.score([prompt for _, prompt in owners], scales)
+            for (question_id, prompt), result in zip(owners, results, strict=True):
+                doc = _doc_scores(question_id, prompt, result)
+                record(doc)
+                scored.append(doc)
+            progress.update(len(batch))
+    return scored
+
+
+def _doc_scores(question_id: str, prompt: Prompt, result: OptionScores) -> DocScores:
+    loglikelihoods = result.loglikelihoods.numpy()
+    if not np.isfinite(loglikelihoods).all():
+        raise DocError(
+            f"doc {prompt.doc_id} has NaN or infinite log-likelihoods under some condition",
+            expected="finite numbers",
+            remedy="load the model in float32 or bfloat16, or use smaller scales",
+        )
+    return DocScores(question_id, prompt.doc_id, prompt.gold, loglikelihoods, result.greedy.numpy())
+
+
+def answers_under(docs: Sequence[DocScores], condition: int) -> Answers:
+    """What the harness would have heard from the model under condition number `condition`."""
+    return {
+        doc.doc_id: list(
+            zip(doc.loglikelihoods[condition].tolist(), doc.greedy[condition].tolist(), strict=True)
+        )
+        for doc in docs
+    }

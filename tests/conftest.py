@@ -1,0 +1,20 @@
+"""Settings of the whole test run, made before anything that reads them is imported."""
+
+from __future__ import annotations
+
+import os
+
+# No test may need the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Read when torch is first imported: tests run in parallel processes, one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# The same examples every time, and none refused for a slow moment of the machine.
+settings.register_profile("neuronllm", deadline=None, derandomize=True)
+settings.load_profile("neuronllm")
