@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from neuronllm_eval.errors import DocError, UsageError
@@ -369,17 +370,23 @@ class AquaDocs:
 
     def __call__(self, dataset: datasets.Dataset) -> datasets.Dataset:
         """The proxies of every question of a split, `[n_rows * n_proxies]` rows."""
-        names = _names(self)
-        docs = read_docs(dataset, **names)
-        rows = sorted(
-            range(len(docs)), key=lambda row: _draw("question", self.seed, docs[row].question_id)
-        )
-        proxies = [
-            (row, proxy)
-            for row in rows
-            for proxy in make_proxies(docs[row], self.n_proxies, self.seed)
-        ]
-        return _proxy_dataset(dataset, proxies, set(names.values()))
+        return _aqua_dataset(self, dataset)
+
+
+# The harness asks for a task's docs again at every turn; a data set does not change meanwhile.
+@lru_cache(maxsize=8)
+def _aqua_dataset(settings: AquaDocs, dataset: datasets.Dataset) -> datasets.Dataset:
+    names = _names(settings)
+    docs = read_docs(dataset, **names)
+    rows = sorted(
+        range(len(docs)), key=lambda row: _draw("question", settings.seed, docs[row].question_id)
+    )
+    proxies = [
+        (row, proxy)
+        for row in rows
+        for proxy in make_proxies(docs[row], settings.n_proxies, settings.seed)
+    ]
+    return _proxy_dataset(dataset, proxies, set(names.values()))
 
 
 @dataclass(frozen=True)

@@ -204,14 +204,14 @@ class FanOutEngine:
         tokens = right_pad([context[:-1] for context in contexts], device)
         # A plain DynamicCache, without a config: sliding layers must not trim it.
         cache = DynamicCache()
-        self.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)  # type: ignore[operator]
+        self.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
         keys_values = tuple((layer.keys, layer.values) for layer in cache.layers)
         return _Prefix(keys_values, lengths, last_tokens)
 
     def _fan_out(self, prefix: _Prefix, n_rows: int) -> Tensor:
         """Logits [batch, rows, vocabulary] of `n_rows` copies of each last token."""
         masks: Any = fan_out_masks(
-            self.model.config,  # type: ignore[arg-type]
+            self.model.config,
             self.mask_style,
             prefix.lengths,
             prefix.n_columns,

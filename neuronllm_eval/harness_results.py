@@ -37,7 +37,7 @@ class AnsweredLM(LM):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """The stored answer to each request."""
-        return [self.answers[request.doc_id][request.idx] for request in requests]  # type: ignore[index]
+        return [self.answers[request.doc_id][request.idx] for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Multiple-choice tasks never ask for this."""
@@ -51,7 +51,7 @@ class AnsweredLM(LM):
 @contextmanager
 def _built_requests(task: ConfigurableTask) -> Iterator[None]:
     """Within the context the task keeps the requests it has; afterwards they are unanswered."""
-    task.build_all_requests = lambda **_: None  # type: ignore[method-assign]
+    task.build_all_requests = lambda **_: None
     try:
         yield
     finally:

@@ -186,7 +186,7 @@ def identify(
     engine: Engine,
     questions: Sequence[Question],
     settings: IdentificationSettings,
-    record: Callable[[QuestionRecord], None],
+    record: Callable[[QuestionRecord], object],
     description: str = "identify",
 ) -> ScoreSums:
     """Attribute every question and sum up.

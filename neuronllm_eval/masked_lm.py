@@ -133,8 +133,8 @@ class NeuronMaskedLM(HFLM):
         """
         rows: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
-            tokens = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
-            rows.setdefault((tokens, len(continuation)), []).append(index)
+            ids = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
+            rows.setdefault((ids, len(continuation)), []).append(index)
         ordered = sorted(rows, key=lambda row: (-len(row[0]), row))  # longest first, as HFLM
         size = self._rows_per_batch(requests, override_bs)
         results: list[tuple[float, bool] | None] = [None] * len(requests)

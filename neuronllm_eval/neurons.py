@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,18 @@ NEURONS_FILE = "neurons.json"
 SCORES_FILE = "scores.safetensors"
 
 
-class Neuron(NamedTuple):
+@dataclass(frozen=True)
+class Neuron:
     """Coordinate `index` of the input of layer `layer`'s FFN down-projection, with its score."""
 
     layer: int
     index: int
     score: float
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(layer, index)."""
+        return self.layer, self.index
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,7 @@ class NeuronSet:
                         expected="a finite number",
                         remedy="run identify again",
                     )
-        places = [neuron[:2] for neuron in self.good + self.bad]
+        places = [neuron.place for neuron in self.good + self.bad]
         if len(set(places)) < len(places):
             twice = sorted({place for place in places if places.count(place) > 1})
             raise ArtifactError(
@@ -248,10 +254,7 @@ class NeuronSet:
 
     def to_json(self) -> str:
         """The content of `neurons.json`."""
-        values = dataclasses.asdict(self)
-        for kind in ("good", "bad"):
-            values[kind] = [neuron._asdict() for neuron in getattr(self, kind)]
-        return _dump({"schema_version": SCHEMA_VERSION, **values})
+        return _dump({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> NeuronSet:
@@ -285,7 +288,7 @@ class NeuronSet:
 
 
 def _read_neuron(entry: Any, path: Path, kind: str) -> Neuron:
-    entry = _exact_keys(entry, set(Neuron._fields), path, kind)
+    entry = _exact_keys(entry, {"layer", "index", "score"}, path, kind)
     whole = all(type(entry[name]) is int for name in ("layer", "index"))
     if not whole or not isinstance(entry["score"], int | float):
         raise ArtifactError(

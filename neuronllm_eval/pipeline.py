@@ -228,7 +228,7 @@ def validate_task(
     plan: ConditionPlan,
     run: RunDirectory,
 ) -> None:
-    """Judge the neurons: conditions.jsonl, results/<condition>.json, then the report."""
+    """Judge the neurons: conditions.jsonl, results/<condition>.json."""
     require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
     if neurons.provenance.model_hash != model.hash:
         logger.warning("the neurons were found in other weights than those of %s",
@@ -248,7 +248,6 @@ def validate_task(
             f"validate {settings.task}",
         )
     write_results(model.lm, settings, questions, docs, plan, run)
-    report_task(run)
 
 
 def _condition_line(

@@ -158,7 +158,7 @@ def on_split(task: ConfigurableTask, split: str, aqua: AquaSettings) -> Configur
     # Not config.to_dict(): that would turn a process_docs that is a dataclass into a dict.
     config = {item.name: getattr(task.config, item.name) for item in fields(task.config)}
     config["test_split"] = split
-    changes = {
+    changes: dict[str, Any] = {
         name: value
         for name, value in (("n_proxies", aqua.n_proxies), ("seed", aqua.seed))
         if value is not None
@@ -190,8 +190,8 @@ def overlapping_questions(one: ConfigurableTask, other: ConfigurableTask) -> set
 
 
 def _content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
-    question = doc.get("question", task.doc_to_text(doc))
-    choices = doc.get("choices", task.doc_to_choice(doc))
+    question = doc["question"] if "question" in doc else task.doc_to_text(doc)
+    choices = doc["choices"] if "choices" in doc else task.doc_to_choice(doc)
     if isinstance(choices, dict):
         choices = choices.get("text", choices)
     words = " ".join(str(question).lower().split())

@@ -25,7 +25,7 @@ def resolve_count(value: float, total: int, name: str) -> int:
     if not (value >= 1 and value == int(value) and value <= total):
         raise UsageError(
             f"{name} is {value:g}",
-            expected=f"a share of the {total} neurons between 0 and 1, or a count from 1 to {total}",
+            expected=f"a share of {total} neurons between 0 and 1, or a count from 1 to {total}",
             remedy=f"check --{name}",
         )
     return int(value)
@@ -87,7 +87,7 @@ def random_like(neurons: NeuronSet, seed: int) -> NeuronSet:
         seed: which of the controls.
     """
     generator = np.random.default_rng([seed, 0x5EED])
-    taken = {neuron[:2] for neuron in neurons.good + neurons.bad}
+    taken = {neuron.place for neuron in neurons.good + neurons.bad}
     good_counts = Counter(neuron.layer for neuron in neurons.good)
     bad_counts = Counter(neuron.layer for neuron in neurons.bad)
     good: list[Neuron] = []

@@ -91,23 +91,32 @@ class DocTable:
             raise ArtifactError(f"{path} is empty", remedy="run validate again")
         try:
             names = tuple(lines[0]["loglikelihoods"])
-            questions = {line["question_id"]: None for line in lines}
-            place = {question: index for index, question in enumerate(questions)}
+            distinct = dict.fromkeys(line["question_id"] for line in lines)
+            place = {question: index for index, question in enumerate(distinct)}
             index = np.array([place[line["question_id"]] for line in lines], dtype=np.int64)
-            correct, confidence = {}, {}
-            for name in names:
-                rows = [(np.array(line["loglikelihoods"][name]), line["gold"]) for line in lines]
-                correct[name] = np.array([float(predictions(row) == gold) for row, gold in rows])
-                confidence[name] = np.array(
-                    [float(softmax_confidence(row, gold)) for row, gold in rows]
-                )
+            correct = np.empty((len(lines), len(names)))
+            confidence = np.empty_like(correct)
+            n_options = np.array([len(line["loglikelihoods"][UNMASKED]) for line in lines])
+            for count in set(n_options.tolist()):  # docs may differ in their number of options
+                docs = np.flatnonzero(n_options == count).tolist()
+                rows = np.array(
+                    [[lines[doc]["loglikelihoods"][name] for name in names] for doc in docs]
+                )  # [docs, conditions, options]
+                gold = np.broadcast_to([[lines[doc]["gold"]] for doc in docs], rows.shape[:2])
+                correct[docs] = predictions(rows) == gold
+                confidence[docs] = softmax_confidence(rows, gold)
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise ArtifactError(
                 f"{path} has a line that does not fit: {type(error).__name__}: {error}",
                 expected="question_id, gold, and loglikelihoods under the same conditions",
                 remedy="run validate again",
             ) from error
-        return cls(names, index, correct, confidence)
+        return cls(
+            names,
+            index,
+            dict(zip(names, correct.T, strict=True)),
+            dict(zip(names, confidence.T, strict=True)),
+        )
 
 
 def summarise(table: DocTable, n_resamples: int = 10_000, seed: int = 0) -> list[ConditionSummary]:

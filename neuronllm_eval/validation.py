@@ -99,7 +99,7 @@ def score_conditions(
     questions: Sequence[Question],
     factors: NDArray[np.float32],
     batch_size: int,
-    record: Callable[[DocScores], None],
+    record: Callable[[DocScores], object],
     description: str = "validate",
 ) -> list[DocScores]:
     """Score every prompt under every condition, in doc order.
