@@ -204,7 +204,9 @@ class FanOutEngine:
         tokens = right_pad([context[:-1] for context in contexts], device)
         # A plain DynamicCache, without a config: sliding layers must not trim it.
         cache = DynamicCache()
-        self.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        self.model.base_model(  # type: ignore[operator]
+            input_ids=tokens, past_key_values=cache, use_cache=True
+        )
         keys_values = tuple((layer.keys, layer.values) for layer in cache.layers)
         return _Prefix(keys_values, lengths, last_tokens)
 
