@@ -20,6 +20,7 @@ from neuronllm_eval.errors import NeuronLLMError, UsageError
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.tasks_path import tasks_dir
 
 DEFAULT_OUTPUT = "runs"
 DEMO_OUTPUT = "runs/demo"
@@ -33,11 +34,11 @@ EXAMPLES = """examples:
 
   # a model of the Hub on a multiple-choice task of the harness
   neuronllm-eval identify --model_args pretrained=meta-llama/Llama-3.2-1B --tasks mmlu_anatomy \\
-      --batch_size 16 --output_path runs/anatomy
+      --selection_split validation --num_fewshot 1 --batch_size 16 --output_path runs/anatomy
   neuronllm-eval validate runs/anatomy --conditions suppress_good,enhance
 
   # lm_eval's own command line, with the masked model registered
-  neuronllm-eval run --model neuronllm --tasks demo_topic --include_path tasks \\
+  neuronllm-eval run --model neuronllm --tasks demo_topic \\
       --model_args pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good
 """
 
@@ -98,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", help="a run directory, or a directory of runs")
     arguments.add_verbosity(report)
     report.set_defaults(execute=_report)
+
+    tasks = commands.add_parser("tasks", help="print the folder of the packaged tasks")
+    arguments.add_verbosity(tasks)
+    tasks.set_defaults(execute=_tasks)
 
     commands.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
     return parser
@@ -162,10 +167,17 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tasks(options: argparse.Namespace) -> int:
+    print(tasks_dir())
+    return 0
+
+
 def _run_lm_eval(given: list[str]) -> int:
-    """lm_eval's command line with `neuronllm` registered as a model."""
+    """lm_eval's command line with `neuronllm` registered, and the packaged tasks known."""
     from lm_eval.__main__ import cli_evaluate
 
+    if not any(word.split("=")[0] == "--include_path" for word in given):
+        given = [*given, "--include_path", str(tasks_dir())]
     before = sys.argv
     sys.argv = ["neuronllm-eval run", "run", *given]
     try:

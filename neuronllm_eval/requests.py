@@ -24,7 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.aqua import AquaDocs
-from neuronllm_eval.errors import DocError, TaskError, UsageError
+from neuronllm_eval.errors import DocError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.tasks_path import tasks_dir
 
@@ -92,6 +92,8 @@ def load_tasks(
             )
     try:
         tasks = manager.load(list(names))["tasks"]
+    except NeuronLLMError:
+        raise
     except Exception as error:  # whatever a YAML, its functions or the data set raise
         raise TaskError(
             f"tasks {', '.join(names)} cannot be loaded: {type(error).__name__}: {error}",
