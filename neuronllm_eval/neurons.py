@@ -7,7 +7,6 @@ provenance. Saving, loading and saving again gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.strict_json import (
+    dump_json,
+    exact_keys,
+    parse_json,
+    require_file,
+    require_schema,
+)
 
 SCHEMA_VERSION = 1
 NEURONS_FILE = "neurons.json"
@@ -83,7 +89,7 @@ class Provenance:
         """
         types = {"str": str, "int": int, "float": (int, float)}
         fields = {field.name: types[str(field.type)] for field in dataclasses.fields(cls)}
-        values = _exact_keys(values, set(fields), path, "provenance")
+        values = exact_keys(values, set(fields), path, "provenance")
         for name, kind in fields.items():
             if not isinstance(values[name], kind) or isinstance(values[name], bool):  # type: ignore[arg-type]
                 raise ArtifactError(
@@ -151,7 +157,7 @@ class NeuronScores:
             if field.name != "provenance"
         }
         # One metadata key only: safetensors writes several in no fixed order.
-        return save(arrays, metadata={"neuronllm_eval": _dump(self._header())})
+        return save(arrays, metadata={"neuronllm_eval": dump_json(self._header())})
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -167,7 +173,7 @@ class NeuronScores:
             ArtifactError: the file is missing, damaged, or of another schema.
         """
         path = Path(directory) / SCORES_FILE
-        _require_file(path)
+        require_file(path)
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -178,11 +184,11 @@ class NeuronScores:
                 expected="a safetensors file written by identify",
                 remedy="run identify again",
             ) from error
-        header = _parse(metadata.get("neuronllm_eval", ""), path)
-        header = _exact_keys(header, {"schema_version", "provenance"}, path, "metadata")
-        _require_schema(header["schema_version"], path)
+        header = parse_json(metadata.get("neuronllm_eval", ""), path)
+        header = exact_keys(header, {"schema_version", "provenance"}, path, "metadata")
+        require_schema(header["schema_version"], SCHEMA_VERSION, path)
         names = {field.name for field in dataclasses.fields(cls)} - {"provenance"}
-        arrays = _exact_keys(arrays, names, path, "tensors")
+        arrays = exact_keys(arrays, names, path, "tensors")
         return cls(**arrays, provenance=Provenance.from_dict(header["provenance"], path))
 
 
@@ -254,7 +260,7 @@ class NeuronSet:
 
     def to_json(self) -> str:
         """The content of `neurons.json`."""
-        return _dump({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
+        return dump_json({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> NeuronSet:
@@ -266,14 +272,14 @@ class NeuronSet:
         path = Path(path)
         if path.is_dir() or not path.suffix:
             path = path / NEURONS_FILE
-        _require_file(path)
+        require_file(path)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ArtifactError(f"{path} cannot be read: {error}") from error
         names = {field.name for field in dataclasses.fields(cls)}
-        values = _exact_keys(_parse(text, path), names | {"schema_version"}, path, "the file")
-        _require_schema(values.pop("schema_version"), path)
+        values = exact_keys(parse_json(text, path), names | {"schema_version"}, path, "the file")
+        require_schema(values.pop("schema_version"), SCHEMA_VERSION, path)
         for name in ("n_layers", "width", "top_k"):
             if not isinstance(values[name], int) or values[name] < 1:
                 raise ArtifactError(
@@ -288,7 +294,7 @@ class NeuronSet:
 
 
 def _read_neuron(entry: Any, path: Path, kind: str) -> Neuron:
-    entry = _exact_keys(entry, {"layer", "index", "score"}, path, kind)
+    entry = exact_keys(entry, {"layer", "index", "score"}, path, kind)
     whole = all(type(entry[name]) is int for name in ("layer", "index"))
     if not whole or not isinstance(entry["score"], int | float):
         raise ArtifactError(
@@ -297,52 +303,3 @@ def _read_neuron(entry: Any, path: Path, kind: str) -> Neuron:
             remedy="run identify again",
         )
     return Neuron(entry["layer"], entry["index"], float(entry["score"]))
-
-
-def _dump(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _parse(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(
-            f"{path} is not valid JSON: {error}",
-            expected="a file written by identify",
-            remedy="run identify again",
-        ) from error
-
-
-def _exact_keys(values: Any, expected: set[str], path: Path, what: str) -> dict[str, Any]:
-    found = set(values) if isinstance(values, dict) else None
-    if found != expected:
-        detail = (
-            f"missing {sorted(expected - found)}, unknown {sorted(found - expected)}"
-            if found is not None
-            else f"a {type(values).__name__}"
-        )
-        raise ArtifactError(
-            f"{path}: {what} has the wrong keys: {detail}",
-            expected=", ".join(sorted(expected)),
-            remedy="run identify again, with the version of neuronllm_eval that reads the file",
-        )
-    return dict(values)
-
-
-def _require_schema(version: Any, path: Path) -> None:
-    if version != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path} has schema version {version!r}",
-            expected=str(SCHEMA_VERSION),
-            remedy="run identify again with this version of neuronllm_eval",
-        )
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise ArtifactError(
-            f"there is no {path}",
-            expected="a run directory written by `neuronllm-eval identify`",
-            remedy="check the path, or run identify first",
-        )

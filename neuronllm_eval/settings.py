@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.strict_json import exact_keys, require_schema
 
 SCHEMA_VERSION = 1
 
@@ -66,26 +67,8 @@ class RunSettings:
                 expected="a run directory written by `neuronllm-eval identify`",
                 remedy="check the path, or run identify first",
             ) from error
-        keys = set(values) if isinstance(values, dict) else set()
-        if keys != {"schema_version", "versions", "settings"}:
-            raise ArtifactError(
-                f"{path} has the keys {sorted(keys)}",
-                expected="schema_version, versions and settings",
-                remedy="run identify again",
-            )
-        if values["schema_version"] != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"{path} has schema version {values['schema_version']!r}",
-                expected=str(SCHEMA_VERSION),
-                remedy="run identify again with this version",
-            )
-        settings = values["settings"]
+        values = exact_keys(values, {"schema_version", "versions", "settings"}, path, "the file")
+        require_schema(values["schema_version"], SCHEMA_VERSION, path)
         known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(settings, dict) or set(settings) != known:
-            odd = sorted(set(settings or ()) ^ known)
-            raise ArtifactError(
-                f"{path}: settings lack or do not know {odd}",
-                expected=", ".join(sorted(known)),
-                remedy="run identify again",
-            )
+        settings = exact_keys(values["settings"], known, path, "settings")
         return cls(**{**settings, "include_path": tuple(settings["include_path"])})

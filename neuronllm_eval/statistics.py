@@ -19,23 +19,27 @@ width with one question or where all questions changed alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.stats
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from neuronllm_eval.array_checks import (
+    FloatArray,
+    IntArray,
+    check_resampling,
+    checked_accuracies,
+    checked_number,
+    checked_options,
+    checked_vector,
+    question_labels,
+    require_integers,
+    require_same_length,
+)
 from neuronllm_eval.errors import UsageError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
-_EXACT_QUESTIONS = 12  # 2**12 sign patterns are enumerated; more are sampled
-_MAX_TYPES = 64  # above this, drawing indices is faster than drawing multinomial counts
-_CHUNK_CELLS = 1 << 20  # resamples x questions held at once: 8 MiB an array
-_ROUNDING = 1e-12  # relative; sums this close count as tied
+from neuronllm_eval.resampling import bootstrap_deltas, sign_flip_p
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,8 @@ def question_means(values: ArrayLike, question_index: ArrayLike) -> FloatArray:
     Raises:
         UsageError: lengths differ, an input is empty or not finite, or labels are not integers.
     """
-    docs = _vector("values", values)
-    question, _ = _questions(question_index, like=("values", docs))
+    docs = checked_vector("values", values)
+    question, _ = question_labels(question_index, like=("values", docs))
     means: FloatArray = np.bincount(question, weights=docs) / np.bincount(question)
     return means
 
@@ -151,17 +155,17 @@ def paired_delta(
         UsageError: lengths differ, an input is empty, not finite or outside 0 to 1, labels are
             not integers, or a setting is out of range.
     """
-    before = _accuracies("unmasked", unmasked)
-    after = _accuracies("condition", condition)
-    _same_length("condition", after, "unmasked", before)
-    question, n_questions = _questions(question_index, like=("unmasked", before))
-    _check_resampling(confidence_level, n_resamples, seed)
+    before = checked_accuracies("unmasked", unmasked)
+    after = checked_accuracies("condition", condition)
+    require_same_length("condition", after, "unmasked", before)
+    question, n_questions = question_labels(question_index, like=("unmasked", before))
+    check_resampling(confidence_level, n_resamples, seed)
 
     sums = np.bincount(question, weights=after - before)
     differences = np.asarray(sums, dtype=np.float64)
     doc_counts = np.bincount(question).astype(np.float64)
     bootstrap_rng, flip_rng = np.random.default_rng(seed).spawn(2)
-    deltas = _bootstrap_deltas(differences, doc_counts, n_resamples, bootstrap_rng)
+    deltas = bootstrap_deltas(differences, doc_counts, n_resamples, bootstrap_rng)
     tail = (1.0 - confidence_level) / 2.0
     low, high = np.quantile(deltas, [tail, 1.0 - tail])
     return PairedDelta(
@@ -170,7 +174,7 @@ def paired_delta(
         delta=100.0 * float(differences.sum()) / before.size,
         low=float(low),
         high=float(high),
-        p_value=_sign_flip_p(differences, n_resamples, flip_rng),
+        p_value=sign_flip_p(differences, n_resamples, flip_rng),
         n_docs=before.size,
         n_questions=n_questions,
     )
@@ -232,10 +236,10 @@ def random_control_rank(condition_delta: float, control_deltas: Sequence[float])
     Raises:
         UsageError: a delta is not finite.
     """
-    own = _number("condition_delta", condition_delta)
+    own = checked_number("condition_delta", condition_delta)
     if np.size(control_deltas) == 0:
         return ControlRank(math.nan, math.nan, math.nan, 0, 0, math.nan)
-    controls = _vector("control_deltas", control_deltas)
+    controls = checked_vector("control_deltas", control_deltas)
     mean = math.fsum(controls) / controls.size
     as_extreme = np.ones(controls.size, dtype=np.bool_)
     if own > mean:
@@ -266,8 +270,8 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     Raises:
         UsageError: lengths differ, or an input is empty or not finite.
     """
-    first, second = _vector("a", a), _vector("b", b)
-    _same_length("b", second, "a", first)
+    first, second = checked_vector("a", a), checked_vector("b", b)
+    require_same_length("b", second, "a", first)
     return _spearman(first, second)
 
 
@@ -289,8 +293,8 @@ def split_half_stability(first: ArrayLike, second: ArrayLike, k: int) -> SplitHa
     Raises:
         UsageError: lengths differ, an input is empty or not finite, or k is out of range.
     """
-    one, two = _vector("first", first), _vector("second", second)
-    _same_length("second", two, "first", one)
+    one, two = checked_vector("first", first), checked_vector("second", second)
+    require_same_length("second", two, "first", one)
     if not 1 <= k <= one.size:
         raise UsageError(
             f"k is {k}",
@@ -319,7 +323,7 @@ def softmax_confidence(loglikelihoods: ArrayLike, gold: ArrayLike) -> FloatArray
         UsageError: an input is empty or not finite, shapes do not match, or gold is not an
             integer or out of range.
     """
-    options = _options(loglikelihoods)
+    options = checked_options(loglikelihoods)
     right = np.asarray(gold)
     if right.shape != options.shape[:-1]:
         raise UsageError(
@@ -327,7 +331,7 @@ def softmax_confidence(loglikelihoods: ArrayLike, gold: ArrayLike) -> FloatArray
             expected=f"gold of shape {options.shape[:-1]}, one index per doc",
             remedy="pass gold and loglikelihoods of the same docs",
         )
-    _require_integers("gold", right)
+    require_integers("gold", right)
     outside = (right < 0) | (right >= options.shape[-1])
     if outside.any():
         raise UsageError(
@@ -353,61 +357,7 @@ def predictions(loglikelihoods: ArrayLike) -> IntArray:
     Raises:
         UsageError: the input is empty or not finite.
     """
-    return np.asarray(_options(loglikelihoods).argmax(axis=-1), dtype=np.int64)
-
-
-def _bootstrap_deltas(
-    differences: FloatArray, doc_counts: FloatArray, n_resamples: int, rng: np.random.Generator
-) -> FloatArray:
-    """Deltas of resampled questions, [resamples], percentage points."""
-    questions = np.stack([differences, doc_counts], axis=1)  # [questions, 2]
-    n_questions = len(questions)
-    types, first_seen, multiplicity = np.unique(
-        questions, axis=0, return_index=True, return_counts=True
-    )
-    # Order of appearance, not of value: it stays the same when the two runs are swapped.
-    order = np.argsort(first_seen)
-    types, shares = types[order], multiplicity[order] / n_questions
-    few = len(types) <= _MAX_TYPES
-    deltas = np.empty(n_resamples)
-    for rows in _chunks(n_resamples, len(types) if few else n_questions):
-        n_rows = rows.stop - rows.start
-        if few:
-            # Equal questions are exchangeable: how often each type is drawn is multinomial.
-            sums = rng.multinomial(n_questions, shares, size=n_rows) @ types  # [rows, 2]
-            numerators, denominators = sums[:, 0], sums[:, 1]
-        else:
-            drawn = rng.integers(0, n_questions, size=(n_rows, n_questions), dtype=np.int32)
-            numerators = differences[drawn].sum(axis=1)
-            denominators = doc_counts[drawn].sum(axis=1)
-        deltas[rows] = 100.0 * numerators / denominators
-    return deltas
-
-
-def _sign_flip_p(differences: FloatArray, n_resamples: int, rng: np.random.Generator) -> float:
-    """Two-sided p of the sum of differences [questions] under random signs."""
-    sizes = np.abs(differences[differences != 0])  # a question without difference cannot flip
-    observed = abs(float(differences.sum()))
-    threshold = observed - _ROUNDING * float(sizes.sum())
-    if sizes.size <= _EXACT_QUESTIONS:
-        patterns = np.arange(1 << sizes.size)[:, np.newaxis] >> np.arange(sizes.size)
-        signs = (1 - 2 * (patterns & 1)).astype(np.float64)  # [2**questions, questions]
-        return float(np.mean(np.abs(signs @ sizes) >= threshold))
-    total = sizes.sum()
-    n_as_extreme = 0
-    for rows in _chunks(n_resamples, sizes.size):
-        n_rows = rows.stop - rows.start
-        random_bytes = rng.integers(0, 256, size=(n_rows, -(-sizes.size // 8)), dtype=np.uint8)
-        positive = np.unpackbits(random_bytes, axis=1, count=sizes.size)
-        flipped = 2.0 * (positive.astype(np.float64) @ sizes) - total
-        n_as_extreme += int(np.count_nonzero(np.abs(flipped) >= threshold))
-    return (n_as_extreme + 1) / (n_resamples + 1)
-
-
-def _chunks(n_rows: int, row_cells: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_CELLS // row_cells)
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
+    return np.asarray(checked_options(loglikelihoods).argmax(axis=-1), dtype=np.int64)
 
 
 def _spearman(a: FloatArray, b: FloatArray) -> float:
@@ -423,7 +373,7 @@ def _lowest(scores: FloatArray, k: int) -> IntArray:
 def _relative_change(unmasked: tuple[str, float], condition: tuple[str, float]) -> float:
     values = []
     for name, given in (unmasked, condition):
-        value = _number(name, given)
+        value = checked_number(name, given)
         if not 0.0 <= value <= 100.0:
             raise UsageError(
                 f"{name} is {value:g}",
@@ -433,123 +383,3 @@ def _relative_change(unmasked: tuple[str, float], condition: tuple[str, float]) 
         values.append(value)
     before, after = values
     return math.nan if before == 0 else 100.0 * (after - before) / before
-
-
-def _check_resampling(confidence_level: float, n_resamples: int, seed: int) -> None:
-    if not 0.0 < confidence_level < 1.0:
-        raise UsageError(
-            f"confidence_level is {confidence_level}",
-            expected="a number between 0 and 1, both excluded",
-            remedy="pass 0.95 for a 95% interval",
-        )
-    if n_resamples < 1:
-        raise UsageError(
-            f"n_resamples is {n_resamples}",
-            expected="1 or more",
-            remedy="leave n_resamples at its default of 10000",
-        )
-    if seed < 0:
-        raise UsageError(f"seed is {seed}", expected="0 or more", remedy="pass a seed from 0 up")
-
-
-def _array(name: str, values: ArrayLike) -> FloatArray:
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"{name} is not an array of numbers ({error})",
-            expected="numbers only, in rows of equal length",
-            remedy=f"remove what is missing or not a number from {name}",
-        ) from error
-    if array.size == 0:
-        raise UsageError(
-            f"{name} is empty",
-            expected="at least one value",
-            remedy=f"check that the file or split that {name} comes from is not empty",
-        )
-    bad = np.flatnonzero(~np.isfinite(array))
-    if bad.size:
-        raise UsageError(
-            f"{name} holds {bad.size} non-finite value(s), first {array.flat[bad[0]]} "
-            f"at position {bad[0]}",
-            expected="finite numbers",
-            remedy="score that doc again in a wider dtype, or leave it out of every condition",
-        )
-    return array
-
-
-def _vector(name: str, values: ArrayLike) -> FloatArray:
-    array = _array(name, values)
-    _require_vector(name, array)
-    return array
-
-
-def _options(loglikelihoods: ArrayLike) -> FloatArray:
-    array = _array("loglikelihoods", loglikelihoods)
-    if array.ndim == 0:
-        raise UsageError(
-            "loglikelihoods is a single number",
-            expected="an array of shape [..., options]",
-            remedy="pass the log-likelihoods of all options of a doc",
-        )
-    return array
-
-
-def _accuracies(name: str, values: ArrayLike) -> FloatArray:
-    array = _vector(name, values)
-    outside = np.flatnonzero((array < 0) | (array > 1))
-    if outside.size:
-        raise UsageError(
-            f"{name} holds {array[outside[0]]:g} at position {outside[0]}",
-            expected="0 (wrong) to 1 (right) per doc",
-            remedy=f"pass per-doc correctness as {name}, not percentages or log-likelihoods",
-        )
-    return array
-
-
-def _questions(labels: ArrayLike, *, like: tuple[str, FloatArray]) -> tuple[IntArray, int]:
-    """Labels [docs] as ranks 0 .. questions - 1, and the number of questions."""
-    array = np.asarray(labels)
-    _require_vector("question_index", array)
-    _same_length("question_index", array, *like)
-    _require_integers("question_index", array)
-    unique, ranks = np.unique(array, return_inverse=True)
-    return ranks.astype(np.int64), unique.size
-
-
-def _require_vector(name: str, array: NDArray[Any]) -> None:
-    if array.ndim != 1:
-        raise UsageError(
-            f"{name} has shape {array.shape}",
-            expected="one dimension",
-            remedy=f"flatten {name}, in the same order as the arrays it goes with",
-        )
-
-
-def _require_integers(name: str, array: NDArray[Any]) -> None:
-    if array.dtype.kind not in "iu":
-        raise UsageError(
-            f"{name} has dtype {array.dtype}",
-            expected="integers",
-            remedy=f"convert {name} to integers after checking it for missing values",
-        )
-
-
-def _same_length(name: str, array: NDArray[Any], other: str, others: NDArray[Any]) -> None:
-    if array.size != others.size:
-        raise UsageError(
-            f"{name} has {array.size} value(s), {other} has {others.size}",
-            expected="equal lengths, one value of each per item",
-            remedy=f"pair {name} and {other} by doc or neuron before comparing them",
-        )
-
-
-def _number(name: str, value: float) -> float:
-    array = _array(name, value)
-    if array.ndim != 0:
-        raise UsageError(
-            f"{name} has shape {array.shape}",
-            expected="a single number",
-            remedy=f"pass the mean over docs as {name}",
-        )
-    return float(array)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neuronllm_eval import statistics
+from neuronllm_eval import resampling
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.statistics import (
     ControlRank,
@@ -229,7 +229,7 @@ def test_many_distinct_questions_agree_with_scipy() -> None:
     unmasked = rng.uniform(0, 0.9, size=index.size)
     condition = unmasked + rng.uniform(-0.1, 0.12, size=index.size).clip(-unmasked, None)
     differences, counts = question_differences((unmasked, condition, index))
-    assert len(np.unique(differences)) > statistics._MAX_TYPES
+    assert len(np.unique(differences)) > resampling.MAX_TYPES
     result = paired_delta(unmasked, condition, index, n_resamples=20_000)
     low, high = scipy_interval(differences, counts)
     assert result.low == pytest.approx(low, abs=0.05 * (high - low))
@@ -250,7 +250,7 @@ def test_exact_p_agrees_with_scipy_permutation_test(seed: int) -> None:
 def test_sampled_p_agrees_with_scipy_permutation_test(seed: int) -> None:
     docs = proxied_docs(60, seed=seed)
     differences = question_differences(docs)[0]
-    assert np.count_nonzero(differences) > statistics._EXACT_QUESTIONS
+    assert np.count_nonzero(differences) > resampling.EXACT_QUESTIONS
     assert paired_delta(*docs).p_value == pytest.approx(scipy_p(differences, 20_000), abs=0.02)
 
 
