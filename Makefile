@@ -20,6 +20,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.attribution_speed
+	$(BIN)/python -m benchmarks.quadrature
 
 # torch comes first and alone, so that its pin is the one chosen.
 $(READY): pyproject.toml constraints.txt

@@ -15,7 +15,7 @@ def test_attribution_costs_a_few_plain_passes() -> None:
     rows = measure(build_model(n_layers=3), n_tokens=60, repeats=3, replay=True)
     plain_passes = {row[1]: float(row[3]) for row in rows}
     assert plain_passes["one plain forward pass"] == 1.0
-    # About 2 at 150 tokens, more on short prompts; replay takes 5 passes forwards and back for each of 3 layers.
+    # About 2 at 150 tokens, more on short prompts. Replay: 5 passes and back for each layer.
     assert plain_passes["fan-out, 4 nodes of gauss_legendre"] < 15
     assert (
         plain_passes["replay, 4 nodes of gauss_legendre"]
