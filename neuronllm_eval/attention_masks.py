@@ -87,8 +87,8 @@ def _visible(lengths: Tensor, n_columns: int, n_rows: int, window: int | None) -
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    hidden = torch.finfo(dtype).min
-    return torch.where(visible, 0.0, hidden).to(dtype)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def _is_mixed(config: Any) -> bool:

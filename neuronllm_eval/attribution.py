@@ -85,13 +85,15 @@ class Attribution(NamedTuple):
 
     Attributes:
         values: [layers, neurons] float32, log-nats of F.
-        completeness_gap: [layers] float32, log-nats, at least 0.
+        completeness_gap: [layers] float32, |sum of values - target_change|, log-nats.
         loglikelihoods: [options] float32 of the unedited prompt, log-nats.
+        target_change: [layers] float32, F(h_l) - F(0), log-nats.
     """
 
     values: Tensor
     completeness_gap: Tensor
     loglikelihoods: Tensor
+    target_change: Tensor
 
 
 def attribute(
@@ -112,14 +114,13 @@ def attribute(
     integrals = engine.integrate(prompts, nodes, weights, target)
     for prompt, integral in zip(prompts, integrals, strict=True):
         _require_finite(prompt, integral)
-    return [
-        Attribution(
-            integral.attribution,
-            (integral.attribution.sum(-1) - (integral.target - integral.node_targets[:, 0])).abs(),
-            integral.loglikelihoods,
-        )
-        for integral in integrals
-    ]
+    return [_attribution(integral) for integral in integrals]
+
+
+def _attribution(integral: PathIntegral) -> Attribution:
+    change = integral.target - integral.node_targets[:, 0]
+    gap = (integral.attribution.sum(-1) - change).abs()
+    return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
 
 
 def _require_finite(prompt: Prompt, integral: PathIntegral) -> None:

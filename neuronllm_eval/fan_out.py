@@ -26,10 +26,12 @@ from transformers import DynamicCache
 
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.attention_masks import MaskStyle, fan_out_masks
-from neuronllm_eval.errors import ModelError
+from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.hooks import edit_neurons, frozen_parameters
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import OptionScores, PathIntegral, Target, right_pad, score_options
+
+ROWS_PER_PROMPT = 128
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class FanOutEngine:
         layers: its FFN down-projections.
         mask_style: how the model's attention takes its mask; see `attention_masks`.
         rows_per_pass: most copies (over the whole batch) in one pass; bounds the memory.
+        rows_per_prompt: most copies of one prompt in one pass. `engine.build_engine` checks the
+            model with passes of this size, and no pass is larger.
     """
 
     name = "fan_out"
@@ -74,11 +78,13 @@ class FanOutEngine:
         *,
         mask_style: MaskStyle = MaskStyle.SINGLE,
         rows_per_pass: int = 2048,
+        rows_per_prompt: int = ROWS_PER_PROMPT,
     ) -> None:
         self.model = model
         self.layers = layers
         self.mask_style = mask_style
         self.rows_per_pass = rows_per_pass
+        self.rows_per_prompt = rows_per_prompt
 
     @cached_property
     def _input_device(self) -> torch.device:
@@ -90,7 +96,7 @@ class FanOutEngine:
         prefix = self._prefill(prompts)
         batch = len(prompts)
         parts = []
-        for start, stop in self._chunks(len(scales), batch):
+        for start, stop in self._chunks(len(scales), batch, self.rows_per_prompt):
             chunk = scales[start:stop]
 
             def edit(layer: int, neurons: Tensor, chunk: Tensor = chunk) -> Tensor:
@@ -117,10 +123,19 @@ class FanOutEngine:
         self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
     ) -> list[PathIntegral]:
         """See `Engine.integrate`."""
+        layers_per_pass = (self.rows_per_prompt - 1) // len(nodes)  # one row stays unedited
+        if layers_per_pass < 1:
+            raise UsageError(
+                f"{len(nodes)} nodes in passes of {self.rows_per_prompt} copies a prompt",
+                expected="fewer nodes than copies",
+                remedy="use fewer --n_steps, or build the engine for that many nodes",
+            )
         with frozen_parameters(self.model):
             prefix = self._prefill(prompts)
             attributions, node_targets = [], []
-            for first, last in self._chunks(self.layers.n_layers, len(prompts) * len(nodes)):
+            for first, last in self._chunks(
+                self.layers.n_layers, len(prompts) * len(nodes), layers_per_pass
+            ):
                 part = self._integrate_layers(
                     prefix, prompts, range(first, last), nodes, weights, target
                 )
@@ -229,8 +244,10 @@ class FanOutEngine:
         )
         return output.logits
 
-    def _chunks(self, n_items: int, rows_per_item: int) -> Iterator[tuple[int, int]]:
-        size = max(1, self.rows_per_pass // rows_per_item)
+    def _chunks(
+        self, n_items: int, rows_per_item: int, most_items: int
+    ) -> Iterator[tuple[int, int]]:
+        size = max(1, min(self.rows_per_pass // rows_per_item, most_items))
         for start in range(0, n_items, size):
             yield start, min(start + size, n_items)
 

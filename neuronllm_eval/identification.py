@@ -98,6 +98,7 @@ class ScoreSums:
     bad_count: NDArray[np.int64]
     gap_max: float = 0.0
     gap_sum: int = 0
+    change_sum: int = 0
     n_gaps: int = 0
     n_questions: int = 0
     n_prompts: int = 0
@@ -122,6 +123,7 @@ class ScoreSums:
             gaps = attribution.completeness_gap.double().cpu()
             self.gap_max = max(self.gap_max, float(gaps.max()))
             self.gap_sum += int(_fixed(gaps).sum())
+            self.change_sum += int(_fixed(attribution.target_change.abs()).sum())
             self.n_gaps += gaps.numel()
         good, bad = vote(example_score, top_z)
         self.half_sums[index % 2] += _fixed(torch.where(good | bad, example_score, 0.0))
@@ -145,6 +147,11 @@ class ScoreSums:
     def gap_mean(self) -> float:
         """Mean completeness gap over prompts and layers, log-nats."""
         return self.gap_sum / _FIXED_POINT / max(1, self.n_gaps)
+
+    @property
+    def gap_share(self) -> float:
+        """The gaps' sum over that of |F(h_l) - F(0)|: the share of the change that is missed."""
+        return self.gap_sum / max(1, self.change_sum)
 
 
 def _fixed(values: Tensor) -> NDArray[np.int64]:

@@ -29,6 +29,8 @@ from neuronllm_eval.strict_json import (
 SCHEMA_VERSION = 1
 NEURONS_FILE = "neurons.json"
 SCORES_FILE = "scores.safetensors"
+AMBIGUOUS = ("keep", "drop")
+_KINDS: dict[Any, str] = {str: "a text", int: "an integer", (int, float): "a finite number"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Provenance:
     engine: str
     completeness_gap_max: float
     completeness_gap_mean: float
+    completeness_gap_share: float
 
     @classmethod
     def from_dict(cls, values: Any, path: Path) -> Provenance:
@@ -87,14 +90,16 @@ class Provenance:
         Raises:
             ArtifactError: naming the file and the key.
         """
-        types = {"str": str, "int": int, "float": (int, float)}
+        types: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
         fields = {field.name: types[str(field.type)] for field in dataclasses.fields(cls)}
         values = exact_keys(values, set(fields), path, "provenance")
         for name, kind in fields.items():
-            if not isinstance(values[name], kind) or isinstance(values[name], bool):  # type: ignore[arg-type]
+            value = values[name]
+            finite = not isinstance(value, float) or math.isfinite(value)
+            if not isinstance(value, kind) or isinstance(value, bool) or not finite:
                 raise ArtifactError(
-                    f"{path}: provenance.{name} is {values[name]!r}",
-                    expected=f"a value of type {kind}",
+                    f"{path}: provenance.{name} is {value!r}",
+                    expected=_KINDS[kind],
                     remedy="run identify again",
                 )
         return cls(**values)
@@ -127,7 +132,7 @@ class NeuronScores:
             "good_count": (shape, np.int64),
             "bad_count": (shape, np.int64),
             "half_sums": ((2, *shape), np.float64),
-            "letter_sums": ((len(self.letter_sums), *shape), np.float64),
+            "letter_sums": ((*self.letter_sums.shape[:1], *shape), np.float64),
         }
         for name, (want, dtype) in expected.items():
             array = getattr(self, name)
@@ -178,7 +183,7 @@ class NeuronScores:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
             arrays = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{path} cannot be read: {error}",
                 expected="a safetensors file written by identify",
@@ -215,6 +220,12 @@ class NeuronSet:
     provenance: Provenance
 
     def __post_init__(self) -> None:
+        if self.ambiguous not in AMBIGUOUS:
+            raise ArtifactError(
+                f"the rule for ambiguous neurons is {self.ambiguous!r}",
+                expected=" or ".join(AMBIGUOUS),
+                remedy="run identify again",
+            )
         for kind, neurons in (("good", self.good), ("bad", self.bad)):
             for neuron in neurons:
                 if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.width):
@@ -281,13 +292,19 @@ class NeuronSet:
         values = exact_keys(parse_json(text, path), names | {"schema_version"}, path, "the file")
         require_schema(values.pop("schema_version"), SCHEMA_VERSION, path)
         for name in ("n_layers", "width", "top_k"):
-            if not isinstance(values[name], int) or values[name] < 1:
+            if type(values[name]) is not int or values[name] < 1:
                 raise ArtifactError(
                     f"{path}: {name} is {values[name]!r}",
                     expected="a positive integer",
                     remedy="run identify again",
                 )
         for kind in ("good", "bad"):
+            if not isinstance(values[kind], list):
+                raise ArtifactError(
+                    f"{path}: {kind} is {values[kind]!r}",
+                    expected="a list of neurons",
+                    remedy="run identify again",
+                )
             values[kind] = tuple(_read_neuron(entry, path, kind) for entry in values[kind])
         values["provenance"] = Provenance.from_dict(values["provenance"], path)
         return cls(**values)
@@ -296,7 +313,7 @@ class NeuronSet:
 def _read_neuron(entry: Any, path: Path, kind: str) -> Neuron:
     entry = exact_keys(entry, {"layer", "index", "score"}, path, kind)
     whole = all(type(entry[name]) is int for name in ("layer", "index"))
-    if not whole or not isinstance(entry["score"], int | float):
+    if not whole or type(entry["score"]) not in (int, float):
         raise ArtifactError(
             f"{path}: {kind} holds {entry}",
             expected="integers for layer and index, a number for score",

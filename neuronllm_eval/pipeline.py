@@ -48,6 +48,8 @@ from neuronllm_eval.validation import ConditionPlan, DocScores, answers_under, s
 
 logger = logging.getLogger(__name__)
 OVERLAP = ("refuse", "drop")
+# Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
+LARGE_GAP = 0.1
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def identify_task(model: LoadedModel, settings: RunSettings, run: RunDirectory) 
     resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
     resolved = dataclasses.replace(settings, n_steps=quadrature.n_steps)
     questions = selection_questions(model.lm, settings)
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    n_nodes = resolved.n_steps or 1
+    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes)
     write_whole(run.settings, resolved.to_yaml(versions()))
     with line_writer(run.questions) as lines:
         sums = identify(
@@ -136,6 +139,14 @@ def identify_task(model: LoadedModel, settings: RunSettings, run: RunDirectory) 
             how,
             lambda record: lines.write(dataclasses.asdict(record)),
             f"identify {settings.task}",
+        )
+    if sums.gap_share > LARGE_GAP:
+        logger.warning(
+            "%s: attributions miss %.0f%% of the change they should add up to. Models that "
+            "normalise the FFN's output (gemma2, gemma3, olmo2) do this at any number of nodes, "
+            "and their scores deserve doubt; for others raise --n_steps.",
+            settings.task,
+            100 * sums.gap_share,
         )
     scores = sums.to_scores(_provenance(model, resolved, questions, engine, sums))
     write_whole(run.scores, scores.to_bytes())
@@ -215,6 +226,7 @@ def _provenance(
         engine=engine.name,
         completeness_gap_max=sums.gap_max,
         completeness_gap_mean=sums.gap_mean,
+        completeness_gap_share=sums.gap_share,
     )
 
 

@@ -99,7 +99,7 @@ def _row(summary: ConditionSummary) -> list[str]:
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table whose cells are escaped."""
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    escaped = [[cell.replace("\n", " ") for cell in row] for row in rows]
     writer = MarkdownTableWriter(headers=list(headers), value_matrix=escaped, margin=1)
     writer.type_hints = ["str"] * len(headers)
     return str(writer.dumps()).strip()
@@ -127,7 +127,8 @@ def render(report: TaskReport) -> str:
         f"{provenance.split} split of {provenance.task}; {provenance.method}, "
         f"{provenance.n_steps} nodes of {provenance.quadrature}, {provenance.engine} engine; "
         f"completeness gap at most {provenance.completeness_gap_max:.2g} log-nats, "
-        f"{provenance.completeness_gap_mean:.2g} on average.",
+        f"{provenance.completeness_gap_mean:.2g} on average, "
+        f"{provenance.completeness_gap_share:.2%} of the change in all.",
         f"Split-half rank correlation of the scores {stability.rank_correlation:.2f}; of the top "
         f"good neurons {stability.top_k_overlap:.0%}, of the bad {stability.bottom_k_overlap:.0%} "
         "are found by both halves.",

@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.neurons import Neuron, NeuronScores, NeuronSet
-
-AMBIGUOUS = ("keep", "drop")
+from neuronllm_eval.neurons import AMBIGUOUS, Neuron, NeuronScores, NeuronSet
 
 
 def resolve_count(value: float, total: int, name: str) -> int:
@@ -22,7 +20,7 @@ def resolve_count(value: float, total: int, name: str) -> int:
     """
     if 0 < value < 1:
         return max(1, round(value * total))
-    if not (value >= 1 and value == int(value) and value <= total):
+    if not (1 <= value <= total and value == int(value)):
         raise UsageError(
             f"{name} is {value:g}",
             expected=f"a share of {total} neurons between 0 and 1, or a count from 1 to {total}",

@@ -18,7 +18,7 @@ def parse_json(text: str, path: Path) -> Any:
     """Parse JSON read from `path`; ArtifactError if it is none."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is not valid JSON: {error}",
             expected="a file written by identify",

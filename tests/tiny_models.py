@@ -1,12 +1,20 @@
-"""Tiny random causal LMs of every supported architecture, built from config alone."""
+"""Tiny random causal LMs of every supported architecture, built from config alone.
+
+With them go what most tests of the core need: random prompts, a provenance, a count of hooks.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers as tf
-from torch import nn
+from torch import Tensor, nn
+
+from neuronllm_eval.neurons import Provenance
+from neuronllm_eval.prompts import Prompt
 
 VOCABULARY = 97
 _COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -42,7 +50,7 @@ def _gpt_neo() -> tf.PretrainedConfig:
         attention_types=[[["global", "local"], 2]],
         window_size=256,
         num_heads=4,
-        max_position_embeddings=128,
+        max_position_embeddings=512,
     )
 
 
@@ -72,6 +80,12 @@ CONFIGS: dict[str, Callable[[], tf.PretrainedConfig]] = {
         **_LLAMA_LIKE, head_dim=8, sliding_window=8, attn_implementation="eager"
     ),
     "gemma3": lambda: tf.Gemma3TextConfig(**_LLAMA_LIKE, head_dim=8, sliding_window=8),
+    "gemma3_mixed": lambda: tf.Gemma3TextConfig(
+        **_LLAMA_LIKE,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
     "olmo2": lambda: tf.Olmo2Config(**_LLAMA_LIKE),
     "falcon": lambda: tf.FalconConfig(
         **_COMMON,
@@ -98,8 +112,49 @@ REPLAY_ONLY: dict[str, Callable[[], tf.PretrainedConfig]] = {
 
 def tiny_model(architecture: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
     """A random model in eval mode whose logits are spread enough to tell edits apart."""
+    return random_model((CONFIGS | REPLAY_ONLY)[architecture](), dtype, seed)
+
+
+def random_model(
+    config: tf.PretrainedConfig, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> nn.Module:
+    """The same for a configuration of the test's own."""
     torch.manual_seed(seed)
-    config = (CONFIGS | REPLAY_ONLY)[architecture]()
     config.initializer_range = 0.3
     model = tf.AutoModelForCausalLM.from_config(config)
     return model.to(dtype).eval()
+
+
+def random_prompt(
+    doc_id: int, n_tokens: int, n_options: int = 4, gold: int | None = None
+) -> Prompt:
+    """A prompt of `n_tokens` random tokens (3 to 96) with one-token options 10, 11, ..."""
+    generator = torch.Generator().manual_seed(1000 + doc_id)
+    context = torch.randint(3, VOCABULARY, (n_tokens,), generator=generator)
+    return Prompt(
+        doc_id=doc_id,
+        context=tuple(context.tolist()),
+        options=tuple((10 + option,) for option in range(n_options)),
+        gold=doc_id % n_options if gold is None else gold,
+    )
+
+
+def n_hooks(model: nn.Module) -> int:
+    """How many hooks of any kind hang on the model's modules."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference in units of the largest expected absolute value."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def provenance(**changes: Any) -> Provenance:
+    """A provenance with every field filled: names as texts, 3 and 0.5 as numbers."""
+    fillings = {"int": 3, "float": 0.5}
+    values = {
+        field.name: fillings.get(str(field.type), field.name)
+        for field in dataclasses.fields(Provenance)
+    }
+    return Provenance(**(values | changes))
