@@ -159,6 +159,12 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         top_k=options.top_k,
         ambiguous=options.ambiguous,
     )
+    require_counts(settings)
+    return settings
+
+
+def require_counts(settings: RunSettings) -> None:
+    """Raise UsageError if a count is below what it can be."""
     for name in ("num_fewshot", "n_proxies", "batch_size", "limit"):
         lowest = 0 if name == "num_fewshot" else 1
         value = getattr(settings, name)
@@ -166,7 +172,6 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
             raise UsageError(
                 f"{name} is {value}", expected=f"{lowest} or more", remedy=f"check --{name}"
             )
-    return settings
 
 
 def condition_plan(options: argparse.Namespace) -> ConditionPlan:

@@ -130,7 +130,7 @@ def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
         for name, own in pipeline.task_settings(settings, settings.task.split(",")).items()
     }
     for run, _ in runs.values():
-        run.create(options.overwrite)
+        run.require_free(options.overwrite)
     model = pipeline.load_model(settings)
     for run, own in runs.values():
         neurons = pipeline.identify_task(model, own, run)
@@ -151,6 +151,7 @@ def _validate(options: argparse.Namespace) -> int:
     model, loaded = None, None
     for run in find_runs(Path(options.run_dir)):
         settings = dataclasses.replace(RunSettings.load(run.settings), **given)
+        arguments.require_counts(settings)
         neurons = NeuronSet.load(run.neurons)
         if options.top_k is not None:
             neurons = neurons.top(options.top_k)

@@ -71,7 +71,8 @@ class QuestionRecord:
         question_id: the question.
         doc_ids: per proxy, the doc's index in the task.
         gold: per proxy, the index of the right option.
-        loglikelihoods: per proxy and option, log-nats of the unmasked model.
+        loglikelihoods: per proxy and option, log-nats of the unmasked model, of the tokens that
+            the options do not share.
         right: per proxy, whether the likeliest option is the gold one.
         completeness_gap: the largest over proxies and layers, log-nats.
     """

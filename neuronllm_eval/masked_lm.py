@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
@@ -31,11 +32,14 @@ from neuronllm_eval.conditions import (
     require_condition,
 )
 from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.fingerprints import digest, model_hash
 from neuronllm_eval.hooks import scale_neurons
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.prompts import shared_leading_tokens
 from neuronllm_eval.scoring import right_pad
 
 POSITIONS = ("scored", "all")
+_CACHE_STAMP = "neuronllm_eval"
 # ((context, continuation), context ids, continuation ids), as TemplateLM hands it over.
 _Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
@@ -127,14 +131,18 @@ class NeuronMaskedLM(HFLM):
     def _score_masked(
         self, requests: list[_Request], disable_tqdm: bool, override_bs: int | None
     ) -> list[tuple[float, bool]]:
-        """As `HFLM._loglikelihood_tokens`, but each row knows which of its columns are scored.
+        """As `HFLM._loglikelihood_tokens`, but each row knows which of its columns are edited.
 
-        Requests with the same input and the same number of scored tokens share a row.
+        Edited are the positions whose logits decide between the options: those of a request's
+        continuation, without the leading tokens that all continuations of its context share.
+        Requests with the same input and the same edited columns share a row.
         """
+        n_shared = _shared_by_context(requests)
         rows: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             ids = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
-            rows.setdefault((ids, len(continuation)), []).append(index)
+            n_edited = len(continuation) - n_shared[tuple(context)]
+            rows.setdefault((ids, n_edited), []).append(index)
         ordered = sorted(rows, key=lambda row: (-len(row[0]), row))  # longest first, as HFLM
         size = self._rows_per_batch(requests, override_bs)
         results: list[tuple[float, bool] | None] = [None] * len(requests)
@@ -143,28 +151,31 @@ class NeuronMaskedLM(HFLM):
         )
         for start in range(0, len(ordered), size):
             chunk = ordered[start : start + size]
-            tokens = right_pad([row[0] for row in chunk], self.device)
+            tokens = right_pad([ids for ids, _ in chunk], self.device)
             columns = torch.zeros_like(tokens, dtype=torch.bool)
-            for row, (ids, n_scored) in enumerate(chunk):
-                columns[row, len(ids) - n_scored : len(ids)] = True
+            for row, (ids, n_edited) in enumerate(chunk):
+                columns[row, len(ids) - n_edited : len(ids)] = True
             with self._masked(columns):
                 logits = self._model_call(tokens)
-            for row, (ids, n_scored) in enumerate(chunk):
-                scored = logits[row, len(ids) - n_scored : len(ids)]
-                scored = scored.log_softmax(-1, dtype=self.softmax_dtype)
-                greedy = scored.argmax(-1)
-                for index in rows[ids, n_scored]:
-                    text, _, continuation = requests[index]
-                    target = torch.tensor(continuation, device=scored.device)
-                    loglikelihood = float(scored.gather(-1, target[:, None]).sum())
-                    answer = (loglikelihood, bool((greedy == target).all()))
-                    results[index] = answer
-                    if text is not None:
-                        self.cache_hook.add_partial("loglikelihood", text, answer)
+            for row, key in enumerate(chunk):
+                for index in rows[key]:
+                    text, context, continuation = requests[index]
+                    results[index] = self._answer(logits[row, : len(key[0])], continuation)
+                    # lm_eval's cache may hold some options of a doc only; what they share would
+                    # then be lost on the others.
+                    if text is not None and not n_shared[tuple(context)]:
+                        self.cache_hook.add_partial("loglikelihood", text, results[index])
                     progress.update()
         progress.close()
         assert all(result is not None for result in results)
         return results  # type: ignore[return-value]
+
+    def _answer(self, logits: Tensor, continuation: list[int]) -> tuple[float, bool]:
+        """Log-likelihood and greedy flag from a row's logits [positions, vocabulary]."""
+        scored = logits[-len(continuation) :].log_softmax(-1, dtype=self.softmax_dtype)
+        target = torch.tensor(continuation, device=scored.device)
+        greedy = bool((scored.argmax(-1) == target).all())
+        return float(scored.gather(-1, target[:, None]).sum()), greedy
 
     def _rows_per_batch(self, requests: list[_Request], override_bs: int | None) -> int:
         if self.batch_size != "auto":
@@ -173,6 +184,31 @@ class NeuronMaskedLM(HFLM):
             return override_bs
         longest = max(range(len(requests)), key=lambda i: sum(map(len, requests[i][1:])))
         return self._detect_batch_size(requests, longest)
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Use lm_eval's cache of answers (`--use_cache`), if they are this mask's and model's.
+
+        The cache knows a request by its text alone, so it is stamped with whose answers it holds.
+
+        Raises:
+            UsageError: it holds answers of another mask or model.
+        """
+        if cache_hook.dbdict is not None:
+            mine = self._identity()
+            stamp = cache_hook.dbdict.get(_CACHE_STAMP)
+            if stamp != mine and len(cache_hook.dbdict):
+                raise UsageError(
+                    "the cache of --use_cache holds answers of another model or condition",
+                    expected="one cache for each model and condition",
+                    remedy="pass another path to --use_cache",
+                )
+            cache_hook.dbdict[_CACHE_STAMP] = mine
+        super().set_cache_hook(cache_hook)
+
+    def _identity(self) -> str:
+        mask = "" if self._mask is None else digest(str(self._mask.numpy().tobytes()))
+        positions = "" if self._mask is None else self.positions
+        return f"{model_hash(self.model)} {mask} {positions}".strip()
 
     def get_model_info(self) -> dict[str, Any]:
         """lm-eval's model information, plus the mask's identity."""
@@ -186,6 +222,17 @@ class NeuronMaskedLM(HFLM):
             "n_bad": len(self.neuron_set.bad) if self.neuron_set else 0,
         }
         return info
+
+
+def _shared_by_context(requests: list[_Request]) -> dict[tuple[int, ...], int]:
+    """Per context, how many leading tokens its continuations share; 0 where there is but one."""
+    continuations: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for _, context, continuation in requests:
+        continuations.setdefault(tuple(context), set()).add(tuple(continuation))
+    return {
+        context: shared_leading_tokens(list(found)) if len(found) > 1 else 0
+        for context, found in continuations.items()
+    }
 
 
 def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -> None:
@@ -211,7 +258,13 @@ def _neuron_set(
             )
         return None
     found = neurons if isinstance(neurons, NeuronSet) else NeuronSet.load(Path(neurons))
-    return found if top_k is None else found.top(int(top_k))
+    if top_k is None:
+        return found
+    if isinstance(top_k, bool) or not isinstance(top_k, int):
+        raise UsageError(
+            f"top_k is {top_k!r}", expected="a whole number", remedy="check --model_args"
+        )
+    return found.top(top_k)
 
 
 def _scales(
@@ -230,4 +283,11 @@ def _scales(
         suppress = scale if operations == {"suppress"} else None
         enhance = scale if operations == {"enhance"} else None
     given = {"suppress": suppress, "enhance": enhance}
+    for operation, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise UsageError(
+                f"the {operation} scale is {value!r}",
+                expected="a number",
+                remedy="check scale, suppress_scale and enhance_scale in --model_args",
+            )
     return Scales(**{name: float(value) for name, value in given.items() if value is not None})

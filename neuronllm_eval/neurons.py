@@ -287,7 +287,11 @@ class NeuronSet:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{path} cannot be read: {error}") from error
+            raise ArtifactError(
+                f"{path} cannot be read: {error}",
+                expected="a file written by identify",
+                remedy="run identify again",
+            ) from error
         names = {field.name for field in dataclasses.fields(cls)}
         values = exact_keys(parse_json(text, path), names | {"schema_version"}, path, "the file")
         require_schema(values.pop("schema_version"), SCHEMA_VERSION, path)

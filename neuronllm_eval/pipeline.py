@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.attribution import Quadrature
 from neuronllm_eval.conditions import UNMASKED
 from neuronllm_eval.engine import build_engine
-from neuronllm_eval.errors import ModelError, TaskError, UsageError
+from neuronllm_eval.errors import ArtifactError, ModelError, TaskError, UsageError
 from neuronllm_eval.fingerprints import digest, model_hash, task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.identification import IdentificationSettings, ScoreSums, identify
@@ -43,6 +44,7 @@ from neuronllm_eval.run_directory import RunDirectory, line_writer, read_lines, 
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.strict_json import dump_json, exact_keys, parse_json
 from neuronllm_eval.summary import ConditionSummary, DocTable, summarise, summary_json
 from neuronllm_eval.validation import ConditionPlan, DocScores, answers_under, score_conditions
 
@@ -79,7 +81,7 @@ def load_model(settings: RunSettings) -> LoadedModel:
     given = {"batch_size": settings.batch_size, "device": device}
     try:
         lm = HFLM(**arguments, **given)
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, AttributeError) as error:
         raise ModelError(
             f"the model {arguments.get('pretrained')!r} cannot be loaded: "
             f"{str(error).strip() or type(error).__name__}",
@@ -113,8 +115,13 @@ def aqua_settings(settings: RunSettings) -> AquaSettings:
 
 def task_settings(settings: RunSettings, tasks: Sequence[str]) -> dict[str, RunSettings]:
     """Per leaf task named by `tasks` (groups expanded), the settings of its run."""
-    leaves = load_tasks(tasks, settings.include_path, settings.model_args)
-    return {name: dataclasses.replace(settings, task=name) for name in leaves}
+    # A task given as a file is known by its name later on, so its folder must be searched.
+    folders = [str(Path(task).resolve().parent) for task in tasks if Path(task).is_file()]
+    include_path = tuple(dict.fromkeys((*settings.include_path, *folders)))
+    leaves = load_tasks(tasks, include_path, settings.model_args)
+    return {
+        name: dataclasses.replace(settings, task=name, include_path=include_path) for name in leaves
+    }
 
 
 # Stage 1: identify ------------------------------------------------------------------------------
@@ -127,10 +134,12 @@ def identify_task(model: LoadedModel, settings: RunSettings, run: RunDirectory) 
         settings.method, quadrature, settings.top_z, max(1, settings.batch_size)
     )
     resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
+    resolve_count(settings.top_z, model.layers.width, "top_z")
     resolved = dataclasses.replace(settings, n_steps=quadrature.n_steps)
     questions = selection_questions(model.lm, settings)
     n_nodes = resolved.n_steps or 1
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes)
+    run.start()  # everything that could be refused has been
     write_whole(run.settings, resolved.to_yaml(versions()))
     with line_writer(run.questions) as lines:
         sums = identify(
@@ -250,6 +259,7 @@ def validate_task(
     questions = build_questions(model.lm, judged, prompt_settings(settings), settings.limit)
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
     run.clear_validation()
+    write_whole(run.validation, dump_json(judged_with(neurons, plan)))
     with line_writer(run.conditions) as lines:
         docs = score_conditions(
             engine,
@@ -259,7 +269,17 @@ def validate_task(
             lambda doc: lines.write(_condition_line(doc, plan.names, settings, questions.split)),
             f"validate {settings.task}",
         )
-    write_results(model.lm, settings, questions, docs, plan, run)
+    write_results(model.lm, settings, questions, docs, neurons, plan, run)
+
+
+def judged_with(neurons: NeuronSet, plan: ConditionPlan) -> dict[str, Any]:
+    """Which of a run's neurons a validation judged, and how: the content of validation.json."""
+    return {
+        "top_k": neurons.top_k,
+        "suppress_scale": plan.scales.suppress,
+        "enhance_scale": plan.scales.enhance,
+        "positions": "scored",
+    }
 
 
 def _condition_line(
@@ -282,6 +302,7 @@ def write_results(
     settings: RunSettings,
     questions: QuestionSet,
     docs: Sequence[DocScores],
+    neurons: NeuronSet,
     plan: ConditionPlan,
     run: RunDirectory,
 ) -> None:
@@ -290,9 +311,18 @@ def write_results(
         lm,
         config={
             **lm.get_model_info(),
+            # As lm_eval.simple_evaluate writes them; nothing here draws but the demonstrations.
             "batch_size": settings.batch_size,
+            "batch_sizes": list(lm.batch_sizes.values()),
             "device": settings.device,
+            "use_cache": None,
             "limit": settings.limit,
+            "bootstrap_iters": 100000,
+            "gen_kwargs": None,
+            "random_seed": None,
+            "numpy_seed": None,
+            "torch_seed": None,
+            "fewshot_seed": prompt_settings(settings).fewshot_seed,
         },
         model_args=settings.model_args,
         system_instruction=settings.system_instruction,
@@ -303,9 +333,9 @@ def write_results(
     )
     for index, name in enumerate(plan.names):
         metrics = harness_metrics(questions, answers_under(docs, index))
-        mask: dict[str, Any] = {"condition": name, "positions": "scored"}
+        mask: dict[str, Any] = {"condition": name}
         if name != UNMASKED:
-            mask["neurons"] = str(run.path)
+            mask |= {"neurons": str(run.path), **judged_with(neurons, plan)}
         write_result(run.result(name), metrics, context, mask)
 
 
@@ -316,6 +346,8 @@ def report_task(run: RunDirectory) -> str:
     """summary.json and report.md from the artifacts; returns the report's text."""
     neurons, scores = NeuronSet.load(run.neurons), NeuronScores.load(run.path)
     task, split = RunSettings.load(run.settings).task, ""
+    if run.validation.is_file():
+        neurons = neurons.top(_judged_top_k(run.validation))
     summaries: list[ConditionSummary] = []
     if run.conditions.is_file():
         lines = read_lines(run.conditions)
@@ -325,6 +357,17 @@ def report_task(run: RunDirectory) -> str:
     text = render(TaskReport(task, split, neurons, scores, tuple(summaries)))
     write_whole(run.report, text)
     return text
+
+
+def _judged_top_k(path: Path) -> int:
+    values = parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
+    keys = {"top_k", "suppress_scale", "enhance_scale", "positions"}
+    top_k = exact_keys(values, keys, path, "the file")["top_k"]
+    if type(top_k) is not int:
+        raise ArtifactError(
+            f"{path}: top_k is {top_k!r}", expected="an integer", remedy="run validate again"
+        )
+    return top_k
 
 
 def parse_model_args(values: Sequence[str]) -> dict[str, Any]:

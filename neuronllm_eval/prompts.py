@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuronllm_eval.errors import DocError
@@ -17,12 +18,14 @@ class Prompt:
             token is the scored position.
         options: per option the token ids that follow the context.
         gold: index of the right option.
+        n_shared: how many tokens at the end of `context` are the options' own, shared by all.
     """
 
     doc_id: int
     context: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]
     gold: int
+    n_shared: int = 0
 
     def __post_init__(self) -> None:
         if len(self.context) < 1:
@@ -59,6 +62,18 @@ class Prompt:
     def n_tokens(self) -> int:
         """Longest sequence the model has to read to score every option."""
         return len(self.context) + max(len(option) for option in self.options) - 1
+
+
+def shared_leading_tokens(options: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all options share, each keeping at least one of its own.
+
+    They belong to the context: the softmax over the options does not depend on them.
+    """
+    shortest = min(len(option) for option in options)
+    n_shared = 0
+    while n_shared < shortest - 1 and len({option[n_shared] for option in options}) == 1:
+        n_shared += 1
+    return n_shared
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,11 @@ def headline(report: TaskReport) -> str:
     for summary in report.summaries:
         if summary.condition == "suppress_good":
             delta = summary.accuracy
+            if delta.delta == 0:
+                return (
+                    f"Suppressing {len(report.neurons.good)} good neurons leaves accuracy as it "
+                    f"is (95% {delta.low:+.1f} to {delta.high:+.1f})."
+                )
             verb = "lowers" if delta.delta < 0 else "raises"
             low, high = sorted((abs(delta.low), abs(delta.high)))
             interval = (

@@ -11,6 +11,7 @@ The only module that touches lm-eval's inner API:
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections import defaultdict
@@ -25,7 +26,7 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.aqua import AquaDocs
 from neuronllm_eval.errors import DocError, NeuronLLMError, TaskError, UsageError
-from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
 from neuronllm_eval.tasks_path import tasks_dir
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def load_tasks(
         manager = TaskManager(include_path=paths, metadata=metadata)
     for name in names:
         if name not in manager.all_tasks and not Path(name).is_file():
-            close = [known for known in manager.all_tasks if name.lower() in known.lower()][:5]
+            close = difflib.get_close_matches(name, manager.all_tasks, n=5)
             raise TaskError(
                 f"unknown task {name!r}",
                 expected="the name of a task or group"
@@ -173,7 +174,15 @@ def on_split(task: ConfigurableTask, split: str, aqua: AquaSettings) -> Configur
             expected="process_docs: !function neuronllm_eval.aqua.aqua_docs in its YAML",
             remedy="leave out --n_proxies, or use an AQUA task",
         )
-    return type(task)(config=config)
+    try:
+        return type(task)(config=config)
+    except Exception as error:  # whatever the data of that split make the task raise
+        raise TaskError(
+            f"task {task.config.task} cannot be read on the split {split!r}: "
+            f"{type(error).__name__}: {error}",
+            expected="docs of the same form as in the split the task evaluates",
+            remedy="pass another --selection_split, or mend the data",
+        ) from error
 
 
 def question_id(task: ConfigurableTask, doc_id: int, doc: dict[str, Any]) -> str:
@@ -240,18 +249,33 @@ def build_questions(
         raise UsageError(
             f"limit is {limit}", expected="1 or more questions", remedy="check --limit"
         )
+    if "acc_mutual_info" in task.aggregation():
+        raise TaskError(
+            f"task {task.config.task} has the metric acc_mutual_info",
+            expected="metrics of the options given their context; that one also asks for each "
+            "option without it",
+            remedy="leave it out of the task's metric_list",
+        )
     _apply_fewshot(task, settings)
     n_docs = _docs_for(task, limit)
-    task.build_all_requests(
-        limit=n_docs,
-        rank=0,
-        world_size=1,
-        system_instruction=settings.system_instruction,
-        apply_chat_template=bool(settings.apply_chat_template),
-        fewshot_as_multiturn=settings.fewshot_as_multiturn,
-        chat_template=lm.apply_chat_template if settings.apply_chat_template else None,
-        tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
-    )
+    try:
+        task.build_all_requests(
+            limit=n_docs,
+            rank=0,
+            world_size=1,
+            system_instruction=settings.system_instruction,
+            apply_chat_template=bool(settings.apply_chat_template),
+            fewshot_as_multiturn=settings.fewshot_as_multiturn,
+            chat_template=lm.apply_chat_template if settings.apply_chat_template else None,
+            tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
+        )
+    except Exception as error:  # whatever templates, samplers and the task's functions raise
+        raise TaskError(
+            f"the harness cannot build the requests of task {task.config.task}: "
+            f"{type(error).__name__}: {error}",
+            expected="a chat template if one is to be applied, and enough demonstrations",
+            remedy="check --apply_chat_template and --num_fewshot",
+        ) from error
     excluded = set(exclude)
     instances = defaultdict(list)
     for instance in task.instances:
@@ -314,11 +338,14 @@ def _encode_doc(
             remedy="choose another task",
         )
     options = [list(option) for _, option in encoded]
-    context = list(context)
-    while len({option[0] for option in options if option}) == 1 and min(map(len, options)) > 1:
-        context.append(options[0][0])
-        options = [option[1:] for option in options]
-    prompt = Prompt(doc_id, tuple(context), tuple(tuple(option) for option in options), gold)
+    n_shared = shared_leading_tokens(options)
+    prompt = Prompt(
+        doc_id,
+        (*context, *options[0][:n_shared]),
+        tuple(tuple(option[n_shared:]) for option in options),
+        gold,
+        n_shared,
+    )
     if prompt.n_tokens > lm.max_length:
         raise DocError(
             f"doc {doc_id} of task {task.config.task} has {prompt.n_tokens} tokens",

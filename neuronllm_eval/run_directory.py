@@ -17,6 +17,7 @@ from neuronllm_eval.neurons import NEURONS_FILE, SCORES_FILE
 SETTINGS_FILE = "run.yaml"
 QUESTIONS_FILE = "questions.jsonl"
 CONDITIONS_FILE = "conditions.jsonl"
+VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.md"
 RESULTS_FOLDER = "results"
@@ -54,6 +55,11 @@ class RunDirectory:
         return self.path / CONDITIONS_FILE
 
     @property
+    def validation(self) -> Path:
+        """validation.json: how many neurons were judged, and with which factors."""
+        return self.path / VALIDATION_FILE
+
+    @property
     def summary(self) -> Path:
         """summary.json: what each condition did to the benchmark."""
         return self.path / SUMMARY_FILE
@@ -67,11 +73,11 @@ class RunDirectory:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
 
-    def create(self, overwrite: bool) -> None:
-        """Make the folder; refuse one that holds a run unless it may be overwritten.
+    def require_free(self, overwrite: bool) -> None:
+        """Refuse a folder that holds a run, unless it may be overwritten. Changes nothing.
 
         Raises:
-            UsageError: it holds a run, or cannot be made.
+            UsageError: it holds a run.
         """
         if self.settings.exists() and not overwrite:
             raise UsageError(
@@ -79,6 +85,13 @@ class RunDirectory:
                 expected="a new or empty directory",
                 remedy="pass another --output_path, or --overwrite",
             )
+
+    def start(self) -> None:
+        """Make the folder, without what an earlier run left in it.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for path in (self.neurons, self.scores, self.questions, self.settings):
@@ -93,7 +106,7 @@ class RunDirectory:
 
     def clear_validation(self) -> None:
         """Remove what an earlier validation left, so that old and new results never mix."""
-        for path in (self.conditions, self.summary, self.report):
+        for path in (self.conditions, self.validation, self.summary, self.report):
             path.unlink(missing_ok=True)
         for path in (self.path / RESULTS_FOLDER).glob("*.json"):
             path.unlink()
@@ -149,7 +162,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         with jsonlines.open(path) as reader:
             return list(reader.iter(type=dict))
-    except (OSError, jsonlines.Error) as error:
+    except (OSError, UnicodeDecodeError, jsonlines.Error) as error:
         raise ArtifactError(
             f"{path} cannot be read: {error}",
             expected="a file written by `neuronllm-eval validate`",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.prompts import Prompt
@@ -63,6 +63,7 @@ class Engine(Protocol):
     """Many edits of one prompt at the scored position -> option log-likelihoods."""
 
     name: str
+    model: nn.Module
     layers: FFNLayers
 
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
@@ -102,6 +103,26 @@ def score_options(logits: Tensor, options: Sequence[int]) -> tuple[Tensor, Tenso
     ids = torch.as_tensor(list(options), device=logits.device)
     loglikelihoods = logits[..., ids] - logits.logsumexp(-1, keepdim=True)
     return loglikelihoods, logits.argmax(-1, keepdim=True) == ids
+
+
+@torch.no_grad()
+def score_shared_tokens(model: nn.Module, prompt: Prompt) -> tuple[float, bool]:
+    """Log-likelihood of the options' shared leading tokens, and whether they are greedy.
+
+    The harness counts them in every option. They come before the scored position, so no edit
+    changes them.
+
+    Returns:
+        log-nats, and whether greedy decoding would say all of them; 0 and True without any.
+    """
+    if prompt.n_shared == 0:
+        return 0.0, True
+    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    tokens = right_pad([prompt.context[:-1]], device)
+    logits = model(input_ids=tokens, use_cache=False).logits[0, -prompt.n_shared :].float()
+    ids = torch.tensor(prompt.context[-prompt.n_shared :], device=logits.device)
+    loglikelihoods = logits.log_softmax(-1).gather(-1, ids[:, None])
+    return float(loglikelihoods.sum()), bool((logits.argmax(-1) == ids).all())
 
 
 def right_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -71,4 +72,26 @@ class RunSettings:
         require_schema(values["schema_version"], SCHEMA_VERSION, path)
         known = {field.name for field in dataclasses.fields(cls)}
         settings = exact_keys(values["settings"], known, path, "settings")
+        hints = get_type_hints(cls)
+        for name, value in settings.items():
+            if not _fits(value, hints[name]):
+                raise ArtifactError(
+                    f"{path}: settings.{name} is {value!r}",
+                    expected=str(hints[name]).replace("<class ", "").replace(">", ""),
+                    remedy="run identify again",
+                )
         return cls(**{**settings, "include_path": tuple(settings["include_path"])})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from YAML is of the type a field has."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if hint is float:
+        return type(value) in (int, float)
+    kind = get_origin(hint)
+    if kind is tuple:  # YAML has lists only
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return type(value) is hint

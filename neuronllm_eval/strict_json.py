@@ -31,7 +31,7 @@ def exact_keys(values: Any, expected: set[str], path: Path, what: str) -> dict[s
     found = set(values) if isinstance(values, dict) else None
     if found != expected:
         detail = (
-            f"missing {sorted(expected - found)}, unknown {sorted(found - expected)}"
+            f"missing {sorted(expected - found)}, unknown {sorted(map(str, found - expected))}"
             if found is not None
             else f"a {type(values).__name__}"
         )

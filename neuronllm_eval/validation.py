@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from neuronllm_eval.conditions import (
     CONDITIONS,
+    OPERATIONS,
     UNMASKED,
     Scales,
     condition_scales,
@@ -29,7 +30,7 @@ from neuronllm_eval.harness_results import Answers
 from neuronllm_eval.identification import micro_batches
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.scoring import Engine, OptionScores
+from neuronllm_eval.scoring import Engine, OptionScores, score_shared_tokens
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ class ConditionPlan:
     def names(self) -> tuple[str, ...]:
         """All that is scored: unmasked first, then each condition, then the controls."""
         chosen = [UNMASKED, *(name for name in self.conditions if name != UNMASKED)]
-        chosen = list(dict.fromkeys(chosen))
-        return (*chosen, *(name for condition in chosen for name in self.controls(condition)))
+        controls = [name for condition in chosen for name in self.controls(condition)]
+        return tuple(dict.fromkeys((*chosen, *controls)))
 
     def controls(self, condition: str) -> tuple[str, ...]:
-        """The random controls of a condition; none of `unmasked`."""
-        if condition == UNMASKED:
+        """The random controls of a condition; none of `unmasked` and of controls."""
+        if condition not in OPERATIONS or condition == UNMASKED:
             return ()
         seeds = range(self.seed, self.seed + self.n_random)
         return tuple(control_name(condition, seed) for seed in seeds)
@@ -83,7 +84,7 @@ class DocScores:
         question_id: its question.
         doc_id: its index in the task.
         gold: index of the right option.
-        loglikelihoods: [conditions, options] float32, log-nats.
+        loglikelihoods: [conditions, options] float32, log-nats of all of an option's tokens.
         greedy: [conditions, options] bool.
     """
 
@@ -122,22 +123,26 @@ def score_conditions(
             owners = [(questions[i].question_id, p) for i in batch for p in questions[i].prompts]
             results = engine.score([prompt for _, prompt in owners], scales)
             for (question_id, prompt), result in zip(owners, results, strict=True):
-                doc = _doc_scores(question_id, prompt, result)
+                doc = _doc_scores(question_id, prompt, result, engine)
                 record(doc)
                 scored.append(doc)
             progress.update(len(batch))
     return scored
 
 
-def _doc_scores(question_id: str, prompt: Prompt, result: OptionScores) -> DocScores:
-    loglikelihoods = result.loglikelihoods.numpy()
+def _doc_scores(
+    question_id: str, prompt: Prompt, result: OptionScores, engine: Engine
+) -> DocScores:
+    shared, shared_greedy = score_shared_tokens(engine.model, prompt)
+    loglikelihoods = result.loglikelihoods.numpy() + np.float32(shared)
+    greedy = result.greedy.numpy() & shared_greedy
     if not np.isfinite(loglikelihoods).all():
         raise DocError(
             f"doc {prompt.doc_id} has NaN or infinite log-likelihoods under some condition",
             expected="finite numbers",
             remedy="load the model in float32 or bfloat16, or use smaller scales",
         )
-    return DocScores(question_id, prompt.doc_id, prompt.gold, loglikelihoods, result.greedy.numpy())
+    return DocScores(question_id, prompt.doc_id, prompt.gold, loglikelihoods, greedy)
 
 
 def answers_under(docs: Sequence[DocScores], condition: int) -> Answers:

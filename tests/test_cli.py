@@ -1,0 +1,673 @@
+"""The command line, from identify to lm_eval's own run, and every refusal in one message."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import logging
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import lm_eval
+import lm_eval.config.evaluate_config
+import numpy as np
+import pytest
+import transformers
+import yaml
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
+from transformers import MambaConfig, MambaForCausalLM
+
+from neuronllm_eval import cli, requests
+from neuronllm_eval.arguments import run_settings
+from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.demo import MODEL_DIR
+from neuronllm_eval.errors import NeuronLLMError
+from neuronllm_eval.masked_lm import NeuronMaskedLM
+from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.pipeline import parse_model_args
+from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.tasks_path import tasks_dir
+from tests.harness_fixtures import (
+    N_LAYERS,
+    WIDTH,
+    TaskFolder,
+    harness_model,
+    include_paths,
+    model_dir,
+    scratch,
+    some_docs,
+    word_tokenizer,
+)
+
+ROOT = Path(__file__).parent.parent
+SAME_BYTES = ("scores.safetensors", "neurons.json", "questions.jsonl", "conditions.jsonl")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _logging_as_before():
+    """The command line sets log levels for its whole process, which here is that of all tests."""
+    loggers = [logging.getLogger(), logging.getLogger("lm_eval")]
+    levels = [logger.level for logger in loggers]
+    verbosity = transformers.utils.logging.get_verbosity()
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    transformers.utils.logging.set_verbosity(verbosity)
+    transformers.utils.logging.enable_progress_bar()
+
+
+def call(*arguments, entry=cli.main) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = entry([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
+
+
+def identify(output, *more, task="demo_topic", path=None):
+    return (
+        "identify", "--model_args", f"pretrained={path or model_dir()}", "--tasks", task,
+        "--limit", 4, "--device", "cpu", "--output_path", output, *more,
+    )  # fmt: skip
+
+
+QUICK = ("--n_random", 2, "--conditions", "suppress_good,enhance")
+SCORED = (
+    "unmasked",
+    "suppress_good",
+    "enhance",
+    "suppress_good.random_0",
+    "suppress_good.random_1",
+    "enhance.random_0",
+    "enhance.random_1",
+)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A run made by identify and validate, and what each command said."""
+    output = tmp_path_factory.mktemp("runs")
+    said = {}
+    for name, arguments in (
+        ("identify", identify(output, "--top_k", 6)),
+        ("validate", ("validate", output, *QUICK)),
+        ("report", ("report", output / "demo_topic")),
+    ):
+        code, said[name], err = call(*arguments)
+        assert code == 0, err
+    return output, said
+
+
+@pytest.fixture(scope="module")
+def run(outputs) -> RunDirectory:
+    return RunDirectory(outputs[0] / "demo_topic")
+
+
+@pytest.fixture
+def copied(run, tmp_path) -> RunDirectory:
+    """A run that a test may spoil."""
+    shutil.copytree(run.path, tmp_path / "copy")
+    return RunDirectory(tmp_path / "copy")
+
+
+@pytest.fixture
+def only_own_tasks(monkeypatch):
+    """Spare the harness its thousands of YAML files."""
+    quick = functools.partial(TaskManager, include_defaults=False)
+    quick.all_tasks = TaskManager.all_tasks
+    monkeypatch.setattr(requests, "TaskManager", quick)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", quick)
+    monkeypatch.setattr(lm_eval.config.evaluate_config, "TaskManager", quick, raising=False)
+
+
+def change_settings(run: RunDirectory, **changes) -> None:
+    values = yaml.safe_load(run.settings.read_text())
+    values["settings"].update(changes)
+    run.settings.write_text(yaml.safe_dump(values))
+
+
+def jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# Artifacts --------------------------------------------------------------------------------------
+
+
+def test_the_artifacts_of_a_run(run):
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "conditions.jsonl",
+        "neurons.json",
+        "questions.jsonl",
+        "report.md",
+        "results",
+        "run.yaml",
+        "scores.safetensors",
+        "summary.json",
+        "validation.json",
+    ]
+    results = {path.name for path in (run.path / "results").iterdir()}
+    assert results == {f"{name}.json" for name in SCORED}
+
+
+def test_settings_and_neurons(run):
+    settings = RunSettings.load(run.settings)
+    assert settings.model_args == {"pretrained": str(model_dir())}
+    assert (settings.task, settings.limit, settings.top_k) == ("demo_topic", 4, 6)
+    assert settings.n_steps == 4  # resolved: what the quadrature's default stands for
+    versions = yaml.safe_load(run.settings.read_text())["versions"]
+    assert versions["lm_eval"] == lm_eval.__version__
+    assert set(versions) >= {"neuronllm-eval", "torch", "transformers"}
+
+    neurons, scores = NeuronSet.load(run.neurons), NeuronScores.load(run.path)
+    assert neurons.shape == scores.shape == (N_LAYERS, WIDTH)
+    assert (len(neurons.good), len(neurons.bad), neurons.top_k) == (6, 6, 6)
+    assert neurons.provenance == scores.provenance
+    origin = scores.provenance
+    assert (origin.task, origin.split) == ("demo_topic", "selection")
+    assert (origin.n_questions, origin.n_prompts, origin.n_proxies) == (4, 12, 3)
+    assert (origin.num_fewshot, origin.engine, origin.top_z) == (1, "fan_out", 5)
+
+
+def test_lines_of_questions_and_of_conditions(run):
+    asked = jsonl(run.questions)
+    assert len(asked) == 4
+    for record in asked:
+        rows = np.array(record["loglikelihoods"])
+        assert rows.shape == (3, 4)
+        assert record["right"] == (rows.argmax(1) == record["gold"]).tolist()
+    judged = jsonl(run.conditions)
+    assert [line["doc_id"] for line in judged] == list(range(12))
+    assert {line["split"] for line in judged} == {"validation"}
+    assert {tuple(line["loglikelihoods"]) for line in judged} == {SCORED}
+    assert {line["question_id"] for line in judged}.isdisjoint(r["question_id"] for r in asked)
+
+
+def test_result_files_agree_with_the_lines(run):
+    judged = jsonl(run.conditions)
+    for name in SCORED:
+        right = [np.argmax(x["loglikelihoods"][name]) == x["gold"] for x in judged]
+        metrics = json.loads(run.result(name).read_text())["results"]["demo_topic"]
+        assert metrics["acc,none"] == np.mean(right)
+    summary = json.loads(run.summary.read_text())["conditions"]
+    assert [entry["condition"] for entry in summary] == ["unmasked", "suppress_good", "enhance"]
+    for entry in summary:
+        metrics = json.loads(run.result(entry["condition"]).read_text())["results"]["demo_topic"]
+        assert entry["accuracy"]["condition"] == pytest.approx(100 * metrics["acc,none"])
+
+
+def test_a_result_file_has_all_that_stock_writes(run, tmp_path):
+    tracker = EvaluationTracker(output_path=str(tmp_path))
+    stock = lm_eval.simple_evaluate(
+        "hf", model_args={"pretrained": str(model_dir())}, tasks=["demo_topic"], limit=12,
+        task_manager=TaskManager(include_path=include_paths(), include_defaults=False),
+        device="cpu", batch_size=1, evaluation_tracker=tracker, log_samples=False,
+    )  # fmt: skip
+    tracker.save_results_aggregated(results=stock)
+    (written,) = tmp_path.glob("**/results_*.json")
+    stock, ours = json.loads(written.read_text()), json.loads(run.result("unmasked").read_text())
+    assert ours["results"] == stock["results"]
+    assert set(ours) == set(stock)
+    assert set(stock["config"]) - set(ours["config"]) == set()
+
+
+# What is said -----------------------------------------------------------------------------------
+
+
+def test_what_the_commands_print(outputs, run):
+    output, said = outputs
+    report = run.report.read_text()
+    assert said["validate"].strip() == said["report"].strip() == report.strip()
+    assert report.startswith("## demo_topic\n\nSuppressing 6 good neurons ")
+    assert said["identify"].startswith("## demo_topic\n\nFound 6 good and 6 bad neurons of 96.\n")
+    assert said["identify"].endswith(f"written to {output}\n")
+
+
+def test_the_report_can_be_made_again(copied):
+    before = (copied.report.read_bytes(), copied.summary.read_bytes())
+    copied.report.unlink()
+    copied.summary.unlink()
+    assert call("report", copied.path)[0] == 0
+    assert (copied.report.read_bytes(), copied.summary.read_bytes()) == before
+
+
+def test_version_and_help():
+    code, out, _ = call("--version")
+    assert (code, out.split()[0]) == (0, "neuronllm-eval")
+    code, out, _ = call("--help")
+    assert code == 0
+    for command in ("identify", "validate", "report", "run"):
+        assert f"    {command} " in out
+
+
+def test_the_folder_of_the_packaged_tasks():
+    assert call("tasks")[:2] == (0, f"{tasks_dir()}\n")
+
+
+# The same again ---------------------------------------------------------------------------------
+
+
+def test_the_same_commands_give_the_same_bytes(run, tmp_path):
+    assert call(*identify(tmp_path, "--top_k", 6))[0] == 0
+    assert call("validate", tmp_path, *QUICK)[0] == 0
+    for name in (*SAME_BYTES, "run.yaml", "summary.json", "report.md"):
+        again = (tmp_path / "demo_topic" / name).read_bytes()
+        assert again == (run.path / name).read_bytes(), name
+
+
+def test_another_seed_gives_other_prompts_and_controls(run, tmp_path):
+    assert call(*identify(tmp_path, "--top_k", 6, "--seed", 3))[0] == 0
+    other = RunDirectory(tmp_path / "demo_topic")
+    assert other.questions.read_bytes() != run.questions.read_bytes()
+    assert NeuronScores.load(other.path).provenance.seed == 3
+    assert call("validate", tmp_path, *QUICK, "--seed", 5)[0] == 0
+    assert "suppress_good.random_6" in jsonl(other.conditions)[0]["loglikelihoods"]
+
+
+def test_batches_and_engines_agree(run, tmp_path):
+    for name, more in {"batch": ("--batch_size", 12), "replay": ("--engine", "replay")}.items():
+        output = tmp_path / name
+        assert call(*identify(output, "--top_k", 6, *more))[0] == 0
+        assert call("validate", output, *QUICK)[0] == 0
+        other = RunDirectory(output / "demo_topic")
+        scores, expected = NeuronScores.load(other.path), NeuronScores.load(run.path)
+        np.testing.assert_allclose(scores.letter_sums, expected.letter_sums, rtol=0, atol=1e-4)
+        rows = [
+            [line["loglikelihoods"][condition] for condition in ("unmasked",)]
+            for line in jsonl(other.conditions)
+        ]
+        wanted = [[line["loglikelihoods"]["unmasked"]] for line in jsonl(run.conditions)]
+        np.testing.assert_allclose(rows, wanted, rtol=0, atol=1e-4)
+    assert NeuronScores.load(other.path).provenance.engine == "replay"
+
+
+def test_identify_in_a_run_that_is_there(copied, tmp_path):
+    output = tmp_path / "runs"
+    shutil.copytree(copied.path, output / "demo_topic")
+    code, _, err = call(*identify(output))
+    assert code == 2
+    assert "already holds a run" in err
+    assert call(*identify(output, "--overwrite"))[0] == 0
+    assert not (output / "demo_topic" / "conditions.jsonl").exists()  # of the neurons before
+
+
+# Validation's own flags -------------------------------------------------------------------------
+
+
+def test_validate_with_fewer_neurons_says_so(copied):
+    assert call("validate", copied.path, *QUICK, "--top_k", 2)[0] == 0
+    assert "Suppressing 2 good neurons " in copied.report.read_text()
+    assert len(NeuronSet.load(copied.neurons).good) == 6  # what was found stays
+
+
+def test_validate_with_other_scales_says_so(copied):
+    assert call("validate", copied.path, *QUICK, "--suppress_scale", 0.5, "--top_k", 3)[0] == 0
+    mask = json.loads(copied.result("suppress_good").read_text())["config"]["model_args"]
+    assert mask["condition"] == "suppress_good"
+    assert mask["suppress_scale"] == 0.5
+    assert mask["top_k"] == 3
+
+
+def test_a_result_files_arguments_give_the_same_answers(run):
+    # The file names the model that was judged: loading just that gives its log-likelihoods.
+    arguments = json.loads(run.result("suppress_good.random_1").read_text())["config"]["model_args"]
+    lm = NeuronMaskedLM(**arguments, device="cpu", batch_size=4)
+    task = requests.load_tasks(["demo_topic"])["demo_topic"]
+    task.build_all_requests(limit=12)
+    answers = lm.loglikelihood(task.instances, disable_tqdm=True)
+    expected = [line["loglikelihoods"]["suppress_good.random_1"] for line in jsonl(run.conditions)]
+    np.testing.assert_allclose([v for v, _ in answers], np.ravel(expected), rtol=0, atol=1e-4)
+
+
+def test_validate_with_another_limit(copied):
+    assert call("validate", copied.path, *QUICK, "--limit", 2, "--batch_size", 3)[0] == 0
+    assert len(jsonl(copied.conditions)) == 6
+
+
+def test_validate_all_conditions_by_default(copied):
+    assert call("validate", copied.path, "--limit", 1, "--n_random", 0)[0] == 0
+    assert tuple(jsonl(copied.conditions)[0]["loglikelihoods"]) == CONDITIONS
+    assert {path.stem for path in (copied.path / "results").iterdir()} == set(CONDITIONS)
+
+
+def test_other_weights_of_the_same_shape_are_told(copied, caplog):
+    change_settings(copied, model_args={"pretrained": str(model_dir(seed=1))})
+    assert call("validate", copied.path, *QUICK, "--limit", 1)[0] == 0
+    assert "the neurons were found in other weights than those of" in caplog.text
+
+
+# run_eval.py ------------------------------------------------------------------------------------
+
+
+def test_run_eval_does_it_all_in_one_go(run, tmp_path, monkeypatch):
+    arguments = [*identify(tmp_path, "--top_k", 6)[1:], *QUICK]
+    monkeypatch.setattr(sys, "argv", ["run_eval.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()) as out:
+        runpy.run_path(str(ROOT / "run_eval.py"), run_name="__main__")
+    assert stop.value.code == 0
+    for name in (*SAME_BYTES, "summary.json", "report.md"):
+        assert (tmp_path / "demo_topic" / name).read_bytes() == (run.path / name).read_bytes(), name
+    assert (tmp_path / "demo_topic" / "report.md").read_text() in out.getvalue()
+
+
+def test_run_eval_without_arguments_is_the_demo(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        cli, "_identify", lambda options, validate: seen.append((options, validate)) or 0
+    )
+    assert cli.run_eval_main([]) == 0
+    ((options, validate),) = seen
+    assert validate
+    assert options.overwrite
+    settings = run_settings(options)
+    assert settings.model_args == {"pretrained": str(MODEL_DIR)}
+    assert settings.task == "demo"
+    assert settings.limit >= 100
+
+
+def test_a_group_makes_a_run_for_each_task(tmp_path):
+    arguments = identify(tmp_path, "--limit", 1, task="demo_topic,demo_sentiment")
+    assert (
+        call(*arguments[1:], "--conditions", "degrade", "--n_random", 1, entry=cli.run_eval_main)[0]
+        == 0
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo_sentiment", "demo_topic"]
+    code, out, _ = call("report", tmp_path)
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("## ")] == [
+        "## demo_sentiment",
+        "## demo_topic",
+    ]
+
+
+def test_a_task_given_as_a_file(tmp_path, only_own_tasks):
+    folder = TaskFolder(tmp_path / "tasks")
+    folder.write("by_file")
+    code, _, err = call(*identify(tmp_path / "runs", task=folder.path / "by_file.yaml"))
+    assert code == 0, err
+    # A later stage finds it again, though it is known by its name only.
+    assert call("validate", tmp_path / "runs", *QUICK)[0] == 0
+
+
+# lm_eval's own command line ---------------------------------------------------------------------
+
+
+def test_run_is_lm_eval_with_the_masked_model(run, tmp_path, only_own_tasks):
+    before = list(sys.argv)
+    code, out, err = call(
+        "run", "--model", "neuronllm", "--tasks", "demo_topic", "--limit", 12, "--device", "cpu",
+        "--model_args", f"pretrained={model_dir()},neurons={run.path},condition=suppress_good",
+        "--output_path", tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    assert sys.argv == before
+    assert "demo_topic" in out
+    (written,) = tmp_path.glob("**/results_*.json")
+    found = json.loads(written.read_text())
+    assert found["results"] == json.loads(run.result("suppress_good").read_text())["results"]
+    assert found["config"]["neuronllm"]["condition"] == "suppress_good"
+
+
+def test_run_refuses_in_one_message(run, only_own_tasks):
+    code, _, err = call(
+        "run", "--model", "neuronllm", "--tasks", "demo_topic", "--limit", 3, "--device", "cpu",
+        "--model_args", f"pretrained={model_dir()},neurons={run.path},condition=harm",
+    )  # fmt: skip
+    assert code == 2
+    assert "error: unknown condition 'harm'.\nExpected: unmasked, " in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow  # a process of its own, and all of the harness's tasks
+def test_the_stock_route():
+    output = scratch() / "stock_route"
+    command = [
+        Path(sys.executable).with_name("lm_eval"), "--model", "hf", "--tasks", "demo_topic",
+        "--include_path", ROOT / "tasks", "--model_args", f"pretrained={model_dir()}",
+        "--limit", "12", "--device", "cpu", "--output_path", output,
+    ]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env={**os.environ}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (written,) = output.glob("**/results_*.json")
+    found = json.loads(written.read_text())["results"]["demo_topic"]
+    task = requests.load_tasks(["demo_topic"])["demo_topic"]
+    task.build_all_requests(limit=12)
+    answers = harness_model(model_dir()).loglikelihood(task.instances, disable_tqdm=True)
+    best = np.array([value for value, _ in answers]).reshape(12, 4).argmax(1)
+    gold = [instance.doc["answer"] for instance in task.instances[::4]]
+    assert found["acc,none"] == np.mean(best == gold)
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+
+def assert_one_message(result, code, *parts):
+    """One message without a traceback: what was found, what was expected, and the remedy.
+
+    The exit code None stands for either of 1 and 2.
+    """
+    got, out, err = result
+    assert "Traceback" not in err
+    assert got in ((code,) if code else (1, 2)), (out, err)
+    lines = err.strip().splitlines()
+    starts = [line for line in lines if line.startswith("error: ")]
+    assert len(starts) == 1, err
+    assert any(line.startswith("Expected: ") for line in lines), err
+    assert any(line.startswith("Remedy: ") for line in lines), err
+    for part in parts:
+        assert part in err, err
+
+
+@functools.cache
+def model_without_ffn() -> Path:
+    path = scratch() / "mamba"
+    config = MambaConfig(
+        vocab_size=len(word_tokenizer()), hidden_size=16, num_hidden_layers=2, state_size=4
+    )
+    MambaForCausalLM(config).save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def odd_tasks(tmp_path) -> TaskFolder:
+    folder = TaskFolder(tmp_path / "tasks")
+    folder.write("said", output_type="generate_until", doc_to_choice=None,
+                 metric_list=[{"metric": "exact_match"}])  # fmt: skip
+    folder.write("shared", {"train": some_docs(0, 5), "test": some_docs(3, 5)})
+    folder.write("one_split", training_split="test")
+    right, wrong = some_docs(0, 1)[0], {**some_docs(1, 1)[0], "answer": 9}
+    folder.write("no_gold", {"train": [right, wrong], "test": some_docs(9)})
+    folder.write("no_first_gold", {"train": [wrong, right], "test": some_docs(9)})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "parts"),
+    [
+        ("no_such_task", 1, ("unknown task 'no_such_task'", "--include_path")),
+        ("said", 1, ("task said has output_type generate_until", "multiple_choice")),
+        ("shared", 1, ("2 questions of the selection split are in the validation split", "drop")),
+        ("one_split", 1, ("the selection split 'test' is also the validation split",)),
+        ("no_gold", 1, ("doc 1 of task no_gold has gold 9", "0 to 3")),
+        ("no_first_gold", 1, ("no_first_gold",)),  # lm_eval itself fails on reading it
+    ],
+)
+def test_tasks_that_are_refused(tmp_path, odd_tasks, only_own_tasks, task, code, parts):
+    arguments = identify(tmp_path / "runs", "--include_path", odd_tasks.path, task=task)
+    assert_one_message(call(*arguments), code, *parts)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "parts"),
+    [
+        (("--n_steps", 0), 2, ("n_steps is 0", "at least 1 node")),
+        (("--n_steps", -4), 2, ("n_steps is -4",)),
+        (("--top_k", 0), 2, ("top_k is 0", "1 to 96")),
+        (("--top_k", 97), 2, ("top_k is 97", "1 to 96")),
+        (("--top_k", 2.5), 2, ("top_k is 2.5",)),
+        (("--top_z", 0), 2, ("top_z is 0", "1 to 48")),
+        (("--top_z", 49), 2, ("top_z is 49", "1 to 48")),
+        (("--limit", 0), 2, ("limit is 0", "1 or more")),
+        (("--batch_size", 0), 2, ("batch_size is 0",)),
+        (("--n_proxies", 0), 2, ("n_proxies is 0",)),
+        (("--num_fewshot", -1), 2, ("num_fewshot is -1", "0 or more")),
+        (("--include_path", "no/such/folder"), 2, ("no/such/folder is not a directory",)),
+        (("--selection_split", "dev"), 1, ("no split 'dev'", "selection, validation")),
+        (("--selection_split", "validation"), 1, ("is also the validation split",)),
+        (("--model_args", "pretrained=no/such/model"), 1, ("'no/such/model' cannot be loaded",)),
+        (("--model_args", "pretrained=/no/such/model"), 1, ("'/no/such/model' cannot be loaded",)),
+        (("--model_args", "dtype=float32"), 2, ("names no model", "pretrained=")),
+        (("--model_args", "pretrained"), 1, ("the model '' cannot be loaded", "pretrained=NAME")),
+        (("--model_args", "pretrained={model},dtype=float99"), 1, ("float99",)),
+        (("--model_args", "pretrained={model},no_such_setting=1"), 1, ("no_such_setting",)),
+        (("--apply_chat_template",), None, ("chat template",)),  # the tokenizer has none
+        (("--num_fewshot", 100), None, ("demo_topic",)),  # there are not so many
+        (("--model_args", "pretrained={mamba}"), 1, ("no FFN down-projection",)),
+    ],
+)  # fmt: skip
+def test_identify_refuses(tmp_path, only_own_tasks, flags, code, parts):
+    folders = {"model": model_dir(), "mamba": model_without_ffn()}
+    given = [str(flag).format(**folders) for flag in flags]
+    assert_one_message(call(*identify(tmp_path, *given)), code, *parts)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--n_steps", 0), ("--top_k", 97), ("--top_z", 0), ("--selection_split", "dev"),
+     ("--model_args", "pretrained=no/such/model")],
+)  # fmt: skip
+def test_a_refused_command_leaves_the_run_that_was_there(copied, tmp_path, flag, value):
+    # --overwrite means: put a new run in its place, not: take the old one away.
+    output = tmp_path / "runs"
+    shutil.copytree(copied.path, output / "demo_topic")
+    before = sorted(path.name for path in (output / "demo_topic").iterdir())
+    assert call(*identify(output, "--overwrite", flag, value))[0] in (1, 2)
+    assert sorted(path.name for path in (output / "demo_topic").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "parts"),
+    [
+        (("--conditions", "harm"), 2, ("unknown condition 'harm'", "suppress_good", "enhance")),
+        (("--conditions", "degrade,", "harm.random_1"), 2, ("unknown condition 'harm.random_1'",)),
+        (("--n_random", -1), 2, ("n_random is -1",)),
+        (("--enhance_scale", "nan"), 2, ("the enhance scale is nan",)),
+        (("--top_k", 7), 1, ("top_k=7 of a set chosen with top_k=6", "1 to 6")),
+        (("--limit", 0), 2, ("limit is 0",)),
+        (("--batch_size", 0), 2, ("batch_size is 0",)),
+    ],
+)
+def test_validate_refuses_and_keeps_what_is_there(copied, flags, code, parts):
+    before = copied.conditions.read_bytes()
+    assert_one_message(call("validate", copied.path, *flags), code, *parts)
+    assert copied.conditions.read_bytes() == before
+
+
+def test_validate_refuses_a_bad_condition_before_any_work(tmp_path):
+    arguments = identify(tmp_path / "runs", "--conditions", "harm")[1:]
+    assert_one_message(call(*arguments, entry=cli.run_eval_main), 2, "unknown condition 'harm'")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_neurons_of_another_model(copied):
+    change_settings(copied, model_args={"pretrained": str(model_dir(n_layers=3))})
+    before = copied.conditions.read_bytes()
+    assert_one_message(
+        call("validate", copied.path), 1, "of 2 layers of 48 neurons", "has 3 layers of 48"
+    )
+    assert copied.conditions.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["validate", "report"])
+def test_a_run_directory_that_is_missing(tmp_path, command):
+    result = call(command, tmp_path / "nowhere")
+    assert_one_message(result, 1, "nowhere holds no run", "identify")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("neurons.json", None),
+        ("neurons.json", b"{"),
+        ("neurons.json", b"\xff\xfe"),
+        ("scores.safetensors", None),
+        ("scores.safetensors", b"nothing of the kind"),
+        ("conditions.jsonl", b'{"question_id": "q1"}\n'),
+        ("conditions.jsonl", b'{"question'),
+        ("conditions.jsonl", b""),
+        ("run.yaml", b"settings: [1"),
+    ],
+)
+def test_damaged_artifacts(copied, name, content):
+    path = copied.path / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    code, _, err = call("report", copied.path)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert name in err
+    assert "Remedy: " in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("judge",),
+        ("identify", "--no_such_flag"),
+        ("identify", "--engine", "steam"),
+        ("identify", "--quadrature", "simpson"),
+        ("identify", "--method", "luck"),
+        ("identify", "--ambiguous", "maybe"),
+        ("identify", "--overlap", "keep"),
+        ("identify", "--limit", "few"),
+        ("validate",),
+    ],
+)
+def test_flags_that_do_not_parse(arguments):
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert "error: " in err
+    assert "Traceback" not in err
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_message(call(*identify(tmp_path)), 2, "started with 2 processes", "one process")
+
+
+@pytest.mark.parametrize(
+    "given", [["pretrained=m,dtype=float32"], ["pretrained=m", "dtype=float32"]]
+)
+def test_model_args_in_either_form(given):
+    assert parse_model_args(given) == {"pretrained": "m", "dtype": "float32"}
+
+
+def test_an_error_of_ours_is_one_message_and_any_other_escapes(monkeypatch):
+    def fail_with(error):
+        def fail(options):
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(cli, "_report", fail_with(NeuronLLMError("a", expected="b", remedy="c")))
+    assert call("report", "x") == (1, "", "error: a.\nExpected: b.\nRemedy: c.\n")
+    monkeypatch.setattr(cli, "_report", fail_with(KeyboardInterrupt()))
+    assert call("report", "x")[0] == 130
+    monkeypatch.setattr(cli, "_report", fail_with(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        call("report", "x")

@@ -1,0 +1,282 @@
+"""Stored answers give the harness's own metrics and result files."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import lm_eval
+import numpy as np
+import pytest
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from neuronllm_eval.architectures import find_ffn_layers
+from neuronllm_eval.conditions import UNMASKED
+from neuronllm_eval.engine import build_engine
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.harness_results import AnsweredLM, ResultContext, harness_metrics, write_result
+from neuronllm_eval.requests import (
+    AquaSettings,
+    PromptSettings,
+    build_questions,
+    on_split,
+    validation_split,
+)
+from neuronllm_eval.validation import ConditionPlan, answers_under, score_conditions
+from tests.harness_fixtures import (
+    DEMO_TASKS,
+    TaskFolder,
+    a_doc,
+    demo_model_dir,
+    demo_task,
+    harness_model,
+    include_paths,
+    loglikelihood_requests,
+    model_dir,
+    neuron_set,
+    some_docs,
+)
+
+
+def stock_run(path, name, *, batch_size=1, limit=None, folder=None, **settings):
+    """`lm_eval --model hf` of a task."""
+    manager = TaskManager(include_path=include_paths(folder), include_defaults=False)
+    return lm_eval.simple_evaluate(
+        "hf", model_args={"pretrained": str(path)}, tasks=[name], task_manager=manager,
+        batch_size=batch_size, limit=limit, device="cpu", log_samples=False, **settings,
+    )  # fmt: skip
+
+
+def scored(path, task, *, limit=None, batch_size=1, engine="auto"):
+    """The questions of a task's validation split, and the unmasked model's answers."""
+    lm = harness_model(path)
+    judged = on_split(task, validation_split(task), AquaSettings())
+    questions = build_questions(lm, judged, PromptSettings(), limit)
+    layers = find_ffn_layers(lm.model)
+    chosen = build_engine(lm.model, layers, questions.prompts, engine)
+    plan = ConditionPlan((UNMASKED,), n_random=0)
+    neurons = neuron_set(n_layers=layers.n_layers, width=layers.width)
+    docs = score_conditions(
+        chosen, questions.questions, plan.factors(neurons), batch_size, lambda _: None
+    )
+    return questions, answers_under(docs, 0)
+
+
+def metrics_of(results, name):
+    return results["results"][name], results["n-samples"][name], results["higher_is_better"][name]
+
+
+# The harness's own numbers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("name", DEMO_TASKS)
+def test_unmasked_metrics_equal_stock_to_the_last_digit(name, batch_size):
+    questions, answers = scored(model_dir(), demo_task(name), limit=10, batch_size=batch_size)
+    ours = harness_metrics(questions, answers)
+    stock = stock_run(model_dir(), name, limit=30, batch_size=batch_size)
+    assert metrics_of(ours, name) == metrics_of(stock, name)
+    assert ours["n-samples"][name]["effective"] == 30
+    assert 0 < ours["results"][name]["acc,none"] < 1
+    assert ours["results"][name]["acc_stderr,none"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("name", DEMO_TASKS)
+def test_the_shipped_model_scores_as_in_stock(name, batch_size):
+    path = demo_model_dir()
+    limit = 30 if batch_size == 8 else 15
+    questions, answers = scored(path, demo_task(name), limit=limit // 3, batch_size=batch_size)
+    stock = stock_run(path, name, limit=limit, batch_size=batch_size)
+    assert metrics_of(harness_metrics(questions, answers), name) == metrics_of(stock, name)
+
+
+def test_answers_are_the_log_likelihoods_of_stock():
+    path = model_dir()
+    questions, answers = scored(path, demo_task(), limit=3, batch_size=8)
+    instances = questions.task.instances
+    stock = harness_model(path).loglikelihood(instances, disable_tqdm=True)
+    found = AnsweredLM(answers).loglikelihood(instances)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in stock]
+    np.testing.assert_allclose([v for v, _ in found], [v for v, _ in stock], rtol=0, atol=1e-4)
+
+
+@pytest.fixture
+def words_task(tmp_path) -> tuple[TaskFolder, str]:
+    """Options of several tokens and of different lengths, which share their first tokens."""
+    folder = TaskFolder(tmp_path / "tasks")
+    # Golds in unequal shares, so that always choosing another option shows in the metrics.
+    docs = [{**a_doc(number), "answer": number % 8 // 5} for number in range(100, 124)]
+    metrics = ("acc", "acc_norm", "acc_bytes", "exact_match", "brier_score")
+    folder.write(
+        "words",
+        {"train": some_docs(0), "test": docs},
+        doc_to_choice=["because of the cat", "because of the catapult, or so", "because of it"],
+        metric_list=[{"metric": metric} for metric in metrics],
+    )
+    return folder, "words"
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "split_space"])
+def test_every_multiple_choice_metric_equals_stock(words_task, tokenizer):
+    # acc_norm divides by the options' lengths, and exact_match asks for greedy decoding: both need
+    # the log-likelihoods and flags of the whole continuation, shared first tokens included.
+    folder, name = words_task
+    path = model_dir(tokenizer)
+    questions, answers = scored(path, folder.load(name))
+    ours = harness_metrics(questions, answers)["results"][name]
+    stock = stock_run(path, name, folder=folder)["results"][name]
+    assert set(ours) == set(stock)
+    for metric, value in stock.items():
+        if isinstance(value, float):
+            assert ours[metric] == pytest.approx(value, abs=1e-5), metric
+
+
+def test_the_wrong_answers_give_other_metrics():
+    # Guards the comparisons above: answers shifted by a doc must show.
+    questions, answers = scored(model_dir(), demo_task(), limit=10, batch_size=8)
+    right = harness_metrics(questions, answers)["results"]["demo_topic"]
+    gold = {prompt.doc_id: prompt.gold for prompt in questions.prompts}
+    told = {doc: [(float(option == gold[doc]), False) for option in range(4)] for doc in answers}
+    assert harness_metrics(questions, told)["results"]["demo_topic"]["acc,none"] == 1.0
+    never = {doc: [(-value, flag) for value, flag in rows] for doc, rows in told.items()}
+    assert harness_metrics(questions, never)["results"]["demo_topic"]["acc,none"] == 0.0
+    assert 0 < right["acc,none"] < 1
+
+
+# Nothing left behind ----------------------------------------------------------------------------
+
+
+def test_the_task_is_clean_afterwards():
+    questions, answers = scored(model_dir(), demo_task(), limit=2)
+    task = questions.task
+    instances = list(task.instances)
+    first = harness_metrics(questions, answers)
+    assert task.instances == instances
+    assert all(not instance.resps for instance in instances)
+    assert all(not instance.filtered_resps for instance in instances)
+    assert "build_all_requests" not in vars(task)
+    assert harness_metrics(questions, answers)["results"] == first["results"]
+    task.build_all_requests(limit=1)  # the class's own again
+    assert len(task.instances) == 4
+
+
+def test_the_task_is_clean_after_an_exception(monkeypatch):
+    questions, answers = scored(model_dir(), demo_task(), limit=2)
+    task = questions.task
+
+    def fail(*_):
+        raise RuntimeError("the metric broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "process_results", fail)
+        with pytest.raises(RuntimeError, match="the metric broke"):
+            harness_metrics(questions, answers)
+    assert all(not i.resps and not i.filtered_resps for i in task.instances)
+    assert "build_all_requests" not in vars(task)
+    assert harness_metrics(questions, answers)["n-samples"]["demo_topic"]["effective"] == 6
+
+
+def test_only_multiple_choice_requests_are_answered():
+    lm = AnsweredLM({0: [(-1.0, True)]})
+    assert lm.loglikelihood(loglikelihood_requests([("a", "b")])) == [(-1.0, True)]
+    for refused in (lm.generate_until, lm.loglikelihood_rolling):
+        with pytest.raises(TypeError, match="only multiple-choice"):
+            refused([])
+
+
+# Result files -----------------------------------------------------------------------------------
+
+
+def context(lm: HFLM, **config) -> ResultContext:
+    return ResultContext.gather(
+        lm,
+        config={**lm.get_model_info(), **config},
+        model_args={"pretrained": str(model_dir())},
+        system_instruction=None,
+        chat_template=None,
+        fewshot_as_multiturn=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def stock_file(tmp_path_factory):
+    """A result file written as the `lm_eval` command writes it."""
+    folder = tmp_path_factory.mktemp("stock")
+    tracker = EvaluationTracker(output_path=str(folder))
+    results = stock_run(model_dir(), "demo_topic", limit=6, evaluation_tracker=tracker)
+    tracker.save_results_aggregated(results=results)
+    (written,) = folder.glob("**/results_*.json")
+    return json.loads(written.read_text())
+
+
+@pytest.fixture(scope="module")
+def own_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "results" / "suppress_good.json"
+    questions, answers = scored(model_dir(), demo_task(), limit=2)
+    metrics = harness_metrics(questions, answers)
+    mask = {"condition": "suppress_good", "positions": "scored", "neurons": "runs/x"}
+    write_result(path, metrics, context(harness_model(model_dir()), limit=2), mask)
+    assert [child.name for child in path.parent.iterdir()] == [path.name]  # no dated copy stays
+    return json.loads(path.read_text())
+
+
+def test_a_result_file_has_the_keys_of_stock(own_file, stock_file):
+    assert set(own_file) == set(stock_file)
+
+
+def test_a_result_file_has_the_content_of_stock(own_file, stock_file):
+    for key in ("results", "n-samples", "n-shot", "versions", "higher_is_better", "group_subtasks"):
+        assert own_file[key] == stock_file[key], key
+    for key in ("max_length", "tokenizer_pad_token", "tokenizer_eos_token", "eot_token_id"):
+        assert own_file[key] == stock_file[key], key
+    ours, stock = (file["configs"]["demo_topic"] for file in (own_file, stock_file))
+    assert {k: v for k, v in ours.items() if k != "metadata"} == {
+        k: v for k, v in stock.items() if k != "metadata"
+    }
+    assert own_file["model_name"] == stock_file["model_name"]
+    shared = set(stock_file["config"]) & set(own_file["config"])
+    assert shared >= {"model", "model_args", "model_num_parameters", "model_dtype", "limit"}
+
+
+def test_a_result_file_names_the_mask(own_file):
+    assert own_file["config"]["model"] == own_file["model_source"] == "neuronllm"
+    assert own_file["config"]["model_args"] == {
+        "pretrained": str(model_dir()),
+        "condition": "suppress_good",
+        "positions": "scored",
+        "neurons": "runs/x",
+    }
+
+
+def test_the_context_is_shared_and_left_alone(tmp_path):
+    questions, answers = scored(model_dir(), demo_task(), limit=2)
+    shared = context(harness_model(model_dir()))
+    before = (dict(shared.model_args), dict(shared.config), dict(shared.environment))
+    files = []
+    for name in ("unmasked", "degrade"):
+        write_result(
+            tmp_path / f"{name}.json", harness_metrics(questions, answers), shared,
+            {"condition": name},
+        )  # fmt: skip
+        files.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert (shared.model_args, shared.config, shared.environment) == before
+    assert [f["config"]["model_args"]["condition"] for f in files] == ["unmasked", "degrade"]
+
+
+def test_a_result_file_that_cannot_be_written(tmp_path, caplog):
+    (tmp_path / "results").write_text("a file where the folder should be")
+    questions, answers = scored(model_dir(), demo_task(), limit=1)
+    with (
+        caplog.at_level(logging.CRITICAL, logger="lm_eval"),
+        pytest.raises(ArtifactError, match=r"(?s)unmasked\.json could not be written.*see the log"),
+    ):
+        write_result(
+            tmp_path / "results" / "unmasked.json",
+            harness_metrics(questions, answers),
+            context(harness_model(model_dir())),
+            {"condition": "unmasked"},
+        )

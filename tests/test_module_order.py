@@ -1,0 +1,143 @@
+"""Who may import whom, who may print, and what nobody may call."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import neuronllm_eval
+
+PACKAGE = Path(neuronllm_eval.__file__).parent
+# A module imports only from modules above it.
+ORDER = (
+    "errors",
+    "array_checks",
+    "strict_json",
+    "prompts",
+    "tasks_path",
+    "aqua",
+    "fingerprints",
+    "neurons",
+    "architectures",
+    "hooks",
+    "scoring",
+    "attention_masks",
+    "replay",
+    "fan_out",
+    "engine",
+    "attribution",
+    "selection",
+    "conditions",
+    "demo",
+    "requests",
+    "identification",
+    "masked_lm",
+    "harness_results",
+    "validation",
+    "resampling",
+    "statistics",
+    "summary",
+    "report",
+    "settings",
+    "run_directory",
+    "pipeline",
+    "arguments",
+    "cli",
+    "__main__",
+)
+FORBIDDEN_CALLS = {
+    "eval",
+    "exec",
+    "torch.load",
+    "pickle.load",
+    "pickle.loads",
+    "yaml.load",
+    "yaml.unsafe_load",
+}
+FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
+PRINTING = {"cli.py", "demo/train.py"}
+
+
+def sources() -> dict[str, ast.Module]:
+    """Every source file of the package by its path below it."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return {
+        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in paths
+    }
+
+
+def module_of(path: str) -> str:
+    """The first name below the package: `demo` for all that lies in `demo/`."""
+    return path.split("/")[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_imports(tree: ast.Module) -> set[str]:
+    """Modules of the package that a file imports, as they are listed in ORDER."""
+    parts = [name.split(".") for name in imports(tree)]
+    own = {part[1] for part in parts if part[0] == "neuronllm_eval" and len(part) > 1}
+    return {name for name in own if not name.startswith("__")}  # __version__
+
+
+def calls(tree: ast.Module) -> set[str]:
+    """Names of what a file calls, as written."""
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+FILES = sources()
+
+
+def test_every_module_has_its_place():
+    modules = {module_of(path) for path in FILES} - {"__init__"}
+    assert modules == set(ORDER)
+    assert len(set(ORDER)) == len(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_come_from_above(path):
+    own = module_of(path)
+    if own == "__init__":
+        above: tuple[str, ...] = ()
+    else:
+        above = ORDER[: ORDER.index(own) + (own == "demo")]  # within the demo, from each other
+    assert own_imports(FILES[path]) <= set(above)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_only_the_command_line_prints(path):
+    if path in PRINTING:
+        assert "print" in calls(FILES[path]), "then it need not be in PRINTING"
+    else:
+        assert calls(FILES[path]) & {"print", "sys.stdout.write", "sys.stderr.write"} == set()
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_nothing_runs_code_from_a_file(path):
+    tree = FILES[path]
+    assert calls(tree) & FORBIDDEN_CALLS == set()
+    assert {name.split(".")[0] for name in imports(tree)} & FORBIDDEN_MODULES == set()
+
+
+def test_the_checks_see_what_they_look_for():
+    tree = ast.parse(
+        "import pickle\nfrom neuronllm_eval import cli\nfrom neuronllm_eval.demo.words import x\n"
+        "def f():\n    import neuronllm_eval.engine\n    print(torch.load(eval('1')))\n"
+    )
+    assert own_imports(tree) == {"cli", "demo", "engine"}
+    assert calls(tree) == {"print", "torch.load", "eval"}
+    assert "pickle" in imports(tree)

@@ -1,0 +1,190 @@
+"""The report's sentences and tables, word for word."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from neuronllm_eval.neurons import NeuronScores
+from neuronllm_eval.report import HEADERS, TaskReport, headline, markdown_table, render, table_rows
+from neuronllm_eval.statistics import ControlRank, PairedDelta
+from neuronllm_eval.summary import ConditionSummary
+from tests.harness_fixtures import N_LAYERS, WIDTH, neuron_set, provenance
+
+NEURONS = neuron_set(good=((0, 1), (1, 2), (1, 7)), bad=((0, 3),))
+NO_CONTROLS = ControlRank(math.nan, math.nan, math.nan, 0, 0, math.nan)
+
+
+def delta(change, low, high, *, unmasked=80.0, p_value=0.03):
+    return PairedDelta(unmasked, unmasked + change, change, low, high, p_value, 30, 10)
+
+
+def summary(condition, accuracy, *, controls=NO_CONTROLS, n_beyond=0, confidence=None):
+    confidence = confidence or delta(-1.25, -2.0, -0.5, unmasked=60.0)
+    return ConditionSummary(condition, accuracy, confidence, 0.0, 0.0, controls, n_beyond)
+
+
+UNMASKED = summary("unmasked", delta(0.0, 0.0, 0.0), controls=None, confidence=delta(0, 0, 0))
+CONTROLS = ControlRank(-0.26, -1.5, 2.04, 10, 0, 1 / 11)
+
+
+def scores() -> NeuronScores:
+    ace = np.zeros((N_LAYERS, WIDTH))
+    half_sums = np.zeros((2, N_LAYERS, WIDTH))
+    # The halves rank the scored neurons alike, but for the last good one.
+    half_sums[0, 0, :4] = [3, 2, 1, -1]
+    half_sums[1, 0, :5] = [6, 4, 0, -2, 2]
+    counts = np.zeros((N_LAYERS, WIDTH), dtype=np.int64)
+    return NeuronScores(
+        ace, counts, counts, half_sums, np.zeros((4, N_LAYERS, WIDTH)),
+        provenance(
+            task="some_task", split="train", n_questions=50, n_prompts=150, method="ace",
+            n_steps=4, quadrature="gauss_legendre", engine="fan_out",
+            completeness_gap_max=0.01234, completeness_gap_mean=0.000567,
+            completeness_gap_share=0.02344,
+        ),
+    )  # fmt: skip
+
+
+def report(*summaries: ConditionSummary) -> TaskReport:
+    return TaskReport("some_task", "dev", NEURONS, scores(), summaries)
+
+
+# The headline -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "controls", "n_beyond", "sentence"),
+    [
+        (
+            delta(-12.34, -15.0, -9.94),
+            CONTROLS,
+            10,
+            "Suppressing 3 good neurons lowers accuracy by 12.3 points (95% 9.9 to 15.0), further "
+            "than 10 of 10 random controls.",
+        ),
+        (
+            delta(-0.5, -2.0, 1.04),
+            CONTROLS,
+            7,
+            "Suppressing 3 good neurons lowers accuracy by 0.5 points (95% -2.0 to +1.0), further "
+            "than 7 of 10 random controls.",
+        ),
+        (
+            delta(2.0, 0.56, 3.4),
+            CONTROLS,
+            0,
+            "Suppressing 3 good neurons raises accuracy by 2.0 points (95% 0.6 to 3.4), further "
+            "than 0 of 10 random controls.",
+        ),
+        (
+            delta(-2.0, -3.0, -1.0),
+            NO_CONTROLS,
+            0,
+            "Suppressing 3 good neurons lowers accuracy by 2.0 points (95% 1.0 to 3.0).",
+        ),
+    ],
+)
+def test_headline(accuracy, controls, n_beyond, sentence):
+    own = summary("suppress_good", accuracy, controls=controls, n_beyond=n_beyond)
+    other = summary("suppress_bad", delta(50.0, 40.0, 60.0))
+    assert headline(report(UNMASKED, other, own)) == sentence
+
+
+def test_headline_where_nothing_changed():
+    sentence = headline(report(UNMASKED, summary("suppress_good", delta(0.0, 0.0, 0.0))))
+    assert sentence.startswith("Suppressing 3 good neurons ")
+    assert "raises" not in sentence
+    assert "lowers" not in sentence
+
+
+@pytest.mark.parametrize("summaries", [(), (UNMASKED,)])
+def test_headline_without_suppression(summaries):
+    assert headline(report(*summaries)) == "Found 3 good and 1 bad neurons of 96."
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def test_rows():
+    rows = table_rows(
+        [
+            UNMASKED,
+            summary("degrade", delta(-12.34, -15.06, 0.04), controls=CONTROLS, n_beyond=9),
+            summary("enhance", delta(3.0, 1.0, 5.0, p_value=0.00099), controls=NO_CONTROLS),
+            summary("enhance_bad", delta(0.0, 0.0, 0.0, p_value=0.001)),
+        ]
+    )
+    assert rows == [
+        ["unmasked", "80.0", "", "", "", "80.0", "", ""],
+        ["degrade", "67.7", "-12.3", "-15.1 to +0.0", "0.0300", "-1.2", "-0.3 (-1.5 to +2.0)",
+         "9 of 10"],
+        ["enhance", "83.0", "+3.0", "+1.0 to +5.0", "<0.001", "-1.2", "", ""],
+        ["enhance_bad", "80.0", "+0.0", "+0.0 to +0.0", "0.0010", "-1.2", "", ""],
+    ]  # fmt: skip
+    assert {len(row) for row in rows} == {len(HEADERS)}
+
+
+def cells(table: str) -> list[list[str]]:
+    """The cells of a markdown table, as a reader of markdown splits them."""
+    lines = [line.replace("\\|", "\0") for line in table.splitlines()]
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+    assert set("".join(rows[1])) <= set("-:")
+    return [[cell.replace("\0", "|") for cell in row] for row in (rows[0], *rows[2:])]
+
+
+def test_cells_with_signs_of_markdown():
+    rows = [["a|b", "two\nlines"], ["||", "plain"]]
+    table = markdown_table(["left", "right"], rows)
+    assert cells(table) == [["left", "right"], ["a|b", "two lines"], ["||", "plain"]]
+
+
+def test_numbers_stay_as_they_are_written():
+    table = markdown_table(["n"], [["10.0"], ["-0.50"], ["007"], ["+3.0"]])
+    assert cells(table) == [["n"], ["10.0"], ["-0.50"], ["007"], ["+3.0"]]
+
+
+# The whole report -------------------------------------------------------------------------------
+
+CHOSEN = (
+    "Chosen on 50 questions (150 prompts) of the train split of some_task; ace, 4 nodes of "
+    "gauss_legendre, fan_out engine; completeness gap at most 0.012 log-nats, 0.00057 on average, "
+    "2.34% of the change in all."
+)
+
+
+def test_report_before_validation():
+    # Halves [3 2 1 -1 0] and [6 4 0 -2 2] over the five scored neurons: ranks 5 4 3 1 2 and
+    # 5 4 2 1 3, squared differences 0 0 1 0 1, so Spearman 1 - 6 * 2 / (5 * 24) = 0.9.
+    # Each half has one negative neuron, so the overlaps are those of the first neuron.
+    assert render(report()) == (
+        "## some_task\n"
+        "\n"
+        "Found 3 good and 1 bad neurons of 96.\n"
+        "\n"
+        f"{CHOSEN}\n"
+        "Split-half rank correlation of the scores 0.90; of the top good neurons 100%, of the bad "
+        "100% are found by both halves.\n"
+        "Good neurons by layer [1, 2], bad [1, 0].\n"
+    )
+
+
+def test_report_after_validation():
+    text = render(report(UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0))))
+    lines = text.splitlines()
+    assert lines[:3] == ["## some_task", "", "Found 3 good and 1 bad neurons of 96."]
+    table = cells("\n".join(lines[4:8]))
+    assert table[0] == list(HEADERS)
+    assert [row[0] for row in table[1:]] == ["unmasked", "degrade"]
+    assert "Judged on 10 questions (30 docs) of the dev split; intervals and p are paired" in text
+    assert CHOSEN in text
+
+
+def test_report_where_the_halves_agree_on_nothing():
+    base = scores()
+    empty = dataclasses.replace(base, half_sums=np.zeros_like(base.half_sums))
+    text = render(TaskReport("t", "", NEURONS, empty, ()))
+    assert "rank correlation of the scores nan" in text

@@ -1,0 +1,236 @@
+"""Paired deltas from hand-worked tables, controls by name, and what is not a number."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.errors import ArtifactError, NeuronLLMError
+from neuronllm_eval.summary import EXPECTED_SIGN, DocTable, summarise, summary_json
+
+HERE = Path("conditions.jsonl")
+
+
+def odds(*weights: float) -> list[float]:
+    """Log-likelihoods whose softmax is in proportion to the weights."""
+    return [math.log(weight) for weight in weights]
+
+
+def line(question: str, gold: int, **rows: list[float]) -> dict:
+    return {"question_id": question, "gold": gold, "loglikelihoods": rows}
+
+
+# Worked by hand. Right or wrong and confidence (softmax at gold), unmasked -> degrade:
+#   q1  right 3/4 -> wrong 1/4
+#   q1  wrong 1/2 -> right 4/5   (a tie goes to the first option, which is not the gold)
+#   q2  right 5/8 -> wrong 1/8   (three options)
+#   q3  wrong 1/10 -> wrong 1/10
+LINES = [
+    line("q1", 0, unmasked=odds(3, 1), degrade=odds(1, 3)),
+    line("q1", 1, unmasked=odds(1, 1), degrade=odds(1, 4)),
+    line("q2", 2, unmasked=odds(1, 2, 5), degrade=odds(5, 2, 1)),
+    line("q3", 0, unmasked=odds(1, 9), degrade=odds(1, 9)),
+]
+
+
+def test_table_with_different_numbers_of_options():
+    table = DocTable.from_lines(LINES, HERE)
+    assert table.conditions == ("unmasked", "degrade")
+    assert table.question_index.tolist() == [0, 0, 1, 2]
+    assert table.correct["unmasked"].tolist() == [1, 0, 1, 0]
+    assert table.correct["degrade"].tolist() == [0, 1, 0, 0]
+    assert table.confidence["unmasked"] == pytest.approx([0.75, 0.5, 0.625, 0.1])
+    assert table.confidence["degrade"] == pytest.approx([0.25, 0.8, 0.125, 0.1])
+
+
+def test_the_order_of_docs_with_different_numbers_of_options_is_kept():
+    shuffled = [LINES[2], LINES[0], LINES[3], LINES[1]]
+    table = DocTable.from_lines(shuffled, HERE)
+    assert table.question_index.tolist() == [0, 1, 2, 1]
+    assert table.correct["degrade"].tolist() == [0, 0, 0, 1]
+    assert table.confidence["unmasked"] == pytest.approx([0.625, 0.75, 0.1, 0.5])
+
+
+def test_summary_by_hand():
+    unmasked, degrade = summarise(DocTable.from_lines(LINES, HERE))
+    assert (unmasked.condition, degrade.condition) == ("unmasked", "degrade")
+    # accuracy 2/4 -> 1/4; confidence (.75 + .5 + .625 + .1)/4 -> (.25 + .8 + .125 + .1)/4
+    accuracy, confidence = degrade.accuracy, degrade.confidence
+    assert (accuracy.unmasked, accuracy.condition, accuracy.delta) == (50.0, 25.0, -25.0)
+    assert (accuracy.n_docs, accuracy.n_questions) == (4, 3)
+    assert accuracy.p_value == 1.0  # one question differs: both signs are as far from 0
+    # Resampled questions: all q2 gives -100 points, none of it 0.
+    assert (accuracy.low, accuracy.high) == (-100.0, 0.0)
+    assert confidence.unmasked == pytest.approx(49.375)
+    assert confidence.condition == pytest.approx(31.875)
+    assert confidence.delta == pytest.approx(-17.5)
+    assert degrade.rac == pytest.approx(-50.0)
+    assert degrade.rcc == pytest.approx(-100 * 17.5 / 49.375)
+    assert degrade.controls.n_controls == 0
+    assert degrade.n_beyond == 0
+
+    assert unmasked.controls is None
+    assert (unmasked.accuracy.delta, unmasked.accuracy.low, unmasked.accuracy.high) == (0, 0, 0)
+    assert unmasked.rac == unmasked.rcc == 0
+
+
+def test_the_same_draws_every_time():
+    table = DocTable.from_lines(LINES, HERE)
+    assert summarise(table) == summarise(table)
+    assert summarise(table, seed=1)[1].accuracy.delta == -25.0
+
+
+# Controls ---------------------------------------------------------------------------------------
+
+
+def table_of(**accuracies: str) -> DocTable:
+    """Right (1) or wrong (0) of each doc, by condition; a `__` stands for the dot."""
+    rows = {
+        name.replace("__", "."): np.array([float(digit) for digit in digits])
+        for name, digits in accuracies.items()
+    }
+    n_docs = len(rows["unmasked"])
+    return DocTable(tuple(rows), np.arange(n_docs), rows, rows)
+
+
+def test_controls_belong_to_their_own_condition():
+    # Names that begin alike: enhance and enhance_good, random_1 and random_10.
+    table = table_of(
+        unmasked="1100000000",
+        enhance="1111100000",
+        enhance_good="1111000000",
+        suppress_good="0000000000",
+        enhance__random_1="1110000000",
+        enhance__random_10="1000000000",
+        enhance_good__random_1="1111110000",
+        suppress_good__random_1="1000000000",
+        suppress_good__random_10="1100000000",
+        suppress_good__random_2="0000000000",
+    )
+    by_name = {summary.condition: summary for summary in summarise(table, 100)}
+    assert list(by_name) == ["unmasked", "enhance", "enhance_good", "suppress_good"]
+
+    enhance = by_name["enhance"]  # +30 points against +10 and -10
+    assert enhance.accuracy.delta == pytest.approx(30)
+    assert enhance.controls.n_controls == 2
+    assert (enhance.controls.low, enhance.controls.high) == pytest.approx((-10, 10))
+    assert enhance.controls.mean == pytest.approx(0)
+    assert enhance.n_beyond == 2
+
+    enhance_good = by_name["enhance_good"]  # +20 points against +40
+    assert enhance_good.controls.n_controls == 1
+    assert enhance_good.controls.mean == pytest.approx(40)
+    assert enhance_good.n_beyond == 0
+
+    suppress_good = by_name[
+        "suppress_good"
+    ]  # -20 points against -10, 0 and -20: a tie is not beyond
+    assert suppress_good.controls.n_controls == 3
+    assert suppress_good.controls.mean == pytest.approx(-10)
+    assert suppress_good.n_beyond == 2
+
+
+@pytest.mark.parametrize("name", EXPECTED_SIGN)
+def test_beyond_counts_on_the_side_that_is_expected(name):
+    control = f"{name}__random_0"
+    more = table_of(unmasked="1100", **{name: "1110", control: "1100"})
+    less = table_of(unmasked="1100", **{name: "1000", control: "1100"})
+    beyond = [summarise(table, 10)[1].n_beyond for table in (more, less)]
+    assert beyond == ([1, 0] if EXPECTED_SIGN[name] > 0 else [0, 1])
+
+
+def test_every_condition_but_unmasked_has_an_expected_sign():
+    assert set(EXPECTED_SIGN) == set(CONDITIONS) - {"unmasked"}
+    assert EXPECTED_SIGN["suppress_good"] == EXPECTED_SIGN["degrade"] == -1
+    assert EXPECTED_SIGN["suppress_bad"] == EXPECTED_SIGN["enhance"] == 1
+
+
+# summary.json -----------------------------------------------------------------------------------
+
+
+def strictly(text: str):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_what_is_not_a_number_is_null():
+    # All wrong without intervention: a relative change has no meaning. No control: no range.
+    table = table_of(unmasked="0000", degrade="0001")
+    summaries = summarise(table, 10)
+    assert math.isnan(summaries[1].rac)
+    text = summary_json("some_task", "dev", summaries)
+    assert text.endswith("}\n")
+    found = strictly(text)
+    assert (found["task"], found["split"]) == ("some_task", "dev")
+    unmasked, degrade = found["conditions"]
+    assert unmasked["controls"] is None
+    assert degrade["rac"] is None
+    assert {name for name, value in degrade["controls"].items() if value is None} == {
+        "mean",
+        "low",
+        "high",
+        "p_value",
+    }
+    assert degrade["controls"]["n_controls"] == 0
+
+
+def test_summary_json_holds_every_number():
+    summaries = summarise(DocTable.from_lines(LINES, HERE))
+    found = strictly(summary_json("t", "s", summaries))["conditions"][1]
+    assert found["condition"] == "degrade"
+    assert found["accuracy"]["delta"] == -25.0
+    assert found["accuracy"]["n_questions"] == 3
+    assert found["rcc"] == summaries[1].rcc
+    assert found["confidence"]["low"] == summaries[1].confidence.low
+
+
+# Lines that cannot be used ----------------------------------------------------------------------
+
+
+def changed(index: int, **changes) -> list[dict]:
+    return [{**old, **(changes if i == index else {})} for i, old in enumerate(LINES)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        changed(1, loglikelihoods={"unmasked": odds(1, 1)}),  # a condition is missing
+        changed(1, loglikelihoods={"degrade": odds(1, 1)}),
+        changed(2, loglikelihoods={"unmasked": odds(1, 2, 3), "degrade": odds(1, 2)}),
+        [{"gold": 0, "loglikelihoods": LINES[0]["loglikelihoods"]}, *LINES[1:]],
+        [{"question_id": "q1", "loglikelihoods": LINES[0]["loglikelihoods"]}, *LINES[1:]],
+        [{"question_id": "q1", "gold": 0}, *LINES[1:]],
+        changed(0, loglikelihoods=3),
+        changed(3, gold="A"),
+        changed(3, gold=None),
+    ],
+)
+def test_lines_that_do_not_fit(lines):
+    with pytest.raises(NeuronLLMError) as caught:
+        DocTable.from_lines(lines, HERE)
+    assert caught.value.remedy
+
+
+def test_no_line():
+    with pytest.raises(ArtifactError, match=r"conditions\.jsonl is empty\.\nRemedy: run validate"):
+        DocTable.from_lines([], HERE)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_log_likelihoods_that_are_not_finite(bad):
+    with pytest.raises(NeuronLLMError, match=r"non-finite"):
+        DocTable.from_lines(
+            changed(0, loglikelihoods={"unmasked": [bad, 0.0], "degrade": [0.0, 0.0]}), HERE
+        )
+
+
+def test_a_gold_beyond_the_options():
+    with pytest.raises(NeuronLLMError, match=r"gold holds 2"):
+        DocTable.from_lines(changed(0, gold=2), HERE)
