@@ -235,19 +235,23 @@ def test_rolling_log_likelihoods_score_every_position():
     assert abs(found[0] - expected[0]) > 1e-2
 
 
+@pytest.mark.parametrize("tokenizer", ["words", "split_space"])
 @pytest.mark.parametrize("condition", EDITING)
-def test_as_the_validation_path_scores(condition):
+def test_as_the_validation_path_scores(condition, tokenizer):
     # Fan-out at the scored position against the masked model, through the harness's own requests.
+    # Where a letter is a space and a letter, the space is context for both: it is not edited.
+    path = model_dir(tokenizer)
     task = demo_task()
-    plain = harness_model(model_dir())
-    questions = build_questions(plain, task, PromptSettings(), limit=4)
+    plain = harness_model(path)
+    questions = build_questions(plain, task, PromptSettings(num_fewshot=0), limit=4)
+    assert {prompt.n_shared for prompt in questions.prompts} == {int(tokenizer != "words")}
     layers = find_ffn_layers(plain.model)
     engine = build_engine(plain.model, layers, questions.prompts, "fan_out")
     plan = ConditionPlan((condition,), n_random=1)
     factors = plan.factors(NEURONS)
     docs = score_conditions(engine, questions.questions, factors, 6, lambda _: None)
     for row, name in enumerate(plan.names):
-        lm = masked(name, batch_size=8)
+        lm = masked(name, path=path, batch_size=8)
         answers = lm.loglikelihood(task.instances, disable_tqdm=True)
         found = np.concatenate([doc.loglikelihoods[row] for doc in docs])
         np.testing.assert_allclose(found, [value for value, _ in answers], rtol=0, atol=1e-4)
