@@ -84,7 +84,9 @@ def load_tasks(
         manager = TaskManager(include_path=paths, metadata=metadata)
     for name in names:
         if name not in manager.all_tasks and not Path(name).is_file():
-            close = difflib.get_close_matches(name, manager.all_tasks, n=5)
+            inside = [known for known in manager.all_tasks if name.lower() in known.lower()]
+            alike = difflib.get_close_matches(name, manager.all_tasks)
+            close = list(dict.fromkeys((*alike, *inside)))[:5]
             raise TaskError(
                 f"unknown task {name!r}",
                 expected="the name of a task or group"

@@ -445,11 +445,12 @@ def test_the_demo_splits_share_nothing():
 
 
 @pytest.mark.slow  # the harness reads all its YAML files before a task is called unknown
-def test_an_unknown_task_and_those_close_to_it():
+@pytest.mark.parametrize("typed", ["DEMO_", "demo_topc"])
+def test_an_unknown_task_and_those_close_to_it(typed):
     with pytest.raises(TaskError) as caught:
-        load_tasks(["DEMO_"])
+        load_tasks([typed])
     text = str(caught.value)
-    assert text.startswith("unknown task 'DEMO_'.\nExpected: the name of a task or group")
+    assert text.startswith(f"unknown task {typed!r}.\nExpected: the name of a task or group")
     close = set(re.split(r", |\.\n", text.partition("close to it: ")[2])[:5])
     assert close & {"demo_arithmetic", "demo_knowledge", "demo_sentiment", "demo_topic"}
     assert "Remedy: see `lm_eval ls tasks`, or pass --include_path." in text
