@@ -1,11 +1,13 @@
 """The flags of the command line, and the settings they make.
 
-Names, forms and defaults are lm_eval's wherever lm_eval has the flag.
+Names are lm_eval's wherever lm_eval has the flag. Three forms are narrower here: `--limit` is a
+number of questions, `--batch_size` a number of prompts, and `--seed` one whole number.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from neuronllm_eval import __version__
 from neuronllm_eval.attribution import METHODS, QUADRATURES
@@ -140,7 +142,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
     settings = RunSettings(
         model_args=parse_model_args(model_args),
         task=",".join(tasks),
-        include_path=tuple(options.include_path),
+        include_path=tuple(str(Path(path).resolve()) for path in options.include_path),
         num_fewshot=options.num_fewshot,
         apply_chat_template=options.apply_chat_template,
         system_instruction=options.system_instruction,
@@ -165,8 +167,8 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
 
 def require_counts(settings: RunSettings) -> None:
     """Raise UsageError if a count is below what it can be."""
-    for name in ("num_fewshot", "n_proxies", "batch_size", "limit"):
-        lowest = 0 if name == "num_fewshot" else 1
+    for name in ("num_fewshot", "n_proxies", "batch_size", "limit", "seed"):
+        lowest = 0 if name in ("num_fewshot", "seed") else 1
         value = getattr(settings, name)
         if value is not None and value < lowest:
             raise UsageError(
@@ -184,9 +186,15 @@ def condition_plan(options: argparse.Namespace) -> ConditionPlan:
     return ConditionPlan(
         conditions=tuple(chosen),
         n_random=options.n_random,
-        seed=getattr(options, "seed", None) or 0,
+        seed=_seed(options),
         scales=Scales(options.suppress_scale, options.enhance_scale),
     )
+
+
+def _seed(options: argparse.Namespace) -> int:
+    if options.seed is not None and options.seed < 0:
+        raise UsageError(f"seed is {options.seed}", expected="0 or more", remedy="check --seed")
+    return options.seed or 0
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

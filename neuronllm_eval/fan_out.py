@@ -172,7 +172,8 @@ class FanOutEngine:
             rows = neurons.reshape(batch, n_rows, -1)
             start = (layer - layers.start) * n_nodes
             base = rows[:, -1:].detach()  # the unedited copy [batch, 1, neurons]
-            leaf = (nodes.to(base)[None, :, None] * base).requires_grad_(True)
+            scaled = nodes.to(base.device)[None, :, None] * base.float()  # nodes keep their digits
+            leaf = scaled.to(base.dtype).requires_grad_(True)
             bases[layer], leaves[layer] = base, leaf
             edited = torch.cat((rows[:, :start], leaf, rows[:, start + n_nodes :]), dim=1)
             return edited.reshape(neurons.shape)

@@ -8,9 +8,10 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+import xxhash
 from torch import nn
 
-_SAMPLED_WEIGHTS = 64
+_CHUNK = 1 << 28  # bytes
 
 
 def digest(text: str) -> str:
@@ -19,17 +20,16 @@ def digest(text: str) -> str:
 
 
 def model_hash(model: nn.Module) -> str:
-    """A digest of every parameter's name, shape, and a sample of its values.
+    """A digest of every parameter's name, shape and values, in the dtype they are loaded in.
 
-    It tells two checkpoints of one architecture apart; it does not depend on the path they were
-    loaded from, nor on their device.
+    It does not depend on the path or the device. A few seconds for 7 billion parameters.
     """
-    state = hashlib.sha256()
+    state = xxhash.xxh3_128()
     for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // _SAMPLED_WEIGHTS)].cpu()
-        state.update(f"{name}{tuple(parameter.shape)}".encode())
-        state.update(sample.to(torch.float32).numpy().tobytes())
+        state.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        flat = parameter.detach().contiguous().flatten().view(torch.uint8)
+        for start in range(0, len(flat), _CHUNK):  # bounds the copy from a GPU
+            state.update(flat[start : start + _CHUNK].cpu().numpy().tobytes())
     return state.hexdigest()[:16]
 
 

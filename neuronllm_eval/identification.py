@@ -121,7 +121,7 @@ class ScoreSums:
         for prompt, attribution in zip(question.prompts, attributions, strict=True):
             example_score += attribution.values
             self.letter_sums[prompt.gold] += _fixed(attribution.values)
-            gaps = attribution.completeness_gap.double().cpu()
+            gaps = attribution.completeness_gap.cpu().double()
             self.gap_max = max(self.gap_max, float(gaps.max()))
             self.gap_sum += int(_fixed(gaps).sum())
             self.change_sum += int(_fixed(attribution.target_change.abs()).sum())
@@ -156,7 +156,7 @@ class ScoreSums:
 
 
 def _fixed(values: Tensor) -> NDArray[np.int64]:
-    return torch.round(values.double() * _FIXED_POINT).to(torch.int64).cpu().numpy()
+    return torch.round(values.cpu().double() * _FIXED_POINT).to(torch.int64).numpy()
 
 
 def vote(example_score: Tensor, top_z: int) -> tuple[Tensor, Tensor]:

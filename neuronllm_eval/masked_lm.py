@@ -12,6 +12,7 @@ Registered with the harness as `neuronllm`:
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from neuronllm_eval.architectures import find_ffn_layers
@@ -39,6 +40,7 @@ from neuronllm_eval.prompts import shared_leading_tokens
 from neuronllm_eval.scoring import right_pad
 
 POSITIONS = ("scored", "all")
+logger = logging.getLogger(__name__)
 _CACHE_STAMP = "neuronllm_eval"
 # ((context, continuation), context ids, continuation ids), as TemplateLM hands it over.
 _Request = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -52,7 +54,8 @@ class NeuronMaskedLM(HFLM):
         pretrained: as for `--model hf`, like every other argument not named here.
         neurons: run directory of `identify`, or its `neurons.json`. Without it the model is
             unmasked.
-        condition: one of `conditions.CONDITIONS`, or `<condition>.random_<seed>`.
+        condition: one of `conditions.CONDITIONS`, or `<condition>.random_<seed>`; must be given
+            with `neurons`.
         scale: the factor of the condition's only operation; for `degrade` and `enhance`, which
             have two, give `suppress_scale` and `enhance_scale`.
         suppress_scale: factor of suppressed neurons, 0 if not given.
@@ -70,7 +73,7 @@ class NeuronMaskedLM(HFLM):
         self,
         pretrained: Any,
         neurons: str | Path | NeuronSet | None = None,
-        condition: str = UNMASKED,
+        condition: str | None = None,
         scale: float | None = None,
         suppress_scale: float | None = None,
         enhance_scale: float | None = None,
@@ -83,15 +86,25 @@ class NeuronMaskedLM(HFLM):
             raise UsageError(
                 f"positions is {positions!r}", expected=" or ".join(POSITIONS), remedy="check it"
             )
+        if condition is None:
+            if neurons is not None:
+                raise UsageError(
+                    "neurons without a condition",
+                    expected="what to do with them: " + ", ".join(OPERATIONS),
+                    remedy="add condition=suppress_good, say, to --model_args",
+                )
+            condition = UNMASKED
         self.positions = positions
         self.condition = condition
         self.scales = _scales(condition, scale, suppress_scale, enhance_scale)
         self.neuron_set = _neuron_set(neurons, condition, top_k)
         super().__init__(pretrained, **kwargs)
         self._mask: Tensor | None = None
-        if self.neuron_set is not None and condition != UNMASKED:
+        if self.neuron_set is not None:
             layers = find_ffn_layers(self.model)
             require_same_shape(self.neuron_set, layers.shape, str(pretrained))
+            warn_of_other_weights(self.neuron_set, self.model, str(pretrained))
+        if self.neuron_set is not None and condition != UNMASKED:
             self._down_projections = layers.modules
             factors = condition_scales(self.neuron_set, condition, self.scales)
             self._mask = torch.from_numpy(factors)
@@ -140,6 +153,8 @@ class NeuronMaskedLM(HFLM):
         n_shared = _shared_by_context(requests)
         rows: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
+            if len(context) + len(continuation) > self.max_length + 1:
+                logger.warning("a prompt of %d tokens is cut on the left", len(context))
             ids = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
             n_edited = len(continuation) - n_shared[tuple(context)]
             rows.setdefault((ids, n_edited), []).append(index)
@@ -244,6 +259,14 @@ def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -
             expected="the model they were found in",
             remedy="pass that model as pretrained=, or run identify on this one",
         )
+
+
+def warn_of_other_weights(neurons: NeuronSet, model: nn.Module, name: str) -> None:
+    """Log a warning if the neurons were found in other weights of the same dtype."""
+    known = neurons.provenance
+    same_dtype = known.dtype == str(next(model.parameters()).dtype).removeprefix("torch.")
+    if same_dtype and known.model_hash != model_hash(model):
+        logger.warning("the neurons were found in other weights than those of %s", name)
 
 
 def _neuron_set(

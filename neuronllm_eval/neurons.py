@@ -51,8 +51,8 @@ class Neuron:
 class Provenance:
     """Where scores come from: enough to repeat the run and to refuse a foreign model.
 
-    Attributes are plain values; `model_hash` is a digest of the model's configuration and a sample
-    of its weights, `task_hash` of the harness task's configuration.
+    Attributes are plain values; `model_hash` is a digest of the model's weights, `task_hash` of
+    the harness task's configuration.
     """
 
     tool_version: str

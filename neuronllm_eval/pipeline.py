@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
 
@@ -26,7 +27,7 @@ from neuronllm_eval.errors import ArtifactError, ModelError, TaskError, UsageErr
 from neuronllm_eval.fingerprints import digest, model_hash, task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.identification import IdentificationSettings, ScoreSums, identify
-from neuronllm_eval.masked_lm import require_same_shape
+from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.requests import (
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 OVERLAP = ("refuse", "drop")
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
 LARGE_GAP = 0.1
+FEW_QUESTIONS = 30
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def load_model(settings: RunSettings) -> LoadedModel:
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     given = {"batch_size": settings.batch_size, "device": device}
     try:
-        lm = HFLM(**arguments, **given)
+        lm = HFLM(**{**given, **arguments})
     except (OSError, ValueError, TypeError, ImportError, AttributeError) as error:
         raise ModelError(
             f"the model {arguments.get('pretrained')!r} cannot be loaded: "
@@ -135,8 +137,15 @@ def identify_task(model: LoadedModel, settings: RunSettings, run: RunDirectory) 
     )
     resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
     resolve_count(settings.top_z, model.layers.width, "top_z")
-    resolved = dataclasses.replace(settings, n_steps=quadrature.n_steps)
     questions = selection_questions(model.lm, settings)
+    resolved = dataclasses.replace(
+        settings,
+        n_steps=quadrature.n_steps,
+        selection_split=questions.split,
+        num_fewshot=questions.num_fewshot,
+        device=str(model.lm.device),
+    )
+    how_many_are_few(questions, settings.task)
     n_nodes = resolved.n_steps or 1
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes)
     run.start()  # everything that could be refused has been
@@ -190,7 +199,8 @@ def selection_questions(lm: HFLM, settings: RunSettings) -> QuestionSet:
     if shared:
         logger.warning("%s: %d questions dropped from the selection split, which the validation "
                        "split has too", settings.task, len(shared))  # fmt: skip
-    return build_questions(lm, choosing, prompt_settings(settings), settings.limit, shared)
+    seed = settings.seed or 0
+    return build_questions(lm, choosing, prompt_settings(settings), settings.limit, shared, seed)
 
 
 def _load_task(settings: RunSettings) -> ConfigurableTask:
@@ -251,9 +261,7 @@ def validate_task(
 ) -> None:
     """Judge the neurons: conditions.jsonl, results/<condition>.json."""
     require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
-    if neurons.provenance.model_hash != model.hash:
-        logger.warning("the neurons were found in other weights than those of %s",
-                       settings.model_args.get("pretrained"))  # fmt: skip
+    warn_of_other_weights(neurons, model.lm.model, str(settings.model_args.get("pretrained")))
     task = _load_task(settings)
     judged = on_split(task, validation_split(task), aqua_settings(settings))
     questions = build_questions(model.lm, judged, prompt_settings(settings), settings.limit)
@@ -280,6 +288,16 @@ def judged_with(neurons: NeuronSet, plan: ConditionPlan) -> dict[str, Any]:
         "enhance_scale": plan.scales.enhance,
         "positions": "scored",
     }
+
+
+def how_many_are_few(questions: QuestionSet, task: str) -> None:
+    """Log a warning if there are too few questions to choose neurons by."""
+    if len(questions.questions) < FEW_QUESTIONS:
+        logger.warning(
+            "%s: only %d questions choose the neurons; expect unstable scores",
+            task,
+            len(questions.questions),
+        )
 
 
 def _condition_line(
@@ -311,7 +329,7 @@ def write_results(
         lm,
         config={
             **lm.get_model_info(),
-            # As lm_eval.simple_evaluate writes them; nothing here draws but the demonstrations.
+            # As lm_eval.simple_evaluate writes them.
             "batch_size": settings.batch_size,
             "batch_sizes": list(lm.batch_sizes.values()),
             "device": settings.device,
@@ -319,9 +337,9 @@ def write_results(
             "limit": settings.limit,
             "bootstrap_iters": 100000,
             "gen_kwargs": None,
-            "random_seed": None,
-            "numpy_seed": None,
-            "torch_seed": None,
+            "random_seed": DEFAULT_RANDOM_SEED,
+            "numpy_seed": DEFAULT_OTHER_SEED,
+            "torch_seed": DEFAULT_OTHER_SEED,
             "fewshot_seed": prompt_settings(settings).fewshot_seed,
         },
         model_args=settings.model_args,

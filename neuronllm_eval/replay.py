@@ -146,8 +146,9 @@ class ReplayEngine:
         self, sequences: _Sequences, layer: int, base: Tensor, nodes: Tensor, target: Target
     ) -> tuple[Tensor, Tensor]:
         """h * dF/dh(alpha h) summed over positions [nodes, neurons], and F [nodes]."""
-        steps = nodes.to(base)[:, None, None, None]
-        leaf = (steps * base).requires_grad_(True)  # [nodes, sequences, positions, neurons]
+        steps = nodes.to(base.device)[:, None, None, None]
+        # [nodes, sequences, positions, neurons]; the nodes keep their digits in 16 bits too.
+        leaf = (steps * base.float()).to(base.dtype).requires_grad_(True)
         keep = sequences.scored.to(base.device)[..., None]
 
         def edit(_: int, neurons: Tensor) -> Tensor:

@@ -46,36 +46,29 @@ class TaskReport:
 
 def headline(report: TaskReport) -> str:
     """One plain sentence on what suppressing the good neurons did, or on what was found."""
-    found = (
-        f"{len(report.neurons.good)} good and {len(report.neurons.bad)} bad neurons of "
-        f"{report.scores.ace.size}"
-    )
     for summary in report.summaries:
         if summary.condition == "suppress_good":
-            delta = summary.accuracy
-            if delta.delta == 0:
-                return (
-                    f"Suppressing {len(report.neurons.good)} good neurons leaves accuracy as it "
-                    f"is (95% {delta.low:+.1f} to {delta.high:+.1f})."
-                )
-            verb = "lowers" if delta.delta < 0 else "raises"
-            low, high = sorted((abs(delta.low), abs(delta.high)))
-            interval = (
-                f"95% {low:.1f} to {high:.1f}"
-                if delta.low * delta.high > 0
-                else f"95% {delta.low:+.1f} to {delta.high:+.1f}"
-            )
-            sentence = (
-                f"Suppressing {len(report.neurons.good)} good neurons {verb} accuracy by "
-                f"{abs(delta.delta):.1f} points ({interval})"
-            )
-            if summary.controls is not None and summary.controls.n_controls:
-                sentence += (
-                    f", further than {summary.n_beyond} of {summary.controls.n_controls} "
-                    "random controls"
-                )
-            return sentence + "."
-    return f"Found {found}."
+            return _sentence(len(report.neurons.good), summary)
+    return (
+        f"Found {len(report.neurons.good)} good and {len(report.neurons.bad)} bad neurons of "
+        f"{report.scores.ace.size}."
+    )
+
+
+def _sentence(n_good: int, summary: ConditionSummary) -> str:
+    accuracy, controls = summary.accuracy, summary.controls
+    if accuracy.low * accuracy.high > 0:
+        effect = "lowers accuracy" if accuracy.delta < 0 else "raises accuracy, unexpectedly,"
+        size = f"by {abs(accuracy.delta):.1f} points"
+        low, high = sorted((abs(accuracy.low), abs(accuracy.high)))
+        interval = f"95% {low:.1f} to {high:.1f}"
+    else:
+        effect, size = "has no clear effect on accuracy:", f"{accuracy.delta:+.1f} points"
+        interval = f"95% {accuracy.low:+.1f} to {accuracy.high:+.1f}"
+    sentence = f"Suppressing {n_good} good neurons {effect} {size} ({interval})"
+    if controls is not None and controls.n_controls:
+        sentence += f"; {summary.n_beyond} of {controls.n_controls} random controls fell less"
+    return sentence + "."
 
 
 def table_rows(summaries: Sequence[ConditionSummary]) -> list[list[str]]:

@@ -1,6 +1,6 @@
 """Harness tasks -> questions with token ids, exactly as `lm_eval` builds and tokenises them.
 
-The only module that touches lm-eval's inner API:
+With `masked_lm` and `harness_results`, the only module that touches lm-eval's inner API:
 
 1. load tasks by name, with the packaged ones known;
 2. make a copy of a task whose evaluated split is the selection split;
@@ -12,17 +12,20 @@ The only module that touches lm-eval's inner API:
 from __future__ import annotations
 
 import difflib
-import json
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import set_torch_seed
 
 from neuronllm_eval.aqua import AquaDocs
 from neuronllm_eval.errors import DocError, NeuronLLMError, TaskError, UsageError
@@ -30,6 +33,8 @@ from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
 from neuronllm_eval.tasks_path import tasks_dir
 
 logger = logging.getLogger(__name__)
+# Columns that belong to a question besides `question` and `choices`.
+_PASSAGES = ("passage", "article", "context", "support", "premise", "hypothesis", "text")
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ def load_tasks(
                 remedy="see `lm_eval ls tasks`, or pass --include_path",
             )
     try:
+        _seed_as_lm_eval()
         tasks = manager.load(list(names))["tasks"]
     except NeuronLLMError:
         raise
@@ -168,7 +174,7 @@ def on_split(task: ConfigurableTask, split: str, aqua: AquaSettings) -> Configur
         for name, value in (("n_proxies", aqua.n_proxies), ("seed", aqua.seed))
         if value is not None
     }
-    if changes and isinstance(task.config.process_docs, AquaDocs):
+    if changes and is_aqua(task):
         config["process_docs"] = replace(task.config.process_docs, **changes)
     elif aqua.n_proxies not in (None, 1):
         raise TaskError(
@@ -177,6 +183,7 @@ def on_split(task: ConfigurableTask, split: str, aqua: AquaSettings) -> Configur
             remedy="leave out --n_proxies, or use an AQUA task",
         )
     try:
+        _seed_as_lm_eval()
         return type(task)(config=config)
     except Exception as error:  # whatever the data of that split make the task raise
         raise TaskError(
@@ -187,9 +194,21 @@ def on_split(task: ConfigurableTask, split: str, aqua: AquaSettings) -> Configur
         ) from error
 
 
+def _seed_as_lm_eval() -> None:
+    """Some tasks shuffle options when they are read; `lm_eval` seeds before, with these seeds."""
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    set_torch_seed(DEFAULT_OTHER_SEED)
+
+
+def is_aqua(task: ConfigurableTask) -> bool:
+    """Whether the task asks each question under several orders of its options."""
+    return isinstance(task.config.process_docs, AquaDocs)
+
+
 def question_id(task: ConfigurableTask, doc_id: int, doc: dict[str, Any]) -> str:
     """The question a doc belongs to: AQUA's id, or one made from the task and the doc's index."""
-    return str(doc.get("question_id", f"{task.config.task}-{doc_id}"))
+    return str(doc["question_id"]) if is_aqua(task) else f"{task.config.task}-{doc_id}"
 
 
 def overlapping_questions(one: ConfigurableTask, other: ConfigurableTask) -> set[str]:
@@ -203,12 +222,12 @@ def overlapping_questions(one: ConfigurableTask, other: ConfigurableTask) -> set
 
 
 def _content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
-    question = doc["question"] if "question" in doc else task.doc_to_text(doc)
-    choices = doc["choices"] if "choices" in doc else task.doc_to_choice(doc)
-    if isinstance(choices, dict):
-        choices = choices.get("text", choices)
-    words = " ".join(str(question).lower().split())
-    return json.dumps([words, sorted(str(choice).strip().lower() for choice in choices)])
+    """What a doc asks: its words in no order, so that the order of the options does not count."""
+    if isinstance(doc.get("question"), str) and isinstance(doc.get("choices"), list):
+        parts = [doc["question"], *doc["choices"], *(doc.get(name) for name in _PASSAGES)]
+    else:
+        parts = [task.doc_to_text(doc), *task.doc_to_choice(doc)]
+    return " ".join(sorted(" ".join(map(str, parts)).lower().split()))
 
 
 @dataclass(frozen=True)
@@ -232,6 +251,7 @@ def build_questions(
     settings: PromptSettings,
     limit: int | None = None,
     exclude: Iterable[str] = (),
+    draw_seed: int | None = None,
 ) -> QuestionSet:
     """Let the task build its requests, and encode them as the model does.
 
@@ -241,6 +261,8 @@ def build_questions(
         settings: how prompts are built.
         limit: number of questions (not proxies), from the front; None for all.
         exclude: question ids to leave out.
+        draw_seed: draw the limited questions by this seed instead of taking the first, since
+            data may be sorted by label. AQUA tasks are shuffled already.
 
     Raises:
         DocError: a doc without a usable gold, with indistinguishable options, or longer than the
@@ -259,10 +281,11 @@ def build_questions(
             remedy="leave it out of the task's metric_list",
         )
     _apply_fewshot(task, settings)
-    n_docs = _docs_for(task, limit)
+    _require_clean_demonstrations(task)
+    chosen = _choose_docs(task, limit, set(exclude), draw_seed)
     try:
         task.build_all_requests(
-            limit=n_docs,
+            samples=set(chosen),  # a set: the harness looks every doc of the split up in it
             rank=0,
             world_size=1,
             system_instruction=settings.system_instruction,
@@ -278,23 +301,14 @@ def build_questions(
             expected="a chat template if one is to be applied, and enough demonstrations",
             remedy="check --apply_chat_template and --num_fewshot",
         ) from error
-    excluded = set(exclude)
     instances = defaultdict(list)
     for instance in task.instances:
-        instances[instance.doc_id].append(instance)
+        instances[chosen[instance.doc_id]].append(instance)  # the harness counts the chosen ones
     grouped: dict[str, list[Prompt]] = defaultdict(list)
     for doc_id, requests in instances.items():
         doc = requests[0].doc
-        identity = question_id(task, doc_id, doc)
-        if identity not in excluded:
-            requests.sort(key=lambda request: request.idx)
-            grouped[identity].append(_encode_doc(lm, task, doc_id, doc, requests))
-    if not grouped:
-        raise UsageError(
-            f"no question is left of task {task.config.task}",
-            expected="at least one",
-            remedy="check the splits, --limit and --overlap",
-        )
+        requests.sort(key=lambda request: request.idx)
+        grouped[question_id(task, doc_id, doc)].append(_encode_doc(lm, task, doc_id, doc, requests))
     return QuestionSet(
         task=task,
         split=validation_split(task),
@@ -307,23 +321,58 @@ def build_questions(
 
 def _apply_fewshot(task: ConfigurableTask, settings: PromptSettings) -> None:
     # As lm_eval.simple_evaluate: a task that fixes 0 demonstrations keeps them.
-    if settings.num_fewshot is not None and task.config.num_fewshot != 0:
+    if settings.num_fewshot and task.config.num_fewshot == 0:
+        logger.warning("%s: fixes 0 demonstrations; --num_fewshot is ignored", task.config.task)
+    elif settings.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
     elif task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=settings.fewshot_seed)
 
 
-def _docs_for(task: ConfigurableTask, limit: int | None) -> int | None:
-    """How many docs hold the first `limit` questions (proxies of a question are contiguous)."""
-    if limit is None:
-        return None
-    seen: set[str] = set()
+def _require_clean_demonstrations(task: ConfigurableTask) -> None:
+    """Refuse an AQUA task whose demonstrations may be proxies of the question asked.
+
+    The harness leaves out only a demonstration that equals the doc, which a proxy does not.
+    """
+    if not is_aqua(task) or not task.config.num_fewshot:
+        return
+    asked = {_content(task, doc) for doc in task.eval_docs}
+    shared = sum(_content(task, doc) in asked for doc in task.fewshot_docs())
+    if shared:
+        raise TaskError(
+            f"task {task.config.task}: {shared} of its demonstrations are questions that it asks, "
+            "so a question could be shown with its answer",
+            expected="demonstrations from a split of their own",
+            remedy="name one as fewshot_split, with fewshot_config: {sampler: first_n, "
+            "process_docs: !function neuronllm_eval.aqua.demonstration_docs}, or pass "
+            "--num_fewshot 0",
+        )
+
+
+def _choose_docs(
+    task: ConfigurableTask, limit: int | None, excluded: set[str], draw_seed: int | None
+) -> list[int]:
+    """Indices of the docs of the first, or of the drawn, `limit` questions, in order.
+
+    Raises:
+        UsageError: no question is left.
+    """
+    docs_of: dict[str, list[int]] = defaultdict(list)
     for doc_id, doc in enumerate(task.eval_docs):
-        seen.add(question_id(task, doc_id, doc))
-        if len(seen) > limit:
-            return doc_id
-    return None
+        docs_of[question_id(task, doc_id, doc)].append(doc_id)
+    questions = [question for question in docs_of if question not in excluded]
+    if not questions:
+        raise UsageError(
+            f"no question is left of task {task.config.task}",
+            expected="at least one",
+            remedy="check the splits and --overlap",
+        )
+    if limit is not None:
+        if draw_seed is not None and not is_aqua(task):
+            random.Random(draw_seed).shuffle(questions)
+        questions = questions[:limit]
+    return sorted(doc_id for question in questions for doc_id in docs_of[question])
 
 
 def _encode_doc(

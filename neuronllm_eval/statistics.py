@@ -216,7 +216,9 @@ def relative_confidence_change(unmasked_confidence: float, condition_confidence:
     )
 
 
-def random_control_rank(condition_delta: float, control_deltas: Sequence[float]) -> ControlRank:
+def random_control_rank(
+    condition_delta: float, control_deltas: Sequence[float], expected_sign: int = 0
+) -> ControlRank:
     """Rank a condition's delta among the deltas of size-matched random controls (our reading).
 
     The side is the condition's own: above the controls' mean, controls with a delta >= the
@@ -228,6 +230,8 @@ def random_control_rank(condition_delta: float, control_deltas: Sequence[float])
     Args:
         condition_delta: delta of the condition, percentage points.
         control_deltas: [controls], deltas of the random controls, percentage points.
+        expected_sign: 1 or -1 if a rise or a fall was expected beforehand: the side to judge on;
+            0 reads the side from the data.
 
     Returns:
         The controls' mean and range in percentage points and the one-sided empirical p (rule:
@@ -242,9 +246,10 @@ def random_control_rank(condition_delta: float, control_deltas: Sequence[float])
     controls = checked_vector("control_deltas", control_deltas)
     mean = math.fsum(controls) / controls.size
     as_extreme = np.ones(controls.size, dtype=np.bool_)
-    if own > mean:
+    side = expected_sign or np.sign(own - mean)
+    if side > 0:
         as_extreme = controls >= own
-    elif own < mean:
+    elif side < 0:
         as_extreme = controls <= own
     n_as_extreme = int(as_extreme.sum())
     return ControlRank(

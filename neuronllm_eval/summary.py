@@ -154,7 +154,7 @@ def _summarise(table: DocTable, name: str, n_resamples: int, seed: int) -> Condi
         confidence=confidence,
         rac=relative_accuracy_change(accuracy.unmasked, accuracy.condition),
         rcc=relative_confidence_change(confidence.unmasked, confidence.condition),
-        controls=random_control_rank(accuracy.delta, controls) if sign else None,
+        controls=random_control_rank(accuracy.delta, controls, sign) if sign else None,
         n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
     )
 

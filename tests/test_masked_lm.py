@@ -130,7 +130,8 @@ def test_unmasked_is_stock_hf_to_the_bit(pairs, batch_size, neurons):
     model = plain_model()  # the same weights in memory for both: sums depend on their place there
     stock = answers_of(wrapped(model, batch_size), pairs)
     tokenizer = harness_model(model_dir()).tokenizer
-    lm = NeuronMaskedLM(model, neurons, tokenizer=tokenizer, batch_size=batch_size, device="cpu")
+    given = {"tokenizer": tokenizer, "batch_size": batch_size, "device": "cpu"}
+    lm = NeuronMaskedLM(model, neurons, "unmasked" if neurons else None, **given)
     calls = []
     model.register_forward_pre_hook(lambda *_: calls.append(hooks_on(lm)))
     assert answers_of(lm, pairs) == stock
@@ -469,7 +470,13 @@ def test_neurons_of_another_model(shape):
         rf"{N_LAYERS} layers of {WIDTH}\.\n(?s:.*)run identify on this one",
     ):
         masked("degrade", other)
-    assert masked("unmasked", other)._mask is None
+    with pytest.raises(ModelError, match=r"found in gpt-of-old"):
+        masked("unmasked", other)
+
+
+def test_neurons_need_a_condition():
+    with pytest.raises(UsageError, match=r"(?s)without a condition.*condition=suppress_good"):
+        NeuronMaskedLM("no/such/model", NEURONS)
 
 
 def test_a_set_without_bad_neurons_masks_nothing_under_a_bad_condition(pairs):

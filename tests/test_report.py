@@ -63,22 +63,22 @@ def report(*summaries: ConditionSummary) -> TaskReport:
             delta(-12.34, -15.0, -9.94),
             CONTROLS,
             10,
-            "Suppressing 3 good neurons lowers accuracy by 12.3 points (95% 9.9 to 15.0), further "
-            "than 10 of 10 random controls.",
+            "Suppressing 3 good neurons lowers accuracy by 12.3 points (95% 9.9 to 15.0); 10 "
+            "of 10 random controls fell less.",
         ),
         (
             delta(-0.5, -2.0, 1.04),
             CONTROLS,
             7,
-            "Suppressing 3 good neurons lowers accuracy by 0.5 points (95% -2.0 to +1.0), further "
-            "than 7 of 10 random controls.",
+            "Suppressing 3 good neurons has no clear effect on accuracy: -0.5 points (95% -2.0 to "
+            "+1.0); 7 of 10 random controls fell less.",
         ),
         (
             delta(2.0, 0.56, 3.4),
             CONTROLS,
             0,
-            "Suppressing 3 good neurons raises accuracy by 2.0 points (95% 0.6 to 3.4), further "
-            "than 0 of 10 random controls.",
+            "Suppressing 3 good neurons raises accuracy, unexpectedly, by 2.0 points (95% 0.6 to "
+            "3.4); 0 of 10 random controls fell less.",
         ),
         (
             delta(-2.0, -3.0, -1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import lm_eval
@@ -286,12 +287,88 @@ def test_a_limit_below_one(lm, limit):
 
 def test_excluded_questions_are_left_out(lm):
     task = demo_task()
-    every = build_questions(lm, task, ASK, limit=3).questions
+    every = build_questions(lm, task, ASK, limit=4).questions
+    # The limit counts what is left.
     kept = build_questions(lm, task, ASK, limit=3, exclude=[every[1].question_id]).questions
-    assert kept == (every[0], every[2])
-    ids = [question.question_id for question in every]
+    assert kept == (every[0], every[2], every[3])
+    ids = {doc["question_id"] for doc in task.eval_docs}
     with pytest.raises(UsageError, match=r"no question is left of task demo_topic"):
         build_questions(lm, task, ASK, limit=3, exclude=ids)
+
+
+def test_a_limit_draws_from_sorted_data_by_seed(folder, lm):
+    # 40 docs sorted by label: the first ten would all have gold A.
+    docs = [a_doc(number, number // 10) for number in range(40)]
+    name = folder.write("sorted", {"train": docs, "test": some_docs(50)})
+    golds = {}
+    for seed in (0, 1):
+        settings = RunSettings({}, name, include_path=(str(folder.path),), limit=10, seed=seed)
+        found = selection_questions(lm, settings)
+        golds[seed] = [prompt.gold for prompt in found.prompts]
+        assert len(golds[seed]) == 10
+        assert len(set(golds[seed])) > 1
+        # Ids and docs stay together though only some docs are asked.
+        for question in found.questions:
+            doc_id = question.prompts[0].doc_id
+            assert question.question_id == f"sorted-{doc_id}"
+            assert question.prompts[0].gold == docs[doc_id]["answer"]
+        again = selection_questions(lm, settings)
+        assert again.questions == found.questions
+    assert golds[0] != golds[1]
+
+
+def test_passages_tell_questions_apart(folder):
+    # The same question about two texts is two questions; about the same text it is one.
+    asked = [{**a_doc(1), "passage": text} for text in ("of cats", "of dogs")]
+    folder.write("read", {"train": asked[:1], "test": asked[1:]})
+    task = folder.load("read")
+    assert overlapping_questions(on_split(task, "train", AquaSettings()), task) == set()
+    folder.write("same", {"train": asked[:1], "test": asked[:1]})
+    task = folder.load("same")
+    assert overlapping_questions(on_split(task, "train", AquaSettings()), task) == {"same-0"}
+
+
+def test_a_column_named_question_id_is_aquas_only_in_aqua_tasks(folder, lm):
+    docs = [{**a_doc(number), "question_id": "all the same"} for number in range(3)]
+    name = folder.write("own_ids", {"train": docs, "test": some_docs(50)})
+    settings = RunSettings({}, name, include_path=(str(folder.path),))
+    found = selection_questions(lm, settings)
+    assert [question.question_id for question in found.questions] == [
+        "own_ids-0", "own_ids-1", "own_ids-2",
+    ]  # fmt: skip
+
+
+def test_a_demonstration_that_is_a_proxy_is_refused(folder, lm):
+    # Without a split of their own, the demonstrations are proxies of the questions asked.
+    name = folder.write("leak", {"train": some_docs(0), "test": some_docs(50)}, aqua=True)
+    settings = RunSettings({}, name, include_path=(str(folder.path),), num_fewshot=1)
+    with pytest.raises(TaskError, match=r"(?s)task leak: \d+ of its demonstrations.*fewshot_split"):
+        selection_questions(lm, settings)
+    settings = RunSettings({}, name, include_path=(str(folder.path),), num_fewshot=0)
+    assert len(selection_questions(lm, settings).questions) == 4
+
+
+def test_tasks_that_shuffle_when_they_are_read_are_as_in_stock(folder):
+    # As lm_eval's GPQA: the options are shuffled by the module random, which lm_eval seeds before.
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (folder.path / "shuffling.py").write_text(
+        "import random\n\n\ndef shuffled(dataset):\n"
+        "    def one(doc):\n        order = random.sample(range(4), 4)\n"
+        "        return {**doc, 'choices': [doc['choices'][i] for i in order],"
+        " 'answer': order.index(doc['answer'])}\n    return dataset.map(one)\n",
+        encoding="utf-8",
+    )
+    name = folder.write("shuffles", {"train": some_docs(0), "test": some_docs(50, 9)})
+    text = (folder.path / f"{name}.yaml").read_text(encoding="utf-8")
+    path = folder.path / f"{name}.yaml"
+    path.write_text(text + "process_docs: !function shuffling.shuffled\n", encoding="utf-8")
+
+    def golds():
+        return [doc["answer"] for doc in folder.load(name).eval_docs]
+
+    first = golds()
+    random.random()  # what was drawn before must not matter
+    assert golds() == first
 
 
 def test_n_proxies_and_seed_override_the_tasks_own():

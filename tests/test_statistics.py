@@ -624,3 +624,12 @@ def test_errors_say_what_was_found_expected_and_the_remedy(
     message = str(caught.value)
     for part in [*parts, "Expected: ", "Remedy: "]:
         assert part in message
+
+
+def test_an_expected_side_is_the_side_to_judge_on():
+    # Expected to fall, but it rose further than all four controls: all of them fell more.
+    rank = random_control_rank(4.0, [0.0, 0.5, -0.5, 1.0], expected_sign=-1)
+    assert (rank.n_as_extreme, rank.p_value) == (4, 1.0)
+    # As expected: none rose as far.
+    rank = random_control_rank(4.0, [0.0, 0.5, -0.5, 1.0], expected_sign=1)
+    assert (rank.n_as_extreme, rank.p_value) == (0, 0.2)

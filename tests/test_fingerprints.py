@@ -1,0 +1,30 @@
+"""Digests tell apart what differs, and only that."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from tiny_models import tiny_model
+
+from neuronllm_eval.fingerprints import digest, model_hash
+
+
+def test_a_single_changed_weight_changes_the_hash():
+    model = tiny_model("llama")
+    other = copy.deepcopy(model)
+    assert model_hash(other) == model_hash(model)
+    with torch.no_grad():
+        other.model.layers[0].mlp.down_proj.weight[:, 7] = 0  # one neuron, masked for good
+    assert model_hash(other) != model_hash(model)
+
+
+def test_the_hash_knows_the_dtype():
+    model = tiny_model("llama")
+    assert model_hash(copy.deepcopy(model).to(torch.bfloat16)) != model_hash(model)
+
+
+def test_digest():
+    assert digest("") == ""
+    assert digest("a") != digest("b")
+    assert len(digest("a")) == 16
