@@ -99,12 +99,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[150, 400])
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no_replay", action="store_true", help="leave out the replay engine")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = build_model()
+    model = build_model(options.layers)
     rows = [
         row
         for n_tokens in options.tokens

@@ -34,9 +34,9 @@ EXAMPLES = """examples:
   neuronllm-eval validate runs/demo
 
   # a model of the Hub on a multiple-choice task of the harness
-  neuronllm-eval identify --model_args pretrained=meta-llama/Llama-3.2-1B --tasks mmlu_anatomy \\
-      --selection_split validation --num_fewshot 1 --batch_size 16 --output_path runs/anatomy
-  neuronllm-eval validate runs/anatomy --conditions suppress_good,enhance
+  neuronllm-eval identify --tasks mmlu_professional_law --selection_split validation \\
+      --model_args pretrained=meta-llama/Llama-3.2-1B --batch_size 16 --output_path runs/law
+  neuronllm-eval validate runs/law --conditions suppress_good,enhance
 
   # lm_eval's own command line, with the masked model registered
   neuronllm-eval run --model neuronllm --tasks demo_topic \\
