@@ -18,7 +18,8 @@ import torch
 from neuronllm_eval.attribution import QUADRATURES, Attribution, Quadrature, attribute
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
 from neuronllm_eval.engine import build_engine
-from neuronllm_eval.pipeline import LoadedModel, load_model, selection_questions
+from neuronllm_eval.loading import LoadedModel, load_model
+from neuronllm_eval.pipeline import selection_questions
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.settings import RunSettings

@@ -14,8 +14,9 @@ from neuronllm_eval.attribution import METHODS, QUADRATURES
 from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
 from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.neurons import AMBIGUOUS
-from neuronllm_eval.pipeline import OVERLAP, parse_model_args
+from neuronllm_eval.pipeline import OVERLAP
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.validation import ConditionPlan
 

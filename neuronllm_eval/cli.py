@@ -18,6 +18,7 @@ import transformers
 
 from neuronllm_eval import arguments, pipeline
 from neuronllm_eval.errors import NeuronLLMError, UsageError
+from neuronllm_eval.loading import load_model
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.settings import RunSettings
@@ -133,7 +134,7 @@ def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
     }
     for run, _ in runs.values():
         run.require_free(options.overwrite)
-    model = pipeline.load_model(settings)
+    model = load_model(settings)
     for run, own in runs.values():
         neurons = pipeline.identify_task(model, own, run)
         if plan is not None:
@@ -158,7 +159,7 @@ def _validate(options: argparse.Namespace) -> int:
         if options.top_k is not None:
             neurons = neurons.top(options.top_k)
         if model is None or loaded != settings.model_args:
-            model, loaded = pipeline.load_model(settings), settings.model_args
+            model, loaded = load_model(settings), settings.model_args
         pipeline.validate_task(model, settings, neurons, plan, run)
         print(pipeline.report_task(run))
     return 0

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
-from lm_eval.utils import simple_parse_args_string
 
-from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.attribution import Quadrature
 from neuronllm_eval.conditions import UNMASKED
 from neuronllm_eval.engine import build_engine
-from neuronllm_eval.errors import ArtifactError, ModelError, TaskError, UsageError
-from neuronllm_eval.fingerprints import digest, model_hash, task_hash, versions
+from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
+from neuronllm_eval.fingerprints import digest, task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.identification import IdentificationSettings, ScoreSums, identify
+from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.report import TaskReport, render
@@ -54,49 +50,6 @@ OVERLAP = ("refuse", "drop")
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
 LARGE_GAP = 0.1
 FEW_QUESTIONS = 30
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A harness model and its FFN layers."""
-
-    lm: HFLM
-    layers: FFNLayers
-    hash: str
-
-
-def load_model(settings: RunSettings) -> LoadedModel:
-    """Load the model as `lm_eval --model hf` does, and find its FFN layers.
-
-    Raises:
-        ModelError: the model cannot be loaded, or has no FFN down-projections.
-        UsageError: several processes, which this version does not share work among.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"started with {os.environ['WORLD_SIZE']} processes",
-            expected="one process; this version does not yet share work among several",
-            remedy="start it without accelerate launch or torchrun",
-        )
-    arguments = {**settings.model_args}
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    given = {"batch_size": settings.batch_size, "device": device}
-    try:
-        lm = HFLM(**{**given, **arguments})
-    except (OSError, ValueError, TypeError, ImportError, AttributeError) as error:
-        raise ModelError(
-            f"the model {arguments.get('pretrained')!r} cannot be loaded: "
-            f"{str(error).strip() or type(error).__name__}",
-            expected="--model_args as for `lm_eval --model hf`: pretrained=NAME_OR_PATH[,...]",
-            remedy="check --model_args; offline, give a local path",
-        ) from error
-    if lm.backend != "causal":
-        raise ModelError(
-            f"{type(lm.model).__name__} is not a causal language model",
-            expected="a decoder-only model",
-            remedy="choose another model",
-        )
-    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model))
 
 
 def prompt_settings(settings: RunSettings) -> PromptSettings:
@@ -143,7 +96,6 @@ def identify_task(model: LoadedModel, settings: RunSettings, run: RunDirectory) 
         n_steps=quadrature.n_steps,
         selection_split=questions.split,
         num_fewshot=questions.num_fewshot,
-        device=str(model.lm.device),
     )
     how_many_are_few(questions, settings.task)
     n_nodes = resolved.n_steps or 1
@@ -386,26 +338,3 @@ def _judged_top_k(path: Path) -> int:
             f"{path}: top_k is {top_k!r}", expected="an integer", remedy="run validate again"
         )
     return top_k
-
-
-def parse_model_args(values: Sequence[str]) -> dict[str, Any]:
-    """`key=value,key=value` arguments as lm_eval reads them.
-
-    Raises:
-        UsageError: not of that form, or without `pretrained`.
-    """
-    try:
-        arguments = dict(simple_parse_args_string(",".join(values)))
-    except (ValueError, IndexError) as error:
-        raise UsageError(
-            f"--model_args {' '.join(values)} cannot be read: {error}",
-            expected="key=value,key=value",
-            remedy="for example --model_args pretrained=gpt2,dtype=float32",
-        ) from error
-    if "pretrained" not in arguments:
-        raise UsageError(
-            f"--model_args {' '.join(values)} names no model",
-            expected="pretrained=NAME_OR_PATH",
-            remedy="add pretrained=",
-        )
-    return arguments

@@ -21,6 +21,8 @@ from neuronllm_eval.hooks import edit_neurons, frozen_parameters
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import OptionScores, PathIntegral, Target, right_pad
 
+_TOKENS_PER_PASS = 4096  # with gradients, memory grows with the tokens of a pass
+
 
 @dataclass(frozen=True)
 class _Sequences:
@@ -86,7 +88,7 @@ class ReplayEngine:
     def _score_one(self, prompt: Prompt, scales: Tensor) -> OptionScores:
         sequences = _Sequences.build(prompt, self._input_device)
         parts = []
-        for start, stop in self._chunks(len(scales), len(sequences)):
+        for start, stop in self._chunks(len(scales), sequences):
             chunk = scales[start:stop]
 
             def edit(layer: int, neurons: Tensor, chunk: Tensor = chunk) -> Tensor:
@@ -126,7 +128,7 @@ class ReplayEngine:
         for layer in range(self.layers.n_layers):
             row_sum = torch.zeros(self.layers.width, device=home)
             targets = []
-            for start, stop in self._chunks(len(nodes), len(sequences)):
+            for start, stop in self._chunks(len(nodes), sequences):
                 gradient, values = self._node_gradients(
                     sequences, layer, unedited[layer], nodes[start:stop], target
                 )
@@ -167,7 +169,9 @@ class ReplayEngine:
         logits = self.model(input_ids=rows, use_cache=False).logits
         return logits.reshape(n_edits, *sequences.tokens.shape, -1)
 
-    def _chunks(self, n_edits: int, n_sequences: int) -> Iterator[tuple[int, int]]:
-        size = max(1, self.rows_per_pass // n_sequences)
+    def _chunks(self, n_edits: int, sequences: _Sequences) -> Iterator[tuple[int, int]]:
+        n_sequences, n_tokens = sequences.tokens.shape
+        n_rows = min(self.rows_per_pass, _TOKENS_PER_PASS // n_tokens)
+        size = max(1, n_rows // n_sequences)
         for start in range(0, n_edits, size):
             yield start, min(start + size, n_edits)

@@ -29,9 +29,9 @@ from neuronllm_eval.arguments import run_settings
 from neuronllm_eval.conditions import CONDITIONS
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import NeuronLLMError
+from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.masked_lm import NeuronMaskedLM
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
-from neuronllm_eval.pipeline import parse_model_args
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.tasks_path import tasks_dir

@@ -42,6 +42,7 @@ ORDER = (
     "report",
     "settings",
     "run_directory",
+    "loading",
     "pipeline",
     "arguments",
     "cli",
