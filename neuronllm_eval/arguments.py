@@ -54,6 +54,7 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
 def add_identify_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of identification."""
     what = parser.add_argument_group("what to run")
+    what.add_argument("--model", "-M", choices=("hf",), default="hf", help="only hf, as in lm_eval")
     what.add_argument(
         "--model_args",
         "-a",
@@ -77,9 +78,15 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument(
         "--num_fewshot", "-f", type=int, help="demonstrations (default: the task's)"
     )
-    prompt.add_argument("--apply_chat_template", nargs="?", const=True, default=False)
-    prompt.add_argument("--system_instruction")
-    prompt.add_argument("--n_proxies", type=int, help="shuffled copies of a question (AQUA tasks)")
+    prompt.add_argument(
+        "--apply_chat_template",
+        nargs="?",
+        const=True,
+        default=False,
+        help="apply the tokenizer's chat template, or the one of this name",
+    )
+    prompt.add_argument("--system_instruction", help="text put before the task's description")
+    prompt.add_argument("--n_proxies", type=int, help="shuffled copies per question, in AQUA tasks")
     prompt.add_argument("--seed", type=int, help="seed of every random choice")
     prompt.add_argument("--selection_split", help="split that chooses neurons (default: training)")
     prompt.add_argument(
@@ -89,7 +96,9 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         help="questions that selection and validation split share (default: refuse)",
     )
     how = parser.add_argument_group("attribution and selection")
-    how.add_argument("--method", choices=list(METHODS), default="ace")
+    how.add_argument(
+        "--method", choices=list(METHODS), default="ace", help="what is attributed (default: ace)"
+    )
     how.add_argument("--quadrature", choices=list(QUADRATURES), default="gauss_legendre")
     how.add_argument(
         "--n_steps", type=int, help="nodes (default: gauss_legendre 4, right_riemann 16)"
@@ -98,13 +107,13 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         "--top_z",
         type=float,
         default=RunSettings.top_z,
-        help="neurons per layer a question votes for: a count, or a share of the layer",
+        help="neurons per layer a question votes for: a count, or a share (default: 0.1)",
     )
     how.add_argument(
         "--top_k",
         type=float,
         default=RunSettings.top_k,
-        help="good and bad neurons to choose: a count, or a share of all neurons",
+        help="good and bad neurons to choose: a count, or a share of all (default: 0.02)",
     )
     how.add_argument(
         "--ambiguous",
@@ -126,8 +135,12 @@ def add_validation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--n_random", type=int, default=10, help="random controls per condition (default: 10)"
     )
-    group.add_argument("--suppress_scale", type=float, default=SUPPRESS_SCALE)
-    group.add_argument("--enhance_scale", type=float, default=ENHANCE_SCALE)
+    group.add_argument(
+        "--suppress_scale", type=float, default=SUPPRESS_SCALE, help="factor (default: 0)"
+    )
+    group.add_argument(
+        "--enhance_scale", type=float, default=ENHANCE_SCALE, help="factor (default: 2)"
+    )
 
 
 def run_settings(options: argparse.Namespace) -> RunSettings:

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from neuronllm_eval import arguments, pipeline
-from neuronllm_eval.errors import NeuronLLMError, UsageError
+from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, find_runs
@@ -60,6 +60,7 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="run_eval.py",
         description="Identify, validate and report in one go. Without arguments: the demo.",
+        allow_abbrev=False,
     )
     arguments.add_identify_flags(parser)
     arguments.add_validation_flags(parser)
@@ -81,16 +82,21 @@ def _parser() -> argparse.ArgumentParser:
         "task, and measure what suppressing or enhancing them does.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     arguments.add_version(parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    identify = commands.add_parser("identify", help="find a task's good and bad neurons")
+    identify = commands.add_parser(
+        "identify", help="find a task's good and bad neurons", allow_abbrev=False
+    )
     arguments.add_identify_flags(identify)
     arguments.add_model_flags(identify)
     identify.set_defaults(execute=_identify)
 
-    validate = commands.add_parser("validate", help="judge a run's neurons on its validation split")
+    validate = commands.add_parser(
+        "validate", help="judge a run's neurons on its validation split", allow_abbrev=False
+    )
     validate.add_argument("run_dir", help="a run directory, or a directory of runs")
     validate.add_argument("--top_k", type=int, help="use the first so many good and bad neurons")
     validate.add_argument("--seed", type=int, help="seed of the random controls")
@@ -186,6 +192,13 @@ def _run_lm_eval(given: list[str]) -> int:
     sys.argv = ["neuronllm-eval run", "run", *given]
     try:
         cli_evaluate()
+    except (ValueError, OSError, KeyError) as error:
+        raise TaskError(
+            f"lm_eval stopped: {type(error).__name__}: {error}",
+            expected="a model that can be loaded and tasks that lm_eval knows",
+            remedy="check the arguments; `lm_eval ls tasks` lists the harness's tasks, and "
+            "--include_path adds a folder",
+        ) from error
     finally:
         sys.argv = before
     return 0

@@ -16,6 +16,17 @@ from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import model_hash
 from neuronllm_eval.settings import RunSettings
 
+# What lm_eval, transformers and torch raise for wrong names, settings, files and devices.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    ImportError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -44,12 +55,12 @@ def load_model(settings: RunSettings) -> LoadedModel:
     given = {"batch_size": settings.batch_size, "device": device}
     try:
         lm = HFLM(**{**given, **arguments})
-    except (OSError, ValueError, TypeError, ImportError, AttributeError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(
             f"the model {arguments.get('pretrained')!r} cannot be loaded: "
             f"{str(error).strip() or type(error).__name__}",
             expected="--model_args as for `lm_eval --model hf`: pretrained=NAME_OR_PATH[,...]",
-            remedy="check --model_args; offline, give a local path",
+            remedy="check --model_args and --device; offline, give a local path",
         ) from error
     if lm.backend != "causal":
         raise ModelError(

@@ -84,7 +84,9 @@ class NeuronMaskedLM(HFLM):
         # Everything a user can get wrong is checked before the weights are loaded.
         if positions not in POSITIONS:
             raise UsageError(
-                f"positions is {positions!r}", expected=" or ".join(POSITIONS), remedy="check it"
+                f"positions is {positions!r}",
+                expected=" or ".join(POSITIONS),
+                remedy="check positions in --model_args",
             )
         if condition is None:
             if neurons is not None:

@@ -218,6 +218,10 @@ def validate_task(
     judged = on_split(task, validation_split(task), aqua_settings(settings))
     questions = build_questions(model.lm, judged, prompt_settings(settings), settings.limit)
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    if len(questions.questions) < FEW_QUESTIONS:
+        logger.warning("%s: judged on %d questions only", settings.task, len(questions.questions))
+    if run.conditions.is_file():
+        logger.warning("%s: the earlier validation is replaced", run.path)
     run.clear_validation()
     write_whole(run.validation, dump_json(judged_with(neurons, plan)))
     with line_writer(run.conditions) as lines:

@@ -24,6 +24,11 @@ HEADERS = (
     "beyond",
 )
 
+_CONTROLS = (
+    "Random controls: the same operation on layer-matched random neurons, as mean (lowest to "
+    "highest) delta; beyond: controls the condition outdid in its direction."
+)
+
 
 @dataclass(frozen=True)
 class TaskReport:
@@ -57,7 +62,7 @@ def headline(report: TaskReport) -> str:
 
 def _sentence(n_good: int, summary: ConditionSummary) -> str:
     accuracy, controls = summary.accuracy, summary.controls
-    if accuracy.low * accuracy.high > 0:
+    if accuracy.low * accuracy.high > 0 and accuracy.p_value < 0.05:
         effect = "lowers accuracy" if accuracy.delta < 0 else "raises accuracy, unexpectedly,"
         size = f"by {abs(accuracy.delta):.1f} points"
         low, high = sorted((abs(accuracy.low), abs(accuracy.high)))
@@ -114,9 +119,9 @@ def render(report: TaskReport) -> str:
             "",
             f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the "
             f"{report.split} split; intervals and p are paired, by question.",
-            "Random controls: the same operation on layer-matched random neurons, as mean "
-            "(lowest to highest) delta; beyond: controls the condition outdid in its direction.",
         ]
+        if any(each.controls and each.controls.n_controls for each in report.summaries):
+            lines.append(_CONTROLS)
     stability = split_half_stability(
         report.scores.half_sums[0].ravel(), report.scores.half_sums[1].ravel(), _overlap_k(report)
     )

@@ -18,6 +18,7 @@ import lm_eval
 import lm_eval.config.evaluate_config
 import numpy as np
 import pytest
+import torch
 import transformers
 import yaml
 from lm_eval.loggers import EvaluationTracker
@@ -671,3 +672,40 @@ def test_an_error_of_ours_is_one_message_and_any_other_escapes(monkeypatch):
     monkeypatch.setattr(cli, "_report", fail_with(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         call("report", "x")
+
+
+# What users of lm_eval type ---------------------------------------------------------------------
+
+
+def test_model_is_hf_or_refused(tmp_path):
+    assert call(*identify(tmp_path / "runs", "--model", "hf"))[0] == 0
+    code, _, err = call(*identify(tmp_path / "other", "--model", "vllm"))
+    assert code == 2
+    assert "argument --model/-M: invalid choice: 'vllm'" in err
+
+
+def test_no_flag_is_taken_for_another(tmp_path):
+    # --model_arg would else be read as --model_args.
+    code, _, err = call("identify", "--model_arg", "pretrained=m", "--output_path", tmp_path)
+    assert code == 2
+    assert "unrecognized arguments: --model_arg" in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there(tmp_path, only_own_tasks):
+    found = call(*identify(tmp_path / "runs", "--device", "cuda"))
+    assert_one_message(found, 1, "cannot be loaded", "--device")
+
+
+def test_run_names_an_unknown_task_without_a_traceback(only_own_tasks):
+    found = call(
+        "run", "--model", "neuronllm", "--tasks", "demo_topik", "--device", "cpu",
+        "--model_args", f"pretrained={model_dir()}",
+    )  # fmt: skip
+    assert_one_message(found, 1, "demo_topik", "lm_eval ls tasks")
+
+
+def test_a_second_validation_says_that_it_replaces_the_first(copied, caplog):
+    assert call("validate", copied.path, *QUICK)[0] == 0
+    assert "the earlier validation is replaced" in caplog.text
+    assert "judged on 4 questions only" in caplog.text
