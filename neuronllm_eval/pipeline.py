@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 OVERLAP = ("refuse", "drop")
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
 LARGE_GAP = 0.1
+# Below this many questions the log warns, for choosing and for judging.
 FEW_QUESTIONS = 30
 
 
@@ -97,7 +98,7 @@ def identify_task(model: LoadedModel, settings: RunSettings, run: RunDirectory) 
         selection_split=questions.split,
         num_fewshot=questions.num_fewshot,
     )
-    how_many_are_few(questions, settings.task)
+    _warn_of_few(questions, "choose the neurons; expect unstable scores")
     n_nodes = resolved.n_steps or 1
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes)
     run.start()  # everything that could be refused has been
@@ -218,8 +219,7 @@ def validate_task(
     judged = on_split(task, validation_split(task), aqua_settings(settings))
     questions = build_questions(model.lm, judged, prompt_settings(settings), settings.limit)
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
-    if len(questions.questions) < FEW_QUESTIONS:
-        logger.warning("%s: judged on %d questions only", settings.task, len(questions.questions))
+    _warn_of_few(questions, "judge the neurons; expect wide intervals")
     if run.conditions.is_file():
         logger.warning("%s: the earlier validation is replaced", run.path)
     run.clear_validation()
@@ -246,13 +246,13 @@ def judged_with(neurons: NeuronSet, plan: ConditionPlan) -> dict[str, Any]:
     }
 
 
-def how_many_are_few(questions: QuestionSet, task: str) -> None:
-    """Log a warning if there are too few questions to choose neurons by."""
+def _warn_of_few(questions: QuestionSet, what: str) -> None:
     if len(questions.questions) < FEW_QUESTIONS:
         logger.warning(
-            "%s: only %d questions choose the neurons; expect unstable scores",
-            task,
+            "%s: only %d questions %s",
+            questions.task.config.task,
             len(questions.questions),
+            what,
         )
 
 

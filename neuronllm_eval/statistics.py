@@ -103,26 +103,6 @@ class SplitHalf:
     bottom_k_overlap: float
 
 
-def question_means(values: ArrayLike, question_index: ArrayLike) -> FloatArray:
-    """Mean over each question's docs.
-
-    Args:
-        values: [docs], any finite numbers.
-        question_index: [docs], integer labels; docs of one question share a label.
-
-    Returns:
-        [questions], in ascending order of label, in the unit of `values`. Their plain mean is
-        the mean over docs only where all questions have equally many docs.
-
-    Raises:
-        UsageError: lengths differ, an input is empty or not finite, or labels are not integers.
-    """
-    docs = checked_vector("values", values)
-    question, _ = question_labels(question_index, like=("values", docs))
-    means: FloatArray = np.bincount(question, weights=docs) / np.bincount(question)
-    return means
-
-
 def paired_delta(
     unmasked: ArrayLike,
     condition: ArrayLike,
@@ -260,24 +240,6 @@ def random_control_rank(
         n_as_extreme=n_as_extreme,
         p_value=(1 + n_as_extreme) / (1 + controls.size),
     )
-
-
-def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank.
-
-    Args:
-        a: [items], any unit.
-        b: [items], any unit.
-
-    Returns:
-        -1 to 1; nan, without a warning, where an input is constant or has one item.
-
-    Raises:
-        UsageError: lengths differ, or an input is empty or not finite.
-    """
-    first, second = checked_vector("a", a), checked_vector("b", b)
-    require_same_length("b", second, "a", first)
-    return _spearman(first, second)
 
 
 def split_half_stability(first: ArrayLike, second: ArrayLike, k: int) -> SplitHalf:

@@ -708,4 +708,14 @@ def test_run_names_an_unknown_task_without_a_traceback(only_own_tasks):
 def test_a_second_validation_says_that_it_replaces_the_first(copied, caplog):
     assert call("validate", copied.path, *QUICK)[0] == 0
     assert "the earlier validation is replaced" in caplog.text
-    assert "judged on 4 questions only" in caplog.text
+    assert "only 4 questions judge the neurons" in caplog.text
+
+
+def test_a_large_completeness_gap_is_told_and_a_small_one_is_not(tmp_path, caplog):
+    coarse = ("--quadrature", "right_riemann", "--n_steps", 1)
+    for name, flags in (("coarse", coarse), ("fine", ("--n_steps", 16))):
+        caplog.clear()
+        assert call(*identify(tmp_path / name, *flags, path=MODEL_DIR))[0] == 0
+        share = NeuronSet.load(tmp_path / name / "demo_topic").provenance.completeness_gap_share
+        assert ("attributions miss" in caplog.text) == (share > 0.1) == (name == "coarse")
+        assert "only 4 questions choose the neurons" in caplog.text

@@ -25,12 +25,10 @@ from neuronllm_eval.statistics import (
     PairedDelta,
     paired_delta,
     predictions,
-    question_means,
     random_control_rank,
     relative_accuracy_change,
     relative_confidence_change,
     softmax_confidence,
-    spearman,
     split_half_stability,
 )
 
@@ -66,19 +64,6 @@ def docs_strategy(draw: st.DrawFn) -> Docs:
     answers = st.lists(st.integers(0, 1), min_size=n_docs, max_size=n_docs)
     index = np.repeat(np.arange(len(sizes)), sizes)
     return np.array(draw(answers)), np.array(draw(answers)), index
-
-
-# question_means
-
-
-def test_question_means_are_by_ascending_label() -> None:
-    # label 3: (1 + 0) / 2; label 7: (1 + 1 + 0) / 3
-    means = question_means([1, 1, 1, 0, 0], [7, 3, 7, 3, 7])
-    np.testing.assert_allclose(means, [1 / 2, 2 / 3])
-
-
-def test_question_means_of_any_finite_numbers() -> None:
-    np.testing.assert_allclose(question_means([-4.0, 2.0, 100.0], [-1, -1, 0]), [-1.0, 100.0])
 
 
 # paired_delta: by hand
@@ -425,15 +410,16 @@ def test_rank_is_symmetrical_and_in_range(delta: float, controls: list[float]) -
 
 def test_spearman_by_hand() -> None:
     # Ranks 1 2 3 4 and 2 1 4 3: squared differences sum to 4, 1 - 6 * 4 / (4 * 15) = 0.6
-    assert spearman([10, 20, 30, 40], [2, 1, 4, 3]) == pytest.approx(0.6)
-    assert spearman([1, 2], [5, 3]) == pytest.approx(-1.0)
+    halves = split_half_stability([10, 20, 30, 40], [2, 1, 4, 3], 1)
+    assert halves.rank_correlation == pytest.approx(0.6)
+    assert split_half_stability([1, 2], [5, 3], 1).rank_correlation == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize(("a", "b"), [([1, 1, 1], [1, 2, 3]), ([1, 2], [0, 0]), ([1], [2])])
 def test_spearman_of_constant_input_is_nan_without_warning(a: list[int], b: list[int]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert math.isnan(spearman(a, b))
+        assert math.isnan(split_half_stability(a, b, 1).rank_correlation)
 
 
 def test_split_half_by_hand() -> None:
@@ -521,24 +507,28 @@ def test_predictions_take_the_first_of_equals() -> None:
 
 ERRORS: list[tuple[Callable[[], object], list[str]]] = [
     (
-        lambda: question_means([], []),
-        ["values is empty.", "Expected: at least one value.", "Remedy: check that the file"],
+        lambda: paired_delta([], [], []),
+        ["unmasked is empty.", "Expected: at least one value.", "Remedy: check that the file"],
     ),
     (
-        lambda: question_means([1, 0], [0]),
-        ["question_index has 1 value(s), values has 2.", "Expected: equal lengths", "Remedy: pair"],
+        lambda: paired_delta([1, 0], [1, 0], [0]),
+        [
+            "question_index has 1 value(s), unmasked has 2.",
+            "Expected: equal lengths",
+            "Remedy: pair",
+        ],
     ),
     (
-        lambda: question_means([1, 0], [0.0, 1.0]),
+        lambda: paired_delta([1, 0], [1, 0], [0.0, 1.0]),
         ["question_index has dtype float64.", "Expected: integers.", "Remedy: convert"],
     ),
     (
-        lambda: question_means([[1, 0], [0, 1]], [0, 1]),
-        ["values has shape (2, 2).", "Expected: one dimension.", "Remedy: flatten values"],
+        lambda: paired_delta([[1, 0], [0, 1]], [1, 0], [0, 1]),
+        ["unmasked has shape (2, 2).", "Expected: one dimension.", "Remedy: flatten unmasked"],
     ),
     (
-        lambda: question_means(["right", "wrong"], [0, 1]),
-        ["values is not an array of numbers", "Expected: numbers only", "Remedy: remove"],
+        lambda: paired_delta(["right", "wrong"], [1, 0], [0, 1]),
+        ["unmasked is not an array of numbers", "Expected: numbers only", "Remedy: remove"],
     ),
     (
         lambda: paired_delta([1, 0], [1], [0, 1]),
@@ -581,8 +571,8 @@ ERRORS: list[tuple[Callable[[], object], list[str]]] = [
         ["control_deltas holds 1 non-finite value(s), first nan at position 1."],
     ),
     (
-        lambda: spearman([1, 2], [1, 2, 3]),
-        ["b has 3 value(s), a has 2.", "Expected: equal lengths"],
+        lambda: split_half_stability([1, 2], [1, 2, 3], 1),
+        ["second has 3 value(s), first has 2.", "Expected: equal lengths"],
     ),
     (
         lambda: split_half_stability([1, 2], [1, 2], 3),
