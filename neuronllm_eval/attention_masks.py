@@ -52,8 +52,9 @@ def attention_masks(
         style: one mask or one per layer type.
         key_positions: [batch, keys] places in the prompt of what is in the cache, -1 for padding.
         query_positions: [batch, queries] places of the tokens that are fed.
-        own: [queries, queries] bool, which of the tokens fed with it each of them sees: earlier
-            ones and itself, or for copies of one token itself alone.
+        own: [queries, queries] bool, or the same for each of a batch, which of the tokens fed
+            with it each of them sees: earlier ones and itself, or for copies of one token itself
+            alone.
         dtype: the model's dtype.
     """
     config = _text_config(config)
@@ -89,7 +90,7 @@ def _visible(
 ) -> Tensor:
     """[batch, 1, queries, keys + queries] bool."""
     prefix = (key_positions >= 0)[:, None, :]
-    fed = own[None]
+    fed = own if own.ndim == 3 else own[None]
     if window is not None:
         # A window of w lets a token see itself and the w - 1 tokens before it.
         oldest = query_positions[:, :, None] - window

@@ -126,8 +126,8 @@ def disagreement(
     try:
         with _memory_named():
             fast = fan_out.score(prompts, scales)
-    except _BROKEN as error:
-        return _described(error)
+    except BROKEN as error:
+        return described(error)
     slow = replay.score(prompts, scales[checked])
     tolerance = _tolerance(fan_out.model, prompts, [one.loglikelihoods for one in slow])
     gap = _largest_gap(
@@ -162,8 +162,8 @@ def _unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> str | Non
         with _memory_named():
             expected = plain.integrate(prompts, nodes, weights, option_cross_entropy)
             found = fan_out.integrate(prompts, nodes, weights, option_cross_entropy)
-    except _BROKEN as error:
-        return _described(error)
+    except BROKEN as error:
+        return described(error)
     dtype = next(fan_out.model.parameters()).dtype
     for one, other in zip(found, expected, strict=True):
         size = float(other.attribution.abs().max())
@@ -179,10 +179,11 @@ def _unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> str | Non
 
 
 # What a pass may raise in a model that cannot do it.
-_BROKEN = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+BROKEN = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
+    """Kind and first line of an error."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
@@ -203,33 +204,46 @@ def _tolerance(
     model: nn.Module, prompts: Sequence[Prompt], loglikelihoods: Sequence[Tensor]
 ) -> float:
     """What rounding may do to log-likelihoods of about this size, log-nats."""
-    dtype = next(model.parameters()).dtype
     largest = max(float(each.abs().max()) for each in loglikelihoods)
+    read = [(prompt.context, [option[0] for option in prompt.options]) for prompt in prompts]
+    return rounding_tolerance(model, read, largest)
+
+
+def rounding_tolerance(
+    model: nn.Module, read: Sequence[tuple[Sequence[int], Sequence[int]]], largest: float
+) -> float:
+    """What rounding may do to log-likelihoods in this model, log-nats.
+
+    Args:
+        model: a Hugging Face causal LM in eval mode.
+        read: contexts, and the tokens that are read off behind each.
+        largest: the largest absolute log-likelihood.
+    """
+    dtype = next(model.parameters()).dtype
     return max(
         TOLERANCE.get(dtype, 0.1),
-        NOISE_FACTOR * rounding_noise(model, prompts),
+        NOISE_FACTOR * rounding_noise(model, read),
         2 * torch.finfo(dtype).eps * largest,  # two units in the last place of a log-likelihood
     )
 
 
 @torch.no_grad()
-def rounding_noise(model: nn.Module, prompts: Sequence[Prompt]) -> float:
-    """What rounding alone does to the options' log-likelihoods in this model, log-nats.
+def rounding_noise(model: nn.Module, read: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    """What rounding alone does to log-likelihoods behind contexts in this model, log-nats.
 
     The last token is fed after the others, as in generation, and together with them. Both are
     ordinary uses of the model and equal but for rounding.
     """
     gaps = [0.0]
-    for prompt in prompts:
+    for context, tokens in read:
         device = model.get_input_embeddings().weight.device  # type: ignore[operator]
-        ids = torch.tensor([prompt.context], device=device)
+        ids = torch.tensor([context], device=device)
         if ids.shape[1] < 2:
             continue
         whole = model(input_ids=ids, use_cache=False).logits[0, -1]
         cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
         after = model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[0, -1]
-        options = [option[0] for option in prompt.options]
-        one, other = (score_options(logits, options)[0] for logits in (whole, after))
+        one, other = (score_options(logits, tokens)[0] for logits in (whole, after))
         gaps.append(float((one - other).abs().max()))
     return max(gaps)
 

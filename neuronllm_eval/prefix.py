@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from neuronllm_eval.attention_masks import MaskStyle, attention_masks
-from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import right_pad
 
 # Prompts that share fewer tokens beyond the run's are prefilled each on its own.
@@ -31,6 +31,15 @@ _SHORTEST_STEM = 8
 _KEPT_STEM = 0.75
 # Per layer (keys, values), each [batch, heads, columns, dim].
 KeysValues = tuple[tuple[Tensor, Tensor], ...]
+
+
+class HasContext(Protocol):
+    """A prompt of any kind."""
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """Its token ids."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class Prefiller:
         return self.model.get_input_embeddings().weight.device  # type: ignore[operator]
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Prompt]) -> Prefix:
+    def prefill(self, prompts: Sequence[HasContext]) -> Prefix:
         """Keys and values of every prompt's context but its last token."""
         contexts = [prompt.context for prompt in prompts]
         lengths = torch.tensor([len(context) - 1 for context in contexts], device=self._device)
