@@ -15,7 +15,13 @@ import logging
 import numpy as np
 import torch
 
-from neuronllm_eval.attribution import QUADRATURES, Attribution, Quadrature, attribute
+from neuronllm_eval.attribution import (
+    LEAST_N_STEPS,
+    QUADRATURES,
+    Attribution,
+    Quadrature,
+    attribute,
+)
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.loading import LoadedModel, load_model
@@ -24,7 +30,7 @@ from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_tasks import load_run_tasks, selection_questions
 from neuronllm_eval.settings import RunSettings
 
-N_NODES = (1, 2, 3, 4, 8, 16, 32)
+N_NODES = (1, 2, 3, 4, 5, 8, 16, 32)
 
 
 def demo_prompts(model: LoadedModel, pretrained: str, n_questions: int) -> list[Prompt]:
@@ -69,6 +75,7 @@ def main() -> None:
         row(name, n_steps, attributions(name, n_steps), exact)
         for name in QUADRATURES
         for n_steps in N_NODES
+        if n_steps >= LEAST_N_STEPS[name]
     ]
     headers = ["rule", "nodes", "median error", "max error", "mean gap", "max gap"]
     print(f"{len(prompts)} prompts; errors relative, gaps in log-nats")

@@ -13,7 +13,7 @@ from typing import Any
 
 from neuronllm_eval import __version__
 from neuronllm_eval.aqua_settings import ON_BAD_DOC, ORDER_SETTINGS
-from neuronllm_eval.attribution import METHODS, QUADRATURES
+from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, QUADRATURES
 from neuronllm_eval.batch_sizes import AUTO
 from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
 from neuronllm_eval.distractors import DISTRACTORS
@@ -150,9 +150,17 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--method", choices=list(METHODS), default="ace", help="what is attributed (default: ace)"
     )
-    how.add_argument("--quadrature", choices=list(QUADRATURES), default="gauss_legendre")
     how.add_argument(
-        "--n_steps", type=int, help="nodes (default: gauss_legendre 4, right_riemann 16)"
+        "--quadrature",
+        choices=[AUTO_QUADRATURE, *QUADRATURES],
+        default=RunSettings.quadrature,
+        help="rule for the path integral; auto takes gauss_lobatto, or gauss_legendre with one "
+        "node less where the prompts show it to be better (default: auto)",
+    )
+    how.add_argument(
+        "--n_steps",
+        type=int,
+        help="nodes (default: gauss_lobatto 5, gauss_legendre 4, right_riemann 16)",
     )
     how.add_argument(
         "--top_z",

@@ -157,7 +157,7 @@ def _unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> str | Non
         savings=False,
         rows_per_prompt=fan_out.rows_per_prompt,
     )
-    nodes, weights = torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.0])
+    nodes, weights = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0.0, 0.5, 0.5])
     try:
         with _memory_named():
             expected = plain.integrate(prompts, nodes, weights, option_cross_entropy)

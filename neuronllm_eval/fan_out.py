@@ -116,7 +116,8 @@ class FanOutEngine:
         self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
     ) -> list[PathIntegral]:
         """See `Engine.integrate`."""
-        layers_per_pass = (self.rows_per_prompt - 1) // len(nodes)  # one row stays unedited
+        n_copies = len(nodes) - _ends_unedited(nodes)
+        layers_per_pass = (self.rows_per_prompt - 1) // n_copies  # one row stays unedited
         if layers_per_pass < 1:
             raise UsageError(
                 f"{len(nodes)} nodes in passes of {self.rows_per_prompt} copies a prompt",
@@ -127,7 +128,7 @@ class FanOutEngine:
             prefix = self._prefill(prompts)
             attributions, node_targets = [], []
             for first, last in self._chunks(
-                self.layers.n_layers, len(prompts) * len(nodes), layers_per_pass
+                self.layers.n_layers, len(prompts) * n_copies, layers_per_pass
             ):
                 part = self._integrate_layers(
                     prefix, prompts, range(first, last), nodes, weights, target
@@ -155,29 +156,44 @@ class FanOutEngine:
         weights: Tensor,
         target: Target,
     ) -> _LayerIntegrals:
-        """One unedited copy in the first row, then copies (l, k) for the given layers."""
-        batch, n_nodes = len(prompts), len(nodes)
+        """One unedited copy in the first row, then copies (l, k) for the given layers.
+
+        A last node at alpha = 1 needs no copy: it is the unedited row, whatever the layer.
+        """
+        batch, unedited_too = len(prompts), _ends_unedited(nodes)
+        n_copies = len(nodes) - unedited_too
         bases: dict[int, Tensor] = {}
-        leaves: dict[int, Tensor] = {}
+        leaves: dict[int, list[Tensor]] = {}  # of the copies, and of the unedited row
 
         def edit(layer: int, neurons: Tensor) -> Tensor:
             # Without a staircase the rows of later layers are there already.
             rows = neurons.reshape(batch, -1, neurons.shape[-1])
-            start = 1 + (layer - layers.start) * n_nodes
-            base = rows[:, :1].detach()  # the unedited copy [batch, 1, neurons]
-            scaled = nodes.to(base.device)[None, :, None] * base.float()  # nodes keep their digits
-            leaf = scaled.to(base.dtype).requires_grad_(True)
-            bases[layer], leaves[layer] = base, leaf
-            edited = torch.cat((rows[:, :start], leaf, rows[:, start + n_nodes :]), dim=1)
+            start = 1 + (layer - layers.start) * n_copies
+            first = rows[:, :1]  # the unedited copy [batch, 1, neurons]
+            if unedited_too and not first.requires_grad:  # in the first layer
+                first = first.detach().requires_grad_(True)
+            base = first.detach()
+            alphas = nodes[:n_copies].to(base.device)[None, :, None]
+            leaf = (alphas * base.float()).to(base.dtype)  # nodes keep their digits
+            leaf.requires_grad_(True)
+            bases[layer] = base
+            leaves[layer] = [leaf, first] if unedited_too else [leaf]
+            edited = torch.cat((first, rows[:, 1:start], leaf, rows[:, start + n_copies :]), dim=1)
             return edited.reshape(neurons.shape)
 
         with torch.enable_grad(), edit_neurons(self.layers.modules, edit, layers):
             restrict = target in SHIFT_INVARIANT
-            found, unedited = self._option_logits(prefix, prompts, layers, n_nodes, restrict)
+            found, unedited = self._option_logits(prefix, prompts, layers, n_copies, restrict)
             values = torch.stack(
                 [target(found[row], prompt.gold) for row, prompt in enumerate(prompts)]
             )  # [batch, rows]
-            gradients = torch.autograd.grad(values.sum(), [leaves[layer] for layer in layers])
+            wanted = [leaf for layer in layers for leaf in leaves[layer]]
+            found_gradients = torch.autograd.grad(values.sum(), wanted)
+            size = 1 + unedited_too
+            gradients = [
+                torch.cat(found_gradients[place : place + size], dim=1)
+                for place in range(0, len(wanted), size)
+            ]  # per layer [batch, nodes, neurons]
         home = values.device
         weighted = [
             (
@@ -186,18 +202,18 @@ class FanOutEngine:
             ).to(home)
             for layer, gradient in zip(layers, gradients, strict=True)
         ]
-        return _LayerIntegrals(
-            torch.stack(weighted, dim=1),
-            values[:, 1:].detach().reshape(batch, len(layers), n_nodes),
-            unedited,
-        )
+        targets = values[:, 1:].detach().reshape(batch, len(layers), n_copies)
+        if unedited_too:
+            ends = values[:, :1, None].detach().expand(-1, len(layers), 1)
+            targets = torch.cat((targets, ends), dim=2)
+        return _LayerIntegrals(torch.stack(weighted, dim=1), targets, unedited)
 
     def _option_logits(
         self,
         prefix: Prefix,
         prompts: Sequence[Prompt],
         layers: range,
-        n_nodes: int,
+        n_copies: int,
         restrict: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What the target needs of every row, and the unedited row's log-likelihoods.
@@ -206,12 +222,12 @@ class FanOutEngine:
             per prompt [rows, options] log-likelihoods, or logits if the target is to be restricted
             to the options; and [options] log-likelihoods in log-nats.
         """
-        n_rows = 1 + len(layers) * n_nodes
+        n_rows = 1 + len(layers) * n_copies
         options = [[option[0] for option in prompt.options] for prompt in prompts]
         tokens = sorted({token for ids in options for token in ids})
         with ExitStack() as stack:
             if self.decoder_layers:
-                stack.enter_context(staircase(self.decoder_layers, layers, n_nodes))
+                stack.enter_context(staircase(self.decoder_layers, layers, n_copies))
             head = self.head if restrict else None
             if head is not None:
                 stack.enter_context(option_head(head, tokens))
@@ -262,6 +278,11 @@ class FanOutEngine:
         size = max(1, min(self.rows_per_pass // rows_per_item, most_items))
         for start in range(0, n_items, size):
             yield start, min(start + size, n_items)
+
+
+def _ends_unedited(nodes: Tensor) -> bool:
+    """Whether the last of several nodes is alpha = 1, where nothing is edited."""
+    return len(nodes) > 1 and float(nodes[-1]) == 1.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
-from neuronllm_eval.attribution import Quadrature
+from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, Quadrature, choose_quadrature
 from neuronllm_eval.batch_sizes import AUTO, auto_batch_size
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.encoding import QuestionSet
@@ -70,23 +70,26 @@ def identify_task(
         questions: of the selection split (`run_tasks.selection_questions`).
         run: where the artifacts go.
     """
-    quadrature = Quadrature(settings.quadrature, settings.n_steps)
-    n_nodes = quadrature.n_steps or 1
-    rows = 1 + model.layers.n_layers * (n_nodes + 1)
+    resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
+    resolve_count(settings.top_z, model.layers.width, "top_z")
+    n_nodes = _room_for_nodes(settings)
+    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes)
+    quadrature = choose_quadrature(
+        engine, questions.prompts, settings.quadrature, settings.n_steps, METHODS[settings.method]
+    )
+    rows = 1 + model.layers.n_layers * quadrature.n_copies
     how = IdentificationSettings(
         settings.method, quadrature, settings.top_z, _batch_size(model, settings, questions, rows)
     )
-    resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
-    resolve_count(settings.top_z, model.layers.width, "top_z")
     resolved = dataclasses.replace(
         settings,
+        quadrature=quadrature.name,
         n_steps=quadrature.n_steps,
         # An AQUA task's own name of the split says nothing about the data set's.
         selection_split=settings.selection_split if is_aqua(questions.task) else questions.split,
         num_fewshot=questions.num_fewshot,
     )
     _warn_of_few(questions, "choose the neurons; expect unstable scores")
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes)
     run.start()  # everything that could be refused has been
     write_whole(run.settings, resolved.to_yaml(versions(), doc_counts(questions)))
     with line_writer(run.questions) as lines:
@@ -110,6 +113,13 @@ def identify_task(
     neurons = select_neurons(scores, settings.top_k, settings.ambiguous)
     write_whole(run.neurons, neurons.to_json())
     return neurons
+
+
+def _room_for_nodes(settings: RunSettings) -> int:
+    """The most nodes that the settings' rule may take; a wrong number is refused here."""
+    name = settings.quadrature
+    rule = Quadrature("gauss_lobatto" if name == AUTO_QUADRATURE else name, settings.n_steps)
+    return rule.n_steps or 1
 
 
 def _batch_size(

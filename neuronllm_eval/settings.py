@@ -48,7 +48,7 @@ class RunSettings:
     device: str | None = None
     engine: str = "auto"
     method: str = "ace"
-    quadrature: str = "gauss_legendre"
+    quadrature: str = "auto"
     n_steps: int | None = None
     top_z: float = 0.1
     top_k: float = 0.02

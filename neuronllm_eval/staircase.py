@@ -71,7 +71,9 @@ def _join(
     if is_first:
         hidden = hidden[:, :1]
     if n_new:
-        hidden = torch.cat((hidden, hidden[:, :1].expand(-1, n_new, -1)), dim=1)
+        # What a copy does says nothing of the unedited row's gradient.
+        copies = hidden[:, :1].detach().expand(-1, n_new, -1)
+        hidden = torch.cat((hidden, copies), dim=1)
     rest = tuple(_narrowed(each, present, n_rows) for each in args[1:])
     named = {name: _narrowed(each, present, n_rows) for name, each in kwargs.items()}
     if args:

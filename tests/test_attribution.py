@@ -8,11 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import random_prompt, relative_difference, tiny_model
+from tiny_models import CONFIGS, loaded, random_prompt, relative_difference, tiny_model
 from torch import Tensor, nn
 
 from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.attribution import METHODS, QUADRATURES, Quadrature, attribute
+from neuronllm_eval.attribution import (
+    LEAST_N_STEPS,
+    METHODS,
+    QUADRATURES,
+    Quadrature,
+    attribute,
+    choose_quadrature,
+)
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.fan_out import FanOutEngine
@@ -87,9 +94,13 @@ def test_right_riemann_nodes_are_the_right_ends_of_equal_steps():
 
 @given(st.sampled_from(sorted(QUADRATURES)), st.integers(1, 40))
 def test_every_rule_lies_in_the_interval_and_weighs_one(name, n_steps):
-    nodes, weights = Quadrature(name, n_steps).rule()
+    n_steps = max(n_steps, LEAST_N_STEPS[name])
+    rule = Quadrature(name, n_steps)
+    nodes, weights = rule.rule()
     assert len(nodes) == len(weights) == n_steps
-    assert bool((nodes > 0).all())
+    assert bool((nodes >= 0).all())
+    assert bool((weights > 0).all())
+    assert rule.n_copies == len({0.0, *nodes.tolist()} - {1.0})
     assert bool((nodes <= 1).all())
     assert bool((nodes.diff() > 0).all())
     assert float(weights.double().sum()) == pytest.approx(1.0, abs=1e-6)
@@ -103,7 +114,47 @@ def test_gauss_legendre_is_exact_for_polynomials_of_twice_its_nodes(n_steps, dat
     assert float((weights * nodes**degree).sum()) == pytest.approx(1 / (degree + 1), abs=1e-6)
 
 
+@given(st.integers(2, 8), st.data())
+def test_gauss_lobatto_is_as_exact_with_one_node_more_and_takes_a_copy_less(n_steps, data):
+    degree = data.draw(st.integers(0, 2 * n_steps - 3))
+    rule = Quadrature("gauss_lobatto", n_steps)
+    nodes, weights = rule.rule()
+    assert float((weights * nodes**degree).sum()) == pytest.approx(1 / (degree + 1), abs=1e-6)
+    assert (float(nodes[0]), float(nodes[-1])) == (0.0, 1.0)
+    assert rule.n_copies == Quadrature("gauss_legendre", n_steps - 1).n_copies - 1
+
+
+def test_three_gauss_lobatto_nodes_are_simpsons_rule():
+    nodes, weights = Quadrature("gauss_lobatto", 3).rule()
+    assert nodes.tolist() == pytest.approx([0, 0.5, 1])
+    assert weights.tolist() == pytest.approx([1 / 6, 4 / 6, 1 / 6])
+
+
+class TestChoosingARule:
+    PROMPTS = tuple(random_prompt(number, 12 + number) for number in range(9))
+
+    def choose(self, architecture, name="auto", n_steps=None):
+        model, layers = loaded(architecture)
+        engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
+        return choose_quadrature(engine, self.PROMPTS, name, n_steps, option_cross_entropy)
+
+    @pytest.mark.parametrize("architecture", sorted(CONFIGS))
+    def test_auto_is_lobatto_but_where_the_output_is_normalised(self, architecture):
+        # There the gradient at alpha = 0 is that of a norm of zero.
+        normalised = architecture.startswith(("gemma", "olmo2"))
+        expected = ("gauss_legendre", 4) if normalised else ("gauss_lobatto", 5)
+        assert self.choose(architecture) == Quadrature(*expected)
+
+    def test_auto_takes_a_number_of_nodes(self):
+        assert self.choose("llama", n_steps=3) == Quadrature("gauss_lobatto", 3)
+        assert self.choose("gemma2", n_steps=3) == Quadrature("gauss_legendre", 2)
+
+    def test_a_named_rule_is_taken(self):
+        assert self.choose("gemma2", "gauss_lobatto", 4) == Quadrature("gauss_lobatto", 4)
+
+
 def test_numbers_of_nodes_unless_told():
+    assert Quadrature("gauss_lobatto") == Quadrature("gauss_lobatto", 5)
     assert Quadrature() == Quadrature("gauss_legendre", 4)
     assert Quadrature("right_riemann") == Quadrature("right_riemann", 16)
 
@@ -113,18 +164,24 @@ def test_numbers_of_nodes_unless_told():
     [
         (
             ("simpson", 4),
-            "unknown quadrature 'simpson'.\nExpected: gauss_legendre or right_riemann.\n"
+            "unknown quadrature 'simpson'.\n"
+            "Expected: gauss_lobatto or gauss_legendre or right_riemann.\n"
             "Remedy: check --quadrature.",
         ),
         (
             ("gauss_legendre", 0),
-            "n_steps is 0.\nExpected: at least 1 node.\n"
-            "Remedy: raise --n_steps (4 is the default for gauss_legendre).",
+            "n_steps is 0.\nExpected: 1 or more nodes for gauss_legendre.\n"
+            "Remedy: raise --n_steps (the default is 4).",
         ),
         (
             ("right_riemann", -3),
-            "n_steps is -3.\nExpected: at least 1 node.\n"
-            "Remedy: raise --n_steps (4 is the default for gauss_legendre).",
+            "n_steps is -3.\nExpected: 1 or more nodes for right_riemann.\n"
+            "Remedy: raise --n_steps (the default is 16).",
+        ),
+        (
+            ("gauss_lobatto", 1),
+            "n_steps is 1.\nExpected: 2 or more nodes for gauss_lobatto.\n"
+            "Remedy: raise --n_steps (the default is 5).",
         ),
     ],
 )
@@ -237,6 +294,7 @@ def test_completeness_gap_by_its_definition(kind):
     ("rule", "counts", "limit"),
     [
         ("gauss_legendre", (1, 2, 4, 8), 2e-3),
+        ("gauss_lobatto", (2, 3, 5, 9), 2e-3),
         # The error of equal steps falls only as 1 / n.
         ("right_riemann", (1, 4, 16, 64), 0.1),
     ],

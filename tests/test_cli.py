@@ -107,7 +107,7 @@ def test_settings_and_neurons(run):
     settings = RunSettings.load(run.settings)
     assert settings.model_args == {"pretrained": str(model_dir())}
     assert (settings.task, settings.limit, settings.top_k) == ("demo_topic", 4, 6)
-    assert settings.n_steps == 4  # resolved: what the quadrature's default stands for
+    assert settings.n_steps == 5  # resolved: what the quadrature's default stands for
     versions = yaml.safe_load(run.settings.read_text())["versions"]
     assert versions["lm_eval"] == lm_eval.__version__
     assert set(versions) >= {"neuronllm-eval", "torch", "transformers"}

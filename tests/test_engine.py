@@ -407,7 +407,7 @@ def test_no_pass_is_larger_than_the_checked_one():
         found = engine.integrate(PROMPTS, nodes, weights, option_cross_entropy)
     finally:
         handle.remove()
-    assert max(rows) == 121  # two layers of 60 nodes, and the unedited copy
+    assert max(rows) == 119  # two layers of 59 nodes, and the unedited copy, which is the last
     replayed = ReplayEngine(model, layers).integrate(PROMPTS, nodes, weights, option_cross_entropy)
     assert_same_integrals(found, replayed)
 
@@ -425,8 +425,8 @@ def test_the_engine_makes_room_for_the_nodes_it_was_built_for():
     assert engine.rows_per_prompt == 202
     nodes, weights = torch.linspace(0, 1, 201), torch.full((201,), 1 / 201)
     assert len(engine.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)) == 1
-    small = FanOutEngine(model, layers, rows_per_prompt=201)
-    with pytest.raises(UsageError, match="201 nodes in passes of 201 copies"):
+    small = FanOutEngine(model, layers, rows_per_prompt=200)
+    with pytest.raises(UsageError, match="201 nodes in passes of 200 copies"):
         small.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)
 
 

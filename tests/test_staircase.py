@@ -169,14 +169,15 @@ def rows_per_layer(model: nn.Module, savings: bool, **options: int) -> list[list
 
 def test_copies_of_a_layer_do_not_reach_the_layers_below():
     model = tiny_model("llama")
-    # 2 prompts; 1 row unedited and 4 nodes a layer, which join at layers 0, 1 and 2.
-    assert rows_per_layer(model, savings=True) == [[2 * 5, 2 * 9, 2 * 13]]
-    assert rows_per_layer(model, savings=False) == [[2 * 13] * 3]
+    # 2 prompts; 1 row unedited, which is the last node too, and 3 copies a layer, which join at
+    # layers 0, 1 and 2.
+    assert rows_per_layer(model, savings=True) == [[2 * 4, 2 * 7, 2 * 10]]
+    assert rows_per_layer(model, savings=False) == [[2 * 10] * 3]
 
 
 def test_a_pass_over_later_layers_has_one_row_below_them():
     model = tiny_model("llama")
-    # 9 rows a prompt: layers 0 and 1, then layer 2 alone.
-    found = rows_per_layer(model, savings=True, rows_per_prompt=9)
-    assert found == [[2 * 5, 2 * 9, 2 * 9], [2, 2, 2 * 5]]
-    assert rows_per_layer(model, savings=False, rows_per_prompt=9) == [[2 * 9] * 3, [2 * 5] * 3]
+    # 7 rows a prompt: layers 0 and 1, then layer 2 alone.
+    found = rows_per_layer(model, savings=True, rows_per_prompt=7)
+    assert found == [[2 * 4, 2 * 7, 2 * 7], [2, 2, 2 * 4]]
+    assert rows_per_layer(model, savings=False, rows_per_prompt=7) == [[2 * 7] * 3, [2 * 4] * 3]
