@@ -38,6 +38,7 @@ from neuronllm_eval.fingerprints import digest, model_hash
 from neuronllm_eval.hooks import scale_neurons
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.prompts import shared_leading_tokens
+from neuronllm_eval.ranks import meet, share_docs
 from neuronllm_eval.scoring import right_pad
 
 POSITIONS = ("scored", "all")
@@ -102,6 +103,8 @@ class NeuronMaskedLM(HFLM):
         self.condition = condition
         self.scales = _scales(condition, scale, suppress_scale, enhance_scale)
         self.neuron_set = _neuron_set(neurons, condition, top_k)
+        if kwargs.get("tp_plan") is None:
+            meet(kwargs.get("device"))
         super().__init__(pretrained, **kwargs)
         self._mask: Tensor | None = None
         if self.neuron_set is not None:
@@ -112,6 +115,22 @@ class NeuronMaskedLM(HFLM):
             self._down_projections = layers.modules
             factors = condition_scales(self.neuron_set, condition, self.scales)
             self._mask = torch.from_numpy(factors)
+        share_docs(self)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """As lm_eval does it; the evaluator counts each process's requests with it.
+
+        Raises:
+            UsageError: a process has none, which lm_eval 0.4.13 does not survive.
+        """
+        gathered = super().all_gather(tensor)
+        if self.world_size > 1 and bool((gathered == 0).any()):
+            raise UsageError(
+                f"fewer docs than the {self.world_size} processes",
+                expected="one doc or more for each process",
+                remedy="start fewer processes, or raise --limit",
+            )
+        return gathered
 
     def _masked(self, columns: Tensor | None = None) -> AbstractContextManager[None]:
         if self._mask is None:
