@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from neuronllm_eval.neurons import AMBIGUOUS
 from neuronllm_eval.prompt_style import LETTER_STYLES
 from neuronllm_eval.run_tasks import AQUA_NAMES, OVERLAP
 from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.shared_work import CHECKPOINT_EVERY
 from neuronllm_eval.sweep import Sweep
 from neuronllm_eval.validation import ConditionPlan
 
@@ -83,6 +85,24 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"
     )
     group.add_argument("--limit", "-L", type=int, help="questions per split (default: all)")
+    again = parser.add_argument_group("interruptions")
+    either = again.add_mutually_exclusive_group()
+    either.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what is finished and go on with the rest; the default, but for runs that are "
+        "all finished",
+    )
+    either.add_argument(
+        "--overwrite", action="store_true", help="start anew and replace what is there"
+    )
+    again.add_argument(
+        "--checkpoint_every",
+        type=float,
+        default=CHECKPOINT_EVERY,
+        metavar="SECONDS",
+        help="time between checkpoints (default: %(default)g)",
+    )
     add_verbosity(parser)
 
 
@@ -120,7 +140,6 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--output_path", "-o", help="a run directory per task is made in it (default: runs)"
     )
-    what.add_argument("--overwrite", action="store_true", help="replace runs that are there")
     prompt = parser.add_argument_group("prompts")
     prompt.add_argument(
         "--num_fewshot", "-f", type=int, help="demonstrations (default: the task's)"
@@ -290,6 +309,16 @@ def require_counts(settings: RunSettings) -> None:
             raise UsageError(
                 f"{name} is {value}", expected=f"{lowest} or more", remedy=f"check --{name}"
             )
+
+
+def require_launch(options: argparse.Namespace) -> None:
+    """Raise UsageError if `--checkpoint_every` is no time."""
+    if not 0 <= options.checkpoint_every < math.inf:
+        raise UsageError(
+            f"checkpoint_every is {options.checkpoint_every}",
+            expected="seconds, 0 or more",
+            remedy="check --checkpoint_every",
+        )
 
 
 def require_one_top_k(options: argparse.Namespace) -> None:

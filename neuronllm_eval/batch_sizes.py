@@ -2,14 +2,14 @@
 
 1. The memory that a prompt needs is estimated from the model's sizes (`bytes_per_prompt`).
 2. `auto` takes as many prompts as fit into half of what is free (`auto_batch_size`).
-3. A batch that runs out of memory all the same is halved, and so are all later ones; nothing that
-   was computed before is lost (`in_batches`).
+3. A batch (`work.units_of`) that runs out of memory all the same is halved, and so are all later
+   ones; nothing that was computed before is lost (`in_batches`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import psutil
@@ -20,6 +20,7 @@ from torch import nn
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.work import end_of_batch, units_of
 
 logger = logging.getLogger(__name__)
 AUTO = "auto"
@@ -81,13 +82,17 @@ def in_batches(
     questions: Sequence[Question],
     batch_size: int,
     compute: Callable[[list[Prompt]], list[Result]],
+    units: Iterable[range] | None = None,
 ) -> Iterator[tuple[int, list[Result]]]:
     """Results of every question's prompts, in order, in batches of whole questions.
+
+    The next unit is taken when the results of the one before have all been consumed.
 
     Args:
         questions: what is computed.
         batch_size: about how many prompts go together; at least one question's.
         compute: gives one result for each prompt.
+        units: places of the questions that go together; all of `units_of` if not given.
 
     Yields:
         the question's index, and its prompts' results.
@@ -95,18 +100,20 @@ def in_batches(
     Raises:
         ModelError: not even one prompt fits into memory.
     """
-    size, start = batch_size, 0
-    while start < len(questions):
-        stop = _stop(questions, start, size)
-        prompts = [prompt for question in questions[start:stop] for prompt in question.prompts]
-        found, largest = _halving(prompts, compute)
-        if largest < len(prompts):
-            size = largest
-            logger.warning("out of memory; going on with about %d prompts at a time", size)
-        results = iter(found)
-        for index in range(start, stop):
-            yield index, [next(results) for _ in questions[index].prompts]
-        start = stop
+    size = batch_size
+    for unit in units_of(questions, batch_size) if units is None else units:
+        start = unit.start
+        while start < unit.stop:
+            stop = end_of_batch(questions, start, unit.stop, size)
+            prompts = [prompt for question in questions[start:stop] for prompt in question.prompts]
+            found, largest = _halving(prompts, compute)
+            if largest < len(prompts):
+                size = largest
+                logger.warning("out of memory; going on with about %d prompts at a time", size)
+            results = iter(found)
+            for index in range(start, stop):
+                yield index, [next(results) for _ in questions[index].prompts]
+            start = stop
 
 
 def _halving(
@@ -131,14 +138,3 @@ def _halving(
     first, fitted = _halving(prompts[:middle], compute)
     second, also = _halving(prompts[middle:], compute)
     return first + second, max(1, min(fitted, also))
-
-
-def _stop(questions: Sequence[Question], start: int, size: int) -> int:
-    """The end of a batch of whole questions with about `size` prompts."""
-    stop, n_prompts = start, 0
-    while stop < len(questions):
-        n_prompts += len(questions[stop].prompts)
-        if stop > start and n_prompts > size:
-            break
-        stop += 1
-    return stop

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,8 +22,11 @@ import transformers
 from neuronllm_eval import arguments, pipeline
 from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.ranks import OtherRankFailed, Ranks
+from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
 from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
@@ -30,8 +36,14 @@ from neuronllm_eval.run_tasks import (
     validation_questions,
 )
 from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.shared_work import Launch
 from neuronllm_eval.tasks_path import tasks_dir
+from neuronllm_eval.validation import ConditionPlan
 
+logger = logging.getLogger(__name__)
+# An error of all processes is the first one's to tell: the others give it so many seconds.
+_FIRST_WORD = 1.0
+_DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 DEFAULT_OUTPUT = "runs"
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
@@ -151,14 +163,55 @@ def _parser() -> argparse.ArgumentParser:
 
 def _guarded(action: Callable[[], int]) -> int:
     """Turn this package's errors into one readable message and an exit code."""
+    rank = int(os.environ.get("RANK", "0"))
+    mark = f"[rank {rank}] " if rank else ""
     try:
-        return action()
+        with handled():
+            return action()
+    except OtherRankFailed as error:
+        logger.info("%s%s", mark, error)  # that one says why
+        return 1
     except NeuronLLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if rank:
+            time.sleep(_FIRST_WORD)
+        print(f"{mark}error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        print(
+            f"{mark}error: {error.filename or 'a file'} cannot be written: {error.strerror}.\n"
+            "Expected: a disk with room, that can be written.\n"
+            "Remedy: make room, then repeat the command: it goes on.",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt as error:
+        note = error.note if isinstance(error, Interrupted) else ""
+        if not rank:
+            print(f"interrupted; {note}" if note else "interrupted", file=sys.stderr)
+        return error.exit_code if isinstance(error, Interrupted) else 130
+
+
+@contextmanager
+def _launched(options: argparse.Namespace) -> Iterator[Launch]:
+    """The processes of this command, and what it does with what is there."""
+    arguments.require_launch(options)
+    launch = Launch(
+        Ranks.join(options.device), options.checkpoint_every, options.overwrite, options.resume
+    )
+    try:
+        yield launch
+        launch.ranks.leave()
+    finally:
+        launch.locks.release()
+
+
+def _take_locks(launch: Launch, runs: Sequence[RunDirectory]) -> None:
+    """Lock the run directories that are there; others are locked when they are made."""
+    launch.ranks.on_first(
+        lambda: launch.locks.take_all(run.path for run in runs if run.path.is_dir())
+    )
 
 
 def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
@@ -167,13 +220,31 @@ def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
     if plan is None:
         arguments.require_one_top_k(options)
     settings = arguments.run_settings(options)
+    with _launched(options) as launch:
+        return _identify_in(launch, options, settings, plan)
+
+
+def _identify_in(
+    launch: Launch,
+    options: argparse.Namespace,
+    settings: RunSettings,
+    plan: ConditionPlan | None,
+) -> int:
     output = Path(options.output_path or DEFAULT_OUTPUT)
     runs = [
         (RunDirectory(output / name.replace(":", "-")), own, task)
         for name, (own, task) in load_run_tasks(settings).items()
     ]
-    for run, _, _ in runs:
-        run.require_free(options.overwrite)
+    launch.ranks.on_first(
+        lambda: refuse_before_work(
+            [(run, own) for run, own, _ in runs],
+            validating=plan is not None,
+            overwrite=launch.overwrite,
+            resume=launch.keep,
+        )
+    )
+    _take_locks(launch, [run for run, _, _ in runs])
+    launch = dataclasses.replace(launch, keep=True)  # what is left would have been refused
     model = load_model(settings)
     # All questions of all tasks are built first: what is wrong with one of them shows at once.
     asked = [
@@ -181,16 +252,23 @@ def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
         for _, own, task in runs
     ]
     for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
-        neurons = pipeline.identify_task(model, own, choosing, run)
+        neurons = pipeline.identify_task(model, own, choosing, run, launch)
         if plan is not None:
-            pipeline.validate_task(model, own, judging, *plan.over(neurons), run)
-        print(pipeline.report_task(run))
-    print(f"written to {output}")
+            pipeline.validate_task(model, own, judging, *plan.over(neurons), run, launch)
+        if launch.ranks.is_first:
+            print(pipeline.report_task(run))
+    if launch.ranks.is_first:
+        print(f"written to {output}")
     return 0
 
 
 def _validate(options: argparse.Namespace) -> int:
     plan = arguments.condition_plan(options)
+    with _launched(options) as launch:
+        return _validate_in(launch, options, plan)
+
+
+def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPlan) -> int:
     given = {
         name: value
         for name in ("batch_size", "device", "limit", "engine")
@@ -201,6 +279,9 @@ def _validate(options: argparse.Namespace) -> int:
     runs = [
         (run, *plan.over(NeuronSet.load(run.neurons))) for run in find_runs(Path(options.run_dir))
     ]
+    _take_locks(launch, [run for run, _, _ in runs])
+    goes_on = launch.ranks.on_first(lambda: any(validation_goes_on(run) for run, _, _ in runs))
+    launch = dataclasses.replace(launch, keep=(launch.keep or goes_on) and not launch.overwrite)
     for run, judged, points in runs:
         settings = dataclasses.replace(RunSettings.load(run.settings), **given)
         arguments.require_counts(settings)
@@ -208,8 +289,9 @@ def _validate(options: argparse.Namespace) -> int:
         if model is None or loaded != settings.model_args:
             model, loaded = load_model(settings), settings.model_args
         questions = validation_questions(model.lm, settings, task)
-        pipeline.validate_task(model, settings, questions, judged, points, run)
-        print(pipeline.report_task(run))
+        pipeline.validate_task(model, settings, questions, judged, points, run, launch)
+        if launch.ranks.is_first:
+            print(pipeline.report_task(run))
     return 0
 
 
@@ -263,8 +345,13 @@ def _run_lm_eval(given: list[str]) -> int:
 
 
 def _set_up_logging(verbosity: str) -> None:
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    rank = int(os.environ.get("RANK", "0"))
+    mark = f"[rank {rank}] " if rank else ""
+    logging.basicConfig(format=f"{mark}%(levelname)s %(name)s: %(message)s")
     logging.getLogger().setLevel(verbosity)
+    if rank and verbosity == "WARNING":  # the first process warns for all, but of its memory
+        logging.getLogger("neuronllm_eval").setLevel("ERROR")
+        logging.getLogger("neuronllm_eval.batch_sizes").setLevel("WARNING")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if verbosity not in ("DEBUG", "INFO"):
         transformers.utils.logging.set_verbosity_error()

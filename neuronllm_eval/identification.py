@@ -1,6 +1,6 @@
 """The streaming pass over questions: attributions -> ES -> G_e, B_e -> ACE.
 
-1. Questions are taken in a fixed order, in micro-batches of whole questions.
+1. Questions are taken in units of whole questions (`work`), of which each process has its share.
 2. Every prompt is attributed (`attribution.attribute`); a question's attributions are summed over
    its proxies: the example score ES_e.
 3. Per layer, the `top_z` highest positive neurons of ES_e form G_e, the lowest negative B_e.
@@ -12,18 +12,19 @@ and their size does not depend on the number of questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from neuronllm_eval.attribution import METHODS, Attribution, Quadrature, attribute
 from neuronllm_eval.batch_sizes import in_batches
-from neuronllm_eval.errors import UsageError
+from neuronllm_eval.checkpoint import Tally
+from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.neurons import NeuronScores, Provenance
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.scoring import Engine
@@ -134,6 +135,36 @@ class ScoreSums:
         self.n_questions += 1
         self.n_prompts += len(question.prompts)
 
+    def tally(self) -> Tally:
+        """What is added up over processes; the largest gap is in the questions' records too."""
+        return Tally(
+            {name: getattr(self, name) for name in _ARRAYS},
+            {name: getattr(self, name) for name in _COUNTS},
+        )
+
+    @classmethod
+    def of(cls, tally: Tally, like: ScoreSums, gap_max: float) -> ScoreSums:
+        """The sums that were added up.
+
+        Args:
+            tally: of all processes.
+            like: sums of the same model and questions.
+            gap_max: the largest of the questions' gaps.
+
+        Raises:
+            ArtifactError: the sums are of another shape.
+        """
+        for name in _ARRAYS:
+            found, expected = tally.arrays.get(name), getattr(like, name)
+            if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+                raise ArtifactError(
+                    f"the checkpoint's {name} is {None if found is None else found.shape}",
+                    expected=f"integers of shape {expected.shape}",
+                    remedy="pass --overwrite to start anew",
+                )
+        values: dict[str, Any] = {**tally.arrays, **tally.counts}
+        return cls(**values, gap_max=gap_max)
+
     def to_scores(self, provenance: Provenance) -> NeuronScores:
         """The sums as floats, log-nats."""
         return NeuronScores(
@@ -154,6 +185,10 @@ class ScoreSums:
     def gap_share(self) -> float:
         """The gaps' sum over that of |F(h_l) - F(0)|: the share of the change that is missed."""
         return self.gap_sum / max(1, self.change_sum)
+
+
+_ARRAYS = ("half_sums", "letter_sums", "good_count", "bad_count")
+_COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
 
 
 def _fixed(values: Tensor) -> NDArray[np.int64]:
@@ -182,7 +217,8 @@ def identify(
     questions: Sequence[Question],
     settings: IdentificationSettings,
     record: Callable[[QuestionRecord], object],
-    description: str = "identify",
+    sums: ScoreSums | None = None,
+    units: Iterable[range] | None = None,
 ) -> ScoreSums:
     """Attribute every question and sum up.
 
@@ -191,23 +227,27 @@ def identify(
         questions: the selection split's questions.
         settings: see `IdentificationSettings`.
         record: called with each question's record, in order.
-        description: text of the progress bar.
+        sums: to add to (`empty_sums`); of what is done here if not given.
+        units: places of the questions to do; all if not given.
     """
-    shape = engine.layers.shape
-    top_z = resolve_count(settings.top_z, shape[1], "top_z")
-    n_letters = max(len(prompt.options) for question in questions for prompt in question.prompts)
-    sums = ScoreSums.zeros(shape, n_letters)
+    top_z = resolve_count(settings.top_z, engine.layers.width, "top_z")
+    sums = sums or empty_sums(engine, questions)
     target = METHODS[settings.method]
-    with tqdm(total=len(questions), desc=description, unit="question", disable=None) as progress:
-        for index, own in in_batches(
-            questions,
-            settings.batch_size,
-            lambda prompts: attribute(engine, prompts, settings.quadrature, target),
-        ):
-            sums.add(index, questions[index], own, top_z)
-            record(_record(questions[index], own))
-            progress.update()
+    for index, own in in_batches(
+        questions,
+        settings.batch_size,
+        lambda prompts: attribute(engine, prompts, settings.quadrature, target),
+        units,
+    ):
+        sums.add(index, questions[index], own, top_z)
+        record(_record(questions[index], own))
     return sums
+
+
+def empty_sums(engine: Engine, questions: Sequence[Question]) -> ScoreSums:
+    """Sums of nothing yet, over these questions."""
+    n_letters = max(len(prompt.options) for question in questions for prompt in question.prompts)
+    return ScoreSums.zeros(engine.layers.shape, n_letters)
 
 
 def _record(question: Question, attributions: Sequence[Attribution]) -> QuestionRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from lm_eval.utils import simple_parse_args_string
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import model_hash
+from neuronllm_eval.ranks import share_docs
 from neuronllm_eval.settings import RunSettings
 
 # What lm_eval, transformers and torch raise for wrong names, settings, files and devices.
@@ -40,16 +40,11 @@ class LoadedModel:
 def load_model(settings: RunSettings) -> LoadedModel:
     """Load the model as `lm_eval --model hf` does, and find its FFN layers.
 
+    Of several processes, each loads it on its own device.
+
     Raises:
         ModelError: the model cannot be loaded, or has no FFN down-projections.
-        UsageError: several processes, which this version does not share work among.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"started with {os.environ['WORLD_SIZE']} processes",
-            expected="one process; this version does not yet share work among several",
-            remedy="start it without accelerate launch or torchrun",
-        )
     arguments = {**settings.model_args}
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     _require_device(device)
@@ -63,6 +58,7 @@ def load_model(settings: RunSettings) -> LoadedModel:
             expected="--model_args as for `lm_eval --model hf`: pretrained=NAME_OR_PATH[,...]",
             remedy="check --model_args and --device; offline, give a local path",
         ) from error
+    share_docs(lm)
     if lm.backend != "causal":
         raise ModelError(
             f"{type(lm.model).__name__} is not a causal language model",

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from torch import nn
+from torch import Tensor, nn
 
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import (
@@ -36,6 +36,7 @@ from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import digest, model_hash
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.ranks import meet, share_docs
 
 POSITIONS = ("scored", "all")
 logger = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class NeuronMaskedLM(MaskedScoringLM):
         self.condition = condition
         self.scales = _scales(condition, scale, suppress_scale, enhance_scale)
         self.neuron_set = _neuron_set(neurons, condition, top_k)
+        if kwargs.get("tp_plan") is None:
+            meet(kwargs.get("device"))
         super().__init__(pretrained, **kwargs)
         if self.neuron_set is not None:
             layers = find_ffn_layers(self.model)
@@ -113,6 +116,22 @@ class NeuronMaskedLM(MaskedScoringLM):
         if self.neuron_set is not None and condition != UNMASKED:
             factors = condition_scales(self.neuron_set, condition, self.scales)
             self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == "all")
+        share_docs(self)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """As lm_eval does it; the evaluator counts each process's requests with it.
+
+        Raises:
+            UsageError: a process has none, which lm_eval 0.4.13 does not survive.
+        """
+        gathered = super().all_gather(tensor)
+        if self.world_size > 1 and bool((gathered == 0).any()):
+            raise UsageError(
+                f"fewer docs than the {self.world_size} processes",
+                expected="one doc or more for each process",
+                remedy="start fewer processes, or raise --limit",
+            )
+        return gathered
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Use lm_eval's cache of answers (`--use_cache`), if they are this mask's and model's.

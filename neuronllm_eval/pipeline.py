@@ -30,11 +30,17 @@ from neuronllm_eval.harness_results import (
     write_result,
 )
 from neuronllm_eval.harness_tasks import is_aqua
-from neuronllm_eval.identification import IdentificationSettings, ScoreSums, identify
+from neuronllm_eval.identification import (
+    IdentificationSettings,
+    ScoreSums,
+    empty_sums,
+    identify,
+)
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.report import TaskReport, render
+from neuronllm_eval.resuming import identity, keeps_neurons, keeps_validation, plan_identity
 from neuronllm_eval.run_directory import RunDirectory, line_writer, read_lines, write_whole
 from neuronllm_eval.run_tasks import (
     data_split,
@@ -45,9 +51,11 @@ from neuronllm_eval.run_tasks import (
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.settings import RunSettings, read_doc_counts
+from neuronllm_eval.shared_work import Launch, SharedWork, batch_size_of, close
 from neuronllm_eval.strict_json import dump_json, exact_keys, parse_json
 from neuronllm_eval.summary import ConditionSummary, DocTable, summarise, summary_json
 from neuronllm_eval.validation import ConditionPlan, DocScores, answers_under, score_conditions
+from neuronllm_eval.work import Work
 
 logger = logging.getLogger(__name__)
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
@@ -60,7 +68,11 @@ FEW_QUESTIONS = 30
 
 
 def identify_task(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, run: RunDirectory
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    run: RunDirectory,
+    launch: Launch | None = None,
 ) -> NeuronSet:
     """Find a task's neurons: run.yaml, questions.jsonl, scores.safetensors, neurons.json.
 
@@ -69,7 +81,14 @@ def identify_task(
         settings: of the run.
         questions: of the selection split (`run_tasks.selection_questions`).
         run: where the artifacts go.
+        launch: the processes, and what becomes of what is there; one process that goes on with
+            unfinished work if not given.
+
+    Raises:
+        UsageError: the directory holds unfinished work of other settings.
     """
+    launch = launch or Launch()
+    ranks = launch.ranks
     resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
     resolve_count(settings.top_z, model.layers.width, "top_z")
     n_nodes = _room_for_nodes(settings)
@@ -78,9 +97,10 @@ def identify_task(
         engine, questions.prompts, settings.quadrature, settings.n_steps, METHODS[settings.method]
     )
     rows = 1 + model.layers.n_layers * quadrature.n_copies
-    how = IdentificationSettings(
-        settings.method, quadrature, settings.top_z, _batch_size(model, settings, questions, rows)
+    batch_size = batch_size_of(
+        run.identifying, launch, lambda: _batch_size(model, settings, questions, rows)
     )
+    how = IdentificationSettings(settings.method, quadrature, settings.top_z, batch_size)
     resolved = dataclasses.replace(
         settings,
         quadrature=quadrature.name,
@@ -89,17 +109,56 @@ def identify_task(
         selection_split=settings.selection_split if is_aqua(questions.task) else questions.split,
         num_fewshot=questions.num_fewshot,
     )
+    if not launch.overwrite and ranks.on_first(
+        lambda: keeps_neurons(run, resolved, model, questions)
+    ):
+        return NeuronSet.load(run.neurons)
     _warn_of_few(questions, "choose the neurons; expect unstable scores")
-    run.start()  # everything that could be refused has been
-    write_whole(run.settings, resolved.to_yaml(versions(), doc_counts(questions)))
-    with line_writer(run.questions) as lines:
-        sums = identify(
+    work = Work.plan(identity(model, resolved, questions, engine), questions.questions, batch_size)
+
+    def begin() -> None:  # everything that could be refused has been
+        launch.locks.take(run.path)
+        run.start()
+
+    shared = SharedWork(work, run.identifying, launch, begin)
+    if ranks.is_first:
+        write_whole(run.settings, resolved.to_yaml(versions(), doc_counts(questions)))
+    sums = empty_sums(engine, questions.questions)
+    shared.run(
+        f"identify {settings.task}",
+        lambda units: identify(
             engine,
             questions.questions,
             how,
-            lambda record: lines.write(dataclasses.asdict(record)),
-            f"identify {settings.task}",
-        )
+            lambda record: shared.record(dataclasses.asdict(record)),
+            sums,
+            units,
+        ),
+        sums.tally,
+    )
+    whole = shared.finish()
+    if whole is not None:
+        gap_max = 0.0
+        with line_writer(run.questions) as lines:
+            for record in whole.records():
+                lines.write(record)
+                gap_max = max(gap_max, record["completeness_gap"])
+        added = ScoreSums.of(whole.tally, sums, gap_max)
+        _write_neurons(model, resolved, questions, engine, added, run)
+        close(run.identifying)
+    ranks.wait()
+    return NeuronSet.load(run.neurons)
+
+
+def _write_neurons(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    engine: Engine,
+    sums: ScoreSums,
+    run: RunDirectory,
+) -> None:
+    """scores.safetensors and neurons.json, from the sums over all questions."""
     if sums.gap_share > LARGE_GAP:
         logger.warning(
             "%s: attributions miss %.0f%% of the change they should add up to. Models that "
@@ -108,11 +167,10 @@ def identify_task(
             settings.task,
             100 * sums.gap_share,
         )
-    scores = sums.to_scores(_provenance(model, resolved, questions, engine, sums))
+    scores = sums.to_scores(_provenance(model, settings, questions, engine, sums))
     write_whole(run.scores, scores.to_bytes())
     neurons = select_neurons(scores, settings.top_k, settings.ambiguous)
     write_whole(run.neurons, neurons.to_json())
-    return neurons
 
 
 def _room_for_nodes(settings: RunSettings) -> int:
@@ -186,6 +244,7 @@ def validate_task(
     neurons: NeuronSet,
     plan: ConditionPlan,
     run: RunDirectory,
+    launch: Launch | None = None,
 ) -> None:
     """Judge the neurons: conditions.jsonl, results/<condition>.json.
 
@@ -196,31 +255,57 @@ def validate_task(
         neurons: what is judged.
         plan: under which conditions.
         run: where the artifacts go.
+        launch: as in `identify_task`.
+
+    Raises:
+        UsageError: the directory holds an unfinished validation of other settings.
     """
+    launch = launch or Launch()
+    ranks = launch.ranks
     names, factors = plan.names, plan.factors(neurons)
     require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
     warn_of_other_weights(neurons, model.lm.model, str(settings.model_args.get("pretrained")))
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
+    judged = {**judged_with(neurons.top_k, plan.scales), "docs": doc_counts(questions)}
+    if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, judged, questions)):
+        return
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
     _warn_of_few(questions, "judge the neurons; expect wide intervals")
-    if run.conditions.is_file():
-        logger.warning("%s: the earlier validation is replaced", run.path)
-    run.clear_validation()
-    counts = doc_counts(questions)
-    write_whole(
-        run.validation, dump_json({**judged_with(neurons.top_k, plan.scales), "docs": counts})
+    batch_size = batch_size_of(
+        run.validating, launch, lambda: _batch_size(model, settings, questions, len(names))
     )
-    with line_writer(run.conditions) as lines:
-        docs = score_conditions(
+    made_of = identity(model, settings, questions, engine) | plan_identity(plan, neurons)
+    work = Work.plan(made_of, questions.questions, batch_size)
+
+    def begin() -> None:
+        launch.locks.take(run.path)
+        if run.conditions.is_file():
+            logger.warning("%s: the earlier validation is replaced", run.path)
+        run.clear_validation()
+
+    shared = SharedWork(work, run.validating, launch, begin)
+    shared.run(
+        f"validate {settings.task}",
+        lambda units: score_conditions(
             engine,
             questions.questions,
             factors,
-            _batch_size(model, settings, questions, len(names)),
-            lambda doc: lines.write(_condition_line(doc, names, settings, split)),
-            f"validate {settings.task}",
-        )
-    write_results(model.lm, settings, questions, docs, neurons, plan, run)
+            batch_size,
+            lambda doc: shared.record(doc.to_record()),
+            units,
+        ),
+    )
+    whole = shared.finish()
+    if whole is not None:
+        docs = [DocScores.from_record(record) for record in whole.records()]
+        write_whole(run.validation, dump_json(judged))
+        with line_writer(run.conditions) as lines:
+            for doc in docs:
+                lines.write(_condition_line(doc, names, settings, split))
+        write_results(model.lm, settings, questions, docs, neurons, plan, run)
+        close(run.validating)
+    ranks.wait()
 
 
 def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -> None:

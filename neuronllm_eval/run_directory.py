@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.md"
 RESULTS_FOLDER = "results"
+CHECKPOINT_FOLDER = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class RunDirectory:
         """report.md: the same, to be read."""
         return self.path / REPORT_FILE
 
+    @property
+    def identifying(self) -> Path:
+        """checkpoint/identify/: an unfinished identification."""
+        return self.path / CHECKPOINT_FOLDER / "identify"
+
+    @property
+    def validating(self) -> Path:
+        """checkpoint/validate/: an unfinished validation."""
+        return self.path / CHECKPOINT_FOLDER / "validate"
+
     def result(self, condition: str) -> Path:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
@@ -85,6 +97,14 @@ class RunDirectory:
                 expected="a new or empty directory",
                 remedy="pass another --output_path, or --overwrite",
             )
+        self.require_writable()
+
+    def require_writable(self) -> None:
+        """Refuse a folder that cannot be made or written. Changes nothing.
+
+        Raises:
+            UsageError: it cannot.
+        """
         nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise UsageError(
@@ -103,6 +123,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             for path in (self.neurons, self.scores, self.questions, self.settings):
                 path.unlink(missing_ok=True)
+            shutil.rmtree(self.identifying, ignore_errors=True)
             self.clear_validation()
         except OSError as error:
             raise UsageError(
@@ -117,6 +138,7 @@ class RunDirectory:
             path.unlink(missing_ok=True)
         for path in (self.path / RESULTS_FOLDER).glob("*.json"):
             path.unlink()
+        shutil.rmtree(self.validating, ignore_errors=True)
 
 
 def find_runs(path: Path) -> list[RunDirectory]:

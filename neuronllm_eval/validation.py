@@ -9,14 +9,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.conditions import (
@@ -126,6 +125,21 @@ class DocScores:
     loglikelihoods: NDArray[np.float32]
     greedy: NDArray[np.bool_]
 
+    def to_record(self) -> dict[str, Any]:
+        """JSON values that hold it exactly."""
+        arrays = {"loglikelihoods": self.loglikelihoods, "greedy": self.greedy}
+        lists = {name: array.tolist() for name, array in arrays.items()}
+        return {"question_id": self.question_id, "doc_id": self.doc_id, "gold": self.gold, **lists}
+
+    @classmethod
+    def from_record(cls, values: dict[str, Any]) -> DocScores:
+        """What `to_record` held."""
+        arrays = {
+            "loglikelihoods": np.asarray(values["loglikelihoods"], np.float32),
+            "greedy": np.asarray(values["greedy"], np.bool_),
+        }
+        return cls(**{**values, **arrays})
+
 
 def score_conditions(
     engine: Engine,
@@ -133,7 +147,7 @@ def score_conditions(
     factors: NDArray[Any],
     batch_size: int,
     record: Callable[[DocScores], object],
-    description: str = "validate",
+    units: Iterable[range] | None = None,
 ) -> list[DocScores]:
     """Score every prompt under every condition, in doc order.
 
@@ -143,23 +157,21 @@ def score_conditions(
         factors: [conditions, layers, neurons], of any type that holds them exactly.
         batch_size: prompts per pass; whole questions, so at least one question's.
         record: called with each doc's scores, in order.
-        description: text of the progress bar.
+        units: places of the questions to do; all if not given.
 
     Raises:
         DocError: a log-likelihood is not finite; names the doc.
     """
     scales = torch.from_numpy(factors)
     scored = []
-    with tqdm(total=len(questions), desc=description, unit="question", disable=None) as progress:
-        for index, results in in_batches(
-            questions, batch_size, lambda prompts: engine.score(prompts, scales)
-        ):
-            question = questions[index]
-            for prompt, result in zip(question.prompts, results, strict=True):
-                doc = _doc_scores(question.question_id, prompt, result, engine)
-                record(doc)
-                scored.append(doc)
-            progress.update()
+    for index, results in in_batches(
+        questions, batch_size, lambda prompts: engine.score(prompts, scales), units
+    ):
+        question = questions[index]
+        for prompt, result in zip(question.prompts, results, strict=True):
+            doc = _doc_scores(question.question_id, prompt, result, engine)
+            record(doc)
+            scored.append(doc)
     return scored
 
 

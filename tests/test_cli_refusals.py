@@ -299,9 +299,10 @@ def test_flags_that_do_not_parse(arguments):
     assert "Traceback" not in err
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
+def test_processes_that_no_launcher_started(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert_one_message(call(*identify(tmp_path)), 2, "started with 2 processes", "one process")
+    result = call(*identify(tmp_path))
+    assert_one_message(result, 2, "the 2 processes cannot reach each other", "MASTER_ADDR")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,15 @@ PACKAGE = Path(neuronllm_eval.__file__).parent
 # A module imports only from modules above it.
 ORDER = (
     "errors",
+    "interrupts",
+    "ranks",
+    "run_lock",
     "array_checks",
     "strict_json",
     "prompts",
+    "work",
+    "checkpoint",
+    "shared_work",
     "tasks_path",
     "aqua",
     "distractors",
@@ -66,6 +72,7 @@ ORDER = (
     "run_directory",
     "loading",
     "run_tasks",
+    "resuming",
     "pipeline",
     "arguments",
     "cli",

@@ -1,0 +1,87 @@
+"""SIGINT (Ctrl-C) and SIGTERM: end at once, or after the work at hand.
+
+1. Within `handled` a signal raises `Interrupted` where the program stands, so that files and hooks
+   are cleaned up on the way out.
+2. Within `deferred` it is noted only; the loop that does the work asks for it (`Stop`).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C reaches a process twice, from the terminal and from its launcher: still one wish, if
+# the second comes within so many seconds.
+_ONE_WISH = 2.0
+_Handler = Callable[[int, FrameType | None], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end.
+
+    Args:
+        number: of the signal.
+        note: what is kept and how to go on; empty where there is nothing to keep.
+    """
+
+    def __init__(self, number: int, note: str = "") -> None:
+        super().__init__(note)
+        self.exit_code = 128 + number
+        self.note = note
+
+
+class Stop:
+    """Whether a signal has asked for the end."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._since = 0.0
+
+    def note(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler. A second Ctrl-C does not wait."""
+        if self.signal is None:
+            self.signal, self._since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._since > _ONE_WISH:
+            raise Interrupted(number)
+
+    def obey(self, note: str) -> None:
+        """Raise `Interrupted` with a note if a signal came."""
+        if self.signal is not None:
+            raise Interrupted(self.signal, note)
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Within the context, a signal raises `Interrupted`."""
+    with _handlers(_raise):
+        yield
+
+
+@contextmanager
+def deferred() -> Iterator[Stop]:
+    """Within the context, the first signal is only noted in the `Stop`."""
+    stop = Stop()
+    with _handlers(stop.note):
+        yield stop
+
+
+@contextmanager
+def _handlers(handler: _Handler) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,0 +1,184 @@
+"""What a repeated command finds in its run directories, and whether it is its own.
+
+A stage that was interrupted is gone on with, one that is finished is kept, and neither if it was
+made under other settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from neuronllm_eval.attribution import AUTO_QUADRATURE
+from neuronllm_eval.encoding import QuestionSet
+from neuronllm_eval.fingerprints import digest, task_hash, versions
+from neuronllm_eval.loading import LoadedModel
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.run_directory import RunDirectory, read_lines
+from neuronllm_eval.run_tasks import how_asked
+from neuronllm_eval.scoring import Engine
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.shared_work import is_unfinished
+from neuronllm_eval.strict_json import parse_json
+from neuronllm_eval.validation import ConditionPlan
+from neuronllm_eval.work import other_settings
+
+logger = logging.getLogger(__name__)
+# Filled in from the task or from other settings where the user leaves them open.
+_RESOLVED = ("n_steps", "selection_split", "num_fewshot")
+# Settings that say where something lies; what lies there has digests of its own.
+_PLACES = ("include_path", "device")
+
+
+# Before the model is loaded ---------------------------------------------------------------------
+
+
+def refuse_before_work(
+    runs: Sequence[tuple[RunDirectory, RunSettings]],
+    *,
+    validating: bool,
+    overwrite: bool,
+    resume: bool,
+) -> None:
+    """Refuse run directories that cannot be used, before anything is loaded. Changes nothing.
+
+    Args:
+        runs: the directories, and the settings as the user gave them.
+        validating: whether the command goes on to validate.
+        overwrite: whether what is there may be replaced.
+        resume: whether the user expects finished runs.
+
+    Raises:
+        UsageError: a directory cannot be written, or holds a run of other settings; or all hold
+            finished runs, and the user did not say to keep them.
+    """
+    for run, _ in runs:
+        run.require_writable()
+    if overwrite:
+        return
+    for run, settings in runs:
+        if run.settings.exists():
+            now, kept = _comparable(settings), _comparable(RunSettings.load(run.settings))
+            left_open = [name for name in _RESOLVED if now[name] is None]
+            if now["quadrature"] == AUTO_QUADRATURE:
+                left_open += ["quadrature", "n_steps"]
+            for name in set(left_open):
+                del now[name]
+            _require_equal(run, now, kept)
+    goes_on = [_goes_on(run, validating) for run, _ in runs]
+    for run, _ in runs:
+        if not (resume or any(goes_on)) or _is_foreign(run):
+            run.require_free(overwrite)
+
+
+def _goes_on(run: RunDirectory, validating: bool) -> bool:
+    """Whether something is left to do in a run directory that is this package's."""
+    if not run.neurons.is_file() or is_unfinished(run.identifying):
+        return True
+    return validation_goes_on(run) if validating else not run.report.is_file()
+
+
+def _is_foreign(run: RunDirectory) -> bool:
+    """Whether it was left unfinished by something that keeps no checkpoints."""
+    unfinished = run.settings.exists() and not run.neurons.is_file()
+    return unfinished and not is_unfinished(run.identifying)
+
+
+def validation_goes_on(run: RunDirectory) -> bool:
+    """Whether a run with neurons has yet to be judged, or to be reported on."""
+    judged = run.conditions.is_file() and not is_unfinished(run.validating)
+    return not (judged and run.summary.is_file() and run.report.is_file())
+
+
+def _comparable(settings: RunSettings) -> dict[str, Any]:
+    """The settings that decide numbers: where the weights and the tasks lie does not matter."""
+    known = {
+        name: value for name, value in dataclasses.asdict(settings).items() if name not in _PLACES
+    }
+    arguments = {key: value for key, value in settings.model_args.items() if key != "pretrained"}
+    return {**known, "model_args": arguments}
+
+
+def _require_equal(run: RunDirectory, now: dict[str, Any], kept: dict[str, Any]) -> None:
+    differing = {name: (now[name], kept[name]) for name in now if now[name] != kept[name]}
+    if differing:
+        raise other_settings(run.path, differing)
+
+
+# What decides the numbers -----------------------------------------------------------------------
+
+
+def identity(
+    model: LoadedModel, settings: RunSettings, questions: QuestionSet, engine: Engine
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a stage but its prompts, by the names users know."""
+    return {
+        **_comparable(settings),
+        "model_hash": model.hash,
+        "dtype": str(model.lm.model.dtype),
+        "device": str(model.lm.device.type),
+        "engine in use": engine.name,
+        "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
+        **{f"version of {name}": version for name, version in versions().items()},
+    }
+
+
+def plan_identity(plan: ConditionPlan, neurons: NeuronSet) -> dict[str, Any]:
+    """What else decides a validation."""
+    return {
+        "conditions": plan.names,
+        "scales": dataclasses.asdict(plan.scales),
+        "neurons": digest(neurons.to_json()),
+    }
+
+
+# Finished stages --------------------------------------------------------------------------------
+
+
+def keeps_neurons(
+    run: RunDirectory, settings: RunSettings, model: LoadedModel, questions: QuestionSet
+) -> bool:
+    """Whether a run's neurons are found already, under these resolved settings.
+
+    Raises:
+        UsageError: they were found under others.
+    """
+    if not run.neurons.is_file() or is_unfinished(run.identifying):
+        return False
+    _require_equal(run, _comparable(settings), _comparable(RunSettings.load(run.settings)))
+    known = NeuronSet.load(run.neurons).provenance
+    now = {
+        "model_hash": model.hash,
+        "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
+    }
+    _require_equal(run, now, {name: getattr(known, name) for name in now})
+    logger.warning("%s: its neurons are found already, under the same settings", run.path)
+    return True
+
+
+def keeps_validation(
+    run: RunDirectory, names: Sequence[str], judged: dict[str, Any], questions: QuestionSet
+) -> bool:
+    """Whether a run is judged already, under the same conditions and on the same docs.
+
+    Args:
+        run: of the neurons.
+        names: of all that is scored.
+        judged: the content of validation.json.
+        questions: what would be asked.
+    """
+    if is_unfinished(run.validating) or not run.conditions.is_file():
+        return False
+    text = run.validation.read_text(encoding="utf-8", errors="replace")
+    if parse_json(text, run.validation) != judged:
+        return False
+    lines = read_lines(run.conditions)
+    asked = [prompt.doc_id for question in questions.questions for prompt in question.prompts]
+    same = [line.get("doc_id") for line in lines] == asked and all(
+        list(line.get("loglikelihoods", ())) == list(names) for line in lines
+    )
+    if same:
+        logger.warning("%s: it is judged already, under the same conditions", run.path)
+    return same
