@@ -160,8 +160,8 @@ def test_the_engine_takes_the_options_tokens_of_all_rows_and_the_whole_head_of_o
     ]
     nodes = torch.tensor([0.0, 1.0])
     engine.integrate(prompts, nodes, nodes, option_cross_entropy)
-    # 2 prompts of 1 + 3 layers x 2 nodes rows at the tokens 10 to 15; both prompts' unedited rows.
-    assert products == [(2 * 7, 6), (2, 97)]
+    # 2 prompts of 1 + 3 layers x 1 copy at the tokens 10 to 15; both prompts' unedited rows.
+    assert products == [(2 * 4, 6), (2, 97)]
     products.clear()
     engine.integrate(prompts, nodes, nodes, lambda values, gold: values[..., gold])
     engine.score(prompts, torch.ones(2, *engine.layers.shape))

@@ -205,10 +205,10 @@ def test_tokens_of_prompts_that_share_are_computed_once():
         with tokens_computed(model) as counts:
             engine.integrate(batch, NODES, WEIGHTS, option_cross_entropy)
         found.append(counts)
-    # A question: 14 tokens of the stem, then 9 of each proxy before its last one. Copies: 4 nodes
-    # of each layer up to this one and the unedited one, of each proxy.
+    # A question: 14 tokens of the stem, then 9 of each proxy before its last one. Copies: 3 nodes
+    # of each layer up to this one and the unedited one, which is the fourth, of each proxy.
     question = 14 + 3 * 9
-    copies = [3 * 5, 3 * 9, 3 * 13]
+    copies = [3 * 4, 3 * 7, 3 * 10]
     assert found == [
         [36 + question + n for n in copies],  # the run's own tokens, once
         [question + n for n in copies],
@@ -222,7 +222,7 @@ def test_without_savings_every_token_is_computed():
     for _ in range(2):
         with tokens_computed(model) as counts:
             engine.integrate(QUESTIONS[0], NODES, WEIGHTS, option_cross_entropy)
-        assert counts == [3 * 59 + 3 * 13] * 3
+        assert counts == [3 * 59 + 3 * 10] * 3
 
 
 def test_scoring_shares_the_same_prefix():
