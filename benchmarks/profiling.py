@@ -81,7 +81,8 @@ class Clock:
                 if part is not None:
                     enter = partial(self._on_enter, part)
                     handles.append(module.register_forward_pre_hook(enter))
-                    handles.append(module.register_forward_hook(self._on_leave))
+                    leave = module.register_forward_hook(self._on_leave, always_call=True)
+                    handles.append(leave)
             yield
         finally:
             for handle in handles:
