@@ -20,7 +20,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.engine_cost
+	$(BIN)/python -m benchmarks.engine_cost --profile
+	$(BIN)/python -m benchmarks.evaluation_cost
 	$(BIN)/python -m benchmarks.attribution_speed
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.request_speed
 	$(BIN)/python -m benchmarks.quadrature
 
