@@ -71,8 +71,12 @@ def _json(text: str) -> dict[str, Any]:
     return value
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that every stage which runs a model has."""
+def add_model_flags(
+    parser: argparse.ArgumentParser,
+    limit: str = "questions per split (default: all)",
+    default_limit: int | None = None,
+) -> None:
+    """Flags that every stage which runs a model has; `limit` says what `--limit` counts."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--batch_size",
@@ -84,7 +88,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"
     )
-    group.add_argument("--limit", "-L", type=int, help="questions per split (default: all)")
+    group.add_argument("--limit", "-L", type=int, default=default_limit, help=limit)
     again = parser.add_argument_group("interruptions")
     either = again.add_mutually_exclusive_group()
     either.add_argument(

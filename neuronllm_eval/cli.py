@@ -26,6 +26,7 @@ from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.ranks import OtherRankFailed, Ranks
+from neuronllm_eval.report import markdown_table
 from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
 from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.run_tasks import (
@@ -39,12 +40,14 @@ from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch
 from neuronllm_eval.tasks_path import tasks_dir
 from neuronllm_eval.validation import ConditionPlan
+from neuronllm_eval.verification import verify
 
 logger = logging.getLogger(__name__)
 # An error of all processes is the first one's to tell: the others give it so many seconds.
 _FIRST_WORD = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 DEFAULT_OUTPUT = "runs"
+DEFAULT_VERIFIED = 20
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
 DEMO_LIMIT = 120
@@ -135,6 +138,20 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", help="a run directory, or a directory of runs")
     arguments.add_verbosity(report)
     report.set_defaults(execute=_report)
+
+    verify = commands.add_parser(
+        "verify",
+        help="compute some of a run again, and say whether its files are what comes out",
+        allow_abbrev=False,
+    )
+    verify.add_argument("run_dir", help="a run directory, or a directory of runs")
+    arguments.add_model_flags(
+        verify,
+        "questions of each split to ask again; as many as there are computes the scores again as "
+        "a whole (default: %(default)s)",
+        DEFAULT_VERIFIED,
+    )
+    verify.set_defaults(execute=_verify)
 
     tasks = commands.add_parser(
         "tasks",
@@ -299,6 +316,35 @@ def _report(options: argparse.Namespace) -> int:
     for run in find_runs(Path(options.run_dir)):
         print(pipeline.report_task(run))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    sound = True
+    for run in find_runs(Path(options.run_dir)):
+        kept = RunSettings.load(run.settings)
+        given = {
+            name: value
+            for name in ("batch_size", "device", "engine")
+            if (value := getattr(options, name)) is not None
+        }
+        settings = dataclasses.replace(kept, **given)
+        arguments.require_counts(dataclasses.replace(settings, limit=options.limit))
+        task = load_run_task(settings)
+        model = load_model(settings)
+        everything = dataclasses.replace(settings, limit=None)
+        checks = verify(
+            model,
+            settings,
+            selection_questions(model.lm, settings, task),
+            validation_questions(model.lm, everything, task),
+            run,
+            lambda run=run: pipeline.judged_by(run),  # type: ignore[misc]
+            options.limit,
+        )
+        rows = [[check.name, "yes" if check.sound else "NO", check.detail] for check in checks]
+        print(f"{run.path}\n\n{markdown_table(['check', 'sound', 'detail'], rows)}")
+        sound = sound and all(check.sound for check in checks)
+    return 0 if sound else 1
 
 
 def _tasks(options: argparse.Namespace) -> int:

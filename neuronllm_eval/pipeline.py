@@ -439,6 +439,16 @@ def report_task(run: RunDirectory) -> str:
     return text
 
 
+def judged_by(run: RunDirectory) -> tuple[int, Scales]:
+    """How many neurons a run's validation judged, and with which factors.
+
+    Raises:
+        ArtifactError: validation.json is damaged.
+    """
+    found = _read_validation(run.validation)
+    return found["top_k"], Scales(found["suppress_scale"], found["enhance_scale"])
+
+
 def _read_validation(path: Path) -> dict[str, Any]:
     values = parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
     keys = {"top_k", "suppress_scale", "enhance_scale", "positions", "docs"}

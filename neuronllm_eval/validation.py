@@ -97,14 +97,23 @@ class ConditionPlan:
         Raises:
             ArtifactError: a condition asks for more neurons than there are.
         """
-        drawn: dict[tuple[int | None, int | None], NeuronSet] = {}
-        edits = []
-        for name in map(ConditionName.parse, self.names):
-            which = (name.top_k, name.seed)  # one draw serves all conditions and factors
-            if which not in drawn:
-                drawn[which] = name.neurons(neurons)
-            edits.append(name.edits(drawn[which], self.scales))
-        return stack_factors(neurons.shape, edits)
+        return condition_factors(self.names, neurons, self.scales)
+
+
+def condition_factors(names: Sequence[str], neurons: NeuronSet, scales: Scales) -> NDArray[Any]:
+    """[conditions, layers, neurons] factors of conditions, points and controls by their names.
+
+    Raises:
+        ArtifactError: a condition asks for more neurons than there are.
+    """
+    drawn: dict[tuple[int | None, int | None], NeuronSet] = {}
+    edits = []
+    for name in map(ConditionName.parse, names):
+        which = (name.top_k, name.seed)  # one draw serves all conditions and factors
+        if which not in drawn:
+            drawn[which] = name.neurons(neurons)
+        edits.append(name.edits(drawn[which], scales))
+    return stack_factors(neurons.shape, edits)
 
 
 @dataclass(frozen=True)

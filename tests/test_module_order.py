@@ -73,6 +73,7 @@ ORDER = (
     "loading",
     "run_tasks",
     "resuming",
+    "verification",
     "pipeline",
     "arguments",
     "cli",

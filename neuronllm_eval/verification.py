@@ -1,0 +1,321 @@
+"""Whether a run's artifacts are what its model and its tasks give: some of it is computed again.
+
+1. What follows from other artifacts is derived anew: the neurons from the scores, the accuracies of
+   the result files from the docs' log-likelihoods.
+2. What the run was made of is compared by its digests: weights, task, package versions.
+3. A sample of questions is asked again, under every condition, and compared to float rounding. When
+   the sample is all of them, the scores are computed again as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from neuronllm_eval.attribution import METHODS, Quadrature, attribute
+from neuronllm_eval.batch_sizes import in_batches
+from neuronllm_eval.conditions import Scales
+from neuronllm_eval.encoding import QuestionSet
+from neuronllm_eval.engine import build_engine, rounding_tolerance
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.fingerprints import task_hash, versions
+from neuronllm_eval.harness_results import read_metrics
+from neuronllm_eval.identification import IdentificationSettings, identify
+from neuronllm_eval.loading import LoadedModel
+from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.prompts import Question
+from neuronllm_eval.run_directory import RunDirectory, read_lines
+from neuronllm_eval.run_tasks import how_asked
+from neuronllm_eval.scoring import Engine
+from neuronllm_eval.selection import select_neurons
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.summary import DocTable
+from neuronllm_eval.validation import condition_factors, score_conditions
+
+# Relative to the largest score: what another batch size, thread or machine may change.
+SCORE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        sound: whether it is as it should be.
+        detail: figures, or what differs.
+    """
+
+    name: str
+    sound: bool
+    detail: str
+
+
+# From the artifacts alone ------------------------------------------------------------------------
+
+
+def check_artifacts(run: RunDirectory) -> list[Check]:
+    """What a run's files say of each other.
+
+    Raises:
+        ArtifactError: one of them cannot be read.
+    """
+    scores, neurons = NeuronScores.load(run.path), NeuronSet.load(run.neurons)
+    settings = RunSettings.load(run.settings)
+    derived = select_neurons(scores, settings.top_k, settings.ambiguous)
+    found = [
+        Check(
+            "neurons follow from the scores",
+            derived.to_json() == neurons.to_json(),
+            f"{len(neurons.good)} good, {len(neurons.bad)} bad",
+        )
+    ]
+    lines = read_lines(run.questions)
+    known = scores.provenance
+    asked = (len(lines), sum(len(line.get("doc_ids", ())) for line in lines))
+    found.append(
+        Check(
+            "questions are all there",
+            asked == (known.n_questions, known.n_prompts),
+            f"{asked[0]} questions, {asked[1]} prompts",
+        )
+    )
+    if run.conditions.is_file():
+        found.append(_check_results(run, settings.task))
+    return found
+
+
+def _check_results(run: RunDirectory, task: str) -> Check:
+    table = DocTable.from_lines(read_lines(run.conditions), run.conditions)
+    compared, wrong = 0, []
+    for name in table.conditions:
+        if not run.result(name).is_file():
+            continue
+        said = read_metrics(run.result(name), task).get("acc")
+        if said is None:
+            continue
+        compared += 1
+        if abs(said - float(table.correct[name].mean())) > 1e-9:
+            wrong.append(name)
+    detail = f"{compared} of {len(table.conditions)} conditions have result files"
+    return Check(
+        "result files follow from the docs",
+        compared > 0 and not wrong,
+        f"{detail}; differing: {', '.join(wrong)}" if wrong else detail,
+    )
+
+
+# With the model ---------------------------------------------------------------------------------
+
+
+def check_origin(model: LoadedModel, questions: QuestionSet, neurons: NeuronSet) -> list[Check]:
+    """Whether the run was made of this model and task, by these packages."""
+    known = neurons.provenance
+    pairs = {
+        "weights": (model.hash, known.model_hash),
+        "task": (
+            task_hash(questions.task.dump_config(), how_asked(questions.task)),
+            known.task_hash,
+        ),
+    }
+    found = [
+        Check(f"{name} are the run's" if name == "weights" else f"{name} is the run's",
+              now == there, now if now == there else f"{now} here, {there} there")
+        for name, (now, there) in pairs.items()
+    ]  # fmt: skip
+    now = versions()
+    there = {
+        "neuronllm-eval": known.tool_version,
+        "lm_eval": known.lm_eval_version,
+        "transformers": known.transformers_version,
+        "torch": known.torch_version,
+    }
+    differing = [f"{name} {now[name]}, {there[name]} there" for name in there
+                 if now[name] != there[name]]  # fmt: skip
+    # Another version is worth knowing, but what it computes is what counts.
+    return [*found, Check("versions", True, "; ".join(differing) or "the same")]
+
+
+def check_questions(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    run: RunDirectory,
+    sample: int,
+    seed: int = 0,
+) -> list[Check]:
+    """Attribute a sample of the selection questions again.
+
+    Args:
+        model: the run's.
+        settings: of the run, resolved.
+        questions: of the selection split.
+        run: whose `questions.jsonl` is compared.
+        sample: how many; all of them if there are no more.
+        seed: which.
+    """
+    lines = {str(line["question_id"]): line for line in read_lines(run.questions)}
+    chosen, missing = _sample(questions, lines, sample, seed)
+    if missing:
+        return [Check("questions are those of the task", False, f"not in the task: {missing}")]
+    rule = Quadrature(settings.quadrature, settings.n_steps)
+    engine = build_engine(
+        model.lm.model, model.layers, questions.prompts, settings.engine, rule.n_steps or 1
+    )
+    target, gaps = METHODS[settings.method], [0.0]
+    batch_size = _batch_size(settings)
+    for index, found in in_batches(
+        chosen, batch_size, lambda prompts: attribute(engine, prompts, rule, target)
+    ):
+        line = lines[chosen[index].question_id]
+        for one, there in zip(found, line["loglikelihoods"], strict=True):
+            gaps.append(_difference(one.loglikelihoods.tolist(), there))
+        gap = max(float(one.completeness_gap.max()) for one in found)
+        gaps.append(abs(gap - float(line["completeness_gap"])))
+    checks = [_within("selection questions asked again", chosen, gaps, engine)]
+    if len(chosen) == len(lines):
+        checks.append(_check_scores(engine, questions, settings, run, rule))
+    return checks
+
+
+def _check_scores(
+    engine: Engine,
+    questions: QuestionSet,
+    settings: RunSettings,
+    run: RunDirectory,
+    rule: Quadrature,
+) -> Check:
+    known = NeuronScores.load(run.path)
+    how = IdentificationSettings(settings.method, rule, settings.top_z, _batch_size(settings))
+    found = identify(engine, questions.questions, how, lambda _: None).to_scores(known.provenance)
+    largest = float(np.abs(known.ace).max()) or 1.0
+    gap = float(np.abs(found.ace - known.ace).max()) / largest
+    same = found.to_bytes() == known.to_bytes()
+    detail = "to the bit" if same else f"largest difference {gap:.1e} of the largest score"
+    return Check("scores computed again", gap <= SCORE_TOLERANCE, detail)
+
+
+def check_conditions(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    neurons: NeuronSet,
+    scales: Scales,
+    run: RunDirectory,
+    sample: int,
+    seed: int = 0,
+) -> list[Check]:
+    """Score a sample of the validation docs again, under every condition of the run.
+
+    Args:
+        model: the run's.
+        settings: of the run.
+        questions: of the whole validation split.
+        neurons: what was judged.
+        scales: the factors it was judged with.
+        run: whose `conditions.jsonl` is compared.
+        sample: how many questions; all of them if there are no more.
+        seed: which.
+    """
+    lines: dict[str, dict[int, dict[str, Any]]] = {}
+    for line in read_lines(run.conditions):
+        lines.setdefault(str(line["question_id"]), {})[int(line["doc_id"])] = line
+    chosen, missing = _sample(questions, lines, sample, seed)
+    if missing:
+        return [Check("validation docs are those of the task", False, f"not there: {missing}")]
+    some = next(iter(next(iter(lines.values())).values()))
+    names = list(some["loglikelihoods"])
+    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    factors = condition_factors(names, neurons, scales)
+    docs = score_conditions(engine, chosen, factors, _batch_size(settings), lambda _: None)
+    gaps = [0.0]
+    for doc in docs:
+        there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
+        gaps += [
+            _difference(row, there[name])
+            for name, row in zip(names, doc.loglikelihoods.tolist(), strict=True)
+        ]
+    return [
+        _within(f"validation docs asked again under {len(names)} conditions", chosen, gaps, engine)
+    ]
+
+
+def _sample(
+    questions: QuestionSet, lines: Mapping[str, Any], sample: int, seed: int
+) -> tuple[list[Question], str]:
+    """Some of the questions that a file tells of, and the first that the task has not."""
+    known = {question.question_id: question for question in questions.questions}
+    missing = next((name for name in lines if name not in known), "")
+    if missing:
+        return [], missing
+    order = np.random.default_rng(seed).permutation(len(lines))[:sample]
+    names = list(lines)
+    return [known[names[place]] for place in sorted(order.tolist())], ""
+
+
+def _batch_size(settings: RunSettings) -> int:
+    return settings.batch_size if isinstance(settings.batch_size, int) else 1
+
+
+def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
+    """The largest; infinite where the numbers of options differ."""
+    if len(ones) != len(others):
+        return float("inf")
+    return float(np.abs(np.asarray(ones) - np.asarray(others)).max())
+
+
+def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine: Engine) -> Check:
+    prompts = [question.prompts[0] for question in chosen[:3]]
+    read = [(prompt.context, [option[0] for option in prompt.options]) for prompt in prompts]
+    with torch.no_grad():
+        tolerance = rounding_tolerance(engine.model, read, largest=20.0)
+    largest = max(gaps)
+    detail = (
+        f"{len(chosen)} questions: largest difference {largest:.1e} log-nats "
+        f"(rounding explains {tolerance:.1e})"
+    )
+    return Check(name, largest <= tolerance, detail)
+
+
+def verify(
+    model: LoadedModel,
+    settings: RunSettings,
+    choosing: QuestionSet,
+    judging: QuestionSet,
+    run: RunDirectory,
+    read_validation: Callable[[], tuple[int, Scales]],
+    sample: int,
+) -> list[Check]:
+    """All checks of one run, in order.
+
+    Args:
+        model: the run's.
+        settings: of the run, resolved.
+        choosing: questions of the selection split.
+        judging: of the whole validation split.
+        run: what is checked.
+        read_validation: how many neurons were judged, and with which factors.
+        sample: how many questions of each split are asked again.
+
+    Raises:
+        ArtifactError: an artifact cannot be read.
+    """
+    neurons = NeuronSet.load(run.neurons)
+    found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
+    try:
+        found += check_questions(model, settings, choosing, run, sample)
+        if run.conditions.is_file():
+            top_k, scales = read_validation()
+            judged = neurons.top(top_k)
+            found += check_conditions(model, settings, judging, judged, scales, run, sample)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{run.path} has a line that does not fit: {type(error).__name__}: {error}",
+            expected="files written by `neuronllm-eval identify` and `validate`",
+            remedy="run them again",
+        ) from error
+    return found
