@@ -53,6 +53,8 @@ AUTO_QUADRATURE = "auto"
 # of the change that attributions add up to. An unsound gradient exceeds both a hundredfold.
 _MUCH_LARGER, _SHARE = 4.0, 0.01
 _N_PROBES = 4
+# Why a doc is set aside.
+NOT_FINITE = "NaN or infinite numbers"
 # What `--method` chooses from: what is attributed.
 METHODS: dict[str, Target] = {"ace": option_cross_entropy}
 
@@ -164,8 +166,17 @@ def attribute(
     prompts: Sequence[Prompt],
     quadrature: Quadrature,
     target: Target = option_cross_entropy,
+    *,
+    finite: bool = True,
 ) -> list[Attribution]:
     """Integrated gradients of `target` for a batch of prompts.
+
+    Args:
+        engine: computes the gradients.
+        prompts: attributed together as one batch.
+        quadrature: rule for the path integral.
+        target: what is attributed.
+        finite: False leaves it to the caller to look for numbers that are not (`not_finite`).
 
     Raises:
         DocError: a log-likelihood or an attribution is not finite; names the doc.
@@ -174,10 +185,12 @@ def attribute(
     if nodes[0] > 0:  # a node at alpha = 0 gives F(0), which the completeness gap needs
         nodes = torch.cat((torch.zeros(1), nodes))
         weights = torch.cat((torch.zeros(1), weights))
-    integrals = engine.integrate(prompts, nodes, weights, target)
-    for prompt, integral in zip(prompts, integrals, strict=True):
-        _require_finite(prompt, integral)
-    return [_attribution(integral) for integral in integrals]
+    found = [_attribution(each) for each in engine.integrate(prompts, nodes, weights, target)]
+    for prompt, attribution in zip(prompts, found, strict=True):
+        error = not_finite(prompt, attribution) if finite else None
+        if error is not None:
+            raise error
+    return found
 
 
 def _attribution(integral: PathIntegral) -> Attribution:
@@ -186,13 +199,13 @@ def _attribution(integral: PathIntegral) -> Attribution:
     return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
 
 
-def _require_finite(prompt: Prompt, integral: PathIntegral) -> None:
-    finite = (
-        torch.isfinite(integral.loglikelihoods).all() and torch.isfinite(integral.attribution).all()
+def not_finite(prompt: Prompt, attribution: Attribution) -> DocError | None:
+    """What is wrong with a doc that gives NaN or infinity anywhere; None if it does not."""
+    if all(bool(torch.isfinite(each).all()) for each in attribution):
+        return None
+    return DocError(
+        f"doc {prompt.doc_id} gives NaN or infinite log-likelihoods or gradients",
+        expected="finite numbers",
+        remedy="load the model in float32 or bfloat16 (--model_args dtype=float32)",
+        reason=NOT_FINITE,
     )
-    if not bool(finite):
-        raise DocError(
-            f"doc {prompt.doc_id} gives NaN or infinite log-likelihoods or gradients",
-            expected="finite numbers",
-            remedy="load the model in float32 or bfloat16 (--model_args dtype=float32)",
-        )

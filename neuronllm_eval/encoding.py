@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -80,6 +81,22 @@ class QuestionSet:
     def doc_ids(self) -> tuple[int, ...]:
         """Indices in the task of the docs that are asked, ascending."""
         return tuple(sorted(prompt.doc_id for prompt in self.prompts))
+
+    def without(self, question_ids: Container[str]) -> QuestionSet:
+        """The same without some questions, and a copy of the task without their requests."""
+        kept = tuple(each for each in self.questions if each.question_id not in question_ids)
+        if len(kept) == len(self.questions):
+            return self
+        left = replace(self, questions=kept, task=copy(self.task))
+        numbers = {doc_id: number for number, doc_id in enumerate(left.doc_ids)}
+        here = self.doc_ids
+        left.task._instances = []
+        for instance in self.task.instances:
+            if here[instance.doc_id] in numbers:
+                again = copy(instance)  # an Instance made anew takes its number from its metadata
+                again.doc_id = numbers[here[instance.doc_id]]
+                left.task._instances.append(again)
+        return left
 
     @property
     def counts(self) -> dict[str, Any]:

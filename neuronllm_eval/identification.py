@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuronllm_eval.attribution import METHODS, Attribution, Quadrature, attribute
+from neuronllm_eval.attribution import METHODS, Attribution, Quadrature, attribute, not_finite
 from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.checkpoint import Tally
-from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.errors import ArtifactError, DocError, UsageError
 from neuronllm_eval.neurons import NeuronScores, Provenance
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.scoring import Engine
@@ -219,6 +219,7 @@ def identify(
     record: Callable[[QuestionRecord], object],
     sums: ScoreSums | None = None,
     units: Iterable[range] | None = None,
+    set_aside: Callable[[Question, DocError], object] | None = None,
 ) -> ScoreSums:
     """Attribute every question and sum up.
 
@@ -229,6 +230,10 @@ def identify(
         record: called with each question's record, in order.
         sums: to add to (`empty_sums`); of what is done here if not given.
         units: places of the questions to do; all if not given.
+        set_aside: called with each question that gives NaN or infinity, which then counts nowhere.
+
+    Raises:
+        DocError: such a question, if `set_aside` is not given.
     """
     top_z = resolve_count(settings.top_z, engine.layers.width, "top_z")
     sums = sums or empty_sums(engine, questions)
@@ -236,9 +241,16 @@ def identify(
     for index, own in in_batches(
         questions,
         settings.batch_size,
-        lambda prompts: attribute(engine, prompts, settings.quadrature, target),
+        lambda prompts: attribute(engine, prompts, settings.quadrature, target, finite=False),
         units,
     ):
+        pairs = zip(questions[index].prompts, own, strict=True)
+        error = next(filter(None, (not_finite(*pair) for pair in pairs)), None)
+        if error is not None:
+            if set_aside is None:
+                raise error
+            set_aside(questions[index], error)
+            continue
         sums.add(index, questions[index], own, top_z)
         record(_record(questions[index], own))
     return sums

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from neuronllm_eval.batch_sizes import AUTO, auto_batch_size
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.errors import ArtifactError, DocError
 from neuronllm_eval.fan_out import ROWS_PER_PROMPT
 from neuronllm_eval.fingerprints import digest, task_hash, versions
 from neuronllm_eval.harness_results import (
@@ -39,9 +39,16 @@ from neuronllm_eval.identification import (
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.prompts import Question
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.resuming import identity, keeps_neurons, keeps_validation, plan_identity
-from neuronllm_eval.run_directory import RunDirectory, line_writer, read_lines, write_whole
+from neuronllm_eval.run_directory import (
+    RunDirectory,
+    line_writer,
+    read_lines,
+    set_aside_ids,
+    write_whole,
+)
 from neuronllm_eval.run_tasks import (
     data_split,
     doc_counts,
@@ -133,14 +140,16 @@ def identify_task(
             lambda record: shared.record(dataclasses.asdict(record)),
             sums,
             units,
+            _setting_aside(settings, shared),
         ),
         sums.tally,
     )
     whole = shared.finish()
     if whole is not None:
+        records = _without_set_aside(whole.records(), run, "selection")
         gap_max = 0.0
         with line_writer(run.questions) as lines:
-            for record in whole.records():
+            for record in records:
                 lines.write(record)
                 gap_max = max(gap_max, record["completeness_gap"])
         added = ScoreSums.of(whole.tally, sums, gap_max)
@@ -148,6 +157,53 @@ def identify_task(
         close(run.identifying)
     ranks.wait()
     return NeuronSet.load(run.neurons)
+
+
+def _setting_aside(
+    settings: RunSettings, shared: SharedWork
+) -> Callable[[Question, DocError], object] | None:
+    """What is done with a question that gives NaN or infinity; None lets it end the run."""
+    if prompt_settings(settings).on_bad_doc == "fail":
+        return None
+
+    def note(question: Question, error: DocError) -> None:
+        doc_ids = [prompt.doc_id for prompt in question.prompts]
+        known = {"question_id": question.question_id, "doc_ids": doc_ids}
+        shared.record({"set_aside": {**known, "reason": error.reason}})
+
+    return note
+
+
+def _without_set_aside(
+    records: Iterable[dict[str, Any]], run: RunDirectory, role: str
+) -> list[dict[str, Any]]:
+    """The records of questions that count; the others go to a file of their own, if there are any.
+
+    Raises:
+        DocError: none counts.
+    """
+    kept, aside = [], []
+    for record in records:
+        if "set_aside" in record:
+            aside.append(record["set_aside"])
+        else:
+            kept.append(record)
+    if aside:
+        example = f"question {aside[0]['question_id']}"
+        logger.warning(
+            "%s: %d questions of the %s split give %s and are set aside, such as %s",
+            run.path, len(aside), role, aside[0]["reason"], example,
+        )  # fmt: skip
+        with line_writer(run.set_aside(role)) as lines:
+            lines.write_all(aside)
+    if not kept:
+        raise DocError(
+            f"{run.path}: every question of the {role} split gives NaN or infinite numbers",
+            expected="finite log-likelihoods and gradients",
+            remedy="load the model in float32 or bfloat16 (--model_args dtype=float32), or use "
+            "smaller scales; then pass --overwrite",
+        )
+    return kept
 
 
 def _write_neurons(
@@ -294,11 +350,14 @@ def validate_task(
             batch_size,
             lambda doc: shared.record(doc.to_record()),
             units,
+            _setting_aside(settings, shared),
         ),
     )
     whole = shared.finish()
     if whole is not None:
-        docs = [DocScores.from_record(record) for record in whole.records()]
+        records = _without_set_aside(whole.records(), run, "validation")
+        docs = [DocScores.from_record(record) for record in records]
+        questions = questions.without(set_aside_ids(run, "validation"))
         write_whole(run.validation, dump_json(judged))
         with line_writer(run.conditions) as lines:
             for doc in docs:
@@ -422,6 +481,9 @@ def report_task(run: RunDirectory) -> str:
         neurons = neurons.top(validation["top_k"])
         docs["validation"] = validation["docs"]
         scales = Scales(validation["suppress_scale"], validation["enhance_scale"])
+    for role in ("selection", "validation"):
+        if aside := set_aside_ids(run, role):
+            docs.setdefault(role, {})["set_aside"] = len(aside)
     summaries: list[ConditionSummary] = []
     metrics: dict[str, dict[str, float]] = {}
     if run.conditions.is_file():

@@ -102,6 +102,8 @@ def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
     parts += [f"{n} skipped ({reason})" for reason, n in data.get("skipped", {}).items()]
     if n_short := prompts.get("demonstrations_dropped"):
         parts.append(f"{n_short} prompts with fewer demonstrations, for room")
+    if n_aside := counts.get("set_aside"):
+        parts.append(f"{n_aside} questions set aside (NaN or infinite numbers)")
     parts += [f"{n} prompts skipped ({reason})" for reason, n in prompts.get("skipped", {}).items()]
     return f"Docs of the {role} split: {', '.join(parts)}." if parts else ""
 

@@ -16,7 +16,7 @@ from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.fingerprints import digest, task_hash, versions
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.neurons import NeuronSet
-from neuronllm_eval.run_directory import RunDirectory, read_lines
+from neuronllm_eval.run_directory import RunDirectory, read_lines, set_aside_ids
 from neuronllm_eval.run_tasks import how_asked
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.settings import RunSettings
@@ -175,7 +175,8 @@ def keeps_validation(
     if parse_json(text, run.validation) != judged:
         return False
     lines = read_lines(run.conditions)
-    asked = [prompt.doc_id for question in questions.questions for prompt in question.prompts]
+    counted = questions.without(set_aside_ids(run, "validation")).questions
+    asked = [prompt.doc_id for question in counted for prompt in question.prompts]
     same = [line.get("doc_id") for line in lines] == asked and all(
         list(line.get("loglikelihoods", ())) == list(names) for line in lines
     )

@@ -61,6 +61,14 @@ class RunDirectory:
         """validation.json: how many neurons were judged, and with which factors."""
         return self.path / VALIDATION_FILE
 
+    def set_aside(self, role: str) -> Path:
+        """set_aside_<role>.jsonl: questions that gave NaN or infinity, and count nowhere.
+
+        Args:
+            role: `selection` or `validation`.
+        """
+        return self.path / f"set_aside_{role}.jsonl"
+
     @property
     def summary(self) -> Path:
         """summary.json: what each condition did to the benchmark."""
@@ -121,7 +129,8 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in (self.neurons, self.scores, self.questions, self.settings):
+            here = self.set_aside("selection")
+            for path in (self.neurons, self.scores, self.questions, self.settings, here):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.identifying, ignore_errors=True)
             self.clear_validation()
@@ -134,7 +143,8 @@ class RunDirectory:
 
     def clear_validation(self) -> None:
         """Remove what an earlier validation left, so that old and new results never mix."""
-        for path in (self.conditions, self.validation, self.summary, self.report):
+        here = self.set_aside("validation")
+        for path in (self.conditions, self.validation, self.summary, self.report, here):
             path.unlink(missing_ok=True)
         for path in (self.path / RESULTS_FOLDER).glob("*.json"):
             path.unlink()
@@ -197,3 +207,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             expected="a file written by `neuronllm-eval validate`",
             remedy="run validate again",
         ) from error
+
+
+def set_aside_ids(run: RunDirectory, role: str) -> set[str]:
+    """The questions of a split that were set aside for NaN or infinity.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    path = run.set_aside(role)
+    return {str(line.get("question_id")) for line in read_lines(path)} if path.is_file() else set()

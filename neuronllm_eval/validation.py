@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from neuronllm_eval.attribution import NOT_FINITE
 from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.conditions import (
     CONDITIONS,
@@ -157,6 +158,7 @@ def score_conditions(
     batch_size: int,
     record: Callable[[DocScores], object],
     units: Iterable[range] | None = None,
+    set_aside: Callable[[Question, DocError], object] | None = None,
 ) -> list[DocScores]:
     """Score every prompt under every condition, in doc order.
 
@@ -167,9 +169,11 @@ def score_conditions(
         batch_size: prompts per pass; whole questions, so at least one question's.
         record: called with each doc's scores, in order.
         units: places of the questions to do; all if not given.
+        set_aside: called with each question that gives NaN or infinity under some condition, which
+            then is judged under none.
 
     Raises:
-        DocError: a log-likelihood is not finite; names the doc.
+        DocError: such a question, if `set_aside` is not given; names the doc.
     """
     scales = torch.from_numpy(factors)
     scored = []
@@ -177,10 +181,19 @@ def score_conditions(
         questions, batch_size, lambda prompts: engine.score(prompts, scales), units
     ):
         question = questions[index]
-        for prompt, result in zip(question.prompts, results, strict=True):
-            doc = _doc_scores(question.question_id, prompt, result, engine)
+        try:
+            docs = [
+                _doc_scores(question.question_id, prompt, result, engine)
+                for prompt, result in zip(question.prompts, results, strict=True)
+            ]
+        except DocError as error:
+            if set_aside is None:
+                raise
+            set_aside(question, error)
+            continue
+        for doc in docs:
             record(doc)
-            scored.append(doc)
+        scored += docs
     return scored
 
 
@@ -195,6 +208,7 @@ def _doc_scores(
             f"doc {prompt.doc_id} has NaN or infinite log-likelihoods under some condition",
             expected="finite numbers",
             remedy="load the model in float32 or bfloat16, or use smaller scales",
+            reason=NOT_FINITE,
         )
     return DocScores(question_id, prompt.doc_id, prompt.gold, loglikelihoods, greedy)
 
