@@ -41,7 +41,7 @@ from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.report import TaskReport, render
-from neuronllm_eval.resuming import identity, keeps_neurons, keeps_validation, plan_identity
+from neuronllm_eval.resuming import identity, keeps_neurons, keeps_validation, validation_identity
 from neuronllm_eval.run_directory import (
     RunDirectory,
     line_writer,
@@ -331,8 +331,8 @@ def validate_task(
     batch_size = batch_size_of(
         run.validating, launch, lambda: _batch_size(model, settings, questions, len(names))
     )
-    made_of = identity(model, settings, questions, engine) | plan_identity(plan, neurons)
-    work = Work.plan(made_of, questions.questions, batch_size)
+    made_of = identity(model, settings, questions, engine)
+    work = Work.plan(validation_identity(made_of, plan, neurons), questions.questions, batch_size)
 
     def begin() -> None:
         launch.locks.take(run.path)

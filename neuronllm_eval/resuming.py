@@ -125,9 +125,12 @@ def identity(
     }
 
 
-def plan_identity(plan: ConditionPlan, neurons: NeuronSet) -> dict[str, Any]:
-    """What else decides a validation."""
+def validation_identity(
+    known: dict[str, Any], plan: ConditionPlan, neurons: NeuronSet
+) -> dict[str, Any]:
+    """The same of a validation, whose neurons and prompts say what the task resolved."""
     return {
+        **{name: value for name, value in known.items() if name not in _RESOLVED},
         "conditions": plan.names,
         "scales": dataclasses.asdict(plan.scales),
         "neurons": digest(neurons.to_json()),

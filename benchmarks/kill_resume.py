@@ -1,0 +1,149 @@
+"""Runs killed with SIGKILL at random moments, and gone on with by another number of processes.
+
+    python -m benchmarks.kill_resume
+
+Each run identifies and validates on the embedded model with 1 or 2 processes, is killed up to three
+times, and ends with 2 or 1. No question may be lost or counted twice, and every artifact must have
+the bytes of a run that nobody killed (result files: but for times and the run's own path).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import re
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.launched import Launched
+from neuronllm_eval.neurons import NeuronScores
+from neuronllm_eval.report import markdown_table
+
+TASK = "demo_topic"
+SAME_BYTES = (
+    "scores.safetensors", "neurons.json", "questions.jsonl", "conditions.jsonl", "run.yaml",
+    "validation.json", "summary.json", "report.md",
+)  # fmt: skip
+# What may differ between result files of the same run.
+_TIMES = re.compile(r'^ *"(date|start_time|end_time|total_evaluation_time_seconds|neurons)": .*\n',
+                    re.MULTILINE)  # fmt: skip
+
+
+def arguments(output: Path, limit: int) -> list[object]:
+    """Of the command that is killed and repeated."""
+    return [
+        "--tasks", TASK, "--limit", limit, "--batch_size", 6, "--n_random", 1, "--conditions",
+        "suppress_good", "--device", "cpu", "--checkpoint_every", 0.05, "--output_path", output,
+        "--resume",
+    ]  # fmt: skip
+
+
+def command(output: Path, limit: int, n_ranks: int) -> Launched:
+    """The command, started."""
+    log = output.with_name(f"{output.name}.log")
+    return Launched(n_ranks, arguments(output, limit), log, "run_eval_main")
+
+
+def content(run: Path) -> dict[str, bytes]:
+    """A run's artifacts as they are compared."""
+    found = {name: (run / name).read_bytes() for name in SAME_BYTES}
+    for path in sorted((run / "results").iterdir()):
+        text = path.read_text(encoding="utf-8")
+        found[f"results/{path.name}"] = _TIMES.sub("", text).encode()
+    return found
+
+
+def questions_wrong(run: Path, limit: int) -> tuple[int, int]:
+    """Questions lost and counted twice, in the records and in the sums."""
+    lines = (run / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    times = Counter(json.loads(line)["question_id"] for line in lines)
+    summed = NeuronScores.load(run).provenance.n_questions
+    lost = limit - min(len(times), summed)
+    return lost, max(sum(times.values()), summed) - limit + lost
+
+
+def killed_run(
+    output: Path, limit: int, counts: tuple[int, int], span: float, rng: random.Random
+) -> list[float]:
+    """One run, killed and gone on with; returns the moments of the kills, in seconds.
+
+    Raises:
+        RuntimeError: it did not end well.
+    """
+    kills = []
+    ranks = itertools.cycle(counts)
+    for n_ranks in itertools.islice(ranks, rng.randint(1, 3)):
+        launched = command(output, limit, n_ranks)
+        moment = rng.uniform(0, span)
+        end = time.monotonic() + moment
+        while time.monotonic() < end and any(each.is_alive() for each in launched.processes):
+            time.sleep(0.01)
+        alive = any(each.is_alive() for each in launched.processes)
+        launched.send(signal.SIGKILL)
+        codes = launched.wait()
+        if not alive:  # it was done before; there is nothing to go on with
+            if set(codes) != {0}:
+                raise RuntimeError(launched.said())
+            return kills
+        kills.append(moment)
+    last = command(output, limit, next(ranks))
+    if set(last.wait(300)) != {0}:
+        raise RuntimeError(last.said())
+    return kills
+
+
+def run(n_runs: int, limit: int, seed: int = 0) -> list[dict[str, Any]]:
+    """What came of so many killed runs."""
+    rng = random.Random(seed)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        reference = command(Path(folder) / "reference", limit, 1)
+        if reference.wait(300) != [0]:
+            raise RuntimeError(reference.said())
+        span = time.monotonic() - start
+        expected = content(Path(folder) / "reference" / TASK)
+        for number in range(n_runs):
+            counts = ((1, 2), (2, 1))[number % 2]
+            output = Path(folder) / f"run_{number}"
+            kills = killed_run(output, limit, counts, span, rng)
+            lost, twice = questions_wrong(output / TASK, limit)
+            same = content(output / TASK) == expected
+            found.append({"counts": counts, "kills": kills, "lost": lost, "twice": twice,
+                          "same": same})  # fmt: skip
+    return found
+
+
+def main() -> int:
+    """Print the table; the exit code is 1 if anything was lost."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--questions", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    found = run(options.runs, options.questions, options.seed)
+    rows = [
+        [
+            " then ".join(map(str, each["counts"])),
+            ", ".join(f"{moment:.1f}" for moment in each["kills"]),
+            str(each["lost"]),
+            str(each["twice"]),
+            "yes" if each["same"] else "NO",
+        ]
+        for each in found
+    ]
+    print(markdown_table(["processes", "killed at s", "lost", "twice", "same bytes"], rows))
+    wrong = sum(bool(each["lost"] or each["twice"]) or not each["same"] for each in found)
+    kills = sum(len(each["kills"]) for each in found)
+    print(f"{len(found)} runs, {kills} kills, {wrong} of them wrong")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
