@@ -38,6 +38,7 @@ QUADRATURES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
     "right_riemann": _right_riemann,  # the paper's
 }
 DEFAULT_N_STEPS = {"gauss_legendre": 4, "right_riemann": 16}
+MOST_STEPS = 1000  # the rule of so many takes a second, and is exact long before
 # What `--method` chooses from: what is attributed.
 METHODS: dict[str, Target] = {"ace": option_cross_entropy}
 
@@ -51,7 +52,7 @@ class Quadrature:
         n_steps: number of nodes; None takes 4 and 16 respectively.
 
     Raises:
-        UsageError: unknown rule, or fewer than one node.
+        UsageError: unknown rule, or a number of nodes out of range.
     """
 
     name: str = "gauss_legendre"
@@ -66,11 +67,11 @@ class Quadrature:
             )
         if self.n_steps is None:
             object.__setattr__(self, "n_steps", DEFAULT_N_STEPS[self.name])
-        elif self.n_steps < 1:
+        elif not 1 <= self.n_steps <= MOST_STEPS:
             raise UsageError(
                 f"n_steps is {self.n_steps}",
-                expected="at least 1 node",
-                remedy="raise --n_steps (4 is the default for gauss_legendre)",
+                expected=f"at least 1 node, at most {MOST_STEPS}",
+                remedy="check --n_steps (4 is the default for gauss_legendre)",
             )
 
     def rule(self) -> tuple[Tensor, Tensor]:

@@ -14,18 +14,8 @@ from lm_eval.utils import simple_parse_args_string
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import model_hash
+from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.settings import RunSettings
-
-# What lm_eval, transformers and torch raise for wrong names, settings, files and devices.
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    ImportError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -44,25 +34,26 @@ def load_model(settings: RunSettings) -> LoadedModel:
         ModelError: the model cannot be loaded, or has no FFN down-projections.
         UsageError: several processes, which this version does not share work among.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    n_processes = os.environ.get("WORLD_SIZE", "1")
+    if not n_processes.isdecimal() or n_processes.startswith("0"):
         raise UsageError(
-            f"started with {os.environ['WORLD_SIZE']} processes",
+            f"WORLD_SIZE is {n_processes!r:.100} in the environment",
+            expected="a number of processes, as accelerate and torchrun set it",
+            remedy="unset WORLD_SIZE",
+        )
+    if n_processes != "1":
+        raise UsageError(
+            f"started with {n_processes} processes",
             expected="one process; this version does not yet share work among several",
             remedy="start it without accelerate launch or torchrun",
         )
     arguments = {**settings.model_args}
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _require_device(device)
-    given = {"batch_size": settings.batch_size, "device": device}
-    try:
-        lm = HFLM(**{**given, **arguments})
-    except _LOADING_ERRORS as error:
-        raise ModelError(
-            f"the model {arguments.get('pretrained')!r} cannot be loaded: "
-            f"{str(error).strip() or type(error).__name__}",
-            expected="--model_args as for `lm_eval --model hf`: pretrained=NAME_OR_PATH[,...]",
-            remedy="check --model_args and --device; offline, give a local path",
-        ) from error
+    given = {"batch_size": settings.batch_size, "device": device, **arguments}
+    _require_device(str(given["device"]))
+    require_model_args(arguments)
+    with readable_loading(arguments.get("pretrained")):
+        lm = HFLM(**given)
     if lm.backend != "causal":
         raise ModelError(
             f"{type(lm.model).__name__} is not a causal language model",
@@ -73,15 +64,22 @@ def load_model(settings: RunSettings) -> LoadedModel:
 
 
 def _require_device(device: str) -> None:
-    """Raise UsageError for a device whose name means nothing; lm_eval would take another."""
+    """Raise UsageError for a device that is not there; lm_eval would take another."""
     try:
-        torch.device(device)
+        kind, index = torch.device(device).type, torch.device(device).index or 0
     except RuntimeError as error:
         raise UsageError(
             f"--device {device} is unknown",
             expected="cpu, cuda, cuda:0, mps or the like",
             remedy="check the spelling",
         ) from error
+    counts = {"cpu": 1, "meta": 0, "cuda": torch.cuda.device_count()}
+    if index >= counts.get(kind, index + 1):
+        raise UsageError(
+            f"--device {device} is not there",
+            expected=f"a device of this machine, which has {counts['cuda']} CUDA devices",
+            remedy="check --device, and CUDA_VISIBLE_DEVICES; cpu is always there",
+        )
 
 
 def parse_model_args(values: Sequence[str]) -> dict[str, Any]:
