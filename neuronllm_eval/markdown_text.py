@@ -12,11 +12,10 @@ _LONGEST = 300  # characters
 def escaped(text: object) -> str:
     """A text on one line, in which nothing is markup, a link or an instruction to the terminal.
 
-    Whitespace and what cannot be seen become spaces; what cannot be written in UTF-8 becomes a
-    question mark; the rest of a long text is cut off.
+    Whitespace and what cannot be seen or written become spaces; a long text loses its end.
     """
     seen = "".join(sign if sign.isprintable() else " " for sign in str(text)[: _LONGEST + 1])
-    line = " ".join(seen.encode(errors="replace").decode().split())
+    line = " ".join(seen.split())
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST - 3]}..."
     return _SIGNS.sub(r"\\\1", line).replace("://", r"\://")
