@@ -88,6 +88,12 @@ def with_overrides(values: Mapping[str, Any], source_names: Iterable[str]) -> di
         UsageError: an override of something that the task does not have, which nothing would see.
     """
     overrides = values.get("overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise UsageError(
+            f"overrides is {overrides!r:.100}",
+            expected="a mapping from settings to values",
+            remedy="mend --metadata, or metadata of the task",
+        )
     known = [*SETTING_NAMES, *source_names]
     _refuse_slips(overrides, known)
     for name in overrides:

@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from neuronllm_eval import __version__
 from neuronllm_eval.aqua_settings import ON_BAD_DOC, ORDER_SETTINGS
@@ -23,8 +23,8 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.neurons import AMBIGUOUS
 from neuronllm_eval.prompt_style import LETTER_STYLES
-from neuronllm_eval.run_tasks import AQUA_NAMES, OVERLAP
-from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.run_tasks import AQUA_NAMES
+from neuronllm_eval.settings import OVERLAP, RunSettings
 from neuronllm_eval.shared_work import CHECKPOINT_EVERY
 from neuronllm_eval.sweep import Sweep
 from neuronllm_eval.validation import ConditionPlan
@@ -32,8 +32,30 @@ from neuronllm_eval.validation import ConditionPlan
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose errors have the form of this package's."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError, which argparse would print in its own form."""
+        raise UsageError(
+            f"{self.prog}: {message}",
+            expected=" ".join(self.format_usage().split()).removeprefix("usage: "),
+            remedy=f"see `{self.prog} --help`",
+        )
+
+
 def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
+
+
+def a_path(text: str) -> str:
+    """A path, which is not what an unset variable of the shell leaves."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...]:
@@ -64,7 +86,7 @@ def _batch_size(text: str) -> int | str:
 def _json(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("not a JSON object, such as '{\"n_proxies\": 5}'")
@@ -140,9 +162,14 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         type=_names,
         help="multiple-choice tasks or groups (default: demo)",
     )
-    what.add_argument("--include_path", nargs="+", default=[], help="folders of further tasks")
     what.add_argument(
-        "--output_path", "-o", help="a run directory per task is made in it (default: runs)"
+        "--include_path", nargs="+", type=a_path, default=[], help="folders of further tasks"
+    )
+    what.add_argument(
+        "--output_path",
+        "-o",
+        type=a_path,
+        help="a run directory per task is made in it (default: runs)",
     )
     prompt = parser.add_argument_group("prompts")
     prompt.add_argument(
@@ -322,6 +349,17 @@ def require_launch(options: argparse.Namespace) -> None:
             f"checkpoint_every is {options.checkpoint_every}",
             expected="seconds, 0 or more",
             remedy="check --checkpoint_every",
+        )
+
+
+def require_trust(settings: RunSettings, trust: bool) -> None:
+    """Raise UsageError if a run asks for a repository's code and the user does not."""
+    if settings.model_args.get("trust_remote_code", False) is not False and not trust:
+        raise UsageError(
+            f"the run of {settings.task} asks to run code of the repository of its model, "
+            f"{settings.model_args.get('pretrained')}",
+            expected="your consent, since a run directory may come from somebody else",
+            remedy="pass --trust_remote_code if you trust that repository",
         )
 
 

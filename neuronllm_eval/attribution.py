@@ -48,6 +48,7 @@ QUADRATURES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
 }
 DEFAULT_N_STEPS = {"gauss_lobatto": 5, "gauss_legendre": 4, "right_riemann": 16}
 LEAST_N_STEPS = {"gauss_lobatto": 2, "gauss_legendre": 1, "right_riemann": 1}
+MOST_STEPS = 1000  # the rule of so many takes a second, and is exact long before
 AUTO_QUADRATURE = "auto"
 # `auto` leaves Gauss-Lobatto where its gaps exceed this many times Gauss-Legendre's and this share
 # of the change that attributions add up to. An unsound gradient exceeds both a hundredfold.
@@ -72,7 +73,7 @@ class Quadrature:
         n_steps: number of nodes; None takes 5, 4 and 16 respectively.
 
     Raises:
-        UsageError: unknown rule, or fewer nodes than it has at the least.
+        UsageError: unknown rule, or a number of nodes out of range.
     """
 
     name: str = "gauss_legendre"
@@ -94,11 +95,11 @@ class Quadrature:
         if self.n_steps is None:
             object.__setattr__(self, "n_steps", DEFAULT_N_STEPS[self.name])
         least = LEAST_N_STEPS[self.name]
-        if self.n_steps is not None and self.n_steps < least:
+        if self.n_steps is not None and not least <= self.n_steps <= MOST_STEPS:
             raise UsageError(
                 f"n_steps is {self.n_steps}",
-                expected=f"{least} or more nodes for {self.name}",
-                remedy=f"raise --n_steps (the default is {DEFAULT_N_STEPS[self.name]})",
+                expected=f"{least} to {MOST_STEPS} nodes for {self.name}",
+                remedy=f"check --n_steps (the default is {DEFAULT_N_STEPS[self.name]})",
             )
 
     def rule(self) -> tuple[Tensor, Tensor]:

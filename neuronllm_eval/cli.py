@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
+import io
 import logging
 import os
 import sys
@@ -24,11 +25,10 @@ from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.ranks import OtherRankFailed, Ranks
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
-from neuronllm_eval.run_directory import RunDirectory, find_runs
+from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
     load_run_task,
@@ -38,6 +38,7 @@ from neuronllm_eval.run_tasks import (
 )
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch
+from neuronllm_eval.stored_run import load_neurons
 from neuronllm_eval.tasks_path import tasks_dir
 from neuronllm_eval.validation import ConditionPlan
 from neuronllm_eval.verification import verify
@@ -76,14 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["run"]:
         return _guarded(lambda: _run_lm_eval(given[1:]))
-    options = _parser().parse_args(given)
-    _set_up_logging(options.verbosity)
-    return _guarded(lambda: options.execute(options))
+
+    def execute() -> int:
+        options = _parser().parse_args(given)
+        _set_up_logging(options.verbosity)
+        return int(options.execute(options))
+
+    return _guarded(execute)
 
 
 def run_eval_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `run_eval.py`: identify, validate and report in one go."""
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="run_eval.py",
         description="Identify, validate and report in one go. Without arguments: the demo.",
         allow_abbrev=False,
@@ -92,17 +97,21 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
     arguments.add_validation_flags(parser)
     arguments.add_model_flags(parser)
     given = list(sys.argv[1:] if argv is None else argv)
-    options = parser.parse_args(given)
-    if not given:
-        options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
-        options.output_path, options.overwrite = DEMO_OUTPUT, True
-        torch.set_num_threads(1)  # the embedded model is too small to share out
-    _set_up_logging(options.verbosity)
-    return _guarded(lambda: _identify(options, validate=True))
+
+    def execute() -> int:
+        options = parser.parse_args(given)
+        if not given:
+            options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
+            options.output_path, options.overwrite = DEMO_OUTPUT, True
+            torch.set_num_threads(1)  # the embedded model is too small to share out
+        _set_up_logging(options.verbosity)
+        return _identify(options, validate=True)
+
+    return _guarded(execute)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="neuronllm-eval",
         description="Find the neurons that help or hurt a language model at a multiple-choice "
         "task, and measure what suppressing or enhancing them does.",
@@ -123,19 +132,28 @@ def _parser() -> argparse.ArgumentParser:
     validate = commands.add_parser(
         "validate", help="judge a run's neurons on its validation split", allow_abbrev=False
     )
-    validate.add_argument("run_dir", help="a run directory, or a directory of runs")
+    validate.add_argument(
+        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
+    )
     validate.add_argument(
         "--top_k",
         help="use the first so many good and bad neurons: a count, a share of all, or a list of "
         "either, such as 10,50,100, to judge each (default: all that were chosen)",
     )
     validate.add_argument("--seed", type=int, help="seed of the random controls")
+    validate.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run code of the model's repository, if the run's run.yaml asks for that",
+    )
     arguments.add_validation_flags(validate)
     arguments.add_model_flags(validate)
     validate.set_defaults(execute=_validate)
 
     report = commands.add_parser("report", help="print and write a run's report again")
-    report.add_argument("run_dir", help="a run directory, or a directory of runs")
+    report.add_argument(
+        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
+    )
     arguments.add_verbosity(report)
     report.set_defaults(execute=_report)
 
@@ -145,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     verify.add_argument("run_dir", help="a run directory, or a directory of runs")
+    verify.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run code of the model's repository, if the run's run.yaml asks for that",
+    )
     arguments.add_model_flags(
         verify,
         "questions of each split to ask again; as many as there are computes the scores again as "
@@ -167,9 +190,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     make.add_argument("task", help="a task or group of the harness")
     make.add_argument(
-        "--output_path", "-o", required=True, help="folder for the YAML, for --include_path"
+        "--output_path",
+        "-o",
+        required=True,
+        type=arguments.a_path,
+        help="folder for the YAML, for --include_path",
     )
-    make.add_argument("--include_path", nargs="+", default=[], help="folders of further tasks")
+    make.add_argument(
+        "--include_path",
+        nargs="+",
+        type=arguments.a_path,
+        default=[],
+        help="folders of further tasks",
+    )
     arguments.add_aqua_flags(make)
     arguments.add_verbosity(make)
     make.set_defaults(execute=_make_tasks)
@@ -249,7 +282,7 @@ def _identify_in(
 ) -> int:
     output = Path(options.output_path or DEFAULT_OUTPUT)
     runs = [
-        (RunDirectory(output / name.replace(":", "-")), own, task)
+        (RunDirectory(output / folder_name(name)), own, task)
         for name, (own, task) in load_run_tasks(settings).items()
     ]
     launch.ranks.on_first(
@@ -294,14 +327,17 @@ def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPla
     model, loaded = None, None
     # A number of neurons that one of the runs does not have is refused before any is judged.
     runs = [
-        (run, *plan.over(NeuronSet.load(run.neurons))) for run in find_runs(Path(options.run_dir))
+        (run, settings, *plan.over(load_neurons(run, settings)))
+        for run in find_runs(Path(options.run_dir))
+        for settings in [RunSettings.load(run.settings)]
     ]
-    _take_locks(launch, [run for run, _, _ in runs])
-    goes_on = launch.ranks.on_first(lambda: any(validation_goes_on(run) for run, _, _ in runs))
+    _take_locks(launch, [run for run, _, _, _ in runs])
+    goes_on = launch.ranks.on_first(lambda: any(validation_goes_on(run) for run, _, _, _ in runs))
     launch = dataclasses.replace(launch, keep=(launch.keep or goes_on) and not launch.overwrite)
-    for run, judged, points in runs:
-        settings = dataclasses.replace(RunSettings.load(run.settings), **given)
+    for run, saved, judged, points in runs:
+        settings = dataclasses.replace(saved, **given)
         arguments.require_counts(settings)
+        arguments.require_trust(settings, options.trust_remote_code)
         task = load_run_task(settings)
         if model is None or loaded != settings.model_args:
             model, loaded = load_model(settings), settings.model_args
@@ -329,6 +365,7 @@ def _verify(options: argparse.Namespace) -> int:
         }
         settings = dataclasses.replace(kept, **given)
         arguments.require_counts(dataclasses.replace(settings, limit=options.limit))
+        arguments.require_trust(settings, options.trust_remote_code)
         task = load_run_task(settings)
         model = load_model(settings)
         everything = dataclasses.replace(settings, limit=None)
@@ -338,7 +375,6 @@ def _verify(options: argparse.Namespace) -> int:
             selection_questions(model.lm, settings, task),
             validation_questions(model.lm, everything, task),
             run,
-            lambda run=run: pipeline.judged_by(run),  # type: ignore[misc]
             options.limit,
         )
         rows = [[check.name, "yes" if check.sound else "NO", check.detail] for check in checks]
@@ -378,7 +414,10 @@ def _run_lm_eval(given: list[str]) -> int:
     sys.argv = ["neuronllm-eval run", "run", *given]
     try:
         cli_evaluate()
-    except (ValueError, OSError, KeyError) as error:
+    except NeuronLLMError:
+        raise
+    except Exception as error:  # whatever lm_eval raises: all that runs here is its own
+        logger.debug("lm_eval stopped", exc_info=True)
         raise TaskError(
             f"lm_eval stopped: {type(error).__name__}: {error}",
             expected="a model that can be loaded and tasks that lm_eval knows",
@@ -399,6 +438,9 @@ def _set_up_logging(verbosity: str) -> None:
         logging.getLogger("neuronllm_eval").setLevel("ERROR")
         logging.getLogger("neuronllm_eval.batch_sizes").setLevel("WARNING")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may have letters the terminal has not
+            stream.reconfigure(errors="backslashreplace")
     if verbosity not in ("DEBUG", "INFO"):
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()

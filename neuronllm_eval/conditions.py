@@ -35,10 +35,11 @@ OPERATIONS: dict[str, tuple[str | None, str | None]] = {
 }
 CONDITIONS = tuple(OPERATIONS)
 _CONTROL = ".random_"
+_LARGEST = float(np.finfo(np.float32).max)
 _NAME = re.compile(
     r"(?P<condition>[a-z_]+)"
     r"(?:\.k(?P<top_k>[1-9][0-9]{0,17})(?:\.x(?P<scale>-?[0-9][-+.0-9e]*))?)?"
-    r"(?:\.random_(?P<seed>\d+))?"
+    r"(?:\.random_(?P<seed>0|[1-9][0-9]{0,17}))?"
 )
 
 
@@ -56,10 +57,11 @@ class Scales:
 
     def __post_init__(self) -> None:
         for name in ("suppress", "enhance"):
-            if not np.isfinite(getattr(self, name)):
+            # Factors are float32; a whole number may have more digits than any float can hold.
+            if not abs(getattr(self, name)) <= _LARGEST:
                 raise UsageError(
-                    f"the {name} scale is {getattr(self, name)}",
-                    expected="a finite number",
+                    f"the {name} scale is {getattr(self, name)!r:.100}",
+                    expected=f"a finite number, at most {_LARGEST:.3g}",
                     remedy="check scale, suppress_scale and enhance_scale",
                 )
 
@@ -101,13 +103,13 @@ class ConditionName:
         Raises:
             UsageError: it is no condition.
         """
-        found = _NAME.fullmatch(name)
+        found = _NAME.fullmatch(str(name))
         parts = found.groupdict() if found else {}
         condition, top_k, scale = (parts.get(key) for key in ("condition", "top_k", "scale"))
         takes = condition != UNMASKED and (scale is not None) == bool(only_operation(condition))
         if condition not in OPERATIONS or (top_k and not takes) or not _is_canonical(scale):
             raise UsageError(
-                f"unknown condition {name!r}",
+                f"unknown condition {name!r:.100}",
                 expected=", ".join(CONDITIONS)
                 + f", or one of them with .kCOUNT.xFACTOR (degrade and enhance: .kCOUNT), with "
                 f"{_CONTROL}SEED, or with both",

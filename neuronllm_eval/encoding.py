@@ -15,13 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from neuronllm_eval.errors import DocError
+from neuronllm_eval.errors import DocError, ModelError
 from neuronllm_eval.harness_tasks import question_id, validation_split
 from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
 
@@ -255,6 +256,7 @@ class Encoder:
                 reason="empty context",
             )
         options = [list(option) for _, option in encoded]
+        self._require_known((*context, *(token for option in options for token in option)))
         n_shared = shared_leading_tokens(options)
         return Prompt(
             doc_id,
@@ -263,6 +265,20 @@ class Encoder:
             gold,
             n_shared,
         )
+
+    @cached_property
+    def _n_known(self) -> int:
+        """How many tokens the model has embeddings for."""
+        return int(self.lm.model.get_input_embeddings().num_embeddings)
+
+    def _require_known(self, tokens: Sequence[int]) -> None:
+        """Raise ModelError for tokens that the model has no embedding for."""
+        if max(tokens) >= self._n_known:
+            raise ModelError(
+                f"the tokenizer gives token {max(tokens)}, and the model knows {self._n_known}",
+                expected="the tokenizer that belongs to the model",
+                remedy="check pretrained= and tokenizer= in --model_args",
+            )
 
     def _keep(self, instances: dict[int, list[Instance]]) -> None:
         """Leave the task with these docs' instances, counted through as the harness counts."""
@@ -288,9 +304,16 @@ def _listed(skipped: Counter[str]) -> str:
 
 
 def _encode(lm: HFLM, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    if context:
-        return lm._encode_pair(context, continuation)
-    return [lm.prefix_token_id], lm.tok_encode(continuation, add_special_tokens=False)
+    try:
+        if context:
+            return lm._encode_pair(context, continuation)
+        return [lm.prefix_token_id], lm.tok_encode(continuation, add_special_tokens=False)
+    except Exception as error:  # whatever a tokenizer raises
+        raise ModelError(
+            f"the tokenizer cannot encode {context[-40:] + continuation!r}: {error}",
+            expected="a tokenizer that takes any text",
+            remedy="check the tokenizer files, and tokenizer= and add_bos_token= in --model_args",
+        ) from error
 
 
 def _gold_index(task: ConfigurableTask, doc_id: int, doc: dict[str, Any], n_options: int) -> int:

@@ -11,6 +11,8 @@ import torch
 import xxhash
 from torch import nn
 
+from neuronllm_eval.errors import ModelError
+
 _CHUNK = 1 << 28  # bytes
 
 
@@ -23,9 +25,18 @@ def model_hash(model: nn.Module) -> str:
     """A digest of every parameter's name, shape and values, in the dtype they are loaded in.
 
     It does not depend on the path or the device. A few seconds for 7 billion parameters.
+
+    Raises:
+        ModelError: some are offloaded to disk.
     """
     state = xxhash.xxh3_128()
     for name, parameter in sorted(model.named_parameters()):
+        if parameter.is_meta:
+            raise ModelError(
+                f"{name} is not in memory but offloaded to disk",
+                expected="a model whose weights are all on its devices",
+                remedy="use more or larger devices, or a smaller dtype",
+            )
         state.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         flat = parameter.detach().contiguous().flatten().view(torch.uint8)
         for start in range(0, len(flat), _CHUNK):  # bounds the copy from a GPU

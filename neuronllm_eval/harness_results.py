@@ -23,7 +23,7 @@ from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_comm
 
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.strict_json import parse_json
+from neuronllm_eval.strict_json import read_json
 
 # doc_id -> per option (log-likelihood in log-nats, whether greedy decoding would say it).
 Answers = Mapping[int, Sequence[tuple[float, bool]]]
@@ -119,7 +119,7 @@ def read_metrics(path: Path, task: str) -> dict[str, float]:
     Raises:
         ArtifactError: the file is damaged or is another task's.
     """
-    values = parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
+    values = read_json(path, "run validate again")
     results = values.get("results") if isinstance(values, dict) else None
     if not isinstance(results, dict) or not isinstance(results.get(task), dict):
         raise ArtifactError(
@@ -128,11 +128,20 @@ def read_metrics(path: Path, task: str) -> dict[str, float]:
             remedy="run validate again",
         )
     names = {key: key.partition(",")[0] for key in results[task] if "," in key}
-    return {
-        name: float(results[task][key])
-        for key, name in names.items()
-        if not name.endswith("_stderr") and isinstance(results[task][key], (int, float))
-    }
+    found = {}
+    for key, name in names.items():
+        value = results[task][key]
+        if name.endswith("_stderr") or not isinstance(value, (int, float)):
+            continue
+        # Metrics may be NaN, but not of more digits than a float can hold.
+        if isinstance(value, int) and abs(value) >= 1 << 53:
+            raise ArtifactError(
+                f"{path}: {key} of task {task} has {len(bin(value)) - 2} bits",
+                expected="a metric",
+                remedy="run validate again",
+            )
+        found[name] = float(value)
+    return found
 
 
 def write_result(

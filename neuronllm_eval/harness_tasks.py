@@ -120,7 +120,7 @@ def _built(names: Sequence[str], build: Any) -> dict[str, Any]:
         return dict(build())
     except NeuronLLMError:
         raise
-    except Exception as error:  # whatever a YAML, its functions or the data set raise
+    except (Exception, SystemExit) as error:  # whatever a YAML, its functions or the data set raise
         raise TaskError(
             f"tasks {', '.join(names)} cannot be loaded: {type(error).__name__}: {error}",
             expected="a valid task configuration whose data set is reachable",

@@ -13,19 +13,9 @@ from lm_eval.utils import simple_parse_args_string
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import model_hash
+from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.ranks import share_docs
 from neuronllm_eval.settings import RunSettings
-
-# What lm_eval, transformers and torch raise for wrong names, settings, files and devices.
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    ImportError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -47,17 +37,11 @@ def load_model(settings: RunSettings) -> LoadedModel:
     """
     arguments = {**settings.model_args}
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _require_device(device)
-    given = {"batch_size": settings.batch_size, "device": device}
-    try:
-        lm = HFLM(**{**given, **arguments})
-    except _LOADING_ERRORS as error:
-        raise ModelError(
-            f"the model {arguments.get('pretrained')!r} cannot be loaded: "
-            f"{str(error).strip() or type(error).__name__}",
-            expected="--model_args as for `lm_eval --model hf`: pretrained=NAME_OR_PATH[,...]",
-            remedy="check --model_args and --device; offline, give a local path",
-        ) from error
+    given = {"batch_size": settings.batch_size, "device": device, **arguments}
+    _require_device(str(given["device"]))
+    require_model_args(arguments)
+    with readable_loading(arguments.get("pretrained")):
+        lm = HFLM(**given)
     share_docs(lm)
     if lm.backend != "causal":
         raise ModelError(
@@ -69,15 +53,22 @@ def load_model(settings: RunSettings) -> LoadedModel:
 
 
 def _require_device(device: str) -> None:
-    """Raise UsageError for a device whose name means nothing; lm_eval would take another."""
+    """Raise UsageError for a device that is not there; lm_eval would take another."""
     try:
-        torch.device(device)
+        kind, index = torch.device(device).type, torch.device(device).index or 0
     except RuntimeError as error:
         raise UsageError(
             f"--device {device} is unknown",
             expected="cpu, cuda, cuda:0, mps or the like",
             remedy="check the spelling",
         ) from error
+    counts = {"cpu": 1, "meta": 0, "cuda": torch.cuda.device_count()}
+    if index >= counts.get(kind, index + 1):
+        raise UsageError(
+            f"--device {device} is not there",
+            expected=f"a device of this machine, which has {counts['cuda']} CUDA devices",
+            remedy="check --device, and CUDA_VISIBLE_DEVICES; cpu is always there",
+        )
 
 
 def parse_model_args(values: Sequence[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from neuronllm_eval.conditions import (
 from neuronllm_eval.continuations import Mask
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import digest, model_hash
+from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.ranks import meet, share_docs
@@ -64,14 +65,15 @@ class NeuronMaskedLM(MaskedScoringLM):
             are those of `--model hf` up to float rounding; False gives them to the bit.
 
     Raises:
-        UsageError: unknown condition or positions, or arguments that do not go together.
+        UsageError: no model, unknown condition or positions, or arguments that do not go together.
         ArtifactError: the neurons file is missing, damaged, or holds fewer than `top_k`.
-        ModelError: the neurons are of a model of another shape, or the model has no FFN layers.
+        ModelError: the model cannot be loaded or has no FFN layers, or the neurons are of a model
+            of another shape.
     """
 
     def __init__(
         self,
-        pretrained: Any,
+        pretrained: Any = None,
         neurons: str | Path | NeuronSet | None = None,
         condition: str | None = None,
         scale: float | None = None,
@@ -83,6 +85,13 @@ class NeuronMaskedLM(MaskedScoringLM):
         **kwargs: Any,
     ) -> None:
         # Everything a user can get wrong is checked before the weights are loaded.
+        if pretrained is None:
+            raise UsageError(
+                "--model_args names no model",
+                expected="pretrained=NAME_OR_PATH",
+                remedy="add pretrained= to --model_args",
+            )
+        require_model_args(kwargs)
         if positions not in POSITIONS:
             raise UsageError(
                 f"positions is {positions!r}",
@@ -108,11 +117,15 @@ class NeuronMaskedLM(MaskedScoringLM):
         self.neuron_set = _neuron_set(neurons, condition, top_k)
         if kwargs.get("tp_plan") is None:
             meet(kwargs.get("device"))
-        super().__init__(pretrained, **kwargs)
+        with readable_loading(pretrained if isinstance(pretrained, str) else type(pretrained)):
+            super().__init__(pretrained, **kwargs)
         if self.neuron_set is not None:
             layers = find_ffn_layers(self.model)
             require_same_shape(self.neuron_set, layers.shape, str(pretrained))
-            warn_of_other_weights(self.neuron_set, self.model, str(pretrained))
+            if has_other_weights(self.neuron_set, self.model):
+                logger.warning(
+                    "the neurons were found in other weights than those of %s", pretrained
+                )
         if self.neuron_set is not None and condition != UNMASKED:
             factors = condition_scales(self.neuron_set, condition, self.scales)
             self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == "all")
@@ -183,12 +196,23 @@ def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -
         )
 
 
-def warn_of_other_weights(neurons: NeuronSet, model: nn.Module, name: str) -> None:
-    """Log a warning if the neurons were found in other weights of the same dtype."""
+def has_other_weights(neurons: NeuronSet, model: nn.Module) -> bool:
+    """Whether the neurons were found in other weights; those of another dtype do not tell."""
     known = neurons.provenance
     same_dtype = known.dtype == str(next(model.parameters()).dtype).removeprefix("torch.")
-    if same_dtype and known.model_hash != model_hash(model):
-        logger.warning("the neurons were found in other weights than those of %s", name)
+    return same_dtype and known.model_hash != model_hash(model)
+
+
+def require_same_weights(neurons: NeuronSet, model: nn.Module, name: str) -> None:
+    """Raise ModelError if the neurons were found in other weights of the same dtype."""
+    if has_other_weights(neurons, model):
+        raise ModelError(
+            f"the neurons were found in other weights than those of {name}, though of one shape",
+            expected=f"the weights of {neurons.provenance.model} as they were, with the hash "
+            f"{neurons.provenance.model_hash}",
+            remedy="run identify again; to try neurons on other weights on purpose, use "
+            "`neuronllm-eval run --model neuronllm`",
+        )
 
 
 def _neuron_set(
@@ -202,6 +226,12 @@ def _neuron_set(
                 remedy="add neurons=RUN_DIR to --model_args",
             )
         return None
+    if not isinstance(neurons, (str, Path, NeuronSet)):
+        raise UsageError(
+            f"neurons is {neurons!r:.100}",
+            expected="the run directory of `neuronllm-eval identify`",
+            remedy="check neurons in --model_args",
+        )
     found = neurons if isinstance(neurons, NeuronSet) else NeuronSet.load(Path(neurons))
     if top_k is not None:
         if isinstance(top_k, bool) or not isinstance(top_k, int):

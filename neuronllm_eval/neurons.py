@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.score_tensors import (
+    DTYPES,
+    METADATA,
+    MOST_NEURONS,
+    read_tensors,
+    require_shapes,
+    require_size_of_model,
+)
 from neuronllm_eval.strict_json import (
     dump_json,
     exact_keys,
+    naming,
     parse_json,
-    require_file,
+    read_json,
     require_schema,
 )
 
@@ -100,7 +109,7 @@ class Provenance:
             finite = not isinstance(value, float) or math.isfinite(value)
             if not isinstance(value, kind) or isinstance(value, bool) or not finite:
                 raise ArtifactError(
-                    f"{path}: provenance.{name} is {value!r}",
+                    f"{path}: provenance.{name} is {value!r:.100}",
                     expected=_KINDS[kind],
                     remedy="run identify again",
                 )
@@ -128,26 +137,21 @@ class NeuronScores:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        shape = self.ace.shape
-        expected = {
-            "ace": (shape, np.float64),
-            "good_count": (shape, np.int64),
-            "bad_count": (shape, np.int64),
-            "half_sums": ((2, *shape), np.float64),
-            "letter_sums": ((*self.letter_sums.shape[:1], *shape), np.float64),
-        }
-        for name, (want, dtype) in expected.items():
+        shapes = {name: getattr(self, name).shape for name in DTYPES}
+        dtypes = {name: str(getattr(self, name).dtype) for name in DTYPES}
+        require_shapes(shapes, dtypes)
+        for name in DTYPES:
             array = getattr(self, name)
-            if len(shape) != 2 or array.shape != want or array.dtype != dtype:
-                raise ArtifactError(
-                    f"scores: {name} has shape {array.shape} and type {array.dtype}",
-                    expected=f"shape {want}, two-dimensional ace, type {np.dtype(dtype)}",
-                    remedy="run identify again",
-                )
             if not np.isfinite(array).all():
                 raise ArtifactError(
                     f"scores: {name} holds NaN or infinity",
                     expected="finite numbers",
+                    remedy="run identify again",
+                )
+            if name.endswith("_count") and array.min() < 0:
+                raise ArtifactError(
+                    f"scores: {name} holds {array.min()}",
+                    expected="numbers of questions, 0 or more",
                     remedy="run identify again",
                 )
 
@@ -158,13 +162,8 @@ class NeuronScores:
 
     def to_bytes(self) -> bytes:
         """The content of `scores.safetensors`."""
-        arrays = {
-            field.name: np.ascontiguousarray(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.name != "provenance"
-        }
-        # One metadata key only: safetensors writes several in no fixed order.
-        return save(arrays, metadata={"neuronllm_eval": dump_json(self._header())})
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in DTYPES}
+        return save(arrays, metadata={METADATA: dump_json(self._header())})
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -180,23 +179,12 @@ class NeuronScores:
             ArtifactError: the file is missing, damaged, or of another schema.
         """
         path = Path(directory) / SCORES_FILE
-        require_file(path)
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-            arrays = load_file(path)
-        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"{path} cannot be read: {error}",
-                expected="a safetensors file written by identify",
-                remedy="run identify again",
-            ) from error
-        header = parse_json(metadata.get("neuronllm_eval", ""), path)
+        arrays, text = read_tensors(path)
+        header = parse_json(text, path)
         header = exact_keys(header, {"schema_version", "provenance"}, path, "metadata")
         require_schema(header["schema_version"], SCHEMA_VERSION, path)
-        names = {field.name for field in dataclasses.fields(cls)} - {"provenance"}
-        arrays = exact_keys(arrays, names, path, "tensors")
-        return cls(**arrays, provenance=Provenance.from_dict(header["provenance"], path))
+        provenance = Provenance.from_dict(header["provenance"], path)
+        return naming(path, cls, **arrays, provenance=provenance)
 
 
 @dataclass(frozen=True)
@@ -228,7 +216,14 @@ class NeuronSet:
                 expected=" or ".join(AMBIGUOUS),
                 remedy="run identify again",
             )
+        require_size_of_model(self.n_layers, self.width)
         for kind, neurons in (("good", self.good), ("bad", self.bad)):
+            if len(neurons) > self.top_k:
+                raise ArtifactError(
+                    f"{len(neurons)} {kind} neurons chosen with top_k={self.top_k}",
+                    expected=f"at most {self.top_k}",
+                    remedy="run identify again",
+                )
             for neuron in neurons:
                 if not (0 <= neuron.layer < self.n_layers and 0 <= neuron.index < self.width):
                     raise ArtifactError(
@@ -243,9 +238,9 @@ class NeuronSet:
                         expected="a finite number",
                         remedy="run identify again",
                     )
-        places = [neuron.place for neuron in self.good + self.bad]
-        if len(set(places)) < len(places):
-            twice = sorted({place for place in places if places.count(place) > 1})
+        places = Counter(neuron.place for neuron in self.good + self.bad)
+        if len(places) < places.total():
+            twice = sorted(place for place, count in places.items() if count > 1)
             raise ArtifactError(
                 f"neurons listed twice: {twice[:5]}",
                 expected="every neuron at most once, good or bad",
@@ -285,44 +280,37 @@ class NeuronSet:
         path = Path(path)
         if path.is_dir() or not path.suffix:
             path = path / NEURONS_FILE
-        require_file(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArtifactError(
-                f"{path} cannot be read: {error}",
-                expected="a file written by identify",
-                remedy="run identify again",
-            ) from error
         names = {field.name for field in dataclasses.fields(cls)}
-        values = exact_keys(parse_json(text, path), names | {"schema_version"}, path, "the file")
+        values = exact_keys(read_json(path), names | {"schema_version"}, path, "the file")
         require_schema(values.pop("schema_version"), SCHEMA_VERSION, path)
         for name in ("n_layers", "width", "top_k"):
-            if type(values[name]) is not int or values[name] < 1:
+            if type(values[name]) is not int or not 1 <= values[name] <= MOST_NEURONS:
                 raise ArtifactError(
-                    f"{path}: {name} is {values[name]!r}",
+                    f"{path}: {name} is {values[name]!r:.100}",
                     expected="a positive integer",
                     remedy="run identify again",
                 )
         for kind in ("good", "bad"):
             if not isinstance(values[kind], list):
                 raise ArtifactError(
-                    f"{path}: {kind} is {values[kind]!r}",
+                    f"{path}: {kind} is {values[kind]!r:.100}",
                     expected="a list of neurons",
                     remedy="run identify again",
                 )
             values[kind] = tuple(_read_neuron(entry, path, kind) for entry in values[kind])
         values["provenance"] = Provenance.from_dict(values["provenance"], path)
-        return cls(**values)
+        return naming(path, cls, **values)
 
 
 def _read_neuron(entry: Any, path: Path, kind: str) -> Neuron:
     entry = exact_keys(entry, {"layer", "index", "score"}, path, kind)
     whole = all(type(entry[name]) is int for name in ("layer", "index"))
-    if not whole or type(entry["score"]) not in (int, float):
+    score = entry["score"]
+    # A whole number may have more digits than a float can hold.
+    if not whole or not (type(score) is float or (type(score) is int and abs(score) < 2**1023)):
         raise ArtifactError(
-            f"{path}: {kind} holds {entry}",
+            f"{path}: {kind} holds {entry!s:.100}",
             expected="integers for layer and index, a number for score",
             remedy="run identify again",
         )
-    return Neuron(entry["layer"], entry["index"], float(entry["score"]))
+    return Neuron(entry["layer"], entry["index"], float(score))

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
@@ -18,9 +17,10 @@ from lm_eval.models.huggingface import HFLM
 from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, Quadrature, choose_quadrature
 from neuronllm_eval.batch_sizes import AUTO, auto_batch_size
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
+from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
-from neuronllm_eval.errors import ArtifactError, DocError
+from neuronllm_eval.errors import DocError
 from neuronllm_eval.fan_out import ROWS_PER_PROMPT
 from neuronllm_eval.fingerprints import digest, task_hash, versions
 from neuronllm_eval.harness_results import (
@@ -37,8 +37,8 @@ from neuronllm_eval.identification import (
     identify,
 )
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
-from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.masked_lm import require_same_shape, require_same_weights
+from neuronllm_eval.neurons import NeuronSet, Provenance
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.resuming import identity, keeps_neurons, keeps_validation, validation_identity
@@ -59,8 +59,9 @@ from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.settings import RunSettings, read_doc_counts
 from neuronllm_eval.shared_work import Launch, SharedWork, batch_size_of, close
-from neuronllm_eval.strict_json import dump_json, exact_keys, parse_json
-from neuronllm_eval.summary import ConditionSummary, DocTable, summarise, summary_json
+from neuronllm_eval.stored_run import ValidationRecord, load_neurons, load_scores
+from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.summary import ConditionSummary, summarise, summary_json
 from neuronllm_eval.validation import ConditionPlan, DocScores, answers_under, score_conditions
 from neuronllm_eval.work import Work
 
@@ -320,7 +321,7 @@ def validate_task(
     ranks = launch.ranks
     names, factors = plan.names, plan.factors(neurons)
     require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
-    warn_of_other_weights(neurons, model.lm.model, str(settings.model_args.get("pretrained")))
+    require_same_weights(neurons, model.lm.model, str(settings.model_args.get("pretrained")))
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
     judged = {**judged_with(neurons.top_k, plan.scales), "docs": doc_counts(questions)}
@@ -472,56 +473,30 @@ def write_results(
 
 def report_task(run: RunDirectory) -> str:
     """summary.json and report.md from the artifacts; returns the report's text."""
-    neurons, scores = NeuronSet.load(run.neurons), NeuronScores.load(run.path)
-    task, split = RunSettings.load(run.settings).task, ""
+    settings = RunSettings.load(run.settings)
+    neurons = load_neurons(run, settings)
+    scores = load_scores(run, neurons)
+    task, split = settings.task, ""
     docs = {"selection": read_doc_counts(run.settings)}
     scales = Scales()
-    if run.validation.is_file():
-        validation = _read_validation(run.validation)
-        neurons = neurons.top(validation["top_k"])
-        docs["validation"] = validation["docs"]
-        scales = Scales(validation["suppress_scale"], validation["enhance_scale"])
+    if run.validation.exists() or run.conditions.exists():
+        validation = ValidationRecord.load(run.validation)
+        neurons = validation.judged(neurons, run.validation)
+        docs["validation"], scales = validation.docs, validation.scales
     for role in ("selection", "validation"):
         if aside := set_aside_ids(run, role):
-            docs.setdefault(role, {})["set_aside"] = len(aside)
+            docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
     summaries: list[ConditionSummary] = []
     metrics: dict[str, dict[str, float]] = {}
-    if run.conditions.is_file():
-        lines = read_lines(run.conditions)
-        summaries = summarise(DocTable.from_lines(lines, run.conditions), neurons.top_k, scales)
-        split = str(lines[0].get("split", ""))
+    if run.conditions.exists():
+        table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
+        summaries, split = summarise(table, neurons.top_k, scales), table.split
         metrics = {
             each.name: read_metrics(run.result(each.name), task)
             for each in summaries
-            if run.result(each.name).is_file()
+            if run.result(each.name).exists()
         }
         write_whole(run.summary, summary_json(task, split, summaries, docs, metrics))
     text = render(TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics))
     write_whole(run.report, text)
     return text
-
-
-def judged_by(run: RunDirectory) -> tuple[int, Scales]:
-    """How many neurons a run's validation judged, and with which factors.
-
-    Raises:
-        ArtifactError: validation.json is damaged.
-    """
-    found = _read_validation(run.validation)
-    return found["top_k"], Scales(found["suppress_scale"], found["enhance_scale"])
-
-
-def _read_validation(path: Path) -> dict[str, Any]:
-    values = parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
-    keys = {"top_k", "suppress_scale", "enhance_scale", "positions", "docs"}
-    found = exact_keys(values, keys, path, "the file")
-    number = (int, float)
-    kinds = {"top_k": (int,), "docs": (dict,), "suppress_scale": number, "enhance_scale": number}
-    for name, known in kinds.items():
-        if type(found[name]) not in known:
-            raise ArtifactError(
-                f"{path}: {name} is {found[name]!r}",
-                expected=" or ".join(kind.__name__ for kind in known),
-                remedy="run validate again",
-            )
-    return found

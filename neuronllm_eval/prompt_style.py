@@ -20,7 +20,7 @@ ANSWER_CUE = "Answer:"
 
 def require_letter_style(style: str) -> None:
     """Raise UsageError unless there is such a style."""
-    if style not in LETTER_STYLES:
+    if not isinstance(style, str) or style not in LETTER_STYLES:
         raise UsageError(
             f"letter_style is {style!r}",
             expected=" or ".join(LETTER_STYLES),

@@ -44,7 +44,14 @@ def meet(device: str | None = None) -> PartialState | None:
     Raises:
         UsageError: they cannot reach each other.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    n_processes = os.environ.get("WORLD_SIZE", "1")
+    if not n_processes.isdecimal() or n_processes.startswith("0"):
+        raise UsageError(
+            f"WORLD_SIZE is {n_processes!r:.100} in the environment",
+            expected="a number of processes, as accelerate and torchrun set it",
+            remedy="unset WORLD_SIZE",
+        )
+    if n_processes == "1":
         return None
     some = is_cuda_available() or is_xpu_available() or is_npu_available()
     on_cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not some

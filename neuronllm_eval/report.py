@@ -10,6 +10,7 @@ import numpy as np
 from pytablewriter import MarkdownTableWriter
 
 from neuronllm_eval.conditions import CONDITIONS, factor_text
+from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.selection import layer_counts
 from neuronllm_eval.statistics import split_half_stability
@@ -99,12 +100,13 @@ def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
         ("that play the other part, since one split serves as both", data.get("other_half")),
     )
     parts = [f"{number} {what}" for what, number in known if number]
-    parts += [f"{n} skipped ({reason})" for reason, n in data.get("skipped", {}).items()]
+    parts += [f"{n} skipped ({escaped(reason)})" for reason, n in data.get("skipped", {}).items()]
     if n_short := prompts.get("demonstrations_dropped"):
         parts.append(f"{n_short} prompts with fewer demonstrations, for room")
     if n_aside := counts.get("set_aside"):
         parts.append(f"{n_aside} questions set aside (NaN or infinite numbers)")
-    parts += [f"{n} prompts skipped ({reason})" for reason, n in prompts.get("skipped", {}).items()]
+    asked = prompts.get("skipped", {})
+    parts += [f"{n} prompts skipped ({escaped(reason)})" for reason, n in asked.items()]
     return f"Docs of the {role} split: {', '.join(parts)}." if parts else ""
 
 
@@ -213,14 +215,14 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def render(report: TaskReport) -> str:
     """The content of `report.md`, and what the console shows."""
     provenance = report.scores.provenance
-    lines = [f"## {report.task}", "", headline(report), ""]
+    lines = [f"## {escaped(report.task)}", "", headline(report), ""]
     if report.summaries:
         first = report.summaries[0].accuracy
         lines += [
             markdown_table(HEADERS, table_rows(report.summaries)),
             "",
             f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the "
-            f"{report.split} split; intervals and p are paired, by question.",
+            f"{escaped(report.split)} split; intervals and p are paired, by question.",
         ]
         if any(each.controls and each.controls.n_controls for each in report.summaries):
             lines.append(_CONTROLS)
@@ -236,8 +238,10 @@ def render(report: TaskReport) -> str:
     )
     lines += [
         f"Chosen on {provenance.n_questions} questions ({provenance.n_prompts} prompts) of the "
-        f"{provenance.split} split of {provenance.task}; {provenance.method}, "
-        f"{provenance.n_steps} nodes of {provenance.quadrature}, {provenance.engine} engine; "
+        f"{escaped(provenance.split)} split of {escaped(provenance.task)}; "
+        f"{escaped(provenance.method)}, "
+        f"{provenance.n_steps} nodes of {escaped(provenance.quadrature)}, "
+        f"{escaped(provenance.engine)} engine; "
         f"completeness gap at most {provenance.completeness_gap_max:.2g} log-nats, "
         f"{provenance.completeness_gap_mean:.2g} on average, "
         f"{provenance.completeness_gap_share:.2%} of the change in all.",

@@ -12,8 +12,9 @@ from typing import Any
 
 import jsonlines
 
-from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
 from neuronllm_eval.neurons import NEURONS_FILE, SCORES_FILE
+from neuronllm_eval.strict_json import parse_json, require_file, require_size
 
 SETTINGS_FILE = "run.yaml"
 QUESTIONS_FILE = "questions.jsonl"
@@ -23,6 +24,10 @@ SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.md"
 RESULTS_FOLDER = "results"
 CHECKPOINT_FOLDER = "checkpoint"
+# 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
+MOST_LINES_BYTES = 8 << 30
+MOST_LINE_LENGTH = 16 << 20
+_LONGEST_NAME = 200  # of the 255 bytes that file systems take, with room for temporary names
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,13 @@ class RunDirectory:
         Raises:
             UsageError: it holds a run, or cannot be made.
         """
+        self.require_writable()
         if self.settings.exists() and not overwrite:
             raise UsageError(
                 f"{self.path} already holds a run",
                 expected="a new or empty directory",
                 remedy="pass another --output_path, or --overwrite",
             )
-        self.require_writable()
 
     def require_writable(self) -> None:
         """Refuse a folder that cannot be made or written. Changes nothing.
@@ -113,7 +118,11 @@ class RunDirectory:
         Raises:
             UsageError: it cannot.
         """
-        nearest = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        try:
+            above = (self.path, *self.path.absolute().parents)
+            nearest = next(path for path in above if path.exists())
+        except OSError as error:  # a name that is too long, a working directory that is gone
+            raise _unwritable(self.path, error) from error
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise UsageError(
                 f"{self.path} cannot be written: {nearest} is no directory that can be written",
@@ -135,20 +144,66 @@ class RunDirectory:
             shutil.rmtree(self.identifying, ignore_errors=True)
             self.clear_validation()
         except OSError as error:
-            raise UsageError(
-                f"{self.path} cannot be written: {error}",
-                expected="a directory that can be written",
-                remedy="pass another --output_path",
-            ) from error
+            raise _unwritable(self.path, error) from error
 
     def clear_validation(self) -> None:
-        """Remove what an earlier validation left, so that old and new results never mix."""
-        here = self.set_aside("validation")
-        for path in (self.conditions, self.validation, self.summary, self.report, here):
+        """Remove what an earlier validation left, so that old and new results never mix.
+
+        Raises:
+            ArtifactError: a folder is where a file of it belongs, or the other way round; then
+                nothing is removed.
+        """
+        aside = self.set_aside("validation")
+        files = (self.conditions, self.validation, self.summary, self.report, aside)
+        for path in files:
+            require_no_folder(path)
+        if (results := self.path / RESULTS_FOLDER).is_file():
+            raise ArtifactError(
+                f"{results} is no folder",
+                expected="a folder, or nothing, in its place",
+                remedy="move the file away",
+            )
+        for path in files:
             path.unlink(missing_ok=True)
         for path in (self.path / RESULTS_FOLDER).glob("*.json"):
             path.unlink()
         shutil.rmtree(self.validating, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path} cannot be written: {error}",
+        expected="a directory that can be written",
+        remedy="pass another --output_path",
+    )
+
+
+def require_no_folder(path: Path) -> None:
+    """Raise ArtifactError if a folder is where a file is to be written."""
+    if path.is_dir():
+        raise ArtifactError(
+            f"{path} is a folder",
+            expected="a file, or nothing, in its place",
+            remedy="move the folder away",
+        )
+
+
+def folder_name(task: str) -> str:
+    """The name of a task's run directory: a folder of that name, and nowhere else.
+
+    Raises:
+        TaskError: the task's name cannot be that of one folder.
+    """
+    name = task.replace(":", "-")
+    is_path = name in ("", ".", "..") or any(sign in name for sign in "/\\")
+    if is_path or not name.isprintable() or len(name.encode(errors="replace")) > _LONGEST_NAME:
+        raise TaskError(
+            f"the task is named {task!r:.100}",
+            expected="a name that a folder can have: no slashes, no signs that cannot be seen, at "
+            f"most {_LONGEST_NAME} bytes",
+            remedy="mend `task:` in its YAML",
+        )
+    return name
 
 
 def find_runs(path: Path) -> list[RunDirectory]:
@@ -171,6 +226,7 @@ def find_runs(path: Path) -> list[RunDirectory]:
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is whole or not there."""
+    require_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -196,16 +252,26 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """All lines of a jsonlines file.
 
     Raises:
-        ArtifactError: the file is missing or a line is damaged.
+        ArtifactError: the file is missing or too large, or a line is damaged.
     """
+    remedy = "run validate again"
+    require_file(path)
+    require_size(path, MOST_LINES_BYTES, remedy)
+    found = []
     try:
-        with jsonlines.open(path) as reader:
-            return list(reader.iter(type=dict))
-    except (OSError, UnicodeDecodeError, jsonlines.Error) as error:
+        with path.open(encoding="utf-8") as file:
+            # A line without end is not read whole.
+            for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_LENGTH), ""), 1):
+                values = parse_json(line, f"{path}, line {number},", remedy)
+                if not isinstance(values, dict) or not line.endswith("\n"):
+                    raise ValueError(f"line {number} is not whole, or no JSON object")
+                found.append(values)
+        return found
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} cannot be read: {error}",
             expected="a file written by `neuronllm-eval validate`",
-            remedy="run validate again",
+            remedy=remedy,
         ) from error
 
 

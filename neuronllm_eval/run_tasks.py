@@ -25,10 +25,9 @@ from neuronllm_eval.harness_tasks import (
     validation_split,
 )
 from neuronllm_eval.requests import build_questions
-from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.settings import OVERLAP, RunSettings
 
 logger = logging.getLogger(__name__)
-OVERLAP = ("refuse", "drop")
 # Settings of a run that go to AQUA tasks, by the names that these know them by.
 AQUA_NAMES = (
     "n_proxies",
@@ -74,6 +73,12 @@ def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, Config
         TaskError: as `adapter.load_any_tasks`.
         UsageError: as there.
     """
+    if not isinstance(settings.metadata.get("overrides", {}), dict):
+        raise UsageError(
+            f"overrides is {settings.metadata['overrides']!r:.100}",
+            expected="an object of settings and values",
+            remedy="check --metadata",
+        )
     tasks = settings.task.split(",")
     # A task given as a file is known by its name later on, so its folder must be searched.
     folders = [str(Path(task).resolve().parent) for task in tasks if Path(task).is_file()]
@@ -87,9 +92,20 @@ def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, Config
 
 
 def load_run_task(settings: RunSettings) -> ConfigurableTask:
-    """The one task of a run's settings."""
-    (_, task) = load_run_tasks(settings)[settings.task]
-    return task
+    """The one task of a run's settings.
+
+    Raises:
+        TaskError: they name none, or a group; or as `load_run_tasks`.
+        UsageError: as there.
+    """
+    leaves = load_run_tasks(settings)
+    if settings.task not in leaves:
+        raise TaskError(
+            f"{settings.task!r:.100} is not one task but {len(leaves)}: {', '.join(leaves):.200}",
+            expected="the name of one task in a run's run.yaml",
+            remedy="run identify again",
+        )
+    return leaves[settings.task][1]
 
 
 def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask) -> QuestionSet:

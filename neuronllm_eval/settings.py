@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
+from neuronllm_eval.attribution import METHODS, QUADRATURES
+from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.neurons import AMBIGUOUS
 from neuronllm_eval.strict_json import exact_keys, require_schema
+from neuronllm_eval.strict_yaml import dump_yaml, read_yaml
 
 SCHEMA_VERSION = 2
+OVERLAP = ("refuse", "drop")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "overlap": OVERLAP,
+    "engine": tuple(ENGINES),
+    "method": tuple(METHODS),
+    "quadrature": tuple(QUADRATURES),
+    "ambiguous": AMBIGUOUS,
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class RunSettings:
         values = dataclasses.asdict(self)
         values["include_path"] = list(self.include_path)
         header = {"schema_version": SCHEMA_VERSION, "versions": versions, "docs": docs}
-        return yaml.safe_dump({**header, "settings": values}, sort_keys=False, allow_unicode=True)
+        return dump_yaml({**header, "settings": values})
 
     @classmethod
     def load(cls, path: Path) -> RunSettings:
@@ -80,9 +91,30 @@ class RunSettings:
         for name, value in settings.items():
             if not _fits(value, hints[name]):
                 raise ArtifactError(
-                    f"{path}: settings.{name} is {value!r}",
+                    f"{path}: settings.{name} is {value!r:.100}",
                     expected=str(hints[name]).replace("<class ", "").replace(">", ""),
                     remedy="run identify again",
+                )
+            if value not in _CHOICES.get(name, (value,)):
+                raise ArtifactError(
+                    f"{path}: settings.{name} is {value!r:.100}",
+                    expected=" or ".join(_CHOICES[name]),
+                    remedy="run identify again",
+                )
+        if set(settings["task"]) & set("/\\") or Path(settings["task"]).is_file():
+            raise ArtifactError(
+                f"{path}: settings.task is the path {settings['task']!r:.100}",
+                expected="the name of a task, as identify writes it",
+                remedy="run identify again",
+            )
+        for folder in settings["include_path"]:
+            # What a run directory brings along must not become code that is run.
+            inside = Path(folder).resolve().is_relative_to(path.parent.resolve())
+            if inside or not Path(folder).is_absolute():
+                raise ArtifactError(
+                    f"{path}: settings.include_path has {folder!r:.100}",
+                    expected="absolute paths outside the run directory, as identify writes them",
+                    remedy="run identify again, with --include_path",
                 )
         return cls(**{**settings, "include_path": tuple(settings["include_path"])})
 
@@ -94,25 +126,48 @@ def read_doc_counts(path: Path) -> dict[str, Any]:
         ArtifactError: as `RunSettings.load`.
     """
     docs = _read(path)["docs"]
-    if not isinstance(docs, dict):
-        raise ArtifactError(
-            f"{path}: docs is {docs!r}", expected="a mapping", remedy="run identify again"
-        )
-    return docs
+    require_doc_counts(docs, path)
+    return dict(docs)
+
+
+def require_doc_counts(docs: Any, path: Path) -> None:
+    """Raise ArtifactError unless `docs`, read from `path`, is what `run_tasks.doc_counts` makes."""
+    parts = docs if isinstance(docs, dict) else {"docs": docs}
+    known = {"data", "asked", "prompts"}
+    for name, counts in parts.items():
+        numbers = {} if name == "asked" else counts
+        if name not in known or not isinstance(counts, dict) or not _are_counts(numbers):
+            raise ArtifactError(
+                f"{path}: docs has {name!r:.100}: {counts!r:.100}",
+                expected="data, asked and prompts, with numbers of docs, by reason where skipped",
+                remedy="run identify or validate again, whichever wrote the file",
+            )
+
+
+def _are_counts(values: Mapping[Any, Any]) -> bool:
+    """Whether all values are numbers of docs, but for a split's name and counts by reason."""
+    for name, value in values.items():
+        if name == "split":
+            is_known = isinstance(value, str)
+        elif name == "skipped":
+            is_known = isinstance(value, dict) and _are_counts(value)
+        else:
+            is_known = type(value) is int and value >= 0
+        if not (is_known and isinstance(name, str)):
+            return False
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read: {error}",
-            expected="a run directory written by `neuronllm-eval identify`",
-            remedy="check the path, or run identify first",
-        ) from error
     keys = {"schema_version", "versions", "docs", "settings"}
-    values = exact_keys(values, keys, path, "the file")
+    values = exact_keys(read_yaml(path), keys, path, "the file")
     require_schema(values["schema_version"], SCHEMA_VERSION, path)
+    if not isinstance(values["versions"], dict):
+        raise ArtifactError(
+            f"{path}: versions is {values['versions']!r:.100}",
+            expected="a mapping from packages to versions",
+            remedy="run identify again",
+        )
     return values
 
 
@@ -121,7 +176,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(hint, UnionType) or get_origin(hint) is Union:
         return any(_fits(value, part) for part in get_args(hint))
     if hint is float:
-        return type(value) in (int, float)
+        return type(value) in (int, float) and abs(value) < 1e308  # and no NaN
     kind = get_origin(hint)
     if kind is Literal:
         return value in get_args(hint)

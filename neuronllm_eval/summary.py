@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,14 @@ from neuronllm_eval.conditions import (
     control_name,
     only_operation,
 )
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.statistics import (
     ControlRank,
     PairedDelta,
     paired_delta,
-    predictions,
     random_control_rank,
     relative_accuracy_change,
     relative_confidence_change,
-    softmax_confidence,
 )
 
 # What each condition is expected to do; its place among the controls is judged on this side.
@@ -79,61 +76,6 @@ class ConditionSummary:
     def is_point(self) -> bool:
         """Whether it is a point of a sweep rather than the condition as it is."""
         return self.name != self.condition
-
-
-@dataclass(frozen=True)
-class DocTable:
-    """Right or wrong and confidence of every doc under every condition.
-
-    Attributes:
-        conditions: names, in order.
-        question_index: [docs] int64.
-        correct: condition -> [docs] float64, 0 or 1.
-        confidence: condition -> [docs] float64, softmax over options at gold.
-    """
-
-    conditions: tuple[str, ...]
-    question_index: NDArray[np.int64]
-    correct: Mapping[str, NDArray[np.float64]]
-    confidence: Mapping[str, NDArray[np.float64]]
-
-    @classmethod
-    def from_lines(cls, lines: Sequence[Mapping[str, Any]], path: Path) -> DocTable:
-        """Read the lines of `conditions.jsonl`.
-
-        Raises:
-            ArtifactError: no line, or lines that do not agree with each other.
-        """
-        if not lines:
-            raise ArtifactError(f"{path} is empty", remedy="run validate again")
-        try:
-            names = tuple(lines[0]["loglikelihoods"])
-            distinct = dict.fromkeys(line["question_id"] for line in lines)
-            place = {question: index for index, question in enumerate(distinct)}
-            index = np.array([place[line["question_id"]] for line in lines], dtype=np.int64)
-            correct = np.empty((len(lines), len(names)))
-            confidence = np.empty_like(correct)
-            n_options = np.array([len(line["loglikelihoods"][UNMASKED]) for line in lines])
-            for count in set(n_options.tolist()):  # docs may differ in their number of options
-                docs = np.flatnonzero(n_options == count).tolist()
-                rows = np.array(
-                    [[lines[doc]["loglikelihoods"][name] for name in names] for doc in docs]
-                )  # [docs, conditions, options]
-                gold = np.broadcast_to([[lines[doc]["gold"]] for doc in docs], rows.shape[:2])
-                correct[docs] = predictions(rows) == gold
-                confidence[docs] = softmax_confidence(rows, gold)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise ArtifactError(
-                f"{path} has a line that does not fit: {type(error).__name__}: {error}",
-                expected="question_id, gold, and loglikelihoods under the same conditions",
-                remedy="run validate again",
-            ) from error
-        return cls(
-            names,
-            index,
-            dict(zip(names, correct.T, strict=True)),
-            dict(zip(names, confidence.T, strict=True)),
-        )
 
 
 def summarise(

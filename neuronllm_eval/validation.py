@@ -35,6 +35,8 @@ from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.scoring import Engine, OptionScores, score_shared_tokens
 from neuronllm_eval.sweep import Sweep
 
+MOST_RANDOM = 1000  # controls of each condition, each a mask over all neurons
+
 
 @dataclass(frozen=True)
 class ConditionPlan:
@@ -59,9 +61,11 @@ class ConditionPlan:
     def __post_init__(self) -> None:
         for condition in self.conditions:
             require_condition(condition)
-        if self.n_random < 0:
+        if not 0 <= self.n_random <= MOST_RANDOM:
             raise UsageError(
-                f"n_random is {self.n_random}", expected="0 or more", remedy="check --n_random"
+                f"n_random is {self.n_random}",
+                expected=f"0 to {MOST_RANDOM}",
+                remedy="check --n_random",
             )
         self.sweep.require_use(self.conditions)
 

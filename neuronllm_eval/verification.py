@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from neuronllm_eval.attribution import METHODS, Quadrature, attribute
 from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.conditions import Scales
+from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine, rounding_tolerance
 from neuronllm_eval.errors import ArtifactError
@@ -33,7 +34,7 @@ from neuronllm_eval.run_tasks import how_asked
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import select_neurons
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.summary import DocTable
+from neuronllm_eval.stored_run import ValidationRecord, load_neurons, load_scores
 from neuronllm_eval.validation import condition_factors, score_conditions
 
 # Relative to the largest score: what another batch size, thread or machine may change.
@@ -64,8 +65,9 @@ def check_artifacts(run: RunDirectory) -> list[Check]:
     Raises:
         ArtifactError: one of them cannot be read.
     """
-    scores, neurons = NeuronScores.load(run.path), NeuronSet.load(run.neurons)
     settings = RunSettings.load(run.settings)
+    neurons = load_neurons(run, settings)
+    scores = load_scores(run, neurons)
     derived = select_neurons(scores, settings.top_k, settings.ambiguous)
     found = [
         Check(
@@ -90,7 +92,7 @@ def check_artifacts(run: RunDirectory) -> list[Check]:
 
 
 def _check_results(run: RunDirectory, task: str) -> Check:
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions)
+    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
     compared, wrong = 0, []
     for name in table.conditions:
         if not run.result(name).is_file():
@@ -290,7 +292,6 @@ def verify(
     choosing: QuestionSet,
     judging: QuestionSet,
     run: RunDirectory,
-    read_validation: Callable[[], tuple[int, Scales]],
     sample: int,
 ) -> list[Check]:
     """All checks of one run, in order.
@@ -301,20 +302,19 @@ def verify(
         choosing: questions of the selection split.
         judging: of the whole validation split.
         run: what is checked.
-        read_validation: how many neurons were judged, and with which factors.
         sample: how many questions of each split are asked again.
 
     Raises:
         ArtifactError: an artifact cannot be read.
     """
-    neurons = NeuronSet.load(run.neurons)
+    neurons = load_neurons(run, settings)
     found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
     try:
         found += check_questions(model, settings, choosing, run, sample)
         if run.conditions.is_file():
-            top_k, scales = read_validation()
-            judged = neurons.top(top_k)
-            found += check_conditions(model, settings, judging, judged, scales, run, sample)
+            record = ValidationRecord.load(run.validation)
+            judged = record.judged(neurons, run.validation)
+            found += check_conditions(model, settings, judging, judged, record.scales, run, sample)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{run.path} has a line that does not fit: {type(error).__name__}: {error}",

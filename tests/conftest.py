@@ -17,4 +17,6 @@ from hypothesis import settings
 
 # The same examples every time, and none refused for a slow moment of the machine.
 settings.register_profile("neuronllm", deadline=None, derandomize=True)
+# For --hypothesis-profile: other examples every time, and many.
+settings.register_profile("fuzz", deadline=None, max_examples=5000, print_blob=True)
 settings.load_profile("neuronllm")

@@ -143,7 +143,7 @@ def test_scales_that_are_not_finite_are_refused(name, value):
     with pytest.raises(UsageError) as refusal:
         Scales(**{name: value})
     assert str(refusal.value) == (
-        f"the {name} scale is {value}.\nExpected: a finite number.\n"
+        f"the {name} scale is {value}.\nExpected: a finite number, at most 3.4e+38.\n"
         "Remedy: check scale, suppress_scale and enhance_scale."
     )
 

@@ -136,7 +136,7 @@ def neuron_sets(draw: st.DrawFn) -> NeuronSet:
         width=width,
         good=tuple(chosen[:cut]),
         bad=tuple(chosen[cut:]),
-        top_k=draw(st.integers(1, 50)),
+        top_k=draw(st.integers(max(1, cut, len(chosen) - cut), 60)),
         ambiguous=draw(st.sampled_from(["keep", "drop"])),
         provenance=provenance(
             model=draw(names),
@@ -221,7 +221,7 @@ def test_text_that_is_no_json_is_refused(tmp_path):
         NeuronSet.load(tmp_path)
     message = str(refusal.value)
     assert message.startswith(f"{tmp_path / NEURONS_FILE} is not valid JSON: Expecting value")
-    assert message.endswith(f"Expected: a file written by identify.\n{AGAIN}")
+    assert message.endswith(f"Expected: a file as this package writes it.\n{AGAIN}")
 
 
 def test_json_nested_without_end_is_refused(tmp_path):
@@ -373,7 +373,8 @@ def test_scores_that_are_not_finite_are_refused(tmp_path, score):
     values["bad"][1]["score"] = score  # Python's JSON writes and reads NaN and Infinity
     message = refusal_of(tmp_path, values)
     assert message == (
-        f"bad neuron (layer 2, index 1) has score {score}.\nExpected: a finite number.\n{AGAIN}"
+        f"{tmp_path / NEURONS_FILE}: bad neuron (layer 2, index 1) has score {score}.\n"
+        f"Expected: a finite number.\n{AGAIN}"
     )
 
 
@@ -500,7 +501,7 @@ def test_scores_without_provenance_are_refused(tmp_path):
 
 def test_a_safetensors_file_of_another_program_is_refused(tmp_path):
     write_scores(tmp_path, key="format")
-    with pytest.raises(ArtifactError, match=r"scores\.safetensors is not valid JSON"):
+    with pytest.raises(ArtifactError, match=r"scores\.safetensors: metadata has the wrong keys"):
         NeuronScores.load(tmp_path)
 
 
@@ -517,6 +518,6 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
 def test_types_that_numpy_does_not_know_are_refused(tmp_path):
     tensors = {name: torch.from_numpy(array) for name, array in arrays().items()}
     tensors["ace"] = tensors["ace"].to(torch.bfloat16)
-    (tmp_path / SCORES_FILE).write_bytes(save_torch(tensors))
-    with pytest.raises(ArtifactError, match=r"scores\.safetensors cannot be read: .*bfloat16"):
+    (tmp_path / SCORES_FILE).write_bytes(save_torch(tensors, metadata={"neuronllm_eval": "{}"}))
+    with pytest.raises(ArtifactError, match=r"scores\.safetensors: scores: ace .* type BF16"):
         NeuronScores.load(tmp_path)

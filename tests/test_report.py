@@ -337,3 +337,22 @@ def test_other_tasks_have_no_such_table():
     text = render(dataclasses.replace(report(UNMASKED), metrics={"unmasked": {"acc": 0.8}}))
     assert "consistent %" not in text
     assert "Consistent" not in text
+
+
+def test_nothing_from_data_tasks_or_models_is_markup():
+    bad = "<img src=x>|`\n# x\x1b[31m"
+    counts = {"data": {"skipped": {bad: 1}}, "prompts": {"skipped": {bad: 2}}}
+    origin = provenance(task=bad, split=bad, method=bad, quadrature=bad, engine=bad)
+    found = dataclasses.replace(
+        report(UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0))),
+        task=bad,
+        split=bad,
+        docs={"selection": counts},
+    )
+    scores = dataclasses.replace(found.scores, provenance=origin)
+    text = render(dataclasses.replace(found, scores=scores))
+    written = "\\<img src=x\\>\\|\\` \\# x \\[31m"
+    assert text.count(written) == 9
+    assert "<img" not in text.replace(written, "")
+    assert text.replace("\n", "").isprintable()
+    assert [line for line in text.splitlines() if line.startswith("#")] == [f"## {written}"]

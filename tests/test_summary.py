@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS, Scales
-from neuronllm_eval.errors import ArtifactError, NeuronLLMError
-from neuronllm_eval.summary import EXPECTED_SIGN, DocTable, summarise, summary_json
-
-HERE = Path("conditions.jsonl")
-
-
-def odds(*weights: float) -> list[float]:
-    """Log-likelihoods whose softmax is in proportion to the weights."""
-    return [math.log(weight) for weight in weights]
-
-
-def line(question: str, gold: int, **rows: list[float]) -> dict:
-    return {"question_id": question, "gold": gold, "loglikelihoods": rows}
-
-
-# Worked by hand. Right or wrong and confidence (softmax at gold), unmasked -> degrade:
-#   q1  right 3/4 -> wrong 1/4
-#   q1  wrong 1/2 -> right 4/5   (a tie goes to the first option, which is not the gold)
-#   q2  right 5/8 -> wrong 1/8   (three options)
-#   q3  wrong 1/10 -> wrong 1/10
-LINES = [
-    line("q1", 0, unmasked=odds(3, 1), degrade=odds(1, 3)),
-    line("q1", 1, unmasked=odds(1, 1), degrade=odds(1, 4)),
-    line("q2", 2, unmasked=odds(1, 2, 5), degrade=odds(5, 2, 1)),
-    line("q3", 0, unmasked=odds(1, 9), degrade=odds(1, 9)),
-]
+from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.summary import EXPECTED_SIGN, summarise, summary_json
+from tests.doc_tables import the_table
 
 
 def judged(table: DocTable, *settings, **more):
@@ -43,26 +19,8 @@ def judged(table: DocTable, *settings, **more):
     return summarise(table, 9, Scales(0.25, 3.0), *settings, **more)
 
 
-def test_table_with_different_numbers_of_options():
-    table = DocTable.from_lines(LINES, HERE)
-    assert table.conditions == ("unmasked", "degrade")
-    assert table.question_index.tolist() == [0, 0, 1, 2]
-    assert table.correct["unmasked"].tolist() == [1, 0, 1, 0]
-    assert table.correct["degrade"].tolist() == [0, 1, 0, 0]
-    assert table.confidence["unmasked"] == pytest.approx([0.75, 0.5, 0.625, 0.1])
-    assert table.confidence["degrade"] == pytest.approx([0.25, 0.8, 0.125, 0.1])
-
-
-def test_the_order_of_docs_with_different_numbers_of_options_is_kept():
-    shuffled = [LINES[2], LINES[0], LINES[3], LINES[1]]
-    table = DocTable.from_lines(shuffled, HERE)
-    assert table.question_index.tolist() == [0, 1, 2, 1]
-    assert table.correct["degrade"].tolist() == [0, 0, 0, 1]
-    assert table.confidence["unmasked"] == pytest.approx([0.625, 0.75, 0.1, 0.5])
-
-
 def test_summary_by_hand():
-    unmasked, degrade = judged(DocTable.from_lines(LINES, HERE))
+    unmasked, degrade = judged(the_table())
     assert (unmasked.condition, degrade.condition) == ("unmasked", "degrade")
     # accuracy 2/4 -> 1/4; confidence (.75 + .5 + .625 + .1)/4 -> (.25 + .8 + .125 + .1)/4
     accuracy, confidence = degrade.accuracy, degrade.confidence
@@ -85,7 +43,7 @@ def test_summary_by_hand():
 
 
 def test_the_same_draws_every_time():
-    table = DocTable.from_lines(LINES, HERE)
+    table = the_table()
     assert judged(table) == judged(table)
     assert judged(table, seed=1)[1].accuracy.delta == -25.0
 
@@ -100,7 +58,7 @@ def table_of(**accuracies: str) -> DocTable:
         for name, digits in accuracies.items()
     }
     n_docs = len(rows["unmasked"])
-    return DocTable(tuple(rows), np.arange(n_docs), rows, rows)
+    return DocTable(tuple(rows), "test", np.arange(n_docs), rows, rows)
 
 
 def test_controls_belong_to_their_own_condition():
@@ -242,7 +200,7 @@ def test_what_is_not_a_number_is_null():
 
 
 def test_summary_json_holds_every_number():
-    summaries = judged(DocTable.from_lines(LINES, HERE))
+    summaries = judged(the_table())
     metrics = {"degrade": {"acc_consistent": 0.25}}
     found = strictly(summary_json("t", "s", summaries, {}, metrics))["conditions"][1]
     assert found["metrics"] == {"acc_consistent": 0.25}
@@ -251,48 +209,3 @@ def test_summary_json_holds_every_number():
     assert found["accuracy"]["n_questions"] == 3
     assert found["rcc"] == summaries[1].rcc
     assert found["confidence"]["low"] == summaries[1].confidence.low
-
-
-# Lines that cannot be used ----------------------------------------------------------------------
-
-
-def changed(index: int, **changes) -> list[dict]:
-    return [{**old, **(changes if i == index else {})} for i, old in enumerate(LINES)]
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        changed(1, loglikelihoods={"unmasked": odds(1, 1)}),  # a condition is missing
-        changed(1, loglikelihoods={"degrade": odds(1, 1)}),
-        changed(2, loglikelihoods={"unmasked": odds(1, 2, 3), "degrade": odds(1, 2)}),
-        [{"gold": 0, "loglikelihoods": LINES[0]["loglikelihoods"]}, *LINES[1:]],
-        [{"question_id": "q1", "loglikelihoods": LINES[0]["loglikelihoods"]}, *LINES[1:]],
-        [{"question_id": "q1", "gold": 0}, *LINES[1:]],
-        changed(0, loglikelihoods=3),
-        changed(3, gold="A"),
-        changed(3, gold=None),
-    ],
-)
-def test_lines_that_do_not_fit(lines):
-    with pytest.raises(NeuronLLMError) as caught:
-        DocTable.from_lines(lines, HERE)
-    assert caught.value.remedy
-
-
-def test_no_line():
-    with pytest.raises(ArtifactError, match=r"conditions\.jsonl is empty\.\nRemedy: run validate"):
-        DocTable.from_lines([], HERE)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_log_likelihoods_that_are_not_finite(bad):
-    with pytest.raises(NeuronLLMError, match=r"non-finite"):
-        DocTable.from_lines(
-            changed(0, loglikelihoods={"unmasked": [bad, 0.0], "degrade": [0.0, 0.0]}), HERE
-        )
-
-
-def test_a_gold_beyond_the_options():
-    with pytest.raises(NeuronLLMError, match=r"gold holds 2"):
-        DocTable.from_lines(changed(0, gold=2), HERE)

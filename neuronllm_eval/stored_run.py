@@ -1,0 +1,119 @@
+"""What a run directory holds, read back: checked one by one, and checked to belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuronllm_eval.conditions import Scales
+from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.masked_lm import POSITIONS
+from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.settings import RunSettings, require_doc_counts
+from neuronllm_eval.strict_json import exact_keys, read_json
+
+_AGAIN = "run validate again"
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """The content of `validation.json`: what was judged, and how.
+
+    Attributes:
+        top_k: good and bad neurons of the conditions that are no points.
+        scales: their factors.
+        docs: what became of the validation split's docs.
+    """
+
+    top_k: int
+    scales: Scales
+    docs: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> ValidationRecord:
+        """Read a `validation.json`.
+
+        Raises:
+            ArtifactError: it is missing or damaged, or holds what validation never writes.
+        """
+        keys = {"top_k", "suppress_scale", "enhance_scale", "positions", "docs"}
+        found = exact_keys(read_json(path, _AGAIN), keys, path, "the file", _AGAIN)
+        number = (int, float)
+        kinds = {"top_k": (int,), "suppress_scale": number, "enhance_scale": number}
+        for name, known in kinds.items():
+            if type(found[name]) not in known:
+                raise ArtifactError(
+                    f"{path}: {name} is {found[name]!r:.100}",
+                    expected=" or ".join(kind.__name__ for kind in known),
+                    remedy=_AGAIN,
+                )
+        if found["positions"] not in POSITIONS:
+            raise ArtifactError(
+                f"{path}: positions is {found['positions']!r:.100}",
+                expected=" or ".join(POSITIONS),
+                remedy=_AGAIN,
+            )
+        require_doc_counts(found["docs"], path)
+        try:
+            scales = Scales(found["suppress_scale"], found["enhance_scale"])
+        except UsageError as error:
+            raise ArtifactError(
+                f"{path}: {error.found}", expected=error.expected, remedy=_AGAIN
+            ) from error
+        return cls(found["top_k"], scales, found["docs"])
+
+    def judged(self, chosen: NeuronSet, path: Path) -> NeuronSet:
+        """The neurons that were judged, of those that were chosen.
+
+        Raises:
+            ArtifactError: more than were chosen; names the file.
+        """
+        if not 1 <= self.top_k <= chosen.top_k:
+            raise ArtifactError(
+                f"{path}: top_k is {self.top_k}, of a set chosen with top_k={chosen.top_k}",
+                expected=f"1 to {chosen.top_k}",
+                remedy=_AGAIN,
+            )
+        return chosen.top(self.top_k)
+
+
+def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
+    """The neurons of a run.
+
+    Raises:
+        ArtifactError: `neurons.json` is missing or damaged, or is another task's.
+    """
+    neurons = NeuronSet.load(run.neurons)
+    if neurons.provenance.task != settings.task:
+        raise ArtifactError(
+            f"{run.neurons} is of task {neurons.provenance.task!r}, and {run.settings} of "
+            f"{settings.task!r}",
+            expected="files of one run",
+            remedy="run identify again",
+        )
+    return neurons
+
+
+def load_scores(run: RunDirectory, neurons: NeuronSet) -> NeuronScores:
+    """The scores that a run's neurons were chosen by.
+
+    Raises:
+        ArtifactError: `scores.safetensors` is missing or damaged, or is another run's.
+    """
+    scores = NeuronScores.load(run.path)
+    if (scores.shape, scores.provenance) != (neurons.shape, neurons.provenance):
+        raise ArtifactError(
+            f"{run.scores} and {run.neurons} are of different runs",
+            expected="files of one run: the same model, task and settings",
+            remedy="run identify again",
+        )
+    most = max(int(scores.good_count.max()), int(scores.bad_count.max()))
+    if most > scores.provenance.n_questions:
+        raise ArtifactError(
+            f"{run.scores}: {most} of {scores.provenance.n_questions} questions chose a neuron",
+            expected="no more than there are",
+            remedy="run identify again",
+        )
+    return scores
