@@ -118,13 +118,13 @@ def test_numbers_of_nodes_unless_told():
         ),
         (
             ("gauss_legendre", 0),
-            "n_steps is 0.\nExpected: at least 1 node.\n"
-            "Remedy: raise --n_steps (4 is the default for gauss_legendre).",
+            "n_steps is 0.\nExpected: at least 1 node, at most 1000.\n"
+            "Remedy: check --n_steps (4 is the default for gauss_legendre).",
         ),
         (
             ("right_riemann", -3),
-            "n_steps is -3.\nExpected: at least 1 node.\n"
-            "Remedy: raise --n_steps (4 is the default for gauss_legendre).",
+            "n_steps is -3.\nExpected: at least 1 node, at most 1000.\n"
+            "Remedy: check --n_steps (4 is the default for gauss_legendre).",
         ),
     ],
 )
