@@ -126,22 +126,24 @@ def read_doc_counts(path: Path) -> dict[str, Any]:
         ArtifactError: as `RunSettings.load`.
     """
     docs = _read(path)["docs"]
-    require_doc_counts(docs, path)
+    require_doc_counts(docs, path, "run identify again")
     return dict(docs)
 
 
-def require_doc_counts(docs: Any, path: Path) -> None:
+def require_doc_counts(docs: Any, path: Path, remedy: str) -> None:
     """Raise ArtifactError unless `docs`, read from `path`, is what `run_tasks.doc_counts` makes."""
-    parts = docs if isinstance(docs, dict) else {"docs": docs}
     known = {"data", "asked", "prompts"}
-    for name, counts in parts.items():
+    wrong = f"docs is {docs!r:.100}" if not isinstance(docs, dict) else ""
+    for name, counts in docs.items() if isinstance(docs, dict) else ():
         numbers = {} if name == "asked" else counts
         if name not in known or not isinstance(counts, dict) or not _are_counts(numbers):
-            raise ArtifactError(
-                f"{path}: docs has {name!r:.100}: {counts!r:.100}",
-                expected="data, asked and prompts, with numbers of docs, by reason where skipped",
-                remedy="run identify or validate again, whichever wrote the file",
-            )
+            wrong = f"docs has {name!r:.100}: {counts!r:.100}"
+    if wrong:
+        raise ArtifactError(
+            f"{path}: {wrong}",
+            expected="a mapping of data, asked and prompts to numbers of docs",
+            remedy=remedy,
+        )
 
 
 def _are_counts(values: Mapping[Any, Any]) -> bool:

@@ -55,7 +55,7 @@ class ValidationRecord:
                 expected=" or ".join(POSITIONS),
                 remedy=_AGAIN,
             )
-        require_doc_counts(found["docs"], path)
+        require_doc_counts(found["docs"], path, _AGAIN)
         try:
             scales = Scales(found["suppress_scale"], found["enhance_scale"])
         except UsageError as error:

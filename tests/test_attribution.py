@@ -170,18 +170,18 @@ def test_numbers_of_nodes_unless_told():
         ),
         (
             ("gauss_legendre", 0),
-            "n_steps is 0.\nExpected: 1 or more nodes for gauss_legendre.\n"
-            "Remedy: raise --n_steps (the default is 4).",
+            "n_steps is 0.\nExpected: 1 to 1000 nodes for gauss_legendre.\n"
+            "Remedy: check --n_steps (the default is 4).",
         ),
         (
             ("right_riemann", -3),
-            "n_steps is -3.\nExpected: 1 or more nodes for right_riemann.\n"
-            "Remedy: raise --n_steps (the default is 16).",
+            "n_steps is -3.\nExpected: 1 to 1000 nodes for right_riemann.\n"
+            "Remedy: check --n_steps (the default is 16).",
         ),
         (
             ("gauss_lobatto", 1),
-            "n_steps is 1.\nExpected: 2 or more nodes for gauss_lobatto.\n"
-            "Remedy: raise --n_steps (the default is 5).",
+            "n_steps is 1.\nExpected: 2 to 1000 nodes for gauss_lobatto.\n"
+            "Remedy: check --n_steps (the default is 5).",
         ),
     ],
 )

@@ -42,7 +42,7 @@ def chosen(good: list[tuple[int, int]], bad: list[tuple[int, int]], **changes: A
         "width": 6,
         "good": tuple(Neuron(*place, 1.0) for place in good),
         "bad": tuple(Neuron(*place, -1.0) for place in bad),
-        "top_k": 4,
+        "top_k": max(4, len(good), len(bad)),
         "ambiguous": "keep",
         "provenance": provenance(),
     }

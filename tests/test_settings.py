@@ -84,9 +84,7 @@ def test_the_file_can_be_read_by_people(tmp_path):
 
 def test_what_became_of_the_docs_is_read_back(tmp_path):
     assert read_doc_counts(written(tmp_path)) == DOCS
-    with pytest.raises(
-        ArtifactError, match=r"run\.yaml: docs has 'docs': \[1\]\.\nExpected: data, "
-    ):
+    with pytest.raises(ArtifactError, match=r"run\.yaml: docs is \[1\]\.\nExpected: a mapping"):
         read_doc_counts(written(tmp_path, docs=[1]))
 
 

@@ -101,7 +101,7 @@ def test_a_named_point_is_a_condition_with_controls():
             r"unknown condition 'harm'\.\n.*unmasked, suppress_g",
         ),
         ({"conditions": ("degrade.random_",)}, r"unknown condition 'degrade\.random_'"),
-        ({"n_random": -1}, r"n_random is -1\.\nExpected: 0 or more\.\nRemedy: check --n_random"),
+        ({"n_random": -1}, r"n_random is -1\.\nExpected: 0 to 1000\.\nRemedy: check --n_random"),
     ],
 )
 def test_plans_that_are_refused(settings, match):
