@@ -21,6 +21,7 @@ from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.neurons import AMBIGUOUS
+from neuronllm_eval.precision import ATTRIBUTION_DTYPES
 from neuronllm_eval.prompt_style import LETTER_STYLES
 from neuronllm_eval.run_tasks import AQUA_NAMES, OVERLAP
 from neuronllm_eval.settings import RunSettings
@@ -171,6 +172,13 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="neurons that some question calls good and another bad (default: keep)",
     )
+    how.add_argument(
+        "--attribution_dtype",
+        choices=ATTRIBUTION_DTYPES,
+        default=RunSettings.attribution_dtype,
+        help="type of the model's weights while neurons are chosen; they are judged with the model "
+        "as it is loaded (default: auto, the model's own)",
+    )
 
 
 def add_aqua_flags(parser: argparse.ArgumentParser) -> None:
@@ -253,6 +261,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         top_z=options.top_z,
         top_k=max(top_k),
         ambiguous=options.ambiguous,
+        attribution_dtype=options.attribution_dtype,
     )
     require_counts(settings)
     return settings

@@ -14,6 +14,7 @@ from lm_eval.utils import simple_parse_args_string
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import model_hash
+from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.settings import RunSettings
 
 # What lm_eval, transformers and torch raise for wrong names, settings, files and devices.
@@ -30,11 +31,12 @@ _LOADING_ERRORS = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A harness model and its FFN layers."""
+    """A harness model, its FFN layers, and a digest and the dtype of its weights as loaded."""
 
     lm: HFLM
     layers: FFNLayers
     hash: str
+    dtype: str
 
 
 def load_model(settings: RunSettings) -> LoadedModel:
@@ -69,7 +71,7 @@ def load_model(settings: RunSettings) -> LoadedModel:
             expected="a decoder-only model",
             remedy="choose another model",
         )
-    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model))
+    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model), dtype_name(lm.model))
 
 
 def _require_device(device: str) -> None:

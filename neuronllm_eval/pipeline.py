@@ -34,6 +34,7 @@ from neuronllm_eval.identification import IdentificationSettings, ScoreSums, ide
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.precision import computing_in, dtype_name
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.run_directory import RunDirectory, line_writer, read_lines, write_whole
 from neuronllm_eval.run_tasks import (
@@ -70,6 +71,13 @@ def identify_task(
         questions: of the selection split (`run_tasks.selection_questions`).
         run: where the artifacts go.
     """
+    with computing_in(model.lm.model, settings.attribution_dtype):
+        return _identify_task(model, settings, questions, run)
+
+
+def _identify_task(
+    model: LoadedModel, settings: RunSettings, questions: QuestionSet, run: RunDirectory
+) -> NeuronSet:
     quadrature = Quadrature(settings.quadrature, settings.n_steps)
     n_nodes = quadrature.n_steps or 1
     rows = 1 + model.layers.n_layers * (n_nodes + 1)
@@ -142,7 +150,8 @@ def _provenance(
         model=str(settings.model_args.get("pretrained", "")),
         model_revision=str(settings.model_args.get("revision", "main")),
         model_hash=model.hash,
-        dtype=str(model.lm.model.dtype).removeprefix("torch."),
+        dtype=model.dtype,
+        attribution_dtype=dtype_name(model.lm.model),
         device=str(model.lm.device.type),
         task=settings.task,
         task_hash=task_hash(questions.task.dump_config(), asked),

@@ -30,6 +30,7 @@ ORDER = (
     "neurons",
     "architectures",
     "hooks",
+    "precision",
     "scoring",
     "attention_masks",
     "prefix",
