@@ -84,6 +84,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"
     )
     group.add_argument("--limit", "-L", type=int, help="questions per split (default: all)")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print what the run would take, in time, memory and disk, and write nothing",
+    )
     add_verbosity(parser)
 
 

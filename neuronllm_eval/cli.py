@@ -19,8 +19,11 @@ import transformers
 from neuronllm_eval import arguments, pipeline
 from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.estimate import Estimate
+from neuronllm_eval.estimate_text import estimate_line, estimate_table
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.preparation import estimate_identification, estimate_validation
 from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
@@ -180,10 +183,18 @@ def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
         (selection_questions(model.lm, own, task), validation_questions(model.lm, own, task))
         for _, own, task in runs
     ]
+    if options.dry_run:
+        estimates: list[Estimate] = []
+        for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
+            estimates.append(estimate_identification(model, own, choosing, run.path))
+            if plan is not None:
+                estimates.append(estimate_validation(model, own, judging, plan, run.path))
+        print(estimate_table(estimates))
+        return 0
     for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
-        neurons = pipeline.identify_task(model, own, choosing, run)
+        neurons = pipeline.identify_task(model, own, choosing, run, _announce)
         if plan is not None:
-            pipeline.validate_task(model, own, judging, *plan.over(neurons), run)
+            pipeline.validate_task(model, own, judging, *plan.over(neurons), run, _announce)
         print(pipeline.report_task(run))
     print(f"written to {output}")
     return 0
@@ -197,6 +208,7 @@ def _validate(options: argparse.Namespace) -> int:
         if (value := getattr(options, name)) is not None
     }
     model, loaded = None, None
+    estimates: list[Estimate] = []
     # A number of neurons that one of the runs does not have is refused before any is judged.
     runs = [
         (run, *plan.over(NeuronSet.load(run.neurons))) for run in find_runs(Path(options.run_dir))
@@ -208,9 +220,20 @@ def _validate(options: argparse.Namespace) -> int:
         if model is None or loaded != settings.model_args:
             model, loaded = load_model(settings), settings.model_args
         questions = validation_questions(model.lm, settings, task)
-        pipeline.validate_task(model, settings, questions, judged, points, run)
+        if options.dry_run:
+            estimates.append(
+                estimate_validation(model, settings, questions, points, run.path, judged)
+            )
+            continue
+        pipeline.validate_task(model, settings, questions, judged, points, run, _announce)
         print(pipeline.report_task(run))
+    if options.dry_run:
+        print(estimate_table(estimates))
     return 0
+
+
+def _announce(expected: Estimate) -> None:
+    print(estimate_line(expected), file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -191,14 +191,15 @@ def identify(
         questions: the selection split's questions.
         settings: see `IdentificationSettings`.
         record: called with each question's record, in order.
-        description: text of the progress bar.
+        description: text of the progress bar; without any, there is none.
     """
     shape = engine.layers.shape
     top_z = resolve_count(settings.top_z, shape[1], "top_z")
     n_letters = max(len(prompt.options) for question in questions for prompt in question.prompts)
     sums = ScoreSums.zeros(shape, n_letters)
     target = METHODS[settings.method]
-    with tqdm(total=len(questions), desc=description, unit="question", disable=None) as progress:
+    hidden = None if description else True  # None: where nobody watches
+    with tqdm(total=len(questions), desc=description, unit="question", disable=hidden) as progress:
         for index, own in in_batches(
             questions,
             settings.batch_size,

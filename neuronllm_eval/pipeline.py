@@ -8,20 +8,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
-from neuronllm_eval.attribution import Quadrature
-from neuronllm_eval.batch_sizes import AUTO, auto_batch_size
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.encoding import QuestionSet
-from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.fan_out import ROWS_PER_PROMPT
+from neuronllm_eval.estimate import Estimate, Stage, estimate_if_long
 from neuronllm_eval.fingerprints import digest, task_hash, versions
 from neuronllm_eval.harness_results import (
     ResultContext,
@@ -30,11 +27,12 @@ from neuronllm_eval.harness_results import (
     write_result,
 )
 from neuronllm_eval.harness_tasks import is_aqua
-from neuronllm_eval.identification import IdentificationSettings, ScoreSums, identify
+from neuronllm_eval.identification import ScoreSums, identify
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.masked_lm import require_same_shape, warn_of_other_weights
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.precision import computing_in, dtype_name
+from neuronllm_eval.preparation import prepare_identification, prepare_validation
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.run_directory import RunDirectory, line_writer, read_lines, write_whole
 from neuronllm_eval.run_tasks import (
@@ -55,13 +53,18 @@ logger = logging.getLogger(__name__)
 LARGE_GAP = 0.1
 # Below this many questions the log warns, for choosing and for judging.
 FEW_QUESTIONS = 30
+Announce = Callable[[Estimate], object]
 
 
 # Stage 1: identify ------------------------------------------------------------------------------
 
 
 def identify_task(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, run: RunDirectory
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    run: RunDirectory,
+    announce: Announce | None = None,
 ) -> NeuronSet:
     """Find a task's neurons: run.yaml, questions.jsonl, scores.safetensors, neurons.json.
 
@@ -70,31 +73,30 @@ def identify_task(
         settings: of the run.
         questions: of the selection split (`run_tasks.selection_questions`).
         run: where the artifacts go.
+        announce: is told beforehand what a long stage will take.
     """
     with computing_in(model.lm.model, settings.attribution_dtype):
-        return _identify_task(model, settings, questions, run)
+        return _identify_task(model, settings, questions, run, announce)
 
 
 def _identify_task(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, run: RunDirectory
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    run: RunDirectory,
+    announce: Announce | None,
 ) -> NeuronSet:
-    quadrature = Quadrature(settings.quadrature, settings.n_steps)
-    n_nodes = quadrature.n_steps or 1
-    rows = 1 + model.layers.n_layers * (n_nodes + 1)
-    how = IdentificationSettings(
-        settings.method, quadrature, settings.top_z, _batch_size(model, settings, questions, rows)
-    )
-    resolve_count(settings.top_k, model.layers.n_layers * model.layers.width, "top_k")
-    resolve_count(settings.top_z, model.layers.width, "top_z")
+    how, stage = prepare_identification(model, settings, questions, run.path)
+    engine = stage.engine
     resolved = dataclasses.replace(
         settings,
-        n_steps=quadrature.n_steps,
+        n_steps=how.quadrature.n_steps,
         # An AQUA task's own name of the split says nothing about the data set's.
         selection_split=settings.selection_split if is_aqua(questions.task) else questions.split,
         num_fewshot=questions.num_fewshot,
     )
     _warn_of_few(questions, "choose the neurons; expect unstable scores")
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes)
+    _announce_if_long(stage, announce)
     run.start()  # everything that could be refused has been
     write_whole(run.settings, resolved.to_yaml(versions(), doc_counts(questions)))
     with line_writer(run.questions) as lines:
@@ -120,14 +122,9 @@ def _identify_task(
     return neurons
 
 
-def _batch_size(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, n_rows: int
-) -> int:
-    """How many prompts go together, where each has `n_rows` copies of its last token."""
-    if settings.batch_size == AUTO:
-        rows = min(n_rows, ROWS_PER_PROMPT)
-        return auto_batch_size(model.lm.model, model.layers, questions.prompts, rows)
-    return int(settings.batch_size)
+def _announce_if_long(stage: Stage, announce: Announce | None) -> None:
+    if announce is not None and (expected := estimate_if_long(stage)) is not None:
+        announce(expected)
 
 
 def _provenance(
@@ -185,6 +182,7 @@ def validate_task(
     neurons: NeuronSet,
     plan: ConditionPlan,
     run: RunDirectory,
+    announce: Announce | None = None,
 ) -> None:
     """Judge the neurons: conditions.jsonl, results/<condition>.json.
 
@@ -195,13 +193,15 @@ def validate_task(
         neurons: what is judged.
         plan: under which conditions.
         run: where the artifacts go.
+        announce: is told beforehand what a long stage will take.
     """
     names, factors = plan.names, plan.factors(neurons)
     require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
     warn_of_other_weights(neurons, model.lm.model, str(settings.model_args.get("pretrained")))
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    stage = prepare_validation(model, settings, questions, factors, plan, run.path)
+    _announce_if_long(stage, announce)
     _warn_of_few(questions, "judge the neurons; expect wide intervals")
     if run.conditions.is_file():
         logger.warning("%s: the earlier validation is replaced", run.path)
@@ -212,10 +212,10 @@ def validate_task(
     )
     with line_writer(run.conditions) as lines:
         docs = score_conditions(
-            engine,
+            stage.engine,
             questions.questions,
             factors,
-            _batch_size(model, settings, questions, len(names)),
+            stage.batch_size,
             lambda doc: lines.write(_condition_line(doc, names, settings, split)),
             f"validate {settings.task}",
         )
@@ -278,11 +278,7 @@ def write_results(
     plan: ConditionPlan,
     run: RunDirectory,
 ) -> None:
-    """One result file per condition, with the harness's metrics.
-
-    The random controls of a sweep's points have none: they are most of a sweep, the harness takes
-    longer to judge them than the model to score them, and summaries read `conditions.jsonl`.
-    """
+    """One result file for each of `plan.with_results`, with the harness's metrics."""
     context = ResultContext.gather(
         lm,
         config={
@@ -307,10 +303,9 @@ def write_results(
         else None,
         fewshot_as_multiturn=settings.fewshot_as_multiturn,
     )
-    of_points = {control for point in plan.points for control in plan.controls(point)}
-    unwritten = of_points.difference(plan.conditions)
+    written = set(plan.with_results)
     for index, name in enumerate(plan.names):
-        if name in unwritten:
+        if name not in written:
             continue
         metrics = harness_metrics(questions, answers_under(docs, index))
         metrics["configs"][settings.task].setdefault("metadata", {})["docs"] = doc_counts(questions)
