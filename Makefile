@@ -27,6 +27,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.request_speed
 	$(BIN)/python -m benchmarks.quadrature
+	$(BIN)/python -m benchmarks.precision
 
 # torch comes first and alone, so that its pin is the one chosen.
 $(READY): pyproject.toml constraints.txt

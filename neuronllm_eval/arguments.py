@@ -22,6 +22,7 @@ from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.neurons import AMBIGUOUS
+from neuronllm_eval.precision import ATTRIBUTION_DTYPES
 from neuronllm_eval.prompt_style import LETTER_STYLES
 from neuronllm_eval.run_tasks import AQUA_NAMES
 from neuronllm_eval.settings import OVERLAP, RunSettings
@@ -111,6 +112,11 @@ def add_model_flags(
         "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"
     )
     group.add_argument("--limit", "-L", type=int, default=default_limit, help=limit)
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print what the run would take, in time, memory and disk, and write nothing",
+    )
     again = parser.add_argument_group("interruptions")
     either = again.add_mutually_exclusive_group()
     either.add_argument(
@@ -229,6 +235,13 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="neurons that some question calls good and another bad (default: keep)",
     )
+    how.add_argument(
+        "--attribution_dtype",
+        choices=ATTRIBUTION_DTYPES,
+        default=RunSettings.attribution_dtype,
+        help="type of the model's weights while neurons are chosen; they are judged with the model "
+        "as it is loaded (default: auto, the model's own)",
+    )
 
 
 def add_aqua_flags(parser: argparse.ArgumentParser) -> None:
@@ -311,6 +324,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         top_z=options.top_z,
         top_k=max(top_k),
         ambiguous=options.ambiguous,
+        attribution_dtype=options.attribution_dtype,
     )
     require_counts(settings)
     return settings

@@ -1,6 +1,6 @@
 """How many prompts go through the model together: as many as fit, and fewer when they do not.
 
-1. The memory that a prompt needs is estimated from the model's sizes (`bytes_per_prompt`).
+1. The memory that a batch needs is estimated from the model's sizes (`batch_bytes`).
 2. `auto` takes as many prompts as fit into half of what is free (`auto_batch_size`).
 3. A batch (`work.units_of`) that runs out of memory all the same is halved, and so are all later
    ones; nothing that was computed before is lost (`in_batches`).
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psutil
@@ -19,7 +20,9 @@ from torch import nn
 
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.errors import ModelError
+from neuronllm_eval.fan_out import ROWS_PER_PASS, ROWS_PER_PROMPT
 from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.replay import SEQUENCES_PER_PASS, TOKENS_PER_PASS
 from neuronllm_eval.work import end_of_batch, units_of
 
 logger = logging.getLogger(__name__)
@@ -30,32 +33,121 @@ _USABLE = 0.5
 Result = TypeVar("Result")
 
 
-def bytes_per_prompt(model: nn.Module, layers: FFNLayers, n_tokens: int, n_rows: int) -> int:
-    """About how much memory one prompt takes beside the weights.
+@dataclass(frozen=True)
+class Pass:
+    """What a pass over a batch of prompts holds, as far as memory goes.
 
-    Keys and values of every token (twice: the prefix, and the cache that a pass extends), and of
-    every row what the backward pass keeps: attention over all tokens, and the activations of each
-    layer.
+    Attributes:
+        n_copies: copies of each prompt's last token: those of every layer if gradients are taken,
+            else the conditions.
+        gradients: whether it is one of attribution.
+    """
+
+    n_copies: int
+    gradients: bool
+
+    def rows(self, n_layers: int, batch_size: int) -> list[int]:
+        """[layers] copies of one prompt that go through each layer, in the largest pass.
+
+        As the fan-out engine splits them up: of attribution, copies join where they are edited.
+        """
+        if not self.gradients:
+            most = max(1, ROWS_PER_PASS // batch_size)
+            return [min(self.n_copies, ROWS_PER_PROMPT, most)] * n_layers
+        most = ROWS_PER_PASS // (batch_size * self.n_copies)
+        fit = (max(ROWS_PER_PROMPT, self.n_copies + 1) - 1) // self.n_copies
+        last = max(1, min(most, fit, n_layers))
+        return [1 + self.n_copies * min(layer, last) for layer in range(1, n_layers + 1)]
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What decides the memory of a pass, in numbers rather than bytes.
+
+    Attributes:
+        n_layers: decoder layers.
+        activations: of one token in one layer.
+        one_token: keys and values of one token in one layer.
+        repeated: further keys and values of one token, where heads share them.
+        attention: of each query and key: attention weights, where they are kept as a matrix.
+        vocabulary: logits of a row.
+        n_bytes: of a number.
+    """
+
+    n_layers: int
+    activations: int
+    one_token: int
+    repeated: int
+    attention: int
+    vocabulary: int
+    n_bytes: int
+
+    @classmethod
+    def of(cls, model: nn.Module, layers: FFNLayers) -> _Sizes:
+        config: Any = model.config
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        width, heads = int(config.hidden_size), int(config.num_attention_heads)
+        groups = int(getattr(config, "num_key_value_heads", None) or heads)
+        head_width = int(getattr(config, "head_dim", None) or width // heads)
+        eager = getattr(config, "_attn_implementation", None) == "eager"
+        return cls(
+            n_layers=layers.n_layers,
+            activations=6 * width + 3 * layers.width,
+            one_token=2 * groups * head_width,
+            repeated=2 * heads * head_width if groups < heads else 0,
+            attention=2 * heads if eager else 0,
+            vocabulary=int(config.vocab_size),
+            n_bytes=next(model.parameters()).element_size(),
+        )
+
+    def layer(self, n_queries: int, n_keys: int) -> int:
+        """What one layer computes for a sequence, beside the keys and values it is given."""
+        attention = self.repeated * n_keys + self.attention * n_queries * n_keys
+        return self.activations * n_queries + attention
+
+
+def batch_bytes(
+    model: nn.Module, layers: FFNLayers, n_tokens: int, batch_size: int, passes: Pass
+) -> int:
+    """About how much memory a batch takes in the fan-out engine, beside the weights.
+
+    The larger of prefilling, which has one layer's activations beside the keys and values that it
+    makes, and of the pass over copies, which has these keys and values, those of the cache that it
+    extends, and one layer's activations; with gradients, what the backward pass needs of all.
 
     Args:
         model: a Hugging Face causal LM.
         layers: its FFN down-projections.
-        n_tokens: length of the prompt.
-        n_rows: copies of its last token in one pass.
+        n_tokens: length of the prompts.
+        batch_size: how many of them.
+        passes: what a pass holds.
     """
-    config: Any = model.config
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    width = int(config.hidden_size)
-    heads = int(config.num_attention_heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    head_width = int(getattr(config, "head_dim", None) or width // heads)
-    size = next(model.parameters()).element_size()
-    cache = 2 * 2 * groups * head_width * (n_tokens + n_rows)
-    activations = n_rows * (12 * width + 6 * layers.width)
-    attention = 2 * n_rows * heads * (n_tokens + n_rows)
-    prefill = n_tokens * (6 * width + 3 * layers.width)  # of one layer at a time
-    logits = n_rows * int(config.vocab_size) * 4
-    return size * (layers.n_layers * (cache + activations + attention) + prefill) + logits
+    sizes = _Sizes.of(model, layers)
+    prefill = sizes.n_layers * sizes.one_token * n_tokens + sizes.layer(n_tokens, n_tokens)
+    rows = passes.rows(layers.n_layers, batch_size)
+    computed = [sizes.layer(each, n_tokens + each) for each in rows]
+    copies = sum(sizes.one_token * (2 * n_tokens + each) for each in rows)
+    copies += sum(computed) if passes.gradients else max(computed)
+    # The head gives gradients for the options' tokens alone.
+    copies += sizes.vocabulary * (1 if passes.gradients else max(rows))
+    return batch_size * sizes.n_bytes * max(prefill, copies)
+
+
+def replay_bytes(model: nn.Module, layers: FFNLayers, n_tokens: int, passes: Pass) -> int:
+    """About how much memory a pass of the replay engine takes, beside the weights.
+
+    Args:
+        model: a Hugging Face causal LM.
+        layers: its FFN down-projections.
+        n_tokens: length of the prompts, which go one by one.
+        passes: what a pass holds.
+    """
+    sizes = _Sizes.of(model, layers)
+    n_rows = max(1, min(SEQUENCES_PER_PASS, TOKENS_PER_PASS // n_tokens, passes.n_copies))
+    kept = layers.n_layers if passes.gradients else 1
+    row = kept * sizes.layer(n_tokens, n_tokens)
+    row += n_tokens * sizes.vocabulary * (2 if passes.gradients else 1)
+    return n_rows * sizes.n_bytes * row
 
 
 def free_memory(device: torch.device) -> int:
@@ -66,15 +158,17 @@ def free_memory(device: torch.device) -> int:
 
 
 def auto_batch_size(
-    model: nn.Module, layers: FFNLayers, prompts: Sequence[Prompt], n_rows: int
+    model: nn.Module, layers: FFNLayers, prompts: Sequence[Prompt], passes: Pass
 ) -> int:
     """How many of the longest of these prompts fit, 1 to `LARGEST_BATCH`."""
     longest = max(prompt.n_tokens for prompt in prompts)
-    device = next(model.parameters()).device
-    needed = bytes_per_prompt(model, layers, longest, n_rows)
-    fits = int(_USABLE * free_memory(device) / needed)
-    size = max(1, min(LARGEST_BATCH, fits))
-    logger.info("batch size %d: about %.0f MiB a prompt", size, needed / 2**20)
+    room = _USABLE * free_memory(next(model.parameters()).device)
+
+    def needed(size: int) -> int:
+        return batch_bytes(model, layers, longest, size, passes)
+
+    size = next((n for n in range(LARGEST_BATCH, 1, -1) if needed(n) <= room), 1)
+    logger.info("batch size %d: about %.0f MiB", size, needed(size) / 2**20)
     return size
 
 

@@ -20,13 +20,18 @@ from pathlib import Path
 import torch
 import transformers
 
-from neuronllm_eval import arguments, pipeline
+from neuronllm_eval import arguments
 from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.estimate import Estimate
+from neuronllm_eval.estimate_text import estimate_line, estimate_table
+from neuronllm_eval.identify_stage import identify_task
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.preparation import estimate_identification, estimate_validation
 from neuronllm_eval.ranks import OtherRankFailed, Ranks
 from neuronllm_eval.report import markdown_table
+from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
 from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name
 from neuronllm_eval.run_tasks import (
@@ -40,6 +45,7 @@ from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch
 from neuronllm_eval.stored_run import load_neurons
 from neuronllm_eval.tasks_path import tasks_dir
+from neuronllm_eval.validate_stage import validate_task
 from neuronllm_eval.validation import ConditionPlan
 from neuronllm_eval.verification import verify
 
@@ -301,12 +307,20 @@ def _identify_in(
         (selection_questions(model.lm, own, task), validation_questions(model.lm, own, task))
         for _, own, task in runs
     ]
+    if options.dry_run:
+        estimates: list[Estimate] = []
+        for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
+            estimates.append(estimate_identification(model, own, choosing, run.path))
+            if plan is not None:
+                estimates.append(estimate_validation(model, own, judging, plan, run.path))
+        print(estimate_table(estimates))
+        return 0
     for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
-        neurons = pipeline.identify_task(model, own, choosing, run, launch)
+        neurons = identify_task(model, own, choosing, run, launch, _announce)
         if plan is not None:
-            pipeline.validate_task(model, own, judging, *plan.over(neurons), run, launch)
+            validate_task(model, own, judging, *plan.over(neurons), run, launch, _announce)
         if launch.ranks.is_first:
-            print(pipeline.report_task(run))
+            print(report_task(run))
     if launch.ranks.is_first:
         print(f"written to {output}")
     return 0
@@ -325,6 +339,7 @@ def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPla
         if (value := getattr(options, name)) is not None
     }
     model, loaded = None, None
+    estimates: list[Estimate] = []
     # A number of neurons that one of the runs does not have is refused before any is judged.
     runs = [
         (run, settings, *plan.over(load_neurons(run, settings)))
@@ -342,15 +357,26 @@ def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPla
         if model is None or loaded != settings.model_args:
             model, loaded = load_model(settings), settings.model_args
         questions = validation_questions(model.lm, settings, task)
-        pipeline.validate_task(model, settings, questions, judged, points, run, launch)
+        if options.dry_run:
+            estimates.append(
+                estimate_validation(model, settings, questions, points, run.path, judged)
+            )
+            continue
+        validate_task(model, settings, questions, judged, points, run, launch, _announce)
         if launch.ranks.is_first:
-            print(pipeline.report_task(run))
+            print(report_task(run))
+    if options.dry_run and launch.ranks.is_first:
+        print(estimate_table(estimates))
     return 0
+
+
+def _announce(expected: Estimate) -> None:
+    print(estimate_line(expected), file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> int:
     for run in find_runs(Path(options.run_dir)):
-        print(pipeline.report_task(run))
+        print(report_task(run))
     return 0
 
 

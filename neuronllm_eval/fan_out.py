@@ -40,6 +40,7 @@ from neuronllm_eval.scoring import (
 from neuronllm_eval.staircase import decoder_layers, staircase
 
 ROWS_PER_PROMPT = 128
+ROWS_PER_PASS = 2048
 
 
 class FanOutEngine:
@@ -67,7 +68,7 @@ class FanOutEngine:
         mask_style: MaskStyle = MaskStyle.SINGLE,
         contexts: Sequence[Sequence[int]] = (),
         savings: bool = True,
-        rows_per_pass: int = 2048,
+        rows_per_pass: int = ROWS_PER_PASS,
         rows_per_prompt: int = ROWS_PER_PROMPT,
     ) -> None:
         self.model = model

@@ -14,17 +14,19 @@ from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import model_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
+from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.ranks import share_docs
 from neuronllm_eval.settings import RunSettings
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A harness model and its FFN layers."""
+    """A harness model, its FFN layers, and a digest and the dtype of its weights as loaded."""
 
     lm: HFLM
     layers: FFNLayers
     hash: str
+    dtype: str
 
 
 def load_model(settings: RunSettings) -> LoadedModel:
@@ -49,7 +51,7 @@ def load_model(settings: RunSettings) -> LoadedModel:
             expected="a decoder-only model",
             remedy="choose another model",
         )
-    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model))
+    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model), dtype_name(lm.model))
 
 
 def _require_device(device: str) -> None:

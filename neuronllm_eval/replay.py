@@ -21,7 +21,8 @@ from neuronllm_eval.hooks import edit_neurons, frozen_parameters
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import OptionScores, PathIntegral, Target, right_pad
 
-_TOKENS_PER_PASS = 4096  # with gradients, memory grows with the tokens of a pass
+SEQUENCES_PER_PASS = 16
+TOKENS_PER_PASS = 4096  # with gradients, memory grows with the tokens of a pass
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class ReplayEngine:
 
     name = "replay"
 
-    def __init__(self, model: nn.Module, layers: FFNLayers, *, rows_per_pass: int = 16) -> None:
+    def __init__(
+        self, model: nn.Module, layers: FFNLayers, *, rows_per_pass: int = SEQUENCES_PER_PASS
+    ) -> None:
         self.model = model
         self.layers = layers
         self.rows_per_pass = rows_per_pass
@@ -171,7 +174,7 @@ class ReplayEngine:
 
     def _chunks(self, n_edits: int, sequences: _Sequences) -> Iterator[tuple[int, int]]:
         n_sequences, n_tokens = sequences.tokens.shape
-        n_rows = min(self.rows_per_pass, _TOKENS_PER_PASS // n_tokens)
+        n_rows = min(self.rows_per_pass, TOKENS_PER_PASS // n_tokens)
         size = max(1, n_rows // n_sequences)
         for start in range(0, n_edits, size):
             yield start, min(start + size, n_edits)

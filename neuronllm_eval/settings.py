@@ -64,6 +64,7 @@ class RunSettings:
     top_z: float = 0.1
     top_k: float = 0.02
     ambiguous: str = "keep"
+    attribution_dtype: str = "auto"
 
     def to_yaml(self, versions: dict[str, str], docs: dict[str, Any]) -> str:
         """The content of `run.yaml`.

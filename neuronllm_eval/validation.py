@@ -78,8 +78,11 @@ class ConditionPlan:
             UsageError: the sweep asks for more neurons than were chosen.
         """
         counts = self.sweep.counts(neurons)
-        points = self.sweep.points(self.conditions, self.scales, counts)
-        return neurons.top(max(counts)), replace(self, points=points)
+        return neurons.top(max(counts)), self.at(counts)
+
+    def at(self, counts: Sequence[int]) -> ConditionPlan:
+        """The plan with the sweep's points at these numbers of neurons."""
+        return replace(self, points=self.sweep.points(self.conditions, self.scales, counts))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,6 +98,17 @@ class ConditionPlan:
             return ()
         seeds = range(self.seed, self.seed + self.n_random)
         return tuple(control_name(condition, seed) for seed in seeds)
+
+    @property
+    def with_results(self) -> tuple[str, ...]:
+        """Names that get a result file: all but the random controls of a sweep's points.
+
+        These are most of a sweep, the harness takes longer to judge them than the model to score
+        them, and summaries read `conditions.jsonl`.
+        """
+        of_points = {control for point in self.points for control in self.controls(point)}
+        unwritten = of_points.difference(self.conditions)
+        return tuple(name for name in self.names if name not in unwritten)
 
     def factors(self, neurons: NeuronSet) -> NDArray[Any]:
         """[conditions, layers, neurons] in the order of `names`; see `stack_factors`.

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +19,17 @@ from neuronllm_eval import batch_sizes
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.batch_sizes import (
     LARGEST_BATCH,
+    Pass,
     auto_batch_size,
-    bytes_per_prompt,
+    batch_bytes,
     free_memory,
     in_batches,
 )
 from neuronllm_eval.errors import ModelError
+from neuronllm_eval.fan_out import FanOutEngine
 from neuronllm_eval.prompts import Prompt, Question
-from tests.tiny_models import tiny_model
+from neuronllm_eval.scoring import option_cross_entropy
+from tests.tiny_models import random_prompt, tiny_model
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
@@ -166,21 +175,151 @@ def model():
     return tiny_model("llama")
 
 
-def test_more_tokens_and_more_rows_need_more_memory(model):
+ATTRIBUTION, SCORING = Pass(5, gradients=True), Pass(10, gradients=False)
+
+
+def test_more_tokens_and_more_copies_need_more_memory(model):
     layers = find_ffn_layers(model)
-    base = bytes_per_prompt(model, layers, 100, 10)
-    assert base < bytes_per_prompt(model, layers, 200, 10) < 2 * base
-    assert base < bytes_per_prompt(model, layers, 100, 20) < 2.2 * base
+
+    def needed(n_tokens: int, n_copies: int, gradients: bool) -> int:
+        return batch_bytes(model, layers, n_tokens, 4, Pass(n_copies, gradients))
+
+    for gradients in (False, True):
+        base = needed(100, 10, gradients)
+        assert base < needed(200, 10, gradients) < 2.2 * base
+        few = needed(10, 15, gradients)
+        assert few < needed(10, 30, gradients) < 2 * few
+    assert needed(100, 10, True) > needed(100, 10, False)  # of every layer, and kept
 
 
-@pytest.mark.parametrize(("free", "expected"), [(0, 1), (0.5, 1), (10, 5), (1e9, LARGEST_BATCH)])
-def test_auto_takes_what_fits_into_half_of_what_is_free(model, monkeypatch, free, expected):
+@pytest.mark.parametrize("passes", [ATTRIBUTION, SCORING, Pass(300, gradients=False)])
+def test_copies_are_those_of_the_engine_s_largest_pass(model, passes):
+    """Counted where they enter the layers' down-projections."""
+    layers = find_ffn_layers(model)
+    engine = FanOutEngine(model, layers)
+    prompts = [random_prompt(number, 9) for number in range(2)]
+    seen: dict[int, list[int]] = {layer: [] for layer in range(layers.n_layers)}
+    handles = [
+        module.register_forward_pre_hook(
+            lambda _, args, layer=layer: seen[layer].append(args[0].shape[1])
+        )
+        for layer, module in enumerate(layers.modules)
+    ]
+    engine._prefill(prompts)
+    for found in seen.values():
+        found.clear()
+    with contextlib.ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        if passes.gradients:
+            nodes = torch.linspace(0, 1, passes.n_copies)
+            engine.integrate(prompts, nodes, torch.ones_like(nodes), option_cross_entropy)
+        else:
+            engine.score(prompts, torch.ones(passes.n_copies, *layers.shape))
+    prefill = 8  # tokens; passes with as many copies there are none
+    expected = passes.rows(layers.n_layers, len(prompts))
+    assert [max(n for n in seen[layer] if n != prefill) for layer in seen] == expected
+
+
+def test_copies_of_deep_models_and_large_batches_are_split_up():
+    # 127 copies of a prompt beside the unedited one: 25 layers' of 5; 2048 of a batch: 8 layers'.
+    assert ATTRIBUTION.rows(32, 1) == [min(1 + 5 * layer, 126) for layer in range(1, 33)]
+    assert ATTRIBUTION.rows(12, 48) == [6, 11, 16, 21, 26, 31, 36, 41, 41, 41, 41, 41]
+    assert ATTRIBUTION.rows(2, 4000) == [6, 6]
+    assert Pass(300, gradients=False).rows(2, 4) == [128, 128]
+    assert Pass(300, gradients=False).rows(2, 256) == [8, 8]
+
+
+@pytest.mark.parametrize("free", [0, 0.5, 10, 100, 1e9])
+@pytest.mark.parametrize("passes", [ATTRIBUTION, SCORING])
+def test_auto_takes_what_fits_into_half_of_what_is_free(model, monkeypatch, free, passes):
     layers = find_ffn_layers(model)
     prompts = [prompt for question in questions(5) for prompt in question.prompts]
-    longest = bytes_per_prompt(model, layers, 6, 9)
-    monkeypatch.setattr(batch_sizes, "free_memory", lambda device: free * longest)
-    assert auto_batch_size(model, layers, prompts, 9) == expected
+
+    def needed(size: int) -> int:
+        return batch_bytes(model, layers, 6, size, passes)
+
+    room = free * needed(1)
+    monkeypatch.setattr(batch_sizes, "free_memory", lambda device: room)
+    found = auto_batch_size(model, layers, prompts, passes)
+    assert found == 1 or needed(found) <= room / 2
+    assert found == LARGEST_BATCH or needed(found + 1) > room / 2
+    assert (found == 1) == (free < 3)
+    assert (found == LARGEST_BATCH) == (free == 1e9)
 
 
 def test_free_memory_is_some():
     assert free_memory(torch.device("cpu")) > 2**20
+
+
+# What a process takes at most while it computes, against what was estimated for it.
+MEASURE = """
+import gc, json, sys, threading
+import psutil, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from benchmarks.engine_cost import make_prompts, random_scales
+from neuronllm_eval.architectures import find_ffn_layers
+from neuronllm_eval.attribution import Quadrature, attribute
+from neuronllm_eval.batch_sizes import Pass, batch_bytes, replay_bytes
+from neuronllm_eval.fan_out import FanOutEngine
+from neuronllm_eval.replay import ReplayEngine
+
+torch.set_num_threads(1)
+process = psutil.Process()
+
+def measure(kind, what, n_tokens, batch, n, dtype, heads):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8000, hidden_size=256, intermediate_size=688, num_hidden_layers=6,
+        num_attention_heads=8, num_key_value_heads=heads)
+    model = LlamaForCausalLM(config).eval().to(getattr(torch, dtype))
+    layers, prompts = find_ffn_layers(model), make_prompts(n_tokens, batch // 3)
+    engine = {"fan_out": FanOutEngine, "replay": ReplayEngine}[kind](model, layers)
+    scales = random_scales(layers, n)
+    engine.score(make_prompts(20, 1)[:1], scales[:1])  # what is loaded once
+    passes = Pass(n + 1, True) if what == "attribute" else Pass(n, False)
+    expected = (batch_bytes(model, layers, n_tokens, batch, passes) if kind == "fan_out"
+                else replay_bytes(model, layers, n_tokens, passes))
+    gc.collect()
+    before = process.memory_info().rss
+    peaks, done = [before], threading.Event()
+    def watch():
+        while not done.wait(0.0005):
+            peaks.append(process.memory_info().rss)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    if what == "attribute":
+        attribute(engine, prompts, Quadrature("gauss_legendre", n))
+    else:
+        engine.score(prompts, scales)
+    done.set()
+    watcher.join()
+    return expected / (max(peaks) - before)
+
+print(json.dumps([measure(*case) for case in json.loads(sys.argv[1])]))
+"""
+CASES = [
+    ("fan_out", "attribute", 200, 12, 4, "float32", 8),
+    ("fan_out", "attribute", 200, 12, 4, "bfloat16", 2),
+    ("fan_out", "attribute", 60, 24, 16, "float32", 8),
+    ("fan_out", "score", 200, 12, 67, "float32", 8),
+    ("replay", "attribute", 100, 3, 4, "float32", 8),
+    ("replay", "score", 100, 3, 20, "float32", 8),
+]
+
+
+@pytest.mark.slow  # a process of its own
+def test_memory_is_what_a_process_takes_within_a_factor_of_2_and_a_half():
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(CASES)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        # Freed memory goes back at once, so that what is resident is what is held.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == len(CASES)
+    assert all(1 / 2.5 < ratio < 2.5 for ratio in found), found

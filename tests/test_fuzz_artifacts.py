@@ -27,7 +27,7 @@ from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
-from neuronllm_eval.pipeline import report_task
+from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.run_directory import RunDirectory, folder_name, read_lines
 from neuronllm_eval.settings import RunSettings, read_doc_counts
 from neuronllm_eval.stored_run import ValidationRecord

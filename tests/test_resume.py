@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.launched import CONTEXT
-from neuronllm_eval import checkpoint, cli, pipeline
+from neuronllm_eval import checkpoint, cli, identify_stage, validate_stage
 from neuronllm_eval.checkpoint import Part
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.run_lock import RunLocks
@@ -115,14 +115,22 @@ def test_interrupted_in_validation(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["_write_neurons", "close", "write_results", "validate_task", "report_task"]
+    ("module", "place"),
+    [
+        (identify_stage, "_write_neurons"),
+        (identify_stage, "close"),
+        (validate_stage, "close"),
+        (validate_stage, "write_results"),
+        (cli, "validate_task"),
+        (cli, "report_task"),
+    ],
 )
-def test_interrupted_between_the_stages(tmp_path, monkeypatch, place):
+def test_interrupted_between_the_stages(tmp_path, monkeypatch, module, place):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, place, interrupt)
+        patch.setattr(module, place, interrupt)
         code, _, err = run_eval(tmp_path)
     assert (code, err.splitlines()[-1]) == (130, "interrupted")
     code, _, err = run_eval(tmp_path)

@@ -40,6 +40,7 @@ FULL = RunSettings(
     top_z=5.0,
     top_k=0.125,
     ambiguous="drop",
+    attribution_dtype="float32",
 )
 PLAIN = RunSettings({"pretrained": "m"}, "t")
 DOCS = {"data": {"split": "train", "docs": 9, "skipped": {"no question": 2}}}

@@ -17,13 +17,13 @@ from neuronllm_eval.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.encoding import PromptSettings
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.fan_out import FanOutEngine
-from neuronllm_eval.pipeline import _condition_line
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.replay import ReplayEngine
 from neuronllm_eval.requests import build_questions
 from neuronllm_eval.scoring import OptionScores
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.sweep import Sweep
+from neuronllm_eval.validate_stage import _condition_line
 from neuronllm_eval.validation import ConditionPlan, DocScores, answers_under, score_conditions
 from tests.harness_fixtures import (
     N_LAYERS,

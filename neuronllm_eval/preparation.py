@@ -1,0 +1,204 @@
+"""What a stage is about to do: engine, batch size and sizes of its artifacts. Writes nothing.
+
+Whatever can be refused is refused here, so that a dry run refuses what a run would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, Quadrature, choose_quadrature
+from neuronllm_eval.batch_sizes import AUTO, Pass, auto_batch_size
+from neuronllm_eval.encoding import QuestionSet
+from neuronllm_eval.engine import build_engine
+from neuronllm_eval.estimate import Estimate, Stage, estimate
+from neuronllm_eval.harness_results import harness_metrics
+from neuronllm_eval.identification import IdentificationSettings, identify
+from neuronllm_eval.loading import LoadedModel
+from neuronllm_eval.masked_lm import require_same_shape
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.precision import computing_in
+from neuronllm_eval.selection import resolve_count
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.validation import ConditionPlan, score_conditions
+
+# What a result file and the small files of a stage take, in bytes.
+_RESULT_FILE = 17_000
+_SMALL_FILES = 6_000
+# Gets the way to choose a batch size, and returns the one to use.
+SettleBatchSize = Callable[[Callable[[], int]], int]
+
+
+def _as_chosen(choose: Callable[[], int]) -> int:
+    return choose()
+
+
+def quadrature_of(settings: RunSettings) -> Quadrature:
+    """The rule of most nodes that the settings may come to; a wrong number is refused here."""
+    name = "gauss_lobatto" if settings.quadrature == AUTO_QUADRATURE else settings.quadrature
+    return Quadrature(name, settings.n_steps)
+
+
+# Identify ---------------------------------------------------------------------------------------
+
+
+def prepare_identification(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    directory: Path,
+    settle: SettleBatchSize = _as_chosen,
+) -> tuple[IdentificationSettings, Stage]:
+    """How a task is identified, and with which engine.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the selection split.
+        directory: of the run.
+        settle: which batch size it is to be, given how one is chosen.
+
+    Raises:
+        UsageError: settings that no model can make right, or not this one.
+    """
+    layers = model.layers
+    n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
+    resolve_count(settings.top_z, layers.width, "top_z")
+    most = quadrature_of(settings).n_steps or 1
+    engine = build_engine(model.lm.model, layers, questions.prompts, settings.engine, most)
+    quadrature = choose_quadrature(
+        engine, questions.prompts, settings.quadrature, settings.n_steps, METHODS[settings.method]
+    )
+    passes = Pass(quadrature.n_copies, gradients=True)
+    batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
+    how = IdentificationSettings(settings.method, quadrature, settings.top_z, batch_size)
+    return how, Stage(
+        task=settings.task,
+        name="identify",
+        engine=engine,
+        questions=questions.questions,
+        batch_size=batch_size,
+        passes=passes,
+        run=lambda some: identify(
+            engine, some, how, lambda record: None, set_aside=lambda *_: None
+        ),
+        finish=lambda: None,
+        n_files=0,
+        disk=_identification_bytes(questions, layers.shape, n_chosen),
+        directory=directory,
+    )
+
+
+def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chosen: int) -> int:
+    """scores.safetensors to the byte but for its header, the others about."""
+    n_letters = max(len(prompt.options) for prompt in questions.prompts)
+    scores = 8 * (5 + n_letters) * shape[0] * shape[1]  # five arrays beside the letters'
+    neurons = 2 * 70 * n_chosen
+    lines = 80 * len(questions.questions)
+    lines += sum(40 + 20 * len(prompt.options) for prompt in questions.prompts)
+    return scores + neurons + lines + _SMALL_FILES
+
+
+def estimate_identification(
+    model: LoadedModel, settings: RunSettings, questions: QuestionSet, directory: Path
+) -> Estimate:
+    """What identifying a task will take; see `prepare_identification`."""
+    with computing_in(model.lm.model, settings.attribution_dtype):
+        return estimate(prepare_identification(model, settings, questions, directory)[1])
+
+
+# Validate ---------------------------------------------------------------------------------------
+
+
+def prepare_validation(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    factors: NDArray[Any],
+    plan: ConditionPlan,
+    directory: Path,
+    settle: SettleBatchSize = _as_chosen,
+) -> Stage:
+    """With which engine and batch size neurons are judged.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the validation split.
+        factors: [conditions, layers, neurons].
+        plan: the conditions.
+        directory: of the run.
+        settle: which batch size it is to be, given how one is chosen.
+    """
+    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    passes = Pass(len(plan.names), gradients=False)
+    batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
+    docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]
+    n_files = len(plan.with_results)
+    return Stage(
+        task=settings.task,
+        name="validate",
+        engine=engine,
+        questions=questions.questions,
+        batch_size=batch_size,
+        passes=passes,
+        run=lambda some: score_conditions(
+            engine, some, factors, batch_size, lambda doc: None, set_aside=lambda *_: None
+        ),
+        finish=_judging(questions),
+        n_files=n_files,
+        disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
+        directory=directory,
+    )
+
+
+def _judging(questions: QuestionSet) -> Callable[[], object]:
+    """The harness's metrics of one condition, on answers that are made up."""
+    answers = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}
+    return lambda: harness_metrics(questions, answers)
+
+
+def estimate_validation(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    plan: ConditionPlan,
+    directory: Path,
+    neurons: NeuronSet | None = None,
+) -> Estimate:
+    """What judging neurons will take; see `prepare_validation`.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the validation split.
+        plan: the conditions, with the points of their sweep if neurons are given.
+        directory: of the run.
+        neurons: what is judged; None if it is yet to be found.
+
+    Raises:
+        ModelError: the neurons are another model's.
+    """
+    if neurons is None:
+        total = model.layers.n_layers * model.layers.width
+        counts = plan.sweep.top_k or (settings.top_k,)
+        plan = plan.at(sorted({resolve_count(count, total, "top_k") for count in counts}))
+        # Which neurons are scaled, and how, makes no difference here.
+        factors = np.ones((len(plan.names), *model.layers.shape), dtype=np.int8)
+    else:
+        require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
+        factors = plan.factors(neurons)
+    return estimate(prepare_validation(model, settings, questions, factors, plan, directory))
+
+
+def _batch_size(
+    model: LoadedModel, settings: RunSettings, questions: QuestionSet, passes: Pass
+) -> int:
+    if settings.batch_size == AUTO:
+        return auto_batch_size(model.lm.model, model.layers, questions.prompts, passes)
+    return int(settings.batch_size)

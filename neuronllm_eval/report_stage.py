@@ -1,0 +1,43 @@
+"""The last stage of a run: summary.json and report.md, from the artifacts alone."""
+
+from __future__ import annotations
+
+from neuronllm_eval.conditions import Scales
+from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.harness_results import read_metrics
+from neuronllm_eval.report import TaskReport, render
+from neuronllm_eval.run_directory import RunDirectory, read_lines, set_aside_ids, write_whole
+from neuronllm_eval.settings import RunSettings, read_doc_counts
+from neuronllm_eval.stored_run import ValidationRecord, load_neurons, load_scores
+from neuronllm_eval.summary import ConditionSummary, summarise, summary_json
+
+
+def report_task(run: RunDirectory) -> str:
+    """summary.json and report.md from the artifacts; returns the report's text."""
+    settings = RunSettings.load(run.settings)
+    neurons = load_neurons(run, settings)
+    scores = load_scores(run, neurons)
+    task, split = settings.task, ""
+    docs = {"selection": read_doc_counts(run.settings)}
+    scales = Scales()
+    if run.validation.exists() or run.conditions.exists():
+        validation = ValidationRecord.load(run.validation)
+        neurons = validation.judged(neurons, run.validation)
+        docs["validation"], scales = validation.docs, validation.scales
+    for role in ("selection", "validation"):
+        if aside := set_aside_ids(run, role):
+            docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
+    summaries: list[ConditionSummary] = []
+    metrics: dict[str, dict[str, float]] = {}
+    if run.conditions.exists():
+        table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
+        summaries, split = summarise(table, neurons.top_k, scales), table.split
+        metrics = {
+            each.name: read_metrics(run.result(each.name), task)
+            for each in summaries
+            if run.result(each.name).exists()
+        }
+        write_whole(run.summary, summary_json(task, split, summaries, docs, metrics))
+    text = render(TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics))
+    write_whole(run.report, text)
+    return text

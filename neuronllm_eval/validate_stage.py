@@ -1,0 +1,199 @@
+"""The second stage of a run: judge a task's neurons under conditions, by the harness's metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.models.huggingface import HFLM
+
+from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
+from neuronllm_eval.encoding import QuestionSet
+from neuronllm_eval.fingerprints import task_hash
+from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
+from neuronllm_eval.identify_stage import Announce, announce_if_long, warn_of_few
+from neuronllm_eval.loading import LoadedModel
+from neuronllm_eval.masked_lm import require_same_shape, require_same_weights
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.preparation import prepare_validation
+from neuronllm_eval.resuming import identity, keeps_validation, validation_identity
+from neuronllm_eval.run_directory import RunDirectory, line_writer, set_aside_ids, write_whole
+from neuronllm_eval.run_tasks import data_split, doc_counts, how_asked, prompt_settings
+from neuronllm_eval.set_aside import setting_aside, without_set_aside
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.shared_work import Launch, SharedWork, batch_size_of, close
+from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.validation import ConditionPlan, DocScores, answers_under, score_conditions
+from neuronllm_eval.work import Work
+
+logger = logging.getLogger(__name__)
+
+
+def validate_task(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    neurons: NeuronSet,
+    plan: ConditionPlan,
+    run: RunDirectory,
+    launch: Launch | None = None,
+    announce: Announce | None = None,
+) -> None:
+    """Judge the neurons: conditions.jsonl, results/<condition>.json.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the validation split (`run_tasks.validation_questions`).
+        neurons: what is judged.
+        plan: under which conditions.
+        run: where the artifacts go.
+        launch: as in `identify_task`.
+        announce: is told beforehand what a long stage will take.
+
+    Raises:
+        UsageError: the directory holds an unfinished validation of other settings.
+    """
+    launch = launch or Launch()
+    ranks = launch.ranks
+    names, factors = plan.names, plan.factors(neurons)
+    require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
+    require_same_weights(neurons, model.lm.model, str(settings.model_args.get("pretrained")))
+    _warn_of_other_task(questions, neurons, settings.task)
+    split = data_split(questions.task, questions.split)
+    judged = {**judged_with(neurons.top_k, plan.scales), "docs": doc_counts(questions)}
+    if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, judged, questions)):
+        return
+    stage = prepare_validation(
+        model,
+        settings,
+        questions,
+        factors,
+        plan,
+        run.path,
+        lambda choose: batch_size_of(run.validating, launch, choose),
+    )
+    engine, batch_size = stage.engine, stage.batch_size
+    warn_of_few(questions, "judge the neurons; expect wide intervals")
+    made_of = identity(model, settings, questions, engine)
+    work = Work.plan(validation_identity(made_of, plan, neurons), questions.questions, batch_size)
+
+    def begin() -> None:
+        launch.locks.take(run.path)
+        if run.conditions.is_file():
+            logger.warning("%s: the earlier validation is replaced", run.path)
+        run.clear_validation()
+
+    shared = SharedWork(work, run.validating, launch, begin)
+    announce_if_long(stage, announce, launch)
+    shared.run(
+        f"validate {settings.task}",
+        lambda units: score_conditions(
+            engine,
+            questions.questions,
+            factors,
+            batch_size,
+            lambda doc: shared.record(doc.to_record()),
+            units,
+            setting_aside(settings, shared),
+        ),
+    )
+    whole = shared.finish()
+    if whole is not None:
+        records = without_set_aside(whole.records(), run, "validation")
+        docs = [DocScores.from_record(record) for record in records]
+        questions = questions.without(set_aside_ids(run, "validation"))
+        write_whole(run.validation, dump_json(judged))
+        with line_writer(run.conditions) as lines:
+            for doc in docs:
+                lines.write(_condition_line(doc, names, settings, split))
+        write_results(model.lm, settings, questions, docs, neurons, plan, run)
+        close(run.validating)
+    ranks.wait()
+
+
+def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -> None:
+    """Log a warning if the task is not as it was when the neurons were chosen."""
+    known = neurons.provenance
+    now = task_hash(questions.task.dump_config(), how_asked(questions.task))
+    if known.task == name and known.task_hash != now:
+        logger.warning(
+            "%s: the task is not the one the neurons were chosen on; questions that chose them may "
+            "be among those that judge",
+            name,
+        )
+
+
+def judged_with(top_k: int, scales: Scales) -> dict[str, Any]:
+    """Which of a run's neurons a validation judged, and how: the content of validation.json."""
+    return {
+        "top_k": top_k,
+        "suppress_scale": scales.suppress,
+        "enhance_scale": scales.enhance,
+        "positions": "scored",
+    }
+
+
+def _condition_line(
+    doc: DocScores, names: Sequence[str], settings: RunSettings, split: str
+) -> dict[str, Any]:
+    # Nine significant digits give back the same float32.
+    rows = [[float(f"{value:.9g}") for value in row] for row in doc.loglikelihoods.tolist()]
+    return {
+        "task": settings.task,
+        "split": split,
+        "doc_id": doc.doc_id,
+        "question_id": doc.question_id,
+        "gold": doc.gold,
+        "loglikelihoods": dict(zip(names, rows, strict=True)),
+    }
+
+
+def write_results(
+    lm: HFLM,
+    settings: RunSettings,
+    questions: QuestionSet,
+    docs: Sequence[DocScores],
+    neurons: NeuronSet,
+    plan: ConditionPlan,
+    run: RunDirectory,
+) -> None:
+    """One result file for each of `plan.with_results`, with the harness's metrics."""
+    context = ResultContext.gather(
+        lm,
+        config={
+            **lm.get_model_info(),
+            # As lm_eval.simple_evaluate writes them.
+            "batch_size": settings.batch_size,
+            "batch_sizes": list(lm.batch_sizes.values()),
+            "device": settings.device,
+            "use_cache": None,
+            "limit": settings.limit,
+            "bootstrap_iters": 100000,
+            "gen_kwargs": None,
+            "random_seed": DEFAULT_RANDOM_SEED,
+            "numpy_seed": DEFAULT_OTHER_SEED,
+            "torch_seed": DEFAULT_OTHER_SEED,
+            "fewshot_seed": prompt_settings(settings).fewshot_seed,
+        },
+        model_args=settings.model_args,
+        system_instruction=settings.system_instruction,
+        chat_template=lm.chat_template(settings.apply_chat_template)
+        if settings.apply_chat_template
+        else None,
+        fewshot_as_multiturn=settings.fewshot_as_multiturn,
+    )
+    written = set(plan.with_results)
+    for index, name in enumerate(plan.names):
+        if name not in written:
+            continue
+        metrics = harness_metrics(questions, answers_under(docs, index))
+        metrics["configs"][settings.task].setdefault("metadata", {})["docs"] = doc_counts(questions)
+        mask: dict[str, Any] = {"condition": name}
+        if name != UNMASKED:
+            parts = ConditionName.parse(name)
+            judged = judged_with(parts.top_k or neurons.top_k, parts.scales(plan.scales))
+            mask |= {"neurons": str(run.path), **judged}
+        write_result(run.result(name), metrics, context, mask)
