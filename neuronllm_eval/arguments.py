@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError, which argparse would print in its own form."""
         raise UsageError(
             f"{self.prog}: {message}",
-            expected=" ".join(self.format_usage().split()).removeprefix("usage: "),
+            expected="the commands, flags and values that its help lists",
             remedy=f"see `{self.prog} --help`",
         )
 
