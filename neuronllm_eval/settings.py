@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from neuronllm_eval.attribution import METHODS, QUADRATURES
+from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, QUADRATURES
 from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.neurons import AMBIGUOUS
@@ -22,7 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "overlap": OVERLAP,
     "engine": tuple(ENGINES),
     "method": tuple(METHODS),
-    "quadrature": tuple(QUADRATURES),
+    "quadrature": (AUTO_QUADRATURE, *QUADRATURES),
     "ambiguous": AMBIGUOUS,
 }
 
