@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench reliability clean
 
 demo: $(READY)
 	$(BIN)/python run_eval.py
@@ -28,6 +28,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.request_speed
 	$(BIN)/python -m benchmarks.quadrature
 	$(BIN)/python -m benchmarks.precision
+
+reliability: $(READY)
+	$(BIN)/python -m benchmarks.kill_resume
+	$(BIN)/python -m benchmarks.process_speed
 
 # torch comes first and alone, so that its pin is the one chosen.
 $(READY): pyproject.toml constraints.txt

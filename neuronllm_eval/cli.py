@@ -448,7 +448,7 @@ def _run_lm_eval(given: list[str]) -> int:
             f"lm_eval stopped: {type(error).__name__}: {error}",
             expected="a model that can be loaded and tasks that lm_eval knows",
             remedy="check the arguments; `lm_eval ls tasks` lists the harness's tasks, and "
-            "--include_path adds a folder",
+            "--include_path adds a folder; of several processes, each needs a doc at least",
         ) from error
     finally:
         sys.argv = before

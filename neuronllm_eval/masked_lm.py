@@ -37,7 +37,7 @@ from neuronllm_eval.fingerprints import digest, model_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
-from neuronllm_eval.ranks import meet, share_docs
+from neuronllm_eval.ranks import meet, other_ranks_needed, share_docs
 
 POSITIONS = ("scored", "all")
 logger = logging.getLogger(__name__)
@@ -132,19 +132,19 @@ class NeuronMaskedLM(MaskedScoringLM):
         share_docs(self)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """As lm_eval does it; the evaluator counts each process's requests with it.
+        """As lm_eval does it, like the next two."""
+        with other_ranks_needed():
+            return super().all_gather(tensor)
 
-        Raises:
-            UsageError: a process has none, which lm_eval 0.4.13 does not survive.
-        """
-        gathered = super().all_gather(tensor)
-        if self.world_size > 1 and bool((gathered == 0).any()):
-            raise UsageError(
-                f"fewer docs than the {self.world_size} processes",
-                expected="one doc or more for each process",
-                remedy="start fewer processes, or raise --limit",
-            )
-        return gathered
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """What every process has, on one of them."""
+        with other_ranks_needed():
+            return super().gather_object(obj, dst)
+
+    def barrier(self) -> None:
+        """Wait for the other processes."""
+        with other_ranks_needed():
+            super().barrier()
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Use lm_eval's cache of answers (`--use_cache`), if they are this mask's and model's.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -71,6 +72,15 @@ def meet(device: str | None = None) -> PartialState | None:
 
 class OtherRankFailed(NeuronLLMError):
     """Another process of the run has ended; it says why."""
+
+
+@contextmanager
+def other_ranks_needed() -> Iterator[None]:
+    """What torch raises when a process is gone becomes `OtherRankFailed`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OtherRankFailed(f"another process of the run has ended: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -140,13 +150,11 @@ class Ranks:
 
     def _complete(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         """Wait in Python, where signals are heard."""
-        try:
+        with other_ranks_needed():
             work = collective(*arguments, **options, async_op=True)
             while not work.is_completed():
                 time.sleep(_POLL)
             work.wait()
-        except RuntimeError as error:
-            raise OtherRankFailed("another process of the run has ended") from error
 
     def leave(self) -> None:
         """Wait for the others, and close the connections."""

@@ -121,7 +121,10 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
         (cut("model.safetensors"), ("cannot be loaded", "header")),
         (as_bytes("model.safetensors", b""), ("cannot be loaded",)),
         (weights(lambda found: found.pop(DOWN)), ("lacks 1 weights", DOWN)),
-        (weights(lambda found: found[DOWN].fill_(float("nan"))), ("gives NaN or infinite", "every question of the selection")),
+        (
+            weights(lambda found: found[DOWN].fill_(float("nan"))),
+            ("gives NaN or infinite", "every question of the selection"),
+        ),
     ],
 )
 def test_model_folders(tmp_path, monkeypatch, spoiled, change, parts):

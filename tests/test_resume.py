@@ -211,7 +211,7 @@ def test_a_damaged_work_file_is_said(copied):
     ("flags", "named"),
     [
         (("--top_z", 0.2), "top_z is 0.2, there 0.1"),
-        (("--n_steps", 3), "n_steps is 3, there 4"),
+        (("--n_steps", 3), "n_steps is 3, there 5"),
         (("--batch_size", 6), "batch_size is 6, there 3"),
         (("--limit", 4), "limit is 4, there 5"),
         (("--system_instruction", "Be brief."), "system_instruction is 'Be brief.', there None"),
