@@ -27,7 +27,7 @@ from neuronllm_eval.work import other_settings
 
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
-_RESOLVED = ("n_steps", "selection_split", "num_fewshot")
+_RESOLVED = ("quadrature", "n_steps", "selection_split", "num_fewshot")
 # Settings that say where something lies; what lies there has digests of its own.
 _PLACES = ("include_path", "device")
 
@@ -61,10 +61,10 @@ def refuse_before_work(
     for run, settings in runs:
         if run.settings.exists():
             now, kept = _comparable(settings), _comparable(RunSettings.load(run.settings))
-            left_open = [name for name in _RESOLVED if now[name] is None]
+            left_open = {name for name in _RESOLVED if now[name] is None}
             if now["quadrature"] == AUTO_QUADRATURE:
-                left_open += ["quadrature", "n_steps"]
-            for name in set(left_open):
+                left_open |= {"quadrature", "n_steps"}
+            for name in left_open:
                 del now[name]
             _require_equal(run, now, kept)
     goes_on = [_goes_on(run, validating) for run, _ in runs]

@@ -101,7 +101,7 @@ def test_tasks_that_are_refused(tmp_path, odd_tasks, only_own_tasks, task, code,
 @pytest.mark.parametrize(
     ("flags", "code", "parts"),
     [
-        (("--n_steps", 0), 2, ("n_steps is 0", "2 or more nodes")),
+        (("--n_steps", 0), 2, ("n_steps is 0", "2 to 1000 nodes")),
         (("--n_steps", -4), 2, ("n_steps is -4",)),
         (("--top_k", 0), 2, ("top_k is 0", "1 to 96")),
         (("--top_k", 97), 2, ("top_k is 97", "1 to 96")),
