@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def execute() -> int:
         options = _parser().parse_args(given)
+        options.command = ("neuronllm-eval", *given)
         _set_up_logging(options.verbosity)
         return int(options.execute(options))
 
@@ -106,6 +107,7 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
 
     def execute() -> int:
         options = parser.parse_args(given)
+        options.command = ("run_eval.py", *given)
         if not given:
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
             options.output_path, options.overwrite = DEMO_OUTPUT, True
@@ -254,7 +256,11 @@ def _launched(options: argparse.Namespace) -> Iterator[Launch]:
     """The processes of this command, and what it does with what is there."""
     arguments.require_launch(options)
     launch = Launch(
-        Ranks.join(options.device), options.checkpoint_every, options.overwrite, options.resume
+        Ranks.join(options.device),
+        options.checkpoint_every,
+        options.overwrite,
+        options.resume,
+        command=options.command,
     )
     try:
         yield launch

@@ -44,6 +44,24 @@ def model_hash(model: nn.Module) -> str:
     return state.hexdigest()[:16]
 
 
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A digest of what a Hugging Face tokenizer turns text into tokens by.
+
+    Of a fast one the whole of its pipeline, but for padding and truncation, which calls set; of a
+    slow one its vocabulary. Special tokens and how they are added count for both.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        known = json.loads(backend.to_str())
+        known.pop("padding", None)
+        known.pop("truncation", None)
+    else:
+        known = dict(sorted(tokenizer.get_vocab().items()))
+    probe = tokenizer.build_inputs_with_special_tokens([]) if backend is None else None
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return digest(json.dumps([known, special, probe], sort_keys=True))
+
+
 def task_hash(config: dict[str, Any], asked: dict[str, Any] | None = None) -> str:
     """A digest of a harness task's configuration, as the harness dumps it into result files.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.estimate import Estimate, Stage, estimate_if_long
-from neuronllm_eval.fingerprints import digest, task_hash, versions
+from neuronllm_eval.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.harness_tasks import is_aqua
 from neuronllm_eval.identification import ScoreSums, empty_sums, identify
 from neuronllm_eval.loading import LoadedModel
@@ -99,6 +99,8 @@ def _identify_task(
         run.start()
 
     shared = SharedWork(work, run.identifying, launch, begin)
+    if ranks.is_first:
+        run.note_command("identify", launch.command, ranks.n_ranks, versions())
     announce_if_long(stage, announce, launch)
     if ranks.is_first:
         write_whole(run.settings, resolved.to_yaml(versions(), doc_counts(questions)))
@@ -193,6 +195,7 @@ def _provenance(
         model=str(settings.model_args.get("pretrained", "")),
         model_revision=str(settings.model_args.get("revision", "main")),
         model_hash=model.hash,
+        tokenizer_hash=tokenizer_hash(model.lm.tokenizer),
         dtype=model.dtype,
         attribution_dtype=dtype_name(model.lm.model),
         device=str(model.lm.device.type),

@@ -60,10 +60,11 @@ class Neuron:
 class Provenance:
     """Where scores come from: enough to repeat the run and to refuse a foreign model.
 
-    Attributes are plain values; `model_hash` is a digest of the model's weights, `task_hash` of
-    the harness task's configuration. `dtype` is that of the weights as loaded,
-    `attribution_dtype` the one they had while neurons were attributed. `asked` is JSON: how an AQUA
-    task asks its questions (`aqua_settings.AquaSettings`), {} for other tasks.
+    Attributes are plain values; `model_hash` is a digest of the model's weights,
+    `tokenizer_hash` of its tokenizer, `task_hash` of the harness task's configuration. `dtype` is
+    that of the weights as loaded, `attribution_dtype` the one they had while neurons were
+    attributed. `asked` is JSON: how an AQUA task asks its questions (`aqua_settings.AquaSettings`),
+    {} for other tasks.
     """
 
     tool_version: str
@@ -73,6 +74,7 @@ class Provenance:
     model: str
     model_revision: str
     model_hash: str
+    tokenizer_hash: str
     dtype: str
     attribution_dtype: str
     device: str

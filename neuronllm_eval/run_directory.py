@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ QUESTIONS_FILE = "questions.jsonl"
 CONDITIONS_FILE = "conditions.jsonl"
 VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
+COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
 RESULTS_FOLDER = "results"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -94,6 +95,24 @@ class RunDirectory:
         """checkpoint/validate/: an unfinished validation."""
         return self.path / CHECKPOINT_FOLDER / "validate"
 
+    @property
+    def commands(self) -> Path:
+        """commands.jsonl: what was done here, one line for each time that a stage was started."""
+        return self.path / COMMANDS_FILE
+
+    def note_command(
+        self, stage: str, command: Sequence[str], n_processes: int, versions: Mapping[str, str]
+    ) -> None:
+        """Append a line to `commands.jsonl`."""
+        line = {
+            "stage": stage,
+            "command": list(command),
+            "processes": n_processes,
+            "versions": dict(versions),
+        }
+        with jsonlines.open(self.commands, "a", compact=True) as writer:
+            writer.write(line)
+
     def result(self, condition: str) -> Path:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
@@ -138,8 +157,8 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            here = self.set_aside("selection")
-            for path in (self.neurons, self.scores, self.questions, self.settings, here):
+            files = (self.neurons, self.scores, self.questions, self.settings, self.commands)
+            for path in (*files, self.set_aside("selection")):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.identifying, ignore_errors=True)
             self.clear_validation()

@@ -37,6 +37,7 @@ class Launch:
         overwrite: whether runs that are there are replaced.
         keep: whether a finished stage of the same settings is kept rather than done again.
         locks: of the run directories, which the first rank holds.
+        command: the command line, for `commands.jsonl`.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
@@ -44,6 +45,7 @@ class Launch:
     overwrite: bool = False
     keep: bool = False
     locks: RunLocks = field(default_factory=RunLocks)
+    command: tuple[str, ...] = ()
 
 
 class SharedWork:

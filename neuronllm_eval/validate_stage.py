@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.encoding import QuestionSet
-from neuronllm_eval.fingerprints import task_hash
+from neuronllm_eval.fingerprints import task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.identify_stage import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.loading import LoadedModel
@@ -87,6 +87,8 @@ def validate_task(
         run.clear_validation()
 
     shared = SharedWork(work, run.validating, launch, begin)
+    if ranks.is_first:
+        run.note_command("validate", launch.command, ranks.n_ranks, versions())
     announce_if_long(stage, announce, launch)
     shared.run(
         f"validate {settings.task}",

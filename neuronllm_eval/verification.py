@@ -23,7 +23,7 @@ from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine, rounding_tolerance
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.fingerprints import task_hash, versions
+from neuronllm_eval.fingerprints import task_hash, tokenizer_hash, versions
 from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import LoadedModel
@@ -119,6 +119,7 @@ def check_origin(model: LoadedModel, questions: QuestionSet, neurons: NeuronSet)
     known = neurons.provenance
     pairs = {
         "weights": (model.hash, known.model_hash),
+        "tokenizer": (tokenizer_hash(model.lm.tokenizer), known.tokenizer_hash),
         "task": (
             task_hash(questions.task.dump_config(), how_asked(questions.task)),
             known.task_hash,

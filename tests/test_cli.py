@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import os
@@ -101,6 +102,15 @@ def test_the_artifacts_of_a_run(run):
     ]
     results = {path.name for path in (run.path / "results").iterdir()}
     assert results == {f"{name}.json" for name in SCORED}
+
+
+def test_the_commands_are_noted():
+    lines = jsonl(finished_run().commands)
+    assert [line["stage"] for line in lines] == ["identify", "validate"]
+    assert lines[0]["command"][:2] == ["neuronllm-eval", "identify"]
+    assert lines[1]["command"][:2] == ["neuronllm-eval", "validate"]
+    assert lines[0]["processes"] == 1
+    assert lines[0]["versions"]["lm_eval"] == importlib.metadata.version("lm_eval")
 
 
 def test_settings_and_neurons(run):

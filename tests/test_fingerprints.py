@@ -7,7 +7,8 @@ import copy
 import torch
 from tiny_models import tiny_model
 
-from neuronllm_eval.fingerprints import digest, model_hash
+from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
+from tests.harness_fixtures import split_space_tokenizer, word_tokenizer
 
 
 def test_a_single_changed_weight_changes_the_hash():
@@ -22,6 +23,21 @@ def test_a_single_changed_weight_changes_the_hash():
 def test_the_hash_knows_the_dtype():
     model = tiny_model("llama")
     assert model_hash(copy.deepcopy(model).to(torch.bfloat16)) != model_hash(model)
+
+
+def test_the_tokenizer_s_hash_is_that_of_what_it_does():
+    one = tokenizer_hash(word_tokenizer())
+    assert len(one) == 16
+    padded = word_tokenizer()
+    padded(["A", "A B"], padding=True, truncation=True, max_length=4)  # a call, no change
+    assert tokenizer_hash(padded) == one
+    assert tokenizer_hash(split_space_tokenizer()) != one
+    more = word_tokenizer()
+    more.add_tokens(["brand-new"])
+    assert tokenizer_hash(more) != one
+    special = word_tokenizer()
+    special.bos_token = special.eos_token
+    assert tokenizer_hash(special) != one
 
 
 def test_digest():
