@@ -112,7 +112,12 @@ def add_model_flags(
         "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"
     )
     group.add_argument("--limit", "-L", type=int, default=default_limit, help=limit)
-    group.add_argument(
+    add_verbosity(parser)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the stages that write a run."""
+    parser.add_argument(
         "--dry_run",
         action="store_true",
         help="print what the run would take, in time, memory and disk, and write nothing",
@@ -135,7 +140,6 @@ def add_model_flags(
         metavar="SECONDS",
         help="time between checkpoints (default: %(default)g)",
     )
-    add_verbosity(parser)
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ from neuronllm_eval.estimate_text import estimate_line, estimate_table
 from neuronllm_eval.identify_stage import identify_task
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.preparation import estimate_identification, estimate_validation
 from neuronllm_eval.ranks import OtherRankFailed, Ranks
 from neuronllm_eval.report import markdown_table
@@ -54,28 +55,10 @@ logger = logging.getLogger(__name__)
 _FIRST_WORD = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 DEFAULT_OUTPUT = "runs"
-DEFAULT_VERIFIED = 20
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
 DEMO_LIMIT = 120
 DEMO_BATCH_SIZE = 48
-EXAMPLES = """examples:
-  # the embedded model on its four families of questions
-  neuronllm-eval identify --tasks demo --output_path runs/demo
-  neuronllm-eval validate runs/demo
-
-  # a model of the Hub on a multiple-choice task of the harness
-  neuronllm-eval identify --tasks mmlu_professional_law --selection_split validation \\
-      --model_args pretrained=meta-llama/Llama-3.2-1B --batch_size 16 --output_path runs/law
-  neuronllm-eval validate runs/law --conditions suppress_good,enhance
-
-  # dose-response: every condition at these numbers of neurons and factors
-  neuronllm-eval validate runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4
-
-  # lm_eval's own command line, with the masked model registered
-  neuronllm-eval run --model neuronllm --tasks demo_topic \\
-      --model_args pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _run_lm_eval(given[1:]))
 
     def execute() -> int:
-        options = _parser().parse_args(given)
+        options = main_parser(COMMANDS).parse_args(given)
         options.command = ("neuronllm-eval", *given)
         _set_up_logging(options.verbosity)
         return int(options.execute(options))
@@ -95,14 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_eval_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `run_eval.py`: identify, validate and report in one go."""
-    parser = arguments.Parser(
-        prog="run_eval.py",
-        description="Identify, validate and report in one go. Without arguments: the demo.",
-        allow_abbrev=False,
-    )
-    arguments.add_identify_flags(parser)
-    arguments.add_validation_flags(parser)
-    arguments.add_model_flags(parser)
+    parser = run_eval_parser()
     given = list(sys.argv[1:] if argv is None else argv)
 
     def execute() -> int:
@@ -116,107 +92,6 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
         return _identify(options, validate=True)
 
     return _guarded(execute)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = arguments.Parser(
-        prog="neuronllm-eval",
-        description="Find the neurons that help or hurt a language model at a multiple-choice "
-        "task, and measure what suppressing or enhancing them does.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    arguments.add_version(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    identify = commands.add_parser(
-        "identify", help="find a task's good and bad neurons", allow_abbrev=False
-    )
-    arguments.add_identify_flags(identify)
-    arguments.add_model_flags(identify)
-    identify.set_defaults(execute=_identify)
-
-    validate = commands.add_parser(
-        "validate", help="judge a run's neurons on its validation split", allow_abbrev=False
-    )
-    validate.add_argument(
-        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
-    )
-    validate.add_argument(
-        "--top_k",
-        help="use the first so many good and bad neurons: a count, a share of all, or a list of "
-        "either, such as 10,50,100, to judge each (default: all that were chosen)",
-    )
-    validate.add_argument("--seed", type=int, help="seed of the random controls")
-    validate.add_argument(
-        "--trust_remote_code",
-        action="store_true",
-        help="run code of the model's repository, if the run's run.yaml asks for that",
-    )
-    arguments.add_validation_flags(validate)
-    arguments.add_model_flags(validate)
-    validate.set_defaults(execute=_validate)
-
-    report = commands.add_parser("report", help="print and write a run's report again")
-    report.add_argument(
-        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
-    )
-    arguments.add_verbosity(report)
-    report.set_defaults(execute=_report)
-
-    verify = commands.add_parser(
-        "verify",
-        help="compute some of a run again, and say whether its files are what comes out",
-        allow_abbrev=False,
-    )
-    verify.add_argument("run_dir", help="a run directory, or a directory of runs")
-    verify.add_argument(
-        "--trust_remote_code",
-        action="store_true",
-        help="run code of the model's repository, if the run's run.yaml asks for that",
-    )
-    arguments.add_model_flags(
-        verify,
-        "questions of each split to ask again; as many as there are computes the scores again as "
-        "a whole (default: %(default)s)",
-        DEFAULT_VERIFIED,
-    )
-    verify.set_defaults(execute=_verify)
-
-    tasks = commands.add_parser(
-        "tasks",
-        help="print the folder of the packaged tasks, or make AQUA tasks of others",
-        allow_abbrev=False,
-    )
-    arguments.add_verbosity(tasks)
-    tasks.set_defaults(execute=_tasks)
-    make = tasks.add_subparsers(metavar="make").add_parser(
-        "make",
-        help="write a multiple-choice task or group as AQUA tasks that stock lm_eval runs",
-        allow_abbrev=False,
-    )
-    make.add_argument("task", help="a task or group of the harness")
-    make.add_argument(
-        "--output_path",
-        "-o",
-        required=True,
-        type=arguments.a_path,
-        help="folder for the YAML, for --include_path",
-    )
-    make.add_argument(
-        "--include_path",
-        nargs="+",
-        type=arguments.a_path,
-        default=[],
-        help="folders of further tasks",
-    )
-    arguments.add_aqua_flags(make)
-    arguments.add_verbosity(make)
-    make.set_defaults(execute=_make_tasks)
-
-    commands.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
-    return parser
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -459,6 +334,16 @@ def _run_lm_eval(given: list[str]) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "identify": _identify,
+    "validate": _validate,
+    "report": _report,
+    "verify": _verify,
+    "tasks": _tasks,
+    "tasks make": _make_tasks,
+}
 
 
 def _set_up_logging(verbosity: str) -> None:

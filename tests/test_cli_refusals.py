@@ -285,11 +285,13 @@ def test_an_error_of_ours_is_one_message_and_any_other_escapes(monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(cli, "_report", fail_with(NeuronLLMError("a", expected="b", remedy="c")))
+    monkeypatch.setitem(
+        cli.COMMANDS, "report", fail_with(NeuronLLMError("a", expected="b", remedy="c"))
+    )
     assert call("report", "x") == (1, "", "error: a.\nExpected: b.\nRemedy: c.\n")
-    monkeypatch.setattr(cli, "_report", fail_with(KeyboardInterrupt()))
+    monkeypatch.setitem(cli.COMMANDS, "report", fail_with(KeyboardInterrupt()))
     assert call("report", "x")[0] == 130
-    monkeypatch.setattr(cli, "_report", fail_with(ZeroDivisionError("a bug")))
+    monkeypatch.setitem(cli.COMMANDS, "report", fail_with(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         call("report", "x")
 

@@ -89,6 +89,7 @@ ORDER = (
     "validate_stage",
     "report_stage",
     "arguments",
+    "parsers",
     "cli",
     "__main__",
 )

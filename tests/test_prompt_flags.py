@@ -11,6 +11,7 @@ from neuronllm_eval import cli
 from neuronllm_eval.aqua import content_key
 from neuronllm_eval.arguments import run_settings
 from neuronllm_eval.encoding import QuestionSet
+from neuronllm_eval.parsers import main_parser
 from neuronllm_eval.errors import TaskError
 from neuronllm_eval.run_tasks import load_run_tasks, selection_questions, validation_questions
 from tests.harness_fixtures import (
@@ -47,7 +48,7 @@ def judging(folder: TaskFolder, *flags: object, task: str = "asked") -> Question
 
 def _questions(stage, folder, flags, task) -> QuestionSet:
     arguments = ["identify", "--tasks", task, "--include_path", folder.path, *flags]
-    options = cli._parser().parse_args([str(argument) for argument in arguments])
+    options = main_parser(cli.COMMANDS).parse_args([str(argument) for argument in arguments])
     ((settings, loaded),) = load_run_tasks(run_settings(options)).values()
     return stage(harness_model(model_dir(context=2048)), settings, loaded)
 
@@ -298,7 +299,7 @@ def test_a_flag_goes_before_metadata_and_that_before_the_yaml(folder):
 
 def test_settings_are_kept_for_the_stages_that_follow(folder):
     flags = ("--metadata", '{"n_proxies": 3}', "--letter_style", "A)", "--on_bad_doc", "fail")
-    options = cli._parser().parse_args(["identify", "--tasks", "asked", *flags])
+    options = main_parser(cli.COMMANDS).parse_args(["identify", "--tasks", "asked", *flags])
     settings = run_settings(options)
     assert settings.metadata == {"n_proxies": 3}
     assert (settings.letter_style, settings.on_bad_doc) == ("A)", "fail")

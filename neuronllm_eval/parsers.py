@@ -1,0 +1,153 @@
+"""The parsers of the two entry points: which commands there are, and which flags each takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+
+from neuronllm_eval import arguments
+
+# Questions of each split that `verify` asks again.
+DEFAULT_VERIFIED = 20
+Command = Callable[[argparse.Namespace], int]
+EXAMPLES = """examples:
+  # the embedded model on its four families of questions
+  neuronllm-eval identify --tasks demo --output_path runs/demo
+  neuronllm-eval validate runs/demo
+
+  # a model of the Hub on a multiple-choice task of the harness
+  neuronllm-eval identify --tasks mmlu_professional_law --selection_split validation \\
+      --model_args pretrained=meta-llama/Llama-3.2-1B --batch_size 16 --output_path runs/law
+  neuronllm-eval validate runs/law --conditions suppress_good,enhance
+
+  # dose-response: every condition at these numbers of neurons and factors
+  neuronllm-eval validate runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4
+
+  # lm_eval's own command line, with the masked model registered
+  neuronllm-eval run --model neuronllm --tasks demo_topic \\
+      --model_args pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good
+"""
+
+
+def run_eval_parser() -> argparse.ArgumentParser:
+    """The parser of `run_eval.py`."""
+    parser = arguments.Parser(
+        prog="run_eval.py",
+        description="Identify, validate and report in one go. Without arguments: the demo.",
+        allow_abbrev=False,
+    )
+    arguments.add_identify_flags(parser)
+    arguments.add_validation_flags(parser)
+    arguments.add_model_flags(parser)
+    arguments.add_run_flags(parser)
+    return parser
+
+
+def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser of `neuronllm-eval`.
+
+    Args:
+        commands: by name, what each command does; parsed options have it as `execute`.
+    """
+    parser = arguments.Parser(
+        prog="neuronllm-eval",
+        description="Find the neurons that help or hurt a language model at a multiple-choice "
+        "task, and measure what suppressing or enhancing them does.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    arguments.add_version(parser)
+    added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    identify = added.add_parser(
+        "identify", help="find a task's good and bad neurons", allow_abbrev=False
+    )
+    arguments.add_identify_flags(identify)
+    arguments.add_model_flags(identify)
+    arguments.add_run_flags(identify)
+    identify.set_defaults(execute=commands["identify"])
+
+    validate = added.add_parser(
+        "validate", help="judge a run's neurons on its validation split", allow_abbrev=False
+    )
+    _add_run_dir(validate)
+    _add_trust(validate)
+    validate.add_argument(
+        "--top_k",
+        help="use the first so many good and bad neurons: a count, a share of all, or a list of "
+        "either, such as 10,50,100, to judge each (default: all that were chosen)",
+    )
+    validate.add_argument("--seed", type=int, help="seed of the random controls")
+    arguments.add_validation_flags(validate)
+    arguments.add_model_flags(validate)
+    arguments.add_run_flags(validate)
+    validate.set_defaults(execute=commands["validate"])
+
+    report = added.add_parser("report", help="print and write a run's report again")
+    _add_run_dir(report)
+    arguments.add_verbosity(report)
+    report.set_defaults(execute=commands["report"])
+
+    verify = added.add_parser(
+        "verify",
+        help="compute some of a run again, and say whether its files are what comes out",
+        allow_abbrev=False,
+    )
+    _add_run_dir(verify)
+    _add_trust(verify)
+    arguments.add_model_flags(
+        verify,
+        "questions of each split to ask again; as many as there are computes the scores again as "
+        "a whole (default: %(default)s)",
+        DEFAULT_VERIFIED,
+    )
+    verify.set_defaults(execute=commands["verify"])
+
+    tasks = added.add_parser(
+        "tasks",
+        help="print the folder of the packaged tasks, or make AQUA tasks of others",
+        allow_abbrev=False,
+    )
+    arguments.add_verbosity(tasks)
+    tasks.set_defaults(execute=commands["tasks"])
+    make = tasks.add_subparsers(metavar="make").add_parser(
+        "make",
+        help="write a multiple-choice task or group as AQUA tasks that stock lm_eval runs",
+        allow_abbrev=False,
+    )
+    make.add_argument("task", help="a task or group of the harness")
+    make.add_argument(
+        "--output_path",
+        "-o",
+        required=True,
+        type=arguments.a_path,
+        help="folder for the YAML, for --include_path",
+    )
+    make.add_argument(
+        "--include_path",
+        nargs="+",
+        type=arguments.a_path,
+        default=[],
+        help="folders of further tasks",
+    )
+    arguments.add_aqua_flags(make)
+    arguments.add_verbosity(make)
+    make.set_defaults(execute=commands["tasks make"])
+
+    added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
+    return parser
+
+
+def _add_run_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
+    )
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run code of the model's repository, if the run's run.yaml asks for that",
+    )
