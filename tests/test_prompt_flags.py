@@ -11,8 +11,8 @@ from neuronllm_eval import cli
 from neuronllm_eval.aqua import content_key
 from neuronllm_eval.arguments import run_settings
 from neuronllm_eval.encoding import QuestionSet
-from neuronllm_eval.parsers import main_parser
 from neuronllm_eval.errors import TaskError
+from neuronllm_eval.parsers import main_parser
 from neuronllm_eval.run_tasks import load_run_tasks, selection_questions, validation_questions
 from tests.harness_fixtures import (
     TaskFolder,
