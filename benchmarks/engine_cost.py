@@ -32,6 +32,7 @@ from benchmarks.workload import (
     setting,
     stock_model,
 )
+from neuronllm_eval.fan_out import Savings
 from neuronllm_eval.report import markdown_table
 
 # Tokens x layers x questions that one point of the grid may have, and the fewest questions.
@@ -61,7 +62,7 @@ def measure(
     model = build_model(n_layers)
     lm = stock_model(model, batch_size)
     prompts = make_prompts(n_tokens, n_questions)
-    run, plain = Run(model, prompts, batch_size), Run(model, prompts, batch_size, savings=False)
+    run, plain = Run(model, prompts, batch_size), Run(model, prompts, batch_size, Savings.NONE)
     actions: dict[str, Callable[[], object]] = {"stock pass": partial(score, lm, prompts)}
     for count in nodes:
         actions[f"attribution, {count} nodes"] = partial(run.attribution, count)
