@@ -38,6 +38,7 @@ ORDER = (
     "hooks",
     "scoring",
     "attention_masks",
+    "prefill_passes",
     "prefix",
     "continuations",
     "staircase",
