@@ -188,8 +188,8 @@ class Run:
         return FanOutEngine(self.model, self.layers, contexts=contexts, savings=self.savings)
 
     def attribution(self, n_nodes: int) -> list[Attribution]:
-        """Attribution of all neurons with Gauss-Legendre nodes."""
-        engine, rule = self.engine(), Quadrature("gauss_legendre", n_nodes)
+        """Attribution of all neurons with Gauss-Lobatto nodes, as users get it."""
+        engine, rule = self.engine(), Quadrature("gauss_lobatto", n_nodes)
         return [each for batch in self._batches() for each in attribute(engine, batch, rule)]
 
     def conditions(self, scales: torch.Tensor) -> list[OptionScores]:
