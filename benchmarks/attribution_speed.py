@@ -5,8 +5,8 @@
 Fan-out for the prompts of a run (`workload`), which share tokens, and for one of them alone, where
 there is nothing to share; the replay engine, which repeats full passes with gradients for each
 layer and node, with the 16 right-Riemann steps of the paper. Replay is timed on the first prompt,
-once, since it takes minutes; all else takes turns. With the passes that measure the completeness
-gap: both engines have one more node for it, at alpha = 0.
+once, since it takes minutes; all else takes turns. With what measures the completeness gap: a node
+at alpha = 0, which Gauss-Lobatto has and the right-Riemann rule gets besides.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def measure(
     actions: dict[str, Callable[[], object]] = {"plain forward pass": plain}
     for kind, each in (("in a run", run), ("one prompt alone", alone)):
         for count in nodes:
-            name = f"fan-out, {count} nodes, {kind}"
+            name = f"fan-out, {count} Gauss-Lobatto nodes, {kind}"
             actions[name] = partial(keep, name, partial(each.attribution, count))
     times = in_turn(actions, repeats)
     per_prompt = {
@@ -90,7 +90,7 @@ def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--tokens", type=int, nargs="+", default=[150, 400])
     flags.add_argument("--layers", type=int, default=12)
-    flags.add_argument("--nodes", type=int, nargs="+", default=[2, 4])
+    flags.add_argument("--nodes", type=int, nargs="+", default=[3, 5])
     flags.add_argument("--questions", type=int, default=8)
     flags.add_argument("--no_replay", action="store_true", help="leave out the replay engine")
     options = flags.parse_args()

@@ -3,11 +3,11 @@
     python -m benchmarks.engine_cost
     python -m benchmarks.engine_cost --profile
 
-Attribution of every neuron at some numbers of nodes, and all conditions of a validation run in one
-pass, for prompts of several lengths and models of several depths; `workload` says what a stock
-pass is. "Nothing saved" computes every token, row and logit. Long prompts of deep models have fewer
-questions, so that the grid ends within the hour; what a run's prompts share is then spread over
-fewer of them, which makes those rows a little dearer.
+Attribution of every neuron with Gauss-Lobatto nodes (5 are the default; 3 are Simpson's rule), and
+all conditions of a validation run in one pass, for prompts of several lengths and models of several
+depths; `workload` says what a stock pass is. "Nothing saved" computes every token, row and logit.
+Long prompts of deep models have fewer questions, so that the grid ends within the hour; what a
+run's prompts share is then spread over fewer of them, which makes those rows a little dearer.
 
 With `--profile` the attributions are not compared but taken apart: see `profiling`.
 """
@@ -32,6 +32,7 @@ from benchmarks.workload import (
     setting,
     stock_model,
 )
+from neuronllm_eval.fan_out import Savings
 from neuronllm_eval.report import markdown_table
 
 # Tokens x layers x questions that one point of the grid may have, and the fewest questions.
@@ -55,18 +56,19 @@ def measure(
         n_questions: each is asked several times.
         batch_size: prompts that go through the model together.
         repeats: medians of so many.
-        nodes: numbers of Gauss-Legendre nodes; the first also with nothing saved.
+        nodes: numbers of Gauss-Lobatto nodes; the first also with nothing saved.
         conditions: numbers of conditions.
     """
     model = build_model(n_layers)
     lm = stock_model(model, batch_size)
     prompts = make_prompts(n_tokens, n_questions)
-    run, plain = Run(model, prompts, batch_size), Run(model, prompts, batch_size, savings=False)
+    run, plain = Run(model, prompts, batch_size), Run(model, prompts, batch_size, Savings.NONE)
     actions: dict[str, Callable[[], object]] = {"stock pass": partial(score, lm, prompts)}
     for count in nodes:
-        actions[f"attribution, {count} nodes"] = partial(run.attribution, count)
+        actions[f"attribution, {count} Gauss-Lobatto nodes"] = partial(run.attribution, count)
     for count in nodes[:1]:
-        actions[f"attribution, {count} nodes, nothing saved"] = partial(plain.attribution, count)
+        name = f"attribution, {count} Gauss-Lobatto nodes, nothing saved"
+        actions[name] = partial(plain.attribution, count)
     for count in conditions:
         scales = random_scales(run.layers, count)
         actions[f"{count} conditions"] = partial(run.conditions, scales)
@@ -90,13 +92,13 @@ def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--tokens", type=int, nargs="+", default=[60, 150, 400, 1000])
     flags.add_argument("--layers", type=int, nargs="+", default=[4, 12, 24])
-    flags.add_argument("--nodes", type=int, nargs="+", default=[2, 4])
+    flags.add_argument("--nodes", type=int, nargs="+", default=[3, 5])
     flags.add_argument("--conditions", type=int, nargs="*", default=[1, 5, 20, 100])
     flags.add_argument("--questions", type=int, default=8, help="at the most")
     flags.add_argument("--profile", action="store_true", help="where the time goes instead")
     options = flags.parse_args()
     if options.profile:
-        flags.set_defaults(tokens=[150, 400], layers=[12], nodes=[4])
+        flags.set_defaults(tokens=[150, 400], layers=[12], nodes=[5])
         options = flags.parse_args()
     print(f"{setting(options)}; each question asked {N_PROXIES} times")
     grid = [
@@ -110,7 +112,7 @@ def main() -> None:
             run = Run(build_model(n_layers), prompts, options.batch_size)
             for count in options.nodes:
                 print(f"\n{n_layers} layers, {n_tokens} tokens, {n_questions} questions, "
-                      f"attribution with {count} nodes\n")  # fmt: skip
+                      f"attribution with {count} Gauss-Lobatto nodes\n")  # fmt: skip
                 print(profiling.report(run, count, options.repeats))
         return
     rows = [

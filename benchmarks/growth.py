@@ -2,9 +2,9 @@
 
     python -m benchmarks.growth
 
-One of them is varied at a time, from the point of 8 questions, 12 layers, 4 nodes and 150 tokens.
-Both the quantity and the time are shown as multiples of the first in their series: a last column of
-1 is growth in proportion, less is growth from a fixed part.
+One of them is varied at a time, from the point of 8 questions, 12 layers, 5 Gauss-Lobatto nodes
+and 150 tokens. Both the quantity and the time are shown as multiples of the first in their series:
+a last column of 1 is growth in proportion, less is growth from a fixed part.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from benchmarks.workload import (
 )
 from neuronllm_eval.report import markdown_table
 
-POINT = {"questions": 8, "layers": 12, "nodes": 4, "tokens": 150}
+POINT = {"questions": 8, "layers": 12, "nodes": 5, "tokens": 150}
 SERIES = {
     "questions": (8, 16, 32),
     "layers": (4, 12, 24),
-    "nodes": (2, 4, 8, 16),
+    "nodes": (3, 5, 9, 17),
     "tokens": (60, 150, 400, 1000),
 }
 

@@ -43,8 +43,8 @@ LARGE_VOCABULARY = 128_256  # Llama 3's
 STOCK = "stock pass"
 ACTIONS = (
     STOCK,
-    "attribution, 2 nodes",
-    "attribution, 4 nodes",
+    "attribution, 3 Gauss-Lobatto nodes",
+    "attribution, 5 Gauss-Lobatto nodes",
     "20 conditions",
     "evaluation, positions=all",
     "evaluation, positions=scored",

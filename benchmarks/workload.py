@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.attribution import Attribution, Quadrature, attribute
-from neuronllm_eval.fan_out import FanOutEngine
+from neuronllm_eval.fan_out import FanOutEngine, Savings
 from neuronllm_eval.masked_lm import NeuronMaskedLM
 from neuronllm_eval.neurons import Neuron, NeuronSet, Provenance
 from neuronllm_eval.prompts import Prompt
@@ -169,13 +169,13 @@ class Run:
         model: the model.
         prompts: of the whole run.
         batch_size: prompts that go through the model together.
-        savings: False to compute every token, row and logit.
+        savings: of the engine; the default is what it takes for this model.
     """
 
     model: LlamaForCausalLM
     prompts: Sequence[Prompt]
     batch_size: int
-    savings: bool = True
+    savings: Savings = Savings.LATE
 
     @property
     def layers(self) -> FFNLayers:
@@ -188,8 +188,8 @@ class Run:
         return FanOutEngine(self.model, self.layers, contexts=contexts, savings=self.savings)
 
     def attribution(self, n_nodes: int) -> list[Attribution]:
-        """Attribution of all neurons with Gauss-Legendre nodes."""
-        engine, rule = self.engine(), Quadrature("gauss_legendre", n_nodes)
+        """Attribution of all neurons with Gauss-Lobatto nodes, as users get it."""
+        engine, rule = self.engine(), Quadrature("gauss_lobatto", n_nodes)
         return [each for batch in self._batches() for each in attribute(engine, batch, rule)]
 
     def conditions(self, scales: torch.Tensor) -> list[OptionScores]:

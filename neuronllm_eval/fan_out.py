@@ -16,8 +16,9 @@ Exact up to float rounding, at about the cost of two plain passes over the promp
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.attention_masks import MaskStyle, fan_out_masks
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.hooks import edit_neurons, frozen_parameters
+from neuronllm_eval.late_staircase import OutputCopies, all_plain
 from neuronllm_eval.option_head import option_head, restrictable_head, split_logits
+from neuronllm_eval.path_copies import NeuronCopies, PathCopies, copies_of, rows_of
 from neuronllm_eval.prefix import Prefiller, Prefix
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import (
@@ -37,10 +40,18 @@ from neuronllm_eval.scoring import (
     Target,
     score_options,
 )
-from neuronllm_eval.staircase import decoder_layers, staircase
+from neuronllm_eval.staircase import decoder_layers
 
 ROWS_PER_PROMPT = 128
 ROWS_PER_PASS = 2048
+
+
+class Savings(Enum):
+    """What is saved, the most first. Scores have no copies that join: the first two are alike."""
+
+    LATE = "copies join behind the layer that edits them"
+    STAIRCASE = "copies join at the layer that edits them"
+    NONE = "every token, row and logit is computed"
 
 
 class FanOutEngine:
@@ -52,7 +63,8 @@ class FanOutEngine:
         mask_style: how the model's attention takes its mask; see `attention_masks`.
         contexts: of all prompts of the run: what they share is computed once. Empty to share
             within batches only.
-        savings: False to compute every token, row and logit, for comparison.
+        savings: what to save. `LATE` becomes `STAIRCASE` where the model's modules do not allow for
+            it. That is not to say that it is exact in this model: `engine.build_engine` finds out.
         rows_per_pass: most copies (over the whole batch) in one pass; bounds the memory.
         rows_per_prompt: most copies of one prompt in one pass. `engine.build_engine` checks the
             model with passes of this size, and no pass is larger.
@@ -67,7 +79,7 @@ class FanOutEngine:
         *,
         mask_style: MaskStyle = MaskStyle.SINGLE,
         contexts: Sequence[Sequence[int]] = (),
-        savings: bool = True,
+        savings: Savings = Savings.STAIRCASE,
         rows_per_pass: int = ROWS_PER_PASS,
         rows_per_prompt: int = ROWS_PER_PROMPT,
     ) -> None:
@@ -76,11 +88,17 @@ class FanOutEngine:
         self.mask_style = mask_style
         # The columns of the check: the longest prompt and the largest pass.
         most_columns = max(map(len, contexts)) - 1 + rows_per_prompt if contexts else None
+        saves = savings is not Savings.NONE
         self.prefiller = Prefiller(
-            model, mask_style, contexts, share=savings, most_columns=most_columns
+            model, mask_style, contexts, share=saves, most_columns=most_columns
         )
-        self.decoder_layers = decoder_layers(model, layers.modules) if savings else []
-        self.head = restrictable_head(model) if savings else None
+        stairs = decoder_layers(model, layers.modules) if saves else []
+        if savings is Savings.LATE and not (stairs and all_plain(layers.modules)):
+            savings = Savings.STAIRCASE
+        self.savings = savings
+        kind = OutputCopies if savings is Savings.LATE else NeuronCopies
+        self.copies: PathCopies = kind(layers, stairs)
+        self.head = restrictable_head(model) if saves else None
         self.rows_per_pass = rows_per_pass
         self.rows_per_prompt = rows_per_prompt
 
@@ -117,7 +135,7 @@ class FanOutEngine:
         self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
     ) -> list[PathIntegral]:
         """See `Engine.integrate`."""
-        n_copies = len(nodes) - _ends_unedited(nodes)
+        n_copies = copies_of(nodes)
         layers_per_pass = (self.rows_per_prompt - 1) // n_copies  # one row stays unedited
         if layers_per_pass < 1:
             raise UsageError(
@@ -157,64 +175,31 @@ class FanOutEngine:
         weights: Tensor,
         target: Target,
     ) -> _LayerIntegrals:
-        """One unedited copy in the first row, then copies (l, k) for the given layers.
-
-        A last node at alpha = 1 needs no copy: it is the unedited row, whatever the layer.
-        """
-        batch, unedited_too = len(prompts), _ends_unedited(nodes)
-        n_copies = len(nodes) - unedited_too
-        bases: dict[int, Tensor] = {}
-        leaves: dict[int, list[Tensor]] = {}  # of the copies, and of the unedited row
-
-        def edit(layer: int, neurons: Tensor) -> Tensor:
-            # Without a staircase the rows of later layers are there already.
-            rows = neurons.reshape(batch, -1, neurons.shape[-1])
-            start = 1 + (layer - layers.start) * n_copies
-            first = rows[:, :1]  # the unedited copy [batch, 1, neurons]
-            if unedited_too and not first.requires_grad:  # in the first layer
-                first = first.detach().requires_grad_(True)
-            base = first.detach()
-            alphas = nodes[:n_copies].to(base.device)[None, :, None]
-            leaf = (alphas * base.float()).to(base.dtype)  # nodes keep their digits
-            leaf.requires_grad_(True)
-            bases[layer] = base
-            leaves[layer] = [leaf, first] if unedited_too else [leaf]
-            edited = torch.cat((first, rows[:, 1:start], leaf, rows[:, start + n_copies :]), dim=1)
-            return edited.reshape(neurons.shape)
-
-        with torch.enable_grad(), edit_neurons(self.layers.modules, edit, layers):
+        """One unedited copy in the first row, then copies (l, k) for the given layers."""
+        batch, n_copies = len(prompts), copies_of(nodes)
+        with torch.enable_grad(), self.copies.joined(layers, nodes, batch) as parts:
             restrict = target in SHIFT_INVARIANT
-            found, unedited = self._option_logits(prefix, prompts, layers, n_copies, restrict)
+            found, unedited = self._option_logits(prefix, prompts, rows_of(layers, nodes), restrict)
             values = torch.stack(
                 [target(found[row], prompt.gold) for row, prompt in enumerate(prompts)]
             )  # [batch, rows]
-            wanted = [leaf for layer in layers for leaf in leaves[layer]]
-            found_gradients = torch.autograd.grad(values.sum(), wanted)
-            size = 1 + unedited_too
-            gradients = [
-                torch.cat(found_gradients[place : place + size], dim=1)
-                for place in range(0, len(wanted), size)
-            ]  # per layer [batch, nodes, neurons]
-        home = values.device
-        weighted = [
-            (
-                bases[layer][:, 0].float()
-                * torch.einsum("k,bkn->bn", weights.to(gradient.device), gradient.float())
-            ).to(home)
-            for layer, gradient in zip(layers, gradients, strict=True)
-        ]
+            leaves = [leaf for layer in layers for leaf in parts[layer].leaves]
+            gradients = iter(torch.autograd.grad(values.sum(), leaves))
+        attributions = []
+        for layer in layers:
+            own = [next(gradients) for _ in parts[layer].leaves]
+            attributions.append(parts[layer].attribution(own, weights).to(values.device))
         targets = values[:, 1:].detach().reshape(batch, len(layers), n_copies)
-        if unedited_too:
+        if n_copies < len(nodes):  # the unedited row is a node of every layer
             ends = values[:, :1, None].detach().expand(-1, len(layers), 1)
             targets = torch.cat((targets, ends), dim=2)
-        return _LayerIntegrals(torch.stack(weighted, dim=1), targets, unedited)
+        return _LayerIntegrals(torch.stack(attributions, dim=1), targets, unedited)
 
     def _option_logits(
         self,
         prefix: Prefix,
         prompts: Sequence[Prompt],
-        layers: range,
-        n_copies: int,
+        n_rows: int,
         restrict: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What the target needs of every row, and the unedited row's log-likelihoods.
@@ -223,15 +208,10 @@ class FanOutEngine:
             per prompt [rows, options] log-likelihoods, or logits if the target is to be restricted
             to the options; and [options] log-likelihoods in log-nats.
         """
-        n_rows = 1 + len(layers) * n_copies
         options = [[option[0] for option in prompt.options] for prompt in prompts]
         tokens = sorted({token for ids in options for token in ids})
-        with ExitStack() as stack:
-            if self.decoder_layers:
-                stack.enter_context(staircase(self.decoder_layers, layers, n_copies))
-            head = self.head if restrict else None
-            if head is not None:
-                stack.enter_context(option_head(head, tokens))
+        head = self.head if restrict else None
+        with nullcontext() if head is None else option_head(head, tokens):
             logits = self._fan_out(prefix, n_rows).float()
         if head is None:
             return [score_options(logits[row], ids)[0] for row, ids in enumerate(options)], [
@@ -279,11 +259,6 @@ class FanOutEngine:
         size = max(1, min(self.rows_per_pass // rows_per_item, most_items))
         for start in range(0, n_items, size):
             yield start, min(start + size, n_items)
-
-
-def _ends_unedited(nodes: Tensor) -> bool:
-    """Whether the last of several nodes is alpha = 1, where nothing is edited."""
-    return len(nodes) > 1 and float(nodes[-1]) == 1.0
 
 
 @dataclass(frozen=True)

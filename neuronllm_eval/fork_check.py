@@ -11,7 +11,7 @@ from torch import nn
 
 from neuronllm_eval.attention_masks import MaskStyle, mask_styles
 from neuronllm_eval.continuations import Fork, ForkScorer, Mask
-from neuronllm_eval.engine import BROKEN, described, rounding_tolerance
+from neuronllm_eval.exactness import BROKEN, described, rounding_tolerance
 
 logger = logging.getLogger(__name__)
 # Per fork and continuation: log-likelihood in log-nats, and whether it is greedy.

@@ -16,21 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from neuronllm_eval.attention_masks import MaskStyle, attention_masks
+from neuronllm_eval.prefill_passes import KeysValues, PrefillPasses, new_cache
 from neuronllm_eval.scoring import right_pad
 
 # Prompts that share fewer tokens beyond the run's are prefilled each on its own.
 _SHORTEST_STEM = 8
 # A prompt joins a group unless that shortens the group's stem to less than this share.
 _KEPT_STEM = 0.75
-# Per layer (keys, values), each [batch, heads, columns, dim].
-KeysValues = tuple[tuple[Tensor, Tensor], ...]
 
 
 class HasContext(Protocol):
@@ -60,12 +59,7 @@ class Prefix:
 
     def cache(self) -> DynamicCache:
         """A fresh cache over the same tensors: a pass extends it, never the prefix."""
-        return _cache(self.keys_values)
-
-
-def _cache(keys_values: KeysValues) -> DynamicCache:
-    # A plain DynamicCache, without a config: sliding layers must not trim it.
-    return DynamicCache(keys_values) if keys_values else DynamicCache()
+        return new_cache(self.keys_values)
 
 
 def _without_head(model: nn.Module) -> nn.Module:
@@ -130,7 +124,7 @@ class Prefiller:
         model: a Hugging Face causal LM in eval mode.
         mask_style: how its attention takes its mask; see `attention_masks`.
         contexts: of all prompts of the run; empty to share nothing among batches.
-        share: False to compute every prompt on its own.
+        share: False to compute every prompt on its own, and every layer to its end.
         most_columns: where stems of several lengths would need more columns, padding included,
             a batch shares none. Some models count columns for positions, and are sound only up to
             the number that they were checked with.
@@ -146,7 +140,7 @@ class Prefiller:
         most_columns: int | None = None,
     ) -> None:
         self.model = model
-        self.decoder = _without_head(model)
+        self.passes = PrefillPasses(_without_head(model), whole=not share)
         self.mask_style = mask_style
         self.share = share
         self.most_columns = most_columns
@@ -233,9 +227,9 @@ class Prefiller:
         n_new = ids.shape[1]
         places = torch.arange(n_new, device=device)
         queries = torch.tensor(starts, device=device)[:, None] + places
-        cache = _cache(keys_values)
+        inputs: dict[str, Any] = {"input_ids": ids}
         if keys_values:
-            masks = attention_masks(
+            inputs["attention_mask"] = attention_masks(
                 self.model.config,
                 self.mask_style,
                 positions,
@@ -245,19 +239,10 @@ class Prefiller:
             )
             # Padding must have a position that the model knows; it is never seen.
             ends = [start + max(1, len(new)) - 1 for start, new in zip(starts, tokens, strict=True)]
-            known = queries.minimum(torch.tensor(ends, device=device)[:, None])
-            self.decoder(
-                input_ids=ids,
-                position_ids=known,
-                attention_mask=masks,
-                past_key_values=cache,
-                use_cache=True,
-            )
-        else:
-            self.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            inputs["position_ids"] = queries.minimum(torch.tensor(ends, device=device)[:, None])
+        found = self.passes.run(keys_values, **inputs)
         sizes = torch.tensor([len(each) for each in tokens], device=device)
         new = queries.masked_fill(places >= sizes[:, None], -1)
-        found = tuple((layer.keys, layer.values) for layer in cache.layers)
         return found, torch.cat((positions, new), dim=1)
 
 

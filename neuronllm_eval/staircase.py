@@ -46,7 +46,7 @@ def staircase(modules: Sequence[nn.Module], layers: range, n_copies: int) -> Ite
             joining = index in layers
             present = 1 + (layers.index(index) + 1) * n_copies if joining else 1
             hook = partial(
-                _join, n_new=n_copies if joining else 0, present=present, n_rows=n_rows,
+                join_rows, n_new=n_copies if joining else 0, present=present, n_rows=n_rows,
                 is_first=index == 0,
             )  # fmt: skip
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -56,7 +56,7 @@ def staircase(modules: Sequence[nn.Module], layers: range, n_copies: int) -> Ite
             handle.remove()
 
 
-def _join(
+def join_rows(
     _: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -66,7 +66,16 @@ def _join(
     n_rows: int,
     is_first: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Append a layer's copies of row 0, and narrow all else to the rows that are present."""
+    """Append a layer's copies of row 0, and narrow all else to the rows that are present.
+
+    A forward pre-hook of a decoder layer.
+
+    Args:
+        n_new: copies to append.
+        present: rows that are there then.
+        n_rows: rows that the model was fed.
+        is_first: whether it is the model's first layer, which gets all of them.
+    """
     hidden = args[0] if args else kwargs["hidden_states"]
     if is_first:
         hidden = hidden[:, :1]

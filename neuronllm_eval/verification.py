@@ -21,8 +21,9 @@ from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
-from neuronllm_eval.engine import build_engine, rounding_tolerance
+from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.exactness import rounding_tolerance
 from neuronllm_eval.fingerprints import task_hash, tokenizer_hash, versions
 from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.identification import IdentificationSettings, identify

@@ -38,13 +38,14 @@ def column(rows: Sequence[Sequence[str]], name: int, value: int) -> dict[str, fl
 
 
 def test_identification_and_validation_cost_about_a_stock_pass() -> None:
-    rows = engine_cost.measure(4, 150, 2, batch_size=6, repeats=3, nodes=[2], conditions=[20])
+    rows = engine_cost.measure(4, 150, 2, batch_size=6, repeats=3, nodes=[3], conditions=[20])
     passes = column(rows, 3, 5)
     assert passes["stock pass"] == 1.0
     # 0.6 and 0.6
-    assert passes["attribution, 2 nodes"] < 3
+    assert passes["attribution, 3 Gauss-Lobatto nodes"] < 3
     assert passes["20 conditions"] < 3
-    assert passes["attribution, 2 nodes"] < passes["attribution, 2 nodes, nothing saved"]
+    unsaved = passes["attribution, 3 Gauss-Lobatto nodes, nothing saved"]
+    assert passes["attribution, 3 Gauss-Lobatto nodes"] < unsaved
 
 
 @pytest.mark.parametrize("option_tokens", [1, 4])
@@ -76,12 +77,14 @@ def test_the_models_that_are_timed_answer_as_they_should() -> None:
 
 def test_fan_out_is_faster_than_replay_and_as_complete() -> None:
     rows = attribution_speed.measure(
-        build_model(n_layers=3), 60, n_questions=2, batch_size=6, repeats=3, nodes=[2], replay=True
+        build_model(n_layers=3), 60, n_questions=2, batch_size=6, repeats=3, nodes=[3], replay=True
     )
     passes, faster, gap = (
         column([row for row in rows if row[value]], 1, value) for value in (3, 4, 5)
     )
-    alone, in_run = "fan-out, 2 nodes, one prompt alone", "fan-out, 2 nodes, in a run"
+    alone, in_run = (
+        f"fan-out, 3 Gauss-Lobatto nodes, {kind}" for kind in ("one prompt alone", "in a run")
+    )
     assert passes["plain forward pass"] == 1.0
     assert passes[alone] < 8  # 1.6
     assert passes[in_run] < 4  # 0.7
@@ -96,15 +99,15 @@ def test_one_forward_call_for_prefill_and_one_for_all_layers_and_nodes() -> None
     calls = []
     handle = model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
     try:
-        Run(model, make_prompts(20, 1)[:1], batch_size=1).attribution(4)
+        Run(model, make_prompts(20, 1)[:1], batch_size=1).attribution(5)
     finally:
         handle.remove()
     assert len(calls) == 2
 
 
 def test_time_grows_no_faster_than_what_there_is_to_do() -> None:
-    point = {"questions": 2, "layers": 2, "nodes": 2, "tokens": 40}
-    for name, values in (("questions", (2, 6)), ("nodes", (2, 16)), ("tokens", (40, 160))):
+    point = {"questions": 2, "layers": 2, "nodes": 3, "tokens": 40}
+    for name, values in (("questions", (2, 6)), ("nodes", (3, 18)), ("tokens", (40, 160))):
         first, last = growth.measure(name, values, point, batch_size=6, repeats=3)
         assert first == [name, str(values[0]), first[2], "1.0", "1.00", "1.00"]
         assert float(last[3]) == values[1] / values[0]
@@ -114,7 +117,7 @@ def test_time_grows_no_faster_than_what_there_is_to_do() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs a Linux kernel")
 def test_attribution_takes_about_the_memory_of_a_stock_pass() -> None:
     case = memory.Case(layers=2, tokens=150, questions=2, batch_size=6)
-    name = "attribution, 2 nodes"
+    name = "attribution, 3 Gauss-Lobatto nodes"
     found = memory.measure(case, (memory.STOCK, name))
     assert all(peak.total > peak.loaded > 100 for peak in found.values())
     above = column(memory.rows(case, found), 3, 7)
@@ -124,14 +127,14 @@ def test_attribution_takes_about_the_memory_of_a_stock_pass() -> None:
 
 def test_the_parts_of_the_profile_add_up() -> None:
     run = Run(build_model(n_layers=2), make_prompts(60, 1), batch_size=3)
-    spent = profiling.parts(run, n_nodes=2, repeats=1)
+    spent = profiling.parts(run, n_nodes=3, repeats=1)
     assert set(spent) == {
         "prefill, attention, cache", "prefill, attention, rest", "prefill, FFN", "prefill, rest",
         "copies, attention, cache", "copies, attention, rest", "copies, FFN", "copies, LM head",
         "copies, masks", "copies, rest", "backward", "all else",
     }  # fmt: skip
     assert all(each > 0 for each in spent.values())
-    shares = [share for _, _, share in profiling.operators(run, 2)]
+    shares = [share for _, _, share in profiling.operators(run, 3)]
     assert math.isclose(sum(shares), 1)
     assert shares == sorted(shares, reverse=True)
 

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.attention_masks import MaskStyle
-from neuronllm_eval.engine import build_engine, disagreement, rounding_noise
+from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.exactness import disagreement, rounding_noise
 from neuronllm_eval.fan_out import FanOutEngine
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.replay import ReplayEngine
@@ -56,7 +57,7 @@ def engines(
     architecture: str, dtype: torch.dtype = torch.float32
 ) -> tuple[FanOutEngine, ReplayEngine]:
     model, layers = loaded(architecture, dtype)
-    fan_out = build_engine(model, layers, PROMPTS, "fan_out")
+    fan_out = build_engine(model, layers, PROMPTS, "fan_out", n_nodes=len(NODES))
     assert isinstance(fan_out, FanOutEngine)
     return fan_out, ReplayEngine(model, layers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tiny_models import (
 from torch import Tensor, nn
 
 from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.fan_out import FanOutEngine
+from neuronllm_eval.fan_out import FanOutEngine, Savings
 from neuronllm_eval.replay import ReplayEngine
 from neuronllm_eval.scoring import option_cross_entropy
 
@@ -37,7 +38,11 @@ def assert_left_as_found(model: nn.Module, hooks_before: int) -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-@pytest.mark.parametrize("kind", [FanOutEngine, ReplayEngine])
+late = partial(FanOutEngine, savings=Savings.LATE)
+KINDS = pytest.mark.parametrize("kind", [FanOutEngine, late, ReplayEngine])
+
+
+@KINDS
 def test_an_engine_changes_nothing_in_the_model(kind):
     model = tiny_model("llama")
     layers = find_ffn_layers(model)
@@ -58,7 +63,7 @@ def test_an_engine_changes_nothing_in_the_model(kind):
     assert all(torch.equal(after[name], state[name]) for name in state)
 
 
-@pytest.mark.parametrize("kind", [FanOutEngine, ReplayEngine])
+@KINDS
 def test_parameters_are_frozen_while_gradients_are_taken(kind):
     # Only the edited neurons need gradients; those of the weights would cost time and memory.
     model = tiny_model("llama")
@@ -98,7 +103,7 @@ def failing_gradient(loglikelihoods: Tensor, gold: int) -> Tensor:
     return FailingBackward.apply(loglikelihoods)[..., gold]
 
 
-@pytest.mark.parametrize("kind", [FanOutEngine, ReplayEngine])
+@KINDS
 @pytest.mark.parametrize(
     ("target", "error"),
     [
@@ -116,7 +121,7 @@ def test_a_failing_target_leaves_no_hook_and_no_frozen_parameter(kind, target, e
     assert_left_as_found(model, before)
 
 
-@pytest.mark.parametrize("kind", [FanOutEngine, ReplayEngine])
+@KINDS
 @pytest.mark.parametrize("call", ["score", "integrate"])
 @pytest.mark.parametrize(
     "place",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from neuronllm_eval.attention_masks import MaskStyle
-from neuronllm_eval.fan_out import FanOutEngine
+from neuronllm_eval.fan_out import FanOutEngine, Savings
 from neuronllm_eval.prefix import Prefiller, Prefix, _closed_up, common_length, group_by_stem
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import option_cross_entropy
@@ -216,9 +216,17 @@ def test_tokens_of_prompts_that_share_are_computed_once():
     ]
 
 
+def test_copies_that_join_late_are_computed_above_their_layer_only():
+    model, layers = loaded("llama")
+    engine = FanOutEngine(model, layers, contexts=RUN, savings=Savings.LATE)
+    with tokens_computed(model) as counts:
+        engine.integrate(QUESTIONS[0], NODES, WEIGHTS, option_cross_entropy)
+    assert counts == [36 + 14 + 3 * 9 + n for n in (3 * 1, 3 * 4, 3 * 7)]
+
+
 def test_without_savings_every_token_is_computed():
     model, layers = loaded("llama")
-    engine = FanOutEngine(model, layers, contexts=RUN, savings=False)
+    engine = FanOutEngine(model, layers, contexts=RUN, savings=Savings.NONE)
     for _ in range(2):
         with tokens_computed(model) as counts:
             engine.integrate(QUESTIONS[0], NODES, WEIGHTS, option_cross_entropy)
@@ -369,7 +377,7 @@ def test_padding_needs_no_position_that_the_model_does_not_have(architecture):
     engine = FanOutEngine(model, layers)
     scales = random_scales(layers.shape)
     expected = [
-        FanOutEngine(model, layers, savings=False).score([each], scales) for each in prompts
+        FanOutEngine(model, layers, savings=Savings.NONE).score([each], scales) for each in prompts
     ]
     assert_same_scores(engine.score(prompts, scales), [scores for (scores,) in expected])
 

@@ -12,7 +12,7 @@ from tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_mo
 from torch import Tensor, nn
 
 from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.fan_out import FanOutEngine
+from neuronllm_eval.fan_out import FanOutEngine, Savings
 from neuronllm_eval.scoring import option_cross_entropy
 from neuronllm_eval.staircase import _narrowed, decoder_layers, staircase
 
@@ -145,7 +145,7 @@ def test_modules_that_are_no_list_in_order_are_no_decoder_layers():
 # What models compute ----------------------------------------------------------------------------
 
 
-def rows_per_layer(model: nn.Module, savings: bool, **options: int) -> list[list[int]]:
+def rows_per_layer(model: nn.Module, savings: Savings, **options: int) -> list[list[int]]:
     """Per pass over copies, how many rows the attention of each layer gets."""
     engine = FanOutEngine(model, find_ffn_layers(model), savings=savings, **options)
     passes: list[list[int]] = []
@@ -171,13 +171,22 @@ def test_copies_of_a_layer_do_not_reach_the_layers_below():
     model = tiny_model("llama")
     # 2 prompts; 1 row unedited, which is the last node too, and 3 copies a layer, which join at
     # layers 0, 1 and 2.
-    assert rows_per_layer(model, savings=True) == [[2 * 4, 2 * 7, 2 * 10]]
-    assert rows_per_layer(model, savings=False) == [[2 * 10] * 3]
+    assert rows_per_layer(model, Savings.STAIRCASE) == [[2 * 4, 2 * 7, 2 * 10]]
+    assert rows_per_layer(model, Savings.NONE) == [[2 * 10] * 3]
 
 
 def test_a_pass_over_later_layers_has_one_row_below_them():
     model = tiny_model("llama")
     # 7 rows a prompt: layers 0 and 1, then layer 2 alone.
-    found = rows_per_layer(model, savings=True, rows_per_prompt=7)
+    found = rows_per_layer(model, Savings.STAIRCASE, rows_per_prompt=7)
     assert found == [[2 * 4, 2 * 7, 2 * 7], [2, 2, 2 * 4]]
-    assert rows_per_layer(model, savings=False, rows_per_prompt=7) == [[2 * 7] * 3, [2 * 4] * 3]
+    found = rows_per_layer(model, Savings.NONE, rows_per_prompt=7)
+    assert found == [[2 * 7] * 3, [2 * 4] * 3]
+
+
+def test_copies_that_join_late_do_not_reach_their_own_layer_either():
+    model = tiny_model("llama")
+    # One row in layer 0; layer 0's copies join at its end, and so on.
+    assert rows_per_layer(model, Savings.LATE) == [[2 * 1, 2 * 4, 2 * 7]]
+    found = rows_per_layer(model, Savings.LATE, rows_per_prompt=7)
+    assert found == [[2 * 1, 2 * 4, 2 * 7], [2, 2, 2]]
