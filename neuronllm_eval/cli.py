@@ -94,17 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_eval_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `run_eval.py`: identify, validate and report in one go."""
-    parser = arguments.Parser(
-        prog="run_eval.py",
-        description="Identify, validate and report in one go. Without arguments: the demo.",
-        allow_abbrev=False,
-    )
-    arguments.add_identify_flags(parser)
-    arguments.add_validation_flags(parser)
-    arguments.add_model_flags(parser)
     given = list(sys.argv[1:] if argv is None else argv)
 
     def execute() -> int:
+        parser = arguments.Parser(
+            prog="run_eval.py",
+            description="Identify, validate and report in one go. Without arguments: the demo.",
+            allow_abbrev=False,
+        )
+        arguments.add_identify_flags(parser)
+        arguments.add_validation_flags(parser)
+        arguments.add_model_flags(parser)
         options = parser.parse_args(given)
         if not given:
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
@@ -239,6 +239,16 @@ def _guarded(action: Callable[[], int]) -> int:
             f"{mark}error: {error.filename or 'a file'} cannot be written: {error.strerror}.\n"
             "Expected: a disk with room, that can be written.\n"
             "Remedy: make room, then repeat the command: it goes on.",
+            file=sys.stderr,
+        )
+        return 1
+    except (torch.OutOfMemoryError, MemoryError) as error:  # where no smaller batch would help
+        said = str(error).splitlines()[:1] or ["the system has none left"]
+        print(
+            f"{mark}error: out of memory: {said[0].rstrip('.')}.\n"
+            "Expected: room for the model, a batch of prompts and the scores of all neurons.\n"
+            "Remedy: free memory and repeat the command: it goes on; or start anew with a smaller "
+            "--batch_size and --overwrite.",
             file=sys.stderr,
         )
         return 1
