@@ -78,11 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_eval_main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `run_eval.py`: identify, validate and report in one go."""
-    parser = run_eval_parser()
     given = list(sys.argv[1:] if argv is None else argv)
 
     def execute() -> int:
-        options = parser.parse_args(given)
+        options = run_eval_parser().parse_args(given)
         options.command = ("run_eval.py", *given)
         if not given:
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
@@ -116,6 +115,16 @@ def _guarded(action: Callable[[], int]) -> int:
             f"{mark}error: {error.filename or 'a file'} cannot be written: {error.strerror}.\n"
             "Expected: a disk with room, that can be written.\n"
             "Remedy: make room, then repeat the command: it goes on.",
+            file=sys.stderr,
+        )
+        return 1
+    except (torch.OutOfMemoryError, MemoryError) as error:  # where no smaller batch would help
+        said = str(error).splitlines()[:1] or ["the system has none left"]
+        print(
+            f"{mark}error: out of memory: {said[0].rstrip('.')}.\n"
+            "Expected: room for the model, a batch of prompts and the scores of all neurons.\n"
+            "Remedy: free memory and repeat the command: it goes on; or start anew with a smaller "
+            "--batch_size and --overwrite.",
             file=sys.stderr,
         )
         return 1

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,7 +166,8 @@ def write_result(
         "config": {**context.config, "model": "neuronllm", "model_args": model_args},
         **context.environment,
     }
-    tracker = EvaluationTracker(output_path=str(path))
+    draft = path.with_name(f".{path.name}.{os.getpid()}.json")
+    tracker = EvaluationTracker(output_path=str(draft))
     tracker.general_config_tracker.log_experiment_args(
         model_source="neuronllm",
         model_args=model_args,
@@ -172,13 +175,20 @@ def write_result(
         chat_template=context.chat_template,
         fewshot_as_multiturn=context.fewshot_as_multiturn,
     )
-    tracker.save_results_aggregated(results=results)
-    # The tracker adds a date to the name, and reports a failure only in the log.
-    dated = path.with_name(f"{path.stem}_{getattr(tracker, 'date_id', '')}.json")
-    if not dated.is_file():
+    try:
+        tracker.save_results_aggregated(results=results)
+        # The tracker adds a date to the name. A failure it reports in the log only, and half of
+        # the file may be there.
+        dated = draft.with_name(f"{draft.stem}_{getattr(tracker, 'date_id', '')}.json")
+        json.loads(dated.read_text(encoding="utf-8"))
+        dated.replace(path)
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{path} could not be written",
-            expected="a directory that can be written",
-            remedy="see the log for the reason",
-        )
-    dated.replace(path)
+            expected="a directory that can be written, on a disk with room",
+            remedy="make room, then repeat the command: it goes on; --verbosity INFO shows the "
+            "harness's reason",
+        ) from error
+    finally:
+        for left in path.parent.glob(f"{draft.stem}_*"):
+            left.unlink()

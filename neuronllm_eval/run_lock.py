@@ -6,6 +6,7 @@ ends.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from neuronllm_eval.errors import UsageError
 
 LOCK_FILE = ".lock"
+# Files that a process was writing under another name than theirs: `.<file>.<process>...`.
+_TEMPORARY = re.compile(r"\..+\.(json|jsonl|safetensors|yaml|md)\.\d+(_.+)?")
 
 
 class RunLocks:
@@ -25,6 +28,8 @@ class RunLocks:
     def take(self, path: Path) -> None:
         """Lock a run directory, which is made if need be; nothing happens if it is ours already.
 
+        Files that a killed process had half written are removed.
+
         Raises:
             UsageError: another process works in it, or it cannot be written.
         """
@@ -35,6 +40,9 @@ class RunLocks:
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
+            for left in path.rglob(".*"):
+                if _TEMPORARY.fullmatch(left.name):
+                    left.unlink()
         except Timeout as error:
             raise UsageError(
                 f"another run is at work in {path}",

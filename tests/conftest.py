@@ -13,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 
 # The same examples every time, and none refused for a slow moment of the machine.
@@ -20,3 +21,8 @@ settings.register_profile("neuronllm", deadline=None, derandomize=True)
 # For --hypothesis-profile: other examples every time, and many.
 settings.register_profile("fuzz", deadline=None, max_examples=5000, print_blob=True)
 settings.load_profile("neuronllm")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--faults N`: how many faults `test_faults.py` injects."""
+    parser.addoption("--faults", type=int, default=130, help="faults injected by test_faults.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 
@@ -338,7 +339,9 @@ def test_a_result_file_that_cannot_be_written(tmp_path, caplog):
     questions, answers = scored(model_dir(), demo_task(), limit=1)
     with (
         caplog.at_level(logging.CRITICAL, logger="lm_eval"),
-        pytest.raises(ArtifactError, match=r"(?s)unmasked\.json could not be written.*see the log"),
+        pytest.raises(
+            ArtifactError, match=r"(?s)unmasked\.json could not be written.*--verbosity INFO"
+        ),
     ):
         write_result(
             tmp_path / "results" / "unmasked.json",
@@ -346,6 +349,29 @@ def test_a_result_file_that_cannot_be_written(tmp_path, caplog):
             context(harness_model(model_dir())),
             {"condition": "unmasked"},
         )
+
+
+def test_a_result_file_that_is_cut_off_is_not_kept(tmp_path, monkeypatch, caplog):
+    """The harness's tracker takes a full disk for a matter of its log."""
+    real = Path.write_text
+
+    def full(path: Path, text: str, **options: object) -> int:
+        real(path, text[: len(text) // 2], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    questions, answers = scored(model_dir(), demo_task(), limit=1)
+    with (
+        caplog.at_level(logging.CRITICAL, logger="lm_eval"),
+        pytest.raises(ArtifactError, match=r"unmasked\.json could not be written"),
+    ):
+        write_result(
+            tmp_path / "unmasked.json",
+            harness_metrics(questions, answers),
+            context(harness_model(model_dir())),
+            {"condition": "unmasked"},
+        )
+    assert not list(tmp_path.iterdir())
 
 
 # Reading a result file --------------------------------------------------------------------------
