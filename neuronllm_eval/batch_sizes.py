@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import torch
@@ -31,6 +31,18 @@ LARGEST_BATCH = 256
 # Share of the free memory that a batch may take by the estimate.
 _USABLE = 0.5
 Result = TypeVar("Result")
+
+
+class HasTokens(Protocol):
+    """A prompt of any kind."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Its length."""
+        ...
+
+
+Item = TypeVar("Item", bound=HasTokens)
 
 
 @dataclass(frozen=True)
@@ -200,7 +212,7 @@ def in_batches(
         while start < unit.stop:
             stop = end_of_batch(questions, start, unit.stop, size)
             prompts = [prompt for question in questions[start:stop] for prompt in question.prompts]
-            found, largest = _halving(prompts, compute)
+            found, largest = halving(prompts, compute)
             if largest < len(prompts):
                 size = largest
                 logger.warning("out of memory; going on with about %d prompts at a time", size)
@@ -210,10 +222,14 @@ def in_batches(
             start = stop
 
 
-def _halving(
-    prompts: list[Prompt], compute: Callable[[list[Prompt]], list[Result]]
+def halving(
+    prompts: list[Item], compute: Callable[[list[Item]], list[Result]]
 ) -> tuple[list[Result], int]:
-    """Results of all prompts, and the largest number of them that fitted into memory together."""
+    """Results of all prompts, and the largest number of them that fitted into memory together.
+
+    Raises:
+        ModelError: not even one prompt fits.
+    """
     try:
         return compute(prompts), len(prompts)
     except Exception as error:
@@ -229,6 +245,6 @@ def _halving(
     # Not within the handler: it holds on to the tensors of the batch that failed.
     clear_device_cache(garbage_collection=True)
     middle = len(prompts) // 2
-    first, fitted = _halving(prompts[:middle], compute)
-    second, also = _halving(prompts[middle:], compute)
+    first, fitted = halving(prompts[:middle], compute)
+    second, also = halving(prompts[middle:], compute)
     return first + second, max(1, min(fitted, also))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronllm_eval.attention_masks import MaskStyle, attention_masks
-from neuronllm_eval.hooks import scale_neurons
+from neuronllm_eval.hooks import PlacedFactors, scale_neurons
 from neuronllm_eval.prefix import Prefiller, Prefix, group_by_stem
 from neuronllm_eval.prompts import shared_leading_tokens
 from neuronllm_eval.scoring import right_pad
@@ -61,6 +61,11 @@ class Fork:
         return len(self.context) - 1 + self.n_queries
 
     @property
+    def n_tokens(self) -> int:
+        """The same, as prompts call it."""
+        return self.n_columns
+
+    @property
     def trunk(self) -> tuple[int, ...]:
         """The context's last token and the shared ones."""
         return (self.context[-1], *self.continuations[0][: self.n_shared])
@@ -88,10 +93,11 @@ class Mask:
     modules: Sequence[nn.Module]
     factors: Tensor
     everywhere: bool
+    _placed: PlacedFactors = field(default_factory=dict, repr=False, compare=False)
 
     def on(self, columns: Tensor | None = None) -> AbstractContextManager[None]:
         """Within the context the mask acts, at these columns [batch, positions] only if given."""
-        return scale_neurons(self.modules, self.factors, columns)
+        return scale_neurons(self.modules, self.factors, columns, self._placed)
 
 
 class ForkScorer:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 # (layer, neurons entering the down-projection [..., neurons]) -> what enters instead.
 NeuronEdit = Callable[[int, Tensor], Tensor]
+# Each layer's factors on the devices and in the types that they have been needed in.
+PlacedFactors = dict[tuple[int, torch.device, torch.dtype], Tensor]
 
 
 def _edit_first_argument(
@@ -48,7 +50,10 @@ def edit_neurons(
 
 @contextmanager
 def scale_neurons(
-    modules: Sequence[nn.Module], scale: Tensor, columns: Tensor | None = None
+    modules: Sequence[nn.Module],
+    scale: Tensor,
+    columns: Tensor | None = None,
+    placed: PlacedFactors | None = None,
 ) -> Iterator[None]:
     """Within the context, neurons are multiplied by `scale` on the way into the down-projection.
 
@@ -58,15 +63,16 @@ def scale_neurons(
         modules: down-projections, one per layer.
         scale: [layers, neurons] factors; 0 suppresses, 1 leaves alone, 2 doubles.
         columns: [batch, positions] bool, the positions to edit; all of them if None.
+        placed: keeps the factors where they were needed, for contexts to come with the same scale.
     """
     touched = torch.nonzero((scale != 1).any(dim=-1)).flatten().tolist()
-    placed: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+    known = {} if placed is None else placed
 
     def edit(layer: int, neurons: Tensor) -> Tensor:
         key = (layer, neurons.device, neurons.dtype)
-        if key not in placed:  # move each layer's row to its device once, not per call
-            placed[key] = scale[layer].to(neurons.device, neurons.dtype)
-        scaled = neurons * placed[key]
+        if key not in known:  # move each layer's row to its device once, not per call
+            known[key] = scale[layer].to(neurons.device, neurons.dtype)
+        scaled = neurons * known[key]
         if columns is None:
             return scaled
         keep = columns.to(neurons.device).reshape(*neurons.shape[:-1], 1)

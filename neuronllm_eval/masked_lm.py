@@ -13,6 +13,7 @@ Registered with the harness as `neuronllm`:
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from neuronllm_eval.conditions import (
 )
 from neuronllm_eval.continuations import Mask
 from neuronllm_eval.errors import ModelError, UsageError
-from neuronllm_eval.fingerprints import digest, model_hash
+from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
@@ -159,7 +160,7 @@ class NeuronMaskedLM(MaskedScoringLM):
             stamp = cache_hook.dbdict.get(_CACHE_STAMP)
             if stamp != mine and len(cache_hook.dbdict):
                 raise UsageError(
-                    "the cache of --use_cache holds answers of another model or condition",
+                    "the cache of --use_cache holds answers of another model, condition or setting",
                     expected="one cache for each model and condition",
                     remedy="pass another path to --use_cache",
                 )
@@ -167,9 +168,20 @@ class NeuronMaskedLM(MaskedScoringLM):
         super().set_cache_hook(cache_hook)
 
     def _identity(self) -> str:
-        mask = "" if self._mask is None else digest(str(self._mask.factors.numpy().tobytes()))
-        positions = "" if self._mask is None else self.positions
-        return f"{model_hash(self.model)} {mask} {positions}".strip()
+        """A digest of everything that decides an answer beside the request's text."""
+        known = {
+            "weights": model_hash(self.model),
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            "mask": "" if self._mask is None else digest(str(self._mask.factors.numpy().tobytes())),
+            "positions": "" if self._mask is None else self.positions,
+            "max_length": self.max_length,
+            "truncation": self.truncation,
+            "add_bos_token": self.add_bos_token,
+            "prefix_token_id": self.prefix_token_id,
+            "softmax_dtype": str(self.softmax_dtype),
+            "mixed_precision_dtype": str(self.mixed_precision_dtype),
+        }
+        return digest(json.dumps(known, sort_keys=True))
 
     def get_model_info(self) -> dict[str, Any]:
         """lm-eval's model information, plus the mask's identity."""

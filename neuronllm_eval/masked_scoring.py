@@ -10,24 +10,48 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
+from neuronllm_eval.batch_sizes import halving
 from neuronllm_eval.continuations import Fork, ForkScorer, Mask, families
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fork_check import Answers, ForkStyle, exact_style
-from neuronllm_eval.prompts import shared_leading_tokens
 from neuronllm_eval.scoring import right_pad
 
 logger = logging.getLogger(__name__)
 # ((context, continuation), context ids, continuation ids), as TemplateLM hands it over.
 _Request = tuple[tuple[str, str] | None, list[int], list[int]]
-# Per context and continuation the places of its requests.
-_Places = dict[tuple[int, ...], dict[tuple[int, ...], list[int]]]
+_Answer = tuple[float, bool]
+
+
+@dataclass
+class _Group:
+    """Requests with one context, of one doc where that matters: what they share is not edited.
+
+    Attributes:
+        context: token ids.
+        places: per continuation the places of its requests.
+    """
+
+    context: tuple[int, ...]
+    places: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+
+    @property
+    def fork(self) -> Fork:
+        """The same as the engine takes it."""
+        return Fork(self.context, tuple(self.places))
+
+    @property
+    def one_token(self) -> bool:
+        """Whether all continuations have one token: then any part of them shares as little."""
+        return all(len(continuation) == 1 for continuation in self.places)
 
 
 class MaskedScoringLM(HFLM):
@@ -40,16 +64,31 @@ class MaskedScoringLM(HFLM):
     fast: bool = True
     _mask: Mask | None = None
     _fork_style: ForkStyle | None = None
-    _checked_columns: int = 0
+    _checked: tuple[int, int] = (0, 0)  # columns and queries
+    # Of the requests at hand: the docs they are of.
+    _docs: Sequence[tuple[str | None, int | None]] = ()
+
+    @property
+    def _masks_some(self) -> bool:
+        """Whether some positions are edited and others are not."""
+        return self._mask is not None and not self._mask.everywhere
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[_Answer]:
+        """See `HFLM.loglikelihood`."""
+        self._docs = [(request.task_name, request.doc_id) for request in requests]
+        try:
+            return super().loglikelihood(requests, disable_tqdm)
+        finally:
+            self._docs = ()
 
     def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self._mask is None or not self._mask.everywhere:  # what is scored is masked elsewhere
+        if self._mask is None or self._masks_some:  # what is scored is masked elsewhere
             return super()._model_call(inps, *args, **kwargs)
         with self._mask.on():
             return super()._model_call(inps, *args, **kwargs)
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Tensor:
-        if self._mask is not None and not self._mask.everywhere:
+        if self._masks_some:
             raise UsageError(
                 "positions=scored with a task that generates text",
                 expected="positions=all, since generated text has no scored position",
@@ -63,52 +102,70 @@ class MaskedScoringLM(HFLM):
         requests: list[_Request],
         disable_tqdm: bool = False,
         override_bs: int | None = None,
-    ) -> list[tuple[float, bool]]:
-        places = self._places(requests)
-        results: list[tuple[float, bool] | None] = [None] * len(requests)
-        if places:
-            n_rows = self._rows_per_batch(requests, override_bs)
-            for fork, answers in self._score_forks(places, n_rows, disable_tqdm):
-                for continuation, answer in zip(fork.continuations, answers, strict=True):
-                    for place in places[fork.context][continuation]:
-                        results[place] = answer
-                        self._remember(requests[place], answer, fork.n_shared)
+    ) -> list[_Answer]:
+        if not (self.fast or self._masks_some) or not requests:
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        # Once for all that follows: several processes must ask for it equally often.
+        n_rows = self._rows_per_batch(requests, override_bs)
+        groups = self._groups(requests)
+        results: list[_Answer | None] = [None] * len(requests)
+        fit = [group for group in groups if self._may_fork(group)]
+        for group, answers in self._score_forks(fit, n_rows, disable_tqdm):
+            for places, answer in zip(group.places.values(), answers, strict=True):
+                for place in places:
+                    results[place] = answer
+                    self._remember(requests[place], answer, group)
         left = [place for place, result in enumerate(results) if result is None]
         if left:
+            owners = {place: group for group in groups for own in group.places.values()
+                      for place in own}  # fmt: skip
             rows = [requests[place] for place in left]
-            found = self._score_rows(rows, disable_tqdm, override_bs)
+            n_shared = [owners[place].fork.n_shared for place in left]
+            found = self._score_rows(rows, n_shared, disable_tqdm, n_rows)
             for place, answer in zip(left, found, strict=True):
                 results[place] = answer
+                self._remember(requests[place], answer, owners[place])
         return results  # type: ignore[return-value]
 
-    def _places(self, requests: list[_Request]) -> _Places:
-        """Per context and continuation the places of its requests, where forks may do.
+    def _groups(self, requests: list[_Request]) -> list[_Group]:
+        """Requests whose continuations are scored together.
 
-        A context that loses its beginning for some continuation, or has none but a prefix token, is
-        left to row by row scoring.
+        Where some positions are edited, these are the options of one doc: which positions they
+        share must not depend on what else is asked in the same call. A window of a rolling
+        log-likelihood, which has no text of its own, is alone.
         """
+        docs = self._docs if len(self._docs) == len(requests) else [None] * len(requests)
+        found: dict[Any, _Group] = {}
+        for place, ((text, context, continuation), doc) in enumerate(
+            zip(requests, docs, strict=True)
+        ):
+            ids = tuple(context)
+            owner = (place if text is None else doc) if self._masks_some else None
+            group = found.setdefault((owner, ids), _Group(ids))
+            group.places.setdefault(tuple(continuation), []).append(place)
+        return list(found.values())
+
+    def _may_fork(self, group: _Group) -> bool:
+        """Whether a group is one for forks: not if it loses its beginning for some continuation."""
         if not self.fast or self.backend != "causal" or self.mixed_precision_dtype is not None:
-            return {}
-        found: _Places = {}
-        unfit = set()
-        for place, (_, context, continuation) in enumerate(requests):
-            key = tuple(context)
-            if len(context) < 2 or self._is_cut(context, continuation):
-                unfit.add(key)
-            found.setdefault(key, {}).setdefault(tuple(continuation), []).append(place)
-        return {context: own for context, own in found.items() if context not in unfit}
+            return False
+        return len(group.context) > 1 and all(
+            len(each) > 0 and not self._is_cut(group.context, each) for each in group.places
+        )
 
     def _score_forks(
-        self, places: _Places, n_rows: int, disable_tqdm: bool
-    ) -> Iterator[tuple[Fork, list[tuple[float, bool]]]]:
-        """Forks and their continuations' answers; nothing if rows give other numbers here."""
-        forks = [Fork(context, tuple(continuations)) for context, continuations in places.items()]
-        found = families(forks, 2 * n_rows)
-        style = self._style([fork for family in found for fork in family])
+        self, groups: Sequence[_Group], n_rows: int, disable_tqdm: bool
+    ) -> Iterator[tuple[_Group, list[_Answer]]]:
+        """Groups and their continuations' answers; nothing if rows give other numbers here."""
+        owners: dict[Fork, list[_Group]] = {}
+        for group in groups:
+            owners.setdefault(group.fork, []).append(group)
+        found = families(list(owners), 2 * n_rows)
+        style = self._style([fork for family in found for fork in family], n_rows)
         if style is None:
             return
         with tqdm(
-            total=sum(len(fork.continuations) for fork in forks),
+            total=sum(len(fork.continuations) for fork in owners),
             disable=disable_tqdm or self.rank != 0,
             desc="Running loglikelihood requests",
         ) as progress:
@@ -121,60 +178,66 @@ class MaskedScoringLM(HFLM):
                     share=style.share,
                     softmax_dtype=self.softmax_dtype,
                 )
-                for start in range(0, len(family), n_rows):
-                    batch = family[start : start + n_rows]
-                    for fork, answers in zip(batch, scorer.score(batch), strict=True):
-                        yield fork, answers
-                        progress.update(len(answers))
+                for fork, answers in _in_halves(family, n_rows, scorer):
+                    for group in owners[fork]:
+                        yield group, answers
+                    progress.update(len(answers))
 
-    def _style(self, forks: list[Fork]) -> ForkStyle | None:
-        """How forks are exact in this model. Found out anew if they are longer than before."""
-        n_columns = max(fork.n_columns for fork in forks)
-        if n_columns > self._checked_columns:
-            self._checked_columns = n_columns
+    def _style(self, forks: list[Fork], n_rows: int) -> ForkStyle | None:
+        """How forks are exact in this model. Found out anew if they are longer or wider."""
+        if not forks:
+            return None
+        columns = max(fork.n_columns for fork in forks)
+        queries = max(fork.n_queries for fork in forks)
+        if columns > self._checked[0] or queries > self._checked[1]:
+            self._checked = (max(columns, self._checked[0]), max(queries, self._checked[1]))
             self._fork_style = exact_style(
-                self.model, forks, self._row_by_row, self._mask, self.softmax_dtype
+                self.model,
+                forks,
+                lambda some: self._row_by_row(some, n_rows),
+                self._mask,
+                self.softmax_dtype,
             )
         return self._fork_style
 
-    def _row_by_row(self, forks: Sequence[Fork]) -> Answers:
+    def _row_by_row(self, forks: Sequence[Fork], n_rows: int) -> Answers:
+        asked = [(fork, continuation) for fork in forks for continuation in fork.continuations]
         requests: list[_Request] = [
-            (None, list(fork.context), list(continuation))
-            for fork in forks
-            for continuation in fork.continuations
+            (None, list(fork.context), list(continuation)) for fork, continuation in asked
         ]
-        answers = iter(self._score_rows(requests, True, len(requests)))
+        n_shared = [fork.n_shared for fork, _ in asked]
+        answers = iter(self._score_rows(requests, n_shared, True, n_rows))
         return [[next(answers) for _ in fork.continuations] for fork in forks]
 
     def _score_rows(
-        self, requests: list[_Request], disable_tqdm: bool, override_bs: int | None
-    ) -> list[tuple[float, bool]]:
-        """Every request by itself, as stock does."""
-        if self._mask is None or self._mask.everywhere:
-            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        return self._score_masked(requests, disable_tqdm, override_bs)
+        self, requests: list[_Request], n_shared: list[int], disable_tqdm: bool, n_rows: int
+    ) -> list[_Answer]:
+        """Every request by itself, as stock does; its `n_shared` leading tokens are not edited."""
+        if self._masks_some:
+            return self._score_masked(requests, n_shared, disable_tqdm, n_rows)
+        # Without their texts: the caller puts the answers into lm_eval's cache.
+        unnamed: list[_Request] = [(None, each[1], each[2]) for each in requests]
+        return super()._loglikelihood_tokens(unnamed, disable_tqdm, n_rows)
 
-    def _remember(self, request: _Request, answer: tuple[float, bool], n_shared: int) -> None:
+    def _remember(self, request: _Request, answer: _Answer, group: _Group) -> None:
         """Put an answer into lm_eval's cache (`--use_cache`), if it is the request's own.
 
-        The cache may come to hold some options of a doc only. What the options share would then be
-        lost on the others, and with it which positions are edited.
+        A run that is cut off leaves some options of a doc in the cache. What the options share
+        would then be lost on the others, and with it which positions are edited.
         """
-        alone = self._mask is None or self._mask.everywhere or not n_shared
-        if request[0] is not None and alone:
+        if request[0] is not None and (not self._masks_some or group.one_token):
             self.cache_hook.add_partial("loglikelihood", request[0], answer)
 
     @torch.no_grad()
     def _score_masked(
-        self, requests: list[_Request], disable_tqdm: bool, override_bs: int | None
-    ) -> list[tuple[float, bool]]:
+        self, requests: list[_Request], n_shared: list[int], disable_tqdm: bool, n_rows: int
+    ) -> list[_Answer]:
         """As `HFLM._loglikelihood_tokens`, but each row knows which of its columns are edited.
 
         Edited are the positions whose logits decide between the options: those of a request's
-        continuation, without the leading tokens that all continuations of its context share.
+        continuation, without its `n_shared` leading tokens, which a doc's options share.
         Requests with the same input and the same edited columns share a row.
         """
-        n_shared = _shared_by_context(requests)
         cut = {tuple(context) for _, context, rest in requests if self._is_cut(context, rest)}
         if cut:
             logger.warning(
@@ -186,16 +249,15 @@ class MaskedScoringLM(HFLM):
         rows: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             ids = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
-            n_edited = len(continuation) - n_shared[tuple(context)]
+            n_edited = len(continuation) - n_shared[index]
             rows.setdefault((ids, n_edited), []).append(index)
         ordered = sorted(rows, key=lambda row: (-len(row[0]), row))  # longest first, as HFLM
-        size = self._rows_per_batch(requests, override_bs)
-        results: list[tuple[float, bool] | None] = [None] * len(requests)
+        results: list[_Answer | None] = [None] * len(requests)
         progress = tqdm(
             total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Scoring, masked"
         )
-        for start in range(0, len(ordered), size):
-            chunk = ordered[start : start + size]
+        for start in range(0, len(ordered), n_rows):
+            chunk = ordered[start : start + n_rows]
             tokens = right_pad([ids for ids, _ in chunk], self.device)
             columns = torch.zeros_like(tokens, dtype=torch.bool)
             for row, (ids, n_edited) in enumerate(chunk):
@@ -204,16 +266,13 @@ class MaskedScoringLM(HFLM):
                 logits = self._model_call(tokens)
             for row, key in enumerate(chunk):
                 for index in rows[key]:
-                    _, context, continuation = requests[index]
-                    answer = self._answer(logits[row, : len(key[0])], continuation)
-                    results[index] = answer
-                    self._remember(requests[index], answer, n_shared[tuple(context)])
+                    results[index] = self._answer(logits[row, : len(key[0])], requests[index][2])
                     progress.update()
         progress.close()
         assert all(result is not None for result in results)
         return results  # type: ignore[return-value]
 
-    def _is_cut(self, context: list[int], continuation: list[int]) -> bool:
+    def _is_cut(self, context: Sequence[int], continuation: Sequence[int]) -> bool:
         return len(context) + len(continuation) > self.max_length + 1
 
     def _answer(self, logits: Tensor, continuation: list[int]) -> tuple[float, bool]:
@@ -226,18 +285,22 @@ class MaskedScoringLM(HFLM):
     def _rows_per_batch(self, requests: list[_Request], override_bs: int | None) -> int:
         if self.batch_size != "auto":
             return int(self.batch_size)
-        if override_bs:
+        if override_bs is not None:
             return override_bs
         longest = max(range(len(requests)), key=lambda i: sum(map(len, requests[i][1:])))
         return self._detect_batch_size(requests, longest)
 
 
-def _shared_by_context(requests: list[_Request]) -> dict[tuple[int, ...], int]:
-    """Per context, how many leading tokens its continuations share; 0 where there is but one."""
-    continuations: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-    for _, context, continuation in requests:
-        continuations.setdefault(tuple(context), set()).add(tuple(continuation))
-    return {
-        context: shared_leading_tokens(list(found)) if len(found) > 1 else 0
-        for context, found in continuations.items()
-    }
+def _in_halves(
+    family: Sequence[Fork], size: int, scorer: ForkScorer
+) -> Iterator[tuple[Fork, list[_Answer]]]:
+    """Forks and their answers, in batches of `size`, halved for good where memory runs out."""
+    start = 0
+    while start < len(family):
+        batch = list(family[start : start + size])
+        found, largest = halving(batch, scorer.score)
+        if largest < len(batch):
+            size = largest
+            logger.warning("out of memory; going on with about %d prompts at a time", size)
+        yield from zip(batch, found, strict=True)
+        start += len(batch)

@@ -130,7 +130,7 @@ def _sentence(n_good: int, summary: ConditionSummary) -> str:
         interval = f"95% {low:.1f} to {high:.1f}"
     else:
         effect, size = "has no clear effect on accuracy:", f"{accuracy.delta:+.1f} points"
-        interval = f"95% {accuracy.low:+.1f} to {accuracy.high:+.1f}"
+        interval = f"95% {accuracy.low:+.1f} to {accuracy.high:+.1f}, p {accuracy.p_value:.2g}"
     sentence = f"Suppressing {n_good} good neurons {effect} {size} ({interval})"
     if controls is not None and controls.n_controls:
         sentence += f"; {summary.n_beyond} of {controls.n_controls} random controls fell less"

@@ -85,6 +85,12 @@ def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
     Raises:
         ArtifactError: `neurons.json` is missing or damaged, or is another task's.
     """
+    if run.settings.exists() and run.identifying.is_dir() and not run.neurons.exists():
+        raise ArtifactError(
+            f"{run.path} holds a run that is not finished",
+            expected="neurons that were found",
+            remedy=f"repeat the command that started it ({run.commands.name} has it): it goes on",
+        )
     neurons = NeuronSet.load(run.neurons)
     if neurons.provenance.task != settings.task:
         raise ArtifactError(

@@ -12,10 +12,18 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
+from neuronllm_eval import masked_scoring
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import condition_scales
+from neuronllm_eval.continuations import ForkScorer
 from neuronllm_eval.encoding import PromptSettings
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
@@ -269,6 +277,104 @@ def test_as_the_validation_path_scores(condition, tokenizer):
         np.testing.assert_allclose(found, [value for value, _ in answers], rtol=0, atol=1e-4)
         greedy = np.concatenate([doc.greedy[row] for doc in docs])
         assert greedy.tolist() == [flag for _, flag in answers]
+
+
+def of_doc(doc_id, *pairs):
+    return [
+        Instance("loglikelihood", {}, pair, number, metadata=("some_task", doc_id, 1))
+        for number, pair in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_answers_do_not_depend_on_what_else_is_asked(fast):
+    # Two docs of one context, whose options share tokens within the one and not within both.
+    lm = masked("degrade", batch_size=8, fast=fast)
+    one = of_doc(0, ("Question: the weather", " A B"), ("Question: the weather", " A A"))
+    other = of_doc(1, ("Question: the weather", " zebra"), ("Question: the weather", " the B"))
+    alone = lm.loglikelihood(one, disable_tqdm=True) + lm.loglikelihood(other, disable_tqdm=True)
+    together = lm.loglikelihood([*one, *other], disable_tqdm=True)
+    assert_same_answers(together, alone, tolerance=2e-5)
+    mixed = lm.loglikelihood([*one, *of_doc(0, ("A", " A B"), ("A", " A A"))], disable_tqdm=True)
+    assert_same_answers(mixed[:2], alone[:2], tolerance=2e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_rolling_windows_do_not_depend_on_their_batch(fast):
+    texts = ["The weather is a topic. " * 9, "A question is asked. " * 12]
+    requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    path = model_dir(context=24)
+    found = [
+        masked("degrade", path=path, batch_size=size, fast=fast).loglikelihood_rolling(
+            requests, disable_tqdm=True
+        )
+        for size in (1, 2, 5)
+    ]
+    assert found[1] == pytest.approx(found[0], abs=1e-3)
+    assert found[2] == pytest.approx(found[0], abs=1e-3)
+
+
+def test_a_cache_that_was_cut_off_changes_no_answer():
+    class Kept:
+        def __init__(self):
+            self.answers = {}
+
+        def add_partial(self, _kind, text, answer):
+            self.answers[text] = answer
+
+    lm = masked("degrade")
+    pairs = [("The topic?", " zebra zebra"), ("The topic?", " A B"), ("The topic?", " A A")]
+    letters = [("The topic?", " A"), ("The topic?", " B")]
+    lm.cache_hook = kept = Kept()
+    whole = lm.loglikelihood(of_doc(0, *pairs), disable_tqdm=True)
+    known = lm.loglikelihood(of_doc(1, *letters), disable_tqdm=True)
+    # What is left of a doc is asked again without the options that are in the cache.
+    left = [pair for pair in pairs if pair not in kept.answers]
+    again = lm.loglikelihood(of_doc(0, *left), disable_tqdm=True)
+    assert_same_answers([*again], [whole[pairs.index(pair)] for pair in left], tolerance=2e-5)
+    assert [kept.answers[pair] for pair in letters] == known  # one token each: always their own
+
+
+def test_forks_halve_their_batches_where_memory_runs_out(pairs, monkeypatch, caplog):
+    lm = masked("degrade", batch_size=8)
+    expected = answers_of(lm, pairs)
+    real, sizes = ForkScorer.score, []
+
+    def score(self, forks):
+        sizes.append(len(forks))
+        if len(forks) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, forks)
+
+    monkeypatch.setattr(ForkScorer, "score", score)
+    assert_same_answers(answers_of(lm, pairs), expected, tolerance=2e-5)
+    assert max(sizes) > 3
+    assert "out of memory; going on with about" in caplog.text
+
+
+def test_a_model_without_keys_and_values_is_scored_row_by_row(pairs):
+    config = MambaConfig(
+        vocab_size=len(harness_model(model_dir()).tokenizer), hidden_size=16, num_hidden_layers=2
+    )
+    torch.manual_seed(0)
+    model = MambaForCausalLM(config).eval()
+    stock = answers_of(wrapped(model, 4), pairs)
+    tokenizer = harness_model(model_dir()).tokenizer
+    lm = NeuronMaskedLM(model, tokenizer=tokenizer, batch_size=4, device="cpu")
+    assert_same_answers(answers_of(lm, pairs), stock, tolerance=2e-5)
+
+
+def test_forks_are_checked_again_when_they_are_wider(monkeypatch):
+    lm = masked("degrade")
+    checked = []
+    real = masked_scoring.exact_style
+    monkeypatch.setattr(
+        masked_scoring, "exact_style", lambda *args: (checked.append(1), real(*args))[1]
+    )
+    long, short = "the weather is the topic Question: " * 4, "the weather is"
+    for pair in ((long, " A"), (long, " B"), (short, " A B A B"), (short, " A")):
+        answers_of(lm, [pair])
+    assert len(checked) == 2
 
 
 # All positions ----------------------------------------------------------------------------------
@@ -580,6 +686,23 @@ def test_by_name_through_simple_evaluate(tmp_path, batch_size):
     assert stock == [
         answer for s in to_the_bit["samples"]["demo_topic"] for answer in s["filtered_resps"]
     ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"condition": "enhance"},
+        {"positions": "all"},
+        {"max_length": 32},
+        {"add_bos_token": True},
+        {"softmax_dtype": "float64"},
+        {"prefix_token_id": 5},
+        {"neurons": many_neurons(1)},
+    ],
+)
+def test_answers_are_those_of_all_that_decides_them(changes):
+    assert masked(**changes)._identity() != masked()._identity()
+    assert masked(batch_size=3, fast=False)._identity() == masked()._identity()
 
 
 def test_a_cache_of_other_answers_is_refused(tmp_path):
