@@ -94,7 +94,7 @@ def report(*summaries: ConditionSummary) -> TaskReport:
             CONTROLS,
             7,
             "Suppressing 3 good neurons has no clear effect on accuracy: -0.5 points (95% -2.0 to "
-            "+1.0); 7 of 10 random controls fell less.",
+            "+1.0, p 0.03); 7 of 10 random controls fell less.",
         ),
         (
             delta(2.0, 0.56, 3.4),
