@@ -29,6 +29,7 @@ from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.run_tasks import how_asked
@@ -155,7 +156,7 @@ def check_questions(
     """Attribute a sample of the selection questions again.
 
     Args:
-        model: the run's.
+        model: the run's, in the type that neurons were attributed in (`precision.computing_in`).
         settings: of the run, resolved.
         questions: of the selection split.
         run: whose `questions.jsonl` is compared.
@@ -310,9 +311,10 @@ def verify(
         ArtifactError: an artifact cannot be read.
     """
     neurons = load_neurons(run, settings)
-    found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
     try:
-        found += check_questions(model, settings, choosing, run, sample)
+        found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
+        with computing_in(model.lm.model, settings.attribution_dtype):
+            found += check_questions(model, settings, choosing, run, sample)
         if run.conditions.is_file():
             record = ValidationRecord.load(run.validation)
             judged = record.judged(neurons, run.validation)

@@ -20,6 +20,7 @@ from tests.cli_fixtures import (
     logging_restored,
     without_the_harness_tasks,
 )
+from tests.cli_fixtures import identify as identify_flags
 from tests.harness_fixtures import model_dir
 
 restored = pytest.fixture(autouse=True)(logging_restored)
@@ -153,3 +154,25 @@ def test_a_damaged_line_is_one_message(run):
 def test_a_sample_of_nothing_is_refused(run):
     result = call("verify", run.path, "--limit", 0)
     assert_one_message(result, 2, "limit is 0")
+
+
+def test_neurons_attributed_in_another_type_than_the_models(tmp_path):
+    out = tmp_path / "runs"
+    flags = [
+        f"pretrained={model_dir()},dtype=bfloat16" if str(each).startswith("pretrained=") else each
+        for each in identify_flags(out, "--attribution_dtype", "float32")
+    ]
+    assert call(*flags)[0] == 0
+    run = RunDirectory(out / "demo_topic")
+    assert call("validate", run.path, "--device", "cpu", "--limit", 2)[0] == 0
+    code, found = verdicts(run, "--limit", 4)
+    assert (code, unsound(found)) == (0, set())
+    assert found["scores computed again"] == "yes to the bit"
+
+
+def test_docs_that_are_no_list_are_one_message(run):
+    lines = jsonl(run.questions)
+    lines[0]["doc_ids"] = 5
+    rewrite(run.questions, lines)
+    result = call("verify", run.path, "--device", "cpu", "--limit", 2)
+    assert_one_message(result, 1, "does not fit", "run them again")
