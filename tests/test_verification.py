@@ -9,7 +9,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from neuronllm_eval import verification
+from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.settings import RunSettings
 from tests.cli_fixtures import (
     assert_one_message,
     call,
@@ -69,6 +72,30 @@ def test_a_sample_leaves_the_scores_alone(run):
 def test_another_batch_size_is_only_rounding(run):
     code, found = verdicts(run, "--limit", 4, "--batch_size", 12)
     assert (code, unsound(found)) == (0, set())
+
+
+def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("neuronllm_eval.preparation.auto_batch_size", lambda *_: 6)
+    out = tmp_path / "runs"
+    assert call(*identify_flags(out, "--batch_size", "auto"))[0] == 0
+    run = RunDirectory(out / "demo_topic")
+    assert RunSettings.load(run.settings).batch_size == "auto"
+    assert NeuronSet.load(run.neurons).provenance.batch_size == 6
+    sizes = []
+    attributed = verification.attribute
+
+    def attribute(engine, prompts, *more):
+        sizes.append(len(prompts))
+        return attributed(engine, prompts, *more)
+
+    monkeypatch.setattr(verification, "attribute", attribute)
+    code, found = verdicts(run, "--limit", 4)
+    assert (code, unsound(found)) == (0, set())
+    assert found["scores computed again"] == "yes to the bit"
+    assert max(sizes) == 6
+    sizes.clear()
+    assert verdicts(run, "--limit", 4, "--batch_size", 3)[0] == 0
+    assert max(sizes) == 3
 
 
 def test_without_a_validation_only_the_selection_is_checked(run):
