@@ -109,43 +109,6 @@ class Quadrature:
         return torch.tensor(nodes, dtype=torch.float32), torch.tensor(weights, dtype=torch.float32)
 
 
-def choose_quadrature(
-    engine: Engine, prompts: Sequence[Prompt], name: str, n_steps: int | None, target: Target
-) -> Quadrature:
-    """The rule of this name; of `auto` the cheapest that these prompts find sound.
-
-    That is Gauss-Lobatto, unless the completeness gaps of a few prompts show that the gradient at
-    alpha = 0 is not to be used. Then it is Gauss-Legendre with one node less, which is as exact.
-
-    Args:
-        engine: attributes the prompts.
-        prompts: of the run.
-        name: one of `QUADRATURES`, or `auto`.
-        n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
-        target: what is attributed.
-
-    Raises:
-        UsageError: as `Quadrature`.
-    """
-    if name != AUTO_QUADRATURE:
-        return Quadrature(name, n_steps)
-    lobatto = Quadrature("gauss_lobatto", n_steps)
-    assert lobatto.n_steps is not None
-    legendre = Quadrature("gauss_legendre", lobatto.n_steps - 1)
-    step = max(1, len(prompts) // _N_PROBES)
-    probes = list(prompts)[::step][:_N_PROBES]
-    gaps, change = [], 0.0
-    for rule in (lobatto, legendre):
-        try:
-            found = attribute(engine, probes, rule, target)
-        except DocError:  # a gradient that is not finite
-            gaps.append(float("inf"))
-            continue
-        gaps.append(sum(float(each.completeness_gap.sum()) for each in found))
-        change = sum(float(each.target_change.abs().sum()) for each in found)
-    return legendre if gaps[0] > max(_MUCH_LARGER * gaps[1], _SHARE * change) else lobatto
-
-
 class Attribution(NamedTuple):
     """What one prompt says of every neuron.
 
@@ -160,6 +123,45 @@ class Attribution(NamedTuple):
     completeness_gap: Tensor
     loglikelihoods: Tensor
     target_change: Tensor
+
+
+# Attributes prompts by a rule.
+Probe = Callable[[Sequence[Prompt], Quadrature], list[Attribution]]
+
+
+def choose_quadrature(
+    compute: Probe, prompts: Sequence[Prompt], name: str, n_steps: int | None
+) -> Quadrature:
+    """The rule of this name; of `auto` the cheapest that these prompts find sound.
+
+    That is Gauss-Lobatto, if the completeness gaps of a few prompts show that the gradient at
+    alpha = 0 is to be used. Else it is Gauss-Legendre with one node less, which is as exact.
+
+    Args:
+        compute: attributes prompts by a rule, and lets numbers that are not finite pass.
+        prompts: of the run.
+        name: one of `QUADRATURES`, or `auto`.
+        n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
+
+    Raises:
+        UsageError: as `Quadrature`.
+    """
+    if name != AUTO_QUADRATURE:
+        return Quadrature(name, n_steps)
+    lobatto = Quadrature("gauss_lobatto", n_steps)
+    assert lobatto.n_steps is not None
+    legendre = Quadrature("gauss_legendre", lobatto.n_steps - 1)
+    step = max(1, len(prompts) // _N_PROBES)
+    probes = list(prompts)[::step][:_N_PROBES]
+    pairs = list(zip(compute(probes, lobatto), compute(probes, legendre), strict=True))
+    # A doc that is not finite by either rule says nothing of them.
+    both = [pair for pair in pairs if is_finite(pair[0]) and is_finite(pair[1])]
+    against = any(is_finite(other) and not is_finite(one) for one, other in pairs)
+    if against or not both:
+        return legendre
+    gap, other_gap = (sum(float(pair[k].completeness_gap.sum()) for pair in both) for k in (0, 1))
+    change = sum(float(other.target_change.abs().sum()) for _, other in both)
+    return legendre if gap > max(_MUCH_LARGER * other_gap, _SHARE * change) else lobatto
 
 
 def attribute(
@@ -200,9 +202,14 @@ def _attribution(integral: PathIntegral) -> Attribution:
     return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
 
 
+def is_finite(attribution: Attribution) -> bool:
+    """Whether there is neither NaN nor infinity anywhere."""
+    return all(bool(torch.isfinite(each).all()) for each in attribution)
+
+
 def not_finite(prompt: Prompt, attribution: Attribution) -> DocError | None:
     """What is wrong with a doc that gives NaN or infinity anywhere; None if it does not."""
-    if all(bool(torch.isfinite(each).all()) for each in attribution):
+    if is_finite(attribution):
         return None
     return DocError(
         f"doc {prompt.doc_id} gives NaN or infinite log-likelihoods or gradients",

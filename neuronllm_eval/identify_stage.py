@@ -19,7 +19,6 @@ from neuronllm_eval.preparation import prepare_identification
 from neuronllm_eval.resuming import identity, keeps_neurons
 from neuronllm_eval.run_directory import RunDirectory, line_writer, write_whole
 from neuronllm_eval.run_tasks import data_split, doc_counts, how_asked
-from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.set_aside import setting_aside, without_set_aside
 from neuronllm_eval.settings import RunSettings
@@ -127,7 +126,7 @@ def _identify_task(
                 lines.write(record)
                 gap_max = max(gap_max, record["completeness_gap"])
         added = ScoreSums.of(whole.tally, sums, gap_max)
-        _write_neurons(model, resolved, questions, engine, added, run)
+        _write_neurons(model, resolved, questions, stage, added, run)
         close(run.identifying)
     ranks.wait()
     return NeuronSet.load(run.neurons)
@@ -137,7 +136,7 @@ def _write_neurons(
     model: LoadedModel,
     settings: RunSettings,
     questions: QuestionSet,
-    engine: Engine,
+    stage: Stage,
     sums: ScoreSums,
     run: RunDirectory,
 ) -> None:
@@ -150,7 +149,7 @@ def _write_neurons(
             settings.task,
             100 * sums.gap_share,
         )
-    scores = sums.to_scores(_provenance(model, settings, questions, engine, sums))
+    scores = sums.to_scores(_provenance(model, settings, questions, stage, sums))
     write_whole(run.scores, scores.to_bytes())
     neurons = select_neurons(scores, settings.top_k, settings.ambiguous)
     write_whole(run.neurons, neurons.to_json())
@@ -179,7 +178,7 @@ def _provenance(
     model: LoadedModel,
     settings: RunSettings,
     questions: QuestionSet,
-    engine: Engine,
+    stage: Stage,
     sums: ScoreSums,
 ) -> Provenance:
     known = versions()
@@ -214,7 +213,8 @@ def _provenance(
         top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
         seed=int(asked.get("seed", settings.seed or 0)),
         asked=json.dumps(asked, sort_keys=True),
-        engine=engine.name,
+        engine=stage.engine.name,
+        batch_size=stage.batch_size,
         completeness_gap_max=sums.gap_max,
         completeness_gap_mean=sums.gap_mean,
         completeness_gap_share=sums.gap_share,

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import (
@@ -38,6 +38,7 @@ from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.ranks import meet, other_ranks_needed, share_docs
 
 POSITIONS = ("scored", "all")
@@ -123,7 +124,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         if self.neuron_set is not None:
             layers = find_ffn_layers(self.model)
             require_same_shape(self.neuron_set, layers.shape, str(pretrained))
-            if has_other_weights(self.neuron_set, self.model):
+            if has_other_weights(self.neuron_set, dtype_name(self.model), model_hash(self.model)):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained
                 )
@@ -208,16 +209,22 @@ def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -
         )
 
 
-def has_other_weights(neurons: NeuronSet, model: nn.Module) -> bool:
+def has_other_weights(neurons: NeuronSet, dtype: str, weights_hash: str) -> bool:
     """Whether the neurons were found in other weights; those of another dtype do not tell."""
     known = neurons.provenance
-    same_dtype = known.dtype == str(next(model.parameters()).dtype).removeprefix("torch.")
-    return same_dtype and known.model_hash != model_hash(model)
+    return known.dtype == dtype and known.model_hash != weights_hash
 
 
-def require_same_weights(neurons: NeuronSet, model: nn.Module, name: str) -> None:
-    """Raise ModelError if the neurons were found in other weights of the same dtype."""
-    if has_other_weights(neurons, model):
+def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, name: str) -> None:
+    """Raise ModelError if the neurons were found in other weights of the same dtype.
+
+    Args:
+        neurons: what was found.
+        dtype: of the weights as loaded.
+        weights_hash: of the weights as loaded (`fingerprints.model_hash`, which is slow).
+        name: of the model.
+    """
+    if has_other_weights(neurons, dtype, weights_hash):
         raise ModelError(
             f"the neurons were found in other weights than those of {name}, though of one shape",
             expected=f"the weights of {neurons.provenance.model} as they were, with the hash "

@@ -63,8 +63,8 @@ class Provenance:
     Attributes are plain values; `model_hash` is a digest of the model's weights,
     `tokenizer_hash` of its tokenizer, `task_hash` of the harness task's configuration. `dtype` is
     that of the weights as loaded, `attribution_dtype` the one they had while neurons were
-    attributed. `asked` is JSON: how an AQUA task asks its questions (`aqua_settings.AquaSettings`),
-    {} for other tasks.
+    attributed, `batch_size` the number that was asked for or that `auto` came to. `asked` is JSON:
+    how an AQUA task asks its questions (`aqua_settings.AquaSettings`), {} for other tasks.
     """
 
     tool_version: str
@@ -94,6 +94,7 @@ class Provenance:
     seed: int
     asked: str
     engine: str
+    batch_size: int
     completeness_gap_max: float
     completeness_gap_mean: float
     completeness_gap_share: float

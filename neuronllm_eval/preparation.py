@@ -5,15 +5,23 @@ Whatever can be refused is refused here, so that a dry run refuses what a run wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, Quadrature, choose_quadrature
-from neuronllm_eval.batch_sizes import AUTO, Pass, auto_batch_size
+from neuronllm_eval.attribution import (
+    AUTO_QUADRATURE,
+    METHODS,
+    Attribution,
+    Probe,
+    Quadrature,
+    attribute,
+    choose_quadrature,
+)
+from neuronllm_eval.batch_sizes import AUTO, Pass, auto_batch_size, in_batches
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.estimate import Estimate, Stage, estimate
@@ -23,6 +31,8 @@ from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.masked_lm import require_same_shape
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.precision import computing_in
+from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.scoring import Engine, Target
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.validation import ConditionPlan, score_conditions
@@ -71,8 +81,12 @@ def prepare_identification(
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
     engine = build_engine(model.lm.model, layers, questions.prompts, settings.engine, most)
+    probes = 1 if settings.batch_size == AUTO else int(settings.batch_size)
     quadrature = choose_quadrature(
-        engine, questions.prompts, settings.quadrature, settings.n_steps, METHODS[settings.method]
+        attributing(engine, METHODS[settings.method], probes),
+        questions.prompts,
+        settings.quadrature,
+        settings.n_steps,
     )
     passes = Pass(quadrature.n_copies, gradients=True)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
@@ -92,6 +106,21 @@ def prepare_identification(
         disk=_identification_bytes(questions, layers.shape, n_chosen),
         directory=directory,
     )
+
+
+def attributing(engine: Engine, target: Target, batch_size: int) -> Probe:
+    """How `choose_quadrature` attributes: as a run does, in batches that are halved if need be."""
+
+    def compute(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:
+        alone = [Question(str(place), (prompt,)) for place, prompt in enumerate(prompts)]
+        found = in_batches(
+            alone,
+            batch_size,
+            lambda batch: attribute(engine, batch, rule, target, finite=False),
+        )
+        return [attribution for _, (attribution,) in found]
+
+    return compute
 
 
 def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chosen: int) -> int:

@@ -7,7 +7,7 @@ nested too deeply, names a key twice, or has keys other than the expected ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,10 +69,18 @@ def read_text(path: Path, most_bytes: int, remedy: str) -> str:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice")
+        raise ValueError(f"the key {occurs_twice(name for name, _ in pairs)!r} occurs twice")
     return found
+
+
+def occurs_twice(names: Iterable[str]) -> str | None:
+    """The first name that was there before; None if all are distinct."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def exact_keys(

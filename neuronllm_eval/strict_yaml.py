@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.strict_json import read_text
+from neuronllm_eval.strict_json import occurs_twice, read_text
 
 MOST_YAML_BYTES = 4 << 20
 MOST_LEVELS = 50
@@ -60,9 +60,9 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which refuses keys that occur twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
+        # Keys that are no scalars are refused as unhashable by the safe loader itself.
+        scalars = (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if (twice := occurs_twice(scalars)) is not None:
             raise ValueError(f"the key {twice!r} occurs twice")
         return super().construct_mapping(node, deep)
 

@@ -60,7 +60,9 @@ def validate_task(
     ranks = launch.ranks
     names, factors = plan.names, plan.factors(neurons)
     require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
-    require_same_weights(neurons, model.lm.model, str(settings.model_args.get("pretrained")))
+    require_same_weights(
+        neurons, model.dtype, model.hash, str(settings.model_args.get("pretrained"))
+    )
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
     judged = {**judged_with(neurons.top_k, plan.scales), "docs": doc_counts(questions)}

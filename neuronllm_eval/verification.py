@@ -29,6 +29,7 @@ from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.run_tasks import how_asked
@@ -148,6 +149,7 @@ def check_questions(
     model: LoadedModel,
     settings: RunSettings,
     questions: QuestionSet,
+    neurons: NeuronSet,
     run: RunDirectory,
     sample: int,
     seed: int = 0,
@@ -155,9 +157,10 @@ def check_questions(
     """Attribute a sample of the selection questions again.
 
     Args:
-        model: the run's.
+        model: the run's, in the type that neurons were attributed in (`precision.computing_in`).
         settings: of the run, resolved.
         questions: of the selection split.
+        neurons: of the run.
         run: whose `questions.jsonl` is compared.
         sample: how many; all of them if there are no more.
         seed: which.
@@ -171,7 +174,7 @@ def check_questions(
         model.lm.model, model.layers, questions.prompts, settings.engine, rule.n_steps or 1
     )
     target, gaps = METHODS[settings.method], [0.0]
-    batch_size = _batch_size(settings)
+    batch_size = _batch_size(settings, neurons)
     for index, found in in_batches(
         chosen, batch_size, lambda prompts: attribute(engine, prompts, rule, target)
     ):
@@ -182,7 +185,7 @@ def check_questions(
         gaps.append(abs(gap - float(line["completeness_gap"])))
     checks = [_within("selection questions asked again", chosen, gaps, engine)]
     if len(chosen) == len(lines):
-        checks.append(_check_scores(engine, questions, settings, run, rule))
+        checks.append(_check_scores(engine, questions, settings, run, rule, batch_size))
     return checks
 
 
@@ -192,9 +195,10 @@ def _check_scores(
     settings: RunSettings,
     run: RunDirectory,
     rule: Quadrature,
+    batch_size: int,
 ) -> Check:
     known = NeuronScores.load(run.path)
-    how = IdentificationSettings(settings.method, rule, settings.top_z, _batch_size(settings))
+    how = IdentificationSettings(settings.method, rule, settings.top_z, batch_size)
     sums = identify(
         engine, questions.questions, how, lambda _: None, set_aside=lambda *_: None
     )  # those that were set aside count nowhere
@@ -238,7 +242,7 @@ def check_conditions(
     names = list(some["loglikelihoods"])
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
     factors = condition_factors(names, neurons, scales)
-    docs = score_conditions(engine, chosen, factors, _batch_size(settings), lambda _: None)
+    docs = score_conditions(engine, chosen, factors, _batch_size(settings, neurons), lambda _: None)
     gaps = [0.0]
     for doc in docs:
         there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
@@ -264,8 +268,10 @@ def _sample(
     return [known[names[place]] for place in sorted(order.tolist())], ""
 
 
-def _batch_size(settings: RunSettings) -> int:
-    return settings.batch_size if isinstance(settings.batch_size, int) else 1
+def _batch_size(settings: RunSettings, neurons: NeuronSet) -> int:
+    """The number that is asked for, or the one that `auto` came to for the run."""
+    known = neurons.provenance.batch_size
+    return settings.batch_size if isinstance(settings.batch_size, int) else known
 
 
 def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
@@ -310,9 +316,10 @@ def verify(
         ArtifactError: an artifact cannot be read.
     """
     neurons = load_neurons(run, settings)
-    found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
     try:
-        found += check_questions(model, settings, choosing, run, sample)
+        found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
+        with computing_in(model.lm.model, settings.attribution_dtype):
+            found += check_questions(model, settings, choosing, neurons, run, sample)
         if run.conditions.is_file():
             record = ValidationRecord.load(run.validation)
             judged = record.judged(neurons, run.validation)

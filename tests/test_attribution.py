@@ -23,6 +23,7 @@ from neuronllm_eval.attribution import (
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.fan_out import FanOutEngine
+from neuronllm_eval.preparation import attributing
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.replay import ReplayEngine
 from neuronllm_eval.scoring import Engine, option_cross_entropy
@@ -136,7 +137,8 @@ class TestChoosingARule:
     def choose(self, architecture, name="auto", n_steps=None):
         model, layers = loaded(architecture)
         engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
-        return choose_quadrature(engine, self.PROMPTS, name, n_steps, option_cross_entropy)
+        compute = attributing(engine, option_cross_entropy, 4)
+        return choose_quadrature(compute, self.PROMPTS, name, n_steps)
 
     @pytest.mark.parametrize("architecture", sorted(CONFIGS))
     def test_auto_is_lobatto_but_where_the_output_is_normalised(self, architecture):
@@ -151,6 +153,30 @@ class TestChoosingARule:
 
     def test_a_named_rule_is_taken(self):
         assert self.choose("gemma2", "gauss_lobatto", 4) == Quadrature("gauss_lobatto", 4)
+
+    @pytest.mark.parametrize(
+        ("architecture", "broken", "expected"),
+        [
+            ("llama", {"gauss_lobatto": 1, "gauss_legendre": 1}, "gauss_lobatto"),
+            ("gemma2", {"gauss_lobatto": 1, "gauss_legendre": 1}, "gauss_legendre"),
+            ("gemma2", {"gauss_lobatto": 3, "gauss_legendre": 3}, "gauss_legendre"),
+            ("llama", {"gauss_lobatto": 4, "gauss_legendre": 4}, "gauss_legendre"),
+            ("llama", {"gauss_lobatto": 1, "gauss_legendre": 0}, "gauss_legendre"),
+            ("llama", {"gauss_lobatto": 0, "gauss_legendre": 1}, "gauss_lobatto"),
+        ],
+    )
+    def test_docs_that_are_not_finite_speak_for_no_rule(self, architecture, broken, expected):
+        model, layers = loaded(architecture)
+        engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
+
+        def compute(prompts, rule):
+            found = attributing(engine, option_cross_entropy, 4)(prompts, rule)
+            for each in found[: broken[rule.name]]:
+                each.values[0, 0] = float("nan")
+                each.completeness_gap[0] = float("nan")
+            return found
+
+        assert choose_quadrature(compute, self.PROMPTS, "auto", None).name == expected
 
 
 def test_numbers_of_nodes_unless_told():

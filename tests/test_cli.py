@@ -578,6 +578,13 @@ def test_a_second_validation_says_that_it_replaces_the_first(copied, caplog):
     assert "only 4 questions judge the neurons" in caplog.text
 
 
+def test_weights_are_not_hashed_again_for_each_task(tmp_path, monkeypatch):
+    run = copy_of(finished_run(), tmp_path / "demo_topic")
+    monkeypatch.setattr("neuronllm_eval.masked_lm.model_hash", None)  # calling it: a TypeError
+    code, _, err = call("validate", run.path, *QUICK)
+    assert code == 0, err
+
+
 def test_a_large_completeness_gap_is_told_and_a_small_one_is_not(tmp_path, caplog):
     coarse = ("--quadrature", "right_riemann", "--n_steps", 1)
     for name, flags in (("coarse", coarse), ("fine", ("--n_steps", 16))):

@@ -9,7 +9,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from neuronllm_eval import verification
+from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.settings import RunSettings
 from tests.cli_fixtures import (
     assert_one_message,
     call,
@@ -20,6 +23,7 @@ from tests.cli_fixtures import (
     logging_restored,
     without_the_harness_tasks,
 )
+from tests.cli_fixtures import identify as identify_flags
 from tests.harness_fixtures import model_dir
 
 restored = pytest.fixture(autouse=True)(logging_restored)
@@ -68,6 +72,30 @@ def test_a_sample_leaves_the_scores_alone(run):
 def test_another_batch_size_is_only_rounding(run):
     code, found = verdicts(run, "--limit", 4, "--batch_size", 12)
     assert (code, unsound(found)) == (0, set())
+
+
+def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("neuronllm_eval.preparation.auto_batch_size", lambda *_: 6)
+    out = tmp_path / "runs"
+    assert call(*identify_flags(out, "--batch_size", "auto"))[0] == 0
+    run = RunDirectory(out / "demo_topic")
+    assert RunSettings.load(run.settings).batch_size == "auto"
+    assert NeuronSet.load(run.neurons).provenance.batch_size == 6
+    sizes = []
+    attributed = verification.attribute
+
+    def attribute(engine, prompts, *more):
+        sizes.append(len(prompts))
+        return attributed(engine, prompts, *more)
+
+    monkeypatch.setattr(verification, "attribute", attribute)
+    code, found = verdicts(run, "--limit", 4)
+    assert (code, unsound(found)) == (0, set())
+    assert found["scores computed again"] == "yes to the bit"
+    assert max(sizes) == 6
+    sizes.clear()
+    assert verdicts(run, "--limit", 4, "--batch_size", 3)[0] == 0
+    assert max(sizes) == 3
 
 
 def test_without_a_validation_only_the_selection_is_checked(run):
@@ -153,3 +181,25 @@ def test_a_damaged_line_is_one_message(run):
 def test_a_sample_of_nothing_is_refused(run):
     result = call("verify", run.path, "--limit", 0)
     assert_one_message(result, 2, "limit is 0")
+
+
+def test_neurons_attributed_in_another_type_than_the_models(tmp_path):
+    out = tmp_path / "runs"
+    flags = [
+        f"pretrained={model_dir()},dtype=bfloat16" if str(each).startswith("pretrained=") else each
+        for each in identify_flags(out, "--attribution_dtype", "float32")
+    ]
+    assert call(*flags)[0] == 0
+    run = RunDirectory(out / "demo_topic")
+    assert call("validate", run.path, "--device", "cpu", "--limit", 2)[0] == 0
+    code, found = verdicts(run, "--limit", 4)
+    assert (code, unsound(found)) == (0, set())
+    assert found["scores computed again"] == "yes to the bit"
+
+
+def test_docs_that_are_no_list_are_one_message(run):
+    lines = jsonl(run.questions)
+    lines[0]["doc_ids"] = 5
+    rewrite(run.questions, lines)
+    result = call("verify", run.path, "--device", "cpu", "--limit", 2)
+    assert_one_message(result, 1, "does not fit", "run them again")
