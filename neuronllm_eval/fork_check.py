@@ -65,6 +65,8 @@ def exact_style(
                 reasons.append(described(error))
                 continue
             if gap <= tolerance:  # NaN is not
+                if reasons:
+                    logger.info("another way to score forks was passed over: %s", reasons[-1])
                 return ForkStyle(style, share)
             reasons.append(f"differs by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
     logger.info("every continuation is scored by itself: %s", "; ".join(reasons) or "no mask fits")

@@ -25,4 +25,4 @@ settings.load_profile("neuronllm")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--faults N`: how many faults `test_faults.py` injects."""
-    parser.addoption("--faults", type=int, default=130, help="faults injected by test_faults.py")
+    parser.addoption("--faults", type=int, default=80, help="faults injected by test_faults.py")

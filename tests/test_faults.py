@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -28,8 +29,9 @@ from tests.fault_fixtures import (
     Fault,
     Tracer,
     choose,
-    models_kept,
+    fsync,
     points,
+    replace,
     run_content,
     strike,
     without_times,
@@ -37,7 +39,10 @@ from tests.fault_fixtures import (
 from tests.harness_fixtures import TaskFolder, model_dir, some_docs
 from tests.test_processes import ROOT, torchrun
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.version_info < (3, 11), reason="functions have no full names to trace"),
+]
 TASK = "small"
 N_QUESTIONS = 5
 
@@ -97,12 +102,13 @@ def masked(tasks: Path, neurons: Path, positions: str) -> Command:
         ]  # fmt: skip
 
     def content(output: Path) -> dict[str, bytes]:
-        import json
+        last = sorted(output.rglob("*.json"))[-1:]
+        return {
+            path.stem.partition("_")[0]: without_times(json.loads(path.read_text()))
+            for path in last
+        }
 
-        files = sorted(output.rglob("*.json"))[-1:]
-        return {"results": without_times(json.loads(path.read_text())) for path in files}
-
-    return Command(arguments, cli.main, content, again=(), kept=())
+    return Command(arguments, cli.main, content, again=(), kept=(), warns=False)
 
 
 @functools.cache
@@ -137,7 +143,7 @@ def test_a_fault_leaves_nothing_behind(reference, tasks, tmp_path, kind, request
     command, expected, counts = undisturbed(reference, tasks)
     chosen = choose(counts, request.config.getoption("--faults"))
     faults = [fault for fault in chosen if fault.kind == kind]
-    assert len(chosen) >= 100
+    assert len(chosen) >= 80  # with those of the two tests below, 100
     assert not complaints(faults, command, tmp_path, expected)
 
 
@@ -165,14 +171,13 @@ def test_a_fault_in_the_masked_model(reference, tasks, tmp_path, positions):
     own = [point for point in sorted(counts) if point.startswith(modules)]
     faults = [
         Fault(kinds[number % len(kinds)], point, counts[point]) for number, point in enumerate(own)
-    ][::2]
-    assert len(faults) > 10
+    ][::4]
+    assert len(faults) >= 8
     assert not complaints(faults, command, tmp_path, expected)
 
 
 def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
     """What is left behind is found: a hook, a frozen weight, a temporary file."""
-    from neuronllm_eval import hooks, run_directory
 
     def careless(path: Path, content: str | bytes) -> None:
         raw = content.encode() if isinstance(content, str) else content
@@ -182,7 +187,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
     command, expected, _ = undisturbed(reference, tasks)
     with monkeypatch.context() as patch:
         patch.setattr("torch.utils.hooks.RemovableHandle.remove", lambda _: None)
-        fault = Fault("internal", "fan_out.FanOutEngine._integrate_layers", 1)
+        fault = Fault("internal", "fan_out.FanOutEngine.score.<locals>.edit", 1)
         found = "\n".join(strike(fault, command, tmp_path / "hooks", expected))
     assert "the model's hooks are" in found
     with monkeypatch.context() as patch:
@@ -190,7 +195,6 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
         fault = Fault("full disk", "selection.select_neurons", 1)
         found = "\n".join(strike(fault, command, tmp_path / "files", expected))
     assert ".scores.safetensors.1 is left" in found
-    assert hooks and run_directory
 
 
 # Killed, and several processes ------------------------------------------------------------------
@@ -199,8 +203,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
 def killed_at(point: str, number: int, _rank: int) -> None:
     """The process kills itself at a point."""
     fault = Fault("killed", point, number)
-    context = models_kept()
-    context.__enter__()  # the process never leaves it
+    os.fsync, os.replace = fsync, replace
     sys.settrace(Tracer(fault, lambda _: os.kill(os.getpid(), signal.SIGKILL)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+from pathlib import Path
 
 import lm_eval
 import numpy as np
