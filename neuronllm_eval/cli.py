@@ -22,7 +22,7 @@ import transformers
 
 from neuronllm_eval import arguments
 from neuronllm_eval.adapter import PREFIX, write_yaml
-from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
 from neuronllm_eval.identify_stage import identify_task
@@ -30,7 +30,7 @@ from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.preparation import estimate_identification, estimate_validation
-from neuronllm_eval.ranks import OtherRankFailed, Ranks
+from neuronllm_eval.ranks import OtherRankFailed, Ranks, own_rank
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
@@ -95,7 +95,11 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(action: Callable[[], int]) -> int:
     """Turn this package's errors into one readable message and an exit code."""
-    rank = int(os.environ.get("RANK", "0"))
+    try:
+        rank = own_rank()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     mark = f"[rank {rank}] " if rank else ""
     try:
         with handled():
@@ -189,7 +193,8 @@ def _identify_in(
             resume=launch.keep,
         )
     )
-    _take_locks(launch, [run for run, _, _ in runs])
+    if not options.dry_run:
+        _take_locks(launch, [run for run, _, _ in runs])
     launch = dataclasses.replace(launch, keep=True)  # what is left would have been refused
     model = load_model(settings)
     # All questions of all tasks are built first: what is wrong with one of them shows at once.
@@ -203,14 +208,15 @@ def _identify_in(
             estimates.append(estimate_identification(model, own, choosing, run.path))
             if plan is not None:
                 estimates.append(estimate_validation(model, own, judging, plan, run.path))
-        print(estimate_table(estimates))
+        if launch.ranks.is_first:
+            print(estimate_table(estimates))
         return 0
     for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
         neurons = identify_task(model, own, choosing, run, launch, _announce)
         if plan is not None:
             validate_task(model, own, judging, *plan.over(neurons), run, launch, _announce)
         if launch.ranks.is_first:
-            print(report_task(run))
+            report_task(run, print)
     if launch.ranks.is_first:
         print(f"written to {output}")
     return 0
@@ -236,7 +242,8 @@ def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPla
         for run in find_runs(Path(options.run_dir))
         for settings in [RunSettings.load(run.settings)]
     ]
-    _take_locks(launch, [run for run, _, _, _ in runs])
+    if not options.dry_run:
+        _take_locks(launch, [run for run, _, _, _ in runs])
     goes_on = launch.ranks.on_first(lambda: any(validation_goes_on(run) for run, _, _, _ in runs))
     launch = dataclasses.replace(launch, keep=(launch.keep or goes_on) and not launch.overwrite)
     for run, saved, judged, points in runs:
@@ -254,7 +261,7 @@ def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPla
             continue
         validate_task(model, settings, questions, judged, points, run, launch, _announce)
         if launch.ranks.is_first:
-            print(report_task(run))
+            report_task(run, print)
     if options.dry_run and launch.ranks.is_first:
         print(estimate_table(estimates))
     return 0
@@ -265,8 +272,21 @@ def _announce(expected: Estimate) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    unwritten: list[str] = []
+    show = print if not own_rank() else None
     for run in find_runs(Path(options.run_dir)):
-        print(report_task(run))
+        try:
+            report_task(run, show)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            unwritten.append(f"{run.path} ({error.strerror})")
+    if unwritten:
+        raise ArtifactError(
+            f"the report cannot be written: {', '.join(unwritten)}",
+            expected="a disk with room, that can be written",
+            remedy="make room, or take what is printed above, which is all of it",
+        )
     return 0
 
 
@@ -294,7 +314,8 @@ def _verify(options: argparse.Namespace) -> int:
             options.limit,
         )
         rows = [[check.name, "yes" if check.sound else "NO", check.detail] for check in checks]
-        print(f"{run.path}\n\n{markdown_table(['check', 'sound', 'detail'], rows)}")
+        if not own_rank():  # every process verifies for itself, and one speaks
+            print(f"{run.path}\n\n{markdown_table(['check', 'sound', 'detail'], rows)}")
         sound = sound and all(check.sound for check in checks)
     return 0 if sound else 1
 
@@ -356,7 +377,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def _set_up_logging(verbosity: str) -> None:
-    rank = int(os.environ.get("RANK", "0"))
+    rank = own_rank()
     mark = f"[rank {rank}] " if rank else ""
     logging.basicConfig(format=f"{mark}%(levelname)s %(name)s: %(message)s")
     logging.getLogger().setLevel(verbosity)

@@ -33,6 +33,22 @@ _POLL = 0.02  # seconds
 Value = TypeVar("Value")
 
 
+def own_rank() -> int:
+    """This process's number among those of the run, as the launcher gave it; 0 without one.
+
+    Raises:
+        UsageError: the environment holds no number.
+    """
+    rank = os.environ.get("RANK", "0")
+    if not (rank.isdecimal() and len(rank) < 10):
+        raise UsageError(
+            f"RANK is {rank!r:.100} in the environment",
+            expected="a number, as accelerate and torchrun set it",
+            remedy="unset RANK",
+        )
+    return int(rank)
+
+
 def meet(device: str | None = None) -> PartialState | None:
     """Accelerate's state of the processes that the launcher started; None if there is but one.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.harness_results import read_metrics
@@ -12,8 +14,13 @@ from neuronllm_eval.stored_run import ValidationRecord, load_neurons, load_score
 from neuronllm_eval.summary import ConditionSummary, summarise, summary_json
 
 
-def report_task(run: RunDirectory) -> str:
-    """summary.json and report.md from the artifacts; returns the report's text."""
+def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) -> str:
+    """summary.json and report.md from the artifacts; returns the report's text.
+
+    Args:
+        run: whose artifacts.
+        show: is told the text before anything is written, so that no full disk keeps it back.
+    """
     settings = RunSettings.load(run.settings)
     neurons = load_neurons(run, settings)
     scores = load_scores(run, neurons)
@@ -37,7 +44,10 @@ def report_task(run: RunDirectory) -> str:
             for each in summaries
             if run.result(each.name).exists()
         }
-        write_whole(run.summary, summary_json(task, split, summaries, docs, metrics))
     text = render(TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics))
+    if show is not None:
+        show(text)
+    if run.conditions.exists():
+        write_whole(run.summary, summary_json(task, split, summaries, docs, metrics))
     write_whole(run.report, text)
     return text

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from neuronllm_eval.attribution import AUTO_QUADRATURE
+from neuronllm_eval.conditions import ConditionName
+from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
+from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.fingerprints import digest, task_hash, versions
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.neurons import NeuronSet
@@ -21,7 +24,7 @@ from neuronllm_eval.run_tasks import how_asked
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import is_unfinished
-from neuronllm_eval.strict_json import parse_json
+from neuronllm_eval.strict_json import exact_keys, read_json
 from neuronllm_eval.validation import ConditionPlan
 from neuronllm_eval.work import other_settings
 
@@ -166,23 +169,43 @@ def keeps_validation(
 ) -> bool:
     """Whether a run is judged already, under the same conditions and on the same docs.
 
+    A validation that cannot be read counts as none.
+
     Args:
         run: of the neurons.
         names: of all that is scored.
         judged: the content of validation.json.
         questions: what would be asked.
+
+    Raises:
+        UsageError: it was judged otherwise; names what differs.
     """
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
-    text = run.validation.read_text(encoding="utf-8", errors="replace")
-    if parse_json(text, run.validation) != judged:
+    try:
+        known = exact_keys(read_json(run.validation), set(judged), run.validation, "the file")
+        lines = read_lines(run.conditions)
+        task = str(questions.task.config.task)
+        there = DocTable.from_lines(lines, run.conditions, task).conditions
+        counted = questions.without(set_aside_ids(run, "validation")).questions
+    except ArtifactError as error:
+        logger.warning("%s is judged anew: %s", run.path, error.found)
         return False
-    lines = read_lines(run.conditions)
-    counted = questions.without(set_aside_ids(run, "validation")).questions
     asked = [prompt.doc_id for question in counted for prompt in question.prompts]
-    same = [line.get("doc_id") for line in lines] == asked and all(
-        list(line.get("loglikelihoods", ())) == list(names) for line in lines
-    )
-    if same:
-        logger.warning("%s: it is judged already, under the same conditions", run.path)
-    return same
+    now = {**judged, **_by_flag(names), "docs asked": asked}
+    kept = {**known, **_by_flag(there), "docs asked": [line["doc_id"] for line in lines]}
+    _require_equal(run, now, kept)
+    _require_equal(run, {"conditions": list(names)}, {"conditions": list(there)})
+    logger.warning("%s: it is judged already, under the same conditions", run.path)
+    return True
+
+
+def _by_flag(names: Sequence[str]) -> dict[str, Any]:
+    """What is scored, by the flags that ask for it."""
+    parts = [ConditionName.parse(name) for name in names]
+    seeds = {part.seed for part in parts if part.seed is not None}
+    return {
+        "conditions": [str(part) for part in parts if part.seed is None],
+        "n_random": len(seeds),
+        "seed": min(seeds, default=None),
+    }

@@ -103,7 +103,12 @@ class RunDirectory:
     def note_command(
         self, stage: str, command: Sequence[str], n_processes: int, versions: Mapping[str, str]
     ) -> None:
-        """Append a line to `commands.jsonl`."""
+        """Append a line to `commands.jsonl`.
+
+        Raises:
+            ArtifactError: a folder is there.
+        """
+        require_no_folder(self.commands)
         line = {
             "stage": stage,
             "command": list(command),
@@ -154,11 +159,17 @@ class RunDirectory:
 
         Raises:
             UsageError: it cannot be written.
+            ArtifactError: a folder is where a file belongs, or the other way round; then nothing
+                is removed.
         """
+        identified = (self.neurons, self.scores, self.questions, self.settings)
+        files = (*identified, self.commands, self.set_aside("selection"))
+        for path in files:
+            require_no_folder(path)
+        self._require_places()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            files = (self.neurons, self.scores, self.questions, self.settings, self.commands)
-            for path in (*files, self.set_aside("selection")):
+            for path in files:
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.identifying, ignore_errors=True)
             self.clear_validation()
@@ -172,21 +183,26 @@ class RunDirectory:
             ArtifactError: a folder is where a file of it belongs, or the other way round; then
                 nothing is removed.
         """
-        aside = self.set_aside("validation")
-        files = (self.conditions, self.validation, self.summary, self.report, aside)
-        for path in files:
-            require_no_folder(path)
-        if (results := self.path / RESULTS_FOLDER).is_file():
-            raise ArtifactError(
-                f"{results} is no folder",
-                expected="a folder, or nothing, in its place",
-                remedy="move the file away",
-            )
-        for path in files:
+        self._require_places()
+        for path in self._judged:
             path.unlink(missing_ok=True)
         for path in (self.path / RESULTS_FOLDER).glob("*.json"):
             path.unlink()
         shutil.rmtree(self.validating, ignore_errors=True)
+
+    @property
+    def _judged(self) -> tuple[Path, ...]:
+        """The files that a validation and its report write, but for the results."""
+        aside = self.set_aside("validation")
+        return (self.conditions, self.validation, self.summary, self.report, aside)
+
+    def _require_places(self) -> None:
+        """Raise ArtifactError unless a validation can write its files and folders."""
+        for path in (*self._judged, self.commands):
+            require_no_folder(path)
+        checkpoint = self.path / CHECKPOINT_FOLDER
+        for path in (self.path / RESULTS_FOLDER, checkpoint, self.identifying, self.validating):
+            require_no_file(path)
 
 
 def _unwritable(path: Path, error: OSError) -> UsageError:
@@ -204,6 +220,16 @@ def require_no_folder(path: Path) -> None:
             f"{path} is a folder",
             expected="a file, or nothing, in its place",
             remedy="move the folder away",
+        )
+
+
+def require_no_file(path: Path) -> None:
+    """Raise ArtifactError if a file is where a folder is to be made."""
+    if path.is_file():
+        raise ArtifactError(
+            f"{path} is no folder",
+            expected="a folder, or nothing, in its place",
+            remedy="move the file away",
         )
 
 

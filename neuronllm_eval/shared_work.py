@@ -75,8 +75,7 @@ class SharedWork:
                 work.require_same(path)
             else:
                 begin()
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
+                _make_anew(folder)
                 write_durably(path, work.to_json().encode())
             return merge_parts(folder, work.fingerprint).done
 
@@ -171,6 +170,19 @@ class SharedWork:
                 "goes on",
             )
         return base
+
+
+def _make_anew(folder: Path) -> None:
+    """Make a folder, without what was in it; ArtifactError if a file is in its place."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArtifactError(
+            f"{folder} cannot be made: {error.strerror}",
+            expected="a folder, or nothing, in its place",
+            remedy="move the file away",
+        ) from error
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -54,7 +54,8 @@ def validate_task(
         announce: is told beforehand what a long stage will take.
 
     Raises:
-        UsageError: the directory holds an unfinished validation of other settings.
+        UsageError: the directory holds an unfinished validation of other settings, or a finished
+            one where finished ones are kept.
     """
     launch = launch or Launch()
     ranks = launch.ranks

@@ -287,6 +287,8 @@ QUICK = ("--n_random", 0, "--conditions", "enhance")
          ("found in other weights", "0000000000000000", "identify again")),
         (folder("validation.json"), 1, ("validation.json is a folder", "move the folder")),
         (folder("conditions.jsonl"), 1, ("conditions.jsonl is a folder",)),
+        (folder("commands.jsonl"), 1, ("commands.jsonl is a folder", "move the folder")),
+        (lambda run: (run.path / "checkpoint").touch(), 1, ("checkpoint is no folder",)),
     ],
 )  # fmt: skip
 def test_a_spoiled_run_is_not_judged_and_keeps_its_validation(copied, damage, code, parts):

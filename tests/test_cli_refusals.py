@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import re
 import shutil
 from pathlib import Path
@@ -269,6 +271,30 @@ def test_processes_that_no_launcher_started(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = call(*identify(tmp_path))
     assert_one_message(result, 2, "the 2 processes cannot reach each other", "MASTER_ADDR")
+
+
+@pytest.mark.parametrize("rank", ["abc", "", "-1", "9" * 5000])
+def test_a_rank_that_is_no_number(copied, monkeypatch, rank):
+    monkeypatch.setenv("RANK", rank)
+    assert_one_message(call("report", copied.path), 2, "RANK is '", "unset RANK")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_report_that_cannot_be_written_is_printed(copied, monkeypatch, number):
+    def full(path: Path, _: bytes) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    shown = call("report", copied.path)[1]
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = call("report", copied.path)
+    assert_one_message(result, 1, "the report cannot be written", os.strerror(number))
+    assert "goes on" not in result[2]
+    assert result[1] == shown
+
+
+def test_one_process_reports_for_all(copied, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert call("report", copied.path) == (0, "", "")
 
 
 @pytest.mark.parametrize(

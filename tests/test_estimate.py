@@ -313,6 +313,7 @@ def test_a_dry_run_of_run_eval_writes_nothing(tmp_path):
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])
 def test_a_dry_run_over_a_run_that_is_there(tmp_path, more):
     run = copy_of(finished_run(), tmp_path / "demo_topic")
+    (run.path / ".lock").unlink(missing_ok=True)
     before = files(tmp_path)
     result = call(*identify(tmp_path, "--dry_run", *more))
     if more:
@@ -323,6 +324,7 @@ def test_a_dry_run_over_a_run_that_is_there(tmp_path, more):
 
 
 def test_a_dry_run_of_validate_leaves_the_earlier_validation(copied):
+    (copied.path / ".lock").unlink(missing_ok=True)
     before = files(copied.path)
     code, out, err = call("validate", copied.path, *QUICK, "--dry_run")
     assert code == 0, err

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.kill_resume import content
 from benchmarks.launched import CONTEXT
 from neuronllm_eval import checkpoint, cli, identify_stage, validate_stage
 from neuronllm_eval.checkpoint import Part
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.run_lock import RunLocks
 from tests.cli_fixtures import assert_one_message, call, logging_restored, without_the_harness_tasks
+from tests.harness_fixtures import scratch
 from tests.process_fixtures import (
     N_UNITS,
     TASK,
@@ -58,6 +60,14 @@ def half(tmp_path_factory):
 @pytest.fixture
 def copied(half, tmp_path):
     shutil.copytree(half, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def done(tmp_path):
+    """A finished run that a test may spoil."""
+    uninterrupted()
+    shutil.copytree(scratch() / "uninterrupted", tmp_path / "runs")
     return tmp_path / "runs"
 
 
@@ -267,6 +277,47 @@ def test_a_validation_of_other_conditions_is_not_gone_on_with(tmp_path):
     same = ("validate", tmp_path, "--conditions", "suppress_good", "--n_random", 1)
     assert call(*same)[0] == 0  # replaces it, as ever
     assert_same_bytes(tmp_path / TASK)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (
+            ("--conditions", "degrade"),
+            "conditions is ['unmasked', 'degrade'], there ['unmasked', '",
+        ),
+        (("--n_random", 2), "n_random is 2, there 1"),
+        (("--suppress_scale", 0.5), "suppress_scale is 0.5, there 0.0"),
+        (("--scale", "0,0.5"), "suppress_good.k41.x0.5'], there ['unmasked', 'suppress_good'].\n"),
+        (("--top_k", 3), "top_k is 3, there 41"),
+        (("--limit", 4), "docs asked is [0, 1, 2, "),
+    ],
+)
+def test_a_finished_validation_of_other_settings_is_refused(done, flags, named):
+    before = content(done / TASK)
+    same = ("validate", done, "--conditions", "suppress_good", "--n_random", 1, "--resume")
+    assert_one_message(call(*same, *flags), 2, "other settings", named, "--overwrite")
+    assert content(done / TASK) == before
+    assert call(*same)[0] == 0
+
+
+def test_run_eval_refuses_a_finished_validation_of_other_settings(done):
+    before = content(done / TASK)
+    more = ("--conditions", "degrade")
+    assert_one_message(run_eval(done, "--resume", *more), 2, "other settings", "conditions is")
+    assert content(done / TASK) == before
+    assert run_eval(done, *more, "--overwrite")[0] == 0
+    assert "degrade" in (done / TASK / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["conditions.jsonl", "validation.json"])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text('{"a": 1}\n')])
+def test_a_validation_that_cannot_be_read_is_made_again(done, name, spoil, caplog):
+    spoil(done / TASK / name)
+    with caplog.at_level(logging.WARNING):
+        code, _, err = run_eval(done, "--resume")
+    assert code == 0, err
+    assert_same_bytes(done / TASK)
 
 
 def test_validate_goes_on_by_itself(tmp_path):
