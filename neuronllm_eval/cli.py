@@ -83,7 +83,7 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
     def execute() -> int:
         options = run_eval_parser().parse_args(given)
         options.command = ("run_eval.py", *given)
-        if not given:
+        if given in ([], ["--dry_run"]):
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
             options.output_path, options.overwrite = DEMO_OUTPUT, True
             torch.set_num_threads(1)  # the embedded model is too small to share out
@@ -315,7 +315,10 @@ def _verify(options: argparse.Namespace) -> int:
         )
         rows = [[check.name, "yes" if check.sound else "NO", check.detail] for check in checks]
         if not own_rank():  # every process verifies for itself, and one speaks
-            print(f"{run.path}\n\n{markdown_table(['check', 'sound', 'detail'], rows)}")
+            n_wrong = sum(not check.sound for check in checks)
+            verdict = f"{n_wrong} of {len(checks)} checks failed" if n_wrong else "All is sound"
+            table = markdown_table(["check", "sound", "detail"], rows)
+            print(f"{run.path}\n\n{table}\n\n{verdict}.")
         sound = sound and all(check.sound for check in checks)
     return 0 if sound else 1
 

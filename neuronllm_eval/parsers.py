@@ -33,7 +33,8 @@ def run_eval_parser() -> argparse.ArgumentParser:
     """The parser of `run_eval.py`."""
     parser = arguments.Parser(
         prog="run_eval.py",
-        description="Identify, validate and report in one go. Without arguments: the demo.",
+        description="Identify, validate and report in one go. Without arguments (or with --dry_run "
+        "alone): the demo.",
         allow_abbrev=False,
     )
     arguments.add_identify_flags(parser)
@@ -80,7 +81,7 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     validate.add_argument("--seed", type=int, help="seed of the random controls")
     arguments.add_validation_flags(validate)
-    arguments.add_model_flags(validate)
+    arguments.add_model_flags(validate, "questions (default: the run's own limit)")
     arguments.add_run_flags(validate)
     validate.set_defaults(execute=commands["validate"])
 

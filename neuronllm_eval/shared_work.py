@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ from neuronllm_eval.ranks import Ranks
 from neuronllm_eval.run_lock import RunLocks
 from neuronllm_eval.work import WORK_FILE, Work, recorded_batch_size
 
+logger = logging.getLogger(__name__)
 CHECKPOINT_EVERY = 60.0  # seconds
 
 
@@ -88,6 +90,10 @@ class SharedWork:
             )
         waiting = [number for number in range(len(work.units)) if number not in done]
         self.n_done = len(done)
+        if done and self.ranks.is_first:
+            logger.warning(
+                "%s: going on; %d of %d units are done", folder, len(done), len(work.units)
+            )
         self.mine = waiting[self.ranks.rank :: self.ranks.n_ranks]
 
     def record(self, values: dict[str, Any]) -> None:
