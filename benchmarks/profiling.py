@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
-from benchmarks.workload import Run, seconds
+from benchmarks.workload import Run, now, seconds
 from neuronllm_eval import fan_out
 from neuronllm_eval.prefix import Prefiller
 from neuronllm_eval.report import markdown_table
@@ -51,10 +50,10 @@ class Clock:
         self._open.pop()
 
     def _charge(self) -> None:
-        now = time.perf_counter()
+        time = now()
         if self._open:
-            self.spent[self._open[-1]] += now - self._since
-        self._since = now
+            self.spent[self._open[-1]] += time - self._since
+        self._since = time
 
     @contextmanager
     def around(self, owner: Any, name: str, part: str) -> Iterator[None]:

@@ -220,10 +220,14 @@ def in_turn(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[s
 
 def seconds(action: Callable[[], object]) -> float:
     """Time of one call; of one thread the processor's, whoever else uses the machine."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
+    start = now()
     action()
-    return clock() - start
+    return now() - start
+
+
+def now() -> float:
+    """Seconds on the clock that timings go by."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def parser(description: str | None, repeats: int = 5) -> argparse.ArgumentParser:
