@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +104,7 @@ class RunDirectory:
     def note_command(
         self, stage: str, command: Sequence[str], n_processes: int, versions: Mapping[str, str]
     ) -> None:
-        """Append a line to `commands.jsonl`.
+        """Add a line to `commands.jsonl`, which is written anew as a whole.
 
         Raises:
             ArtifactError: a folder is there.
@@ -115,8 +116,8 @@ class RunDirectory:
             "processes": n_processes,
             "versions": dict(versions),
         }
-        with jsonlines.open(self.commands, "a", compact=True) as writer:
-            writer.write(line)
+        known = self.commands.read_text("utf-8", "replace") if self.commands.exists() else ""
+        write_whole(self.commands, known + json.dumps(line, separators=(",", ":")) + "\n")
 
     def result(self, condition: str) -> Path:
         """results/<condition>.json, as lm_eval writes it."""

@@ -36,6 +36,7 @@ from lm_eval.models.huggingface import HFLM
 from neuronllm_eval import adapter_source, aqua_metrics, aqua_task
 from neuronllm_eval.checkpoint import Part
 from neuronllm_eval.fingerprints import model_hash
+from neuronllm_eval.run_directory import COMMANDS_FILE
 from neuronllm_eval.run_lock import LOCK_FILE, RunLocks
 from neuronllm_eval.strict_json import parse_json
 from tests.cli_fixtures import call
@@ -432,6 +433,9 @@ def run_content(run: Path) -> dict[str, bytes]:
         if path.is_dir() or name == LOCK_FILE or name.startswith("checkpoint/"):
             continue
         found[name] = path.read_bytes()
+        if name == COMMANDS_FILE:  # every command adds a line, each another one
+            with contextlib.suppress(json.JSONDecodeError):  # half written
+                found[name] = str(bool([json.loads(line) for line in path.open()])).encode()
         if name.startswith("results/") and path.suffix == ".json":
             with contextlib.suppress(json.JSONDecodeError):  # half written
                 found[name] = without_times(json.loads(found[name]))

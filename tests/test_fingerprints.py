@@ -28,14 +28,14 @@ def test_the_hash_knows_the_dtype():
 def test_the_tokenizer_s_hash_is_that_of_what_it_does():
     one = tokenizer_hash(word_tokenizer())
     assert len(one) == 16
-    padded = word_tokenizer()
+    padded = copy.deepcopy(word_tokenizer())  # others use it too
     padded(["A", "A B"], padding=True, truncation=True, max_length=4)  # a call, no change
     assert tokenizer_hash(padded) == one
     assert tokenizer_hash(split_space_tokenizer()) != one
-    more = word_tokenizer()
+    more = copy.deepcopy(word_tokenizer())  # others use it too
     more.add_tokens(["brand-new"])
     assert tokenizer_hash(more) != one
-    special = word_tokenizer()
+    special = copy.deepcopy(word_tokenizer())  # others use it too
     special.bos_token = special.eos_token
     assert tokenizer_hash(special) != one
 
