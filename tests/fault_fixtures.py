@@ -435,7 +435,9 @@ def run_content(run: Path) -> dict[str, bytes]:
         found[name] = path.read_bytes()
         if name == COMMANDS_FILE:  # every command adds a line, each another one
             with contextlib.suppress(json.JSONDecodeError):  # half written
-                found[name] = str(bool([json.loads(line) for line in path.open()])).encode()
+                found[name] = str(
+                    bool([json.loads(line) for line in found[name].splitlines()])
+                ).encode()
         if name.startswith("results/") and path.suffix == ".json":
             with contextlib.suppress(json.JSONDecodeError):  # half written
                 found[name] = without_times(json.loads(found[name]))
