@@ -6,16 +6,13 @@ import contextlib
 import functools
 import io
 import json
-import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 import lm_eval.config.evaluate_config
 import pytest
-import transformers
 import yaml
 from lm_eval.tasks import TaskManager
 
@@ -80,18 +77,6 @@ def copy_of(run: RunDirectory, path: Path) -> RunDirectory:
     """A run that a test may spoil."""
     shutil.copytree(run.path, path)
     return RunDirectory(path)
-
-
-def logging_restored() -> Iterator[None]:
-    """The command line sets log levels for its whole process, which here is that of all tests."""
-    loggers = [logging.getLogger(), logging.getLogger("lm_eval")]
-    levels = [logger.level for logger in loggers]
-    verbosity = transformers.utils.logging.get_verbosity()
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-    transformers.utils.logging.set_verbosity(verbosity)
-    transformers.utils.logging.enable_progress_bar()
 
 
 def without_the_harness_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 
 # No test may need the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,3 +28,15 @@ settings.load_profile("neuronllm")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--faults N`: how many faults `test_faults.py` injects."""
     parser.addoption("--faults", type=int, default=80, help="faults injected by test_faults.py")
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_as_at_the_start() -> None:
+    """The command line sets log levels for its whole process, which here is that of all tests."""
+    for name in (None, "lm_eval", "neuronllm_eval", "neuronllm_eval.batch_sizes"):
+        logging.getLogger(name).setLevel(logging.NOTSET if name else logging.WARNING)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_warning()
+        transformers_logging.enable_progress_bar()

@@ -11,7 +11,6 @@ from tests.cli_fixtures import (
     call,
     copy_of,
     finished_run,
-    logging_restored,
     without_the_harness_tasks,
 )
 from tests.damage import (
@@ -34,11 +33,6 @@ from tests.damage import (
 DIGITS = "9" * 5000  # more than Python makes an integer of
 DEEP = "[" * 100_000
 HUGE = 10**400  # an integer that no float can hold
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 @pytest.fixture(autouse=True)

@@ -25,18 +25,12 @@ from tests.cli_fixtures import (
     copy_of,
     finished_run,
     identify,
-    logging_restored,
     without_the_harness_tasks,
 )
 from tests.damage import contents, laughs
 from tests.harness_fixtures import TaskFolder, model_dir, some_docs
 
 DEEP = "[" * 100_000
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 @pytest.fixture(autouse=True)

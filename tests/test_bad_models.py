@@ -19,18 +19,12 @@ from tests.cli_fixtures import (
     assert_one_message,
     call,
     identify,
-    logging_restored,
     without_the_harness_tasks,
 )
 from tests.damage import contents
 from tests.harness_fixtures import model_dir
 
 Change = Callable[[Path], object]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 @pytest.fixture

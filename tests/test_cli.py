@@ -41,7 +41,6 @@ from tests.cli_fixtures import (
     finished_run,
     identify,
     jsonl,
-    logging_restored,
     without_the_harness_tasks,
 )
 from tests.harness_fixtures import (
@@ -57,11 +56,6 @@ from tests.harness_fixtures import (
 
 ROOT = Path(__file__).parent.parent
 SAME_BYTES = ("scores.safetensors", "neurons.json", "questions.jsonl", "conditions.jsonl")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,12 @@ from tests.cli_fixtures import (
     copy_of,
     identify,
     jsonl,
-    logging_restored,
 )
 from tests.harness_fixtures import TaskFolder, include_paths, model_dir, scratch, some_docs
 
 CONTEXT = 250
 TOO_LONG = "longer than the model's context"
 BAD_GOLD = "gold missing or out of range"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 def odd_docs(first: int, repeated: bool):

@@ -24,7 +24,6 @@ from tests.cli_fixtures import (
     copy_of,
     finished_run,
     identify,
-    logging_restored,
     without_the_harness_tasks,
 )
 from tests.harness_fixtures import (
@@ -34,11 +33,6 @@ from tests.harness_fixtures import (
     some_docs,
     word_tokenizer,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 @pytest.fixture(scope="module")

@@ -36,15 +36,9 @@ from tests.cli_fixtures import (
     copy_of,
     finished_run,
     identify,
-    logging_restored,
 )
 from tests.harness_fixtures import model_dir
 from tests.tiny_models import tiny_model
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 def question(number: int, n_tokens: int, n_prompts: int = 2) -> Question:

@@ -22,7 +22,7 @@ import pytest
 from benchmarks.launched import Launched, free_port
 from neuronllm_eval import cli, harness_results
 from tests import process_fixtures
-from tests.cli_fixtures import logging_restored, without_the_harness_tasks
+from tests.cli_fixtures import without_the_harness_tasks
 from tests.fault_fixtures import (
     KINDS,
     Command,
@@ -45,8 +45,6 @@ pytestmark = [
 ]
 TASK = "small"
 N_QUESTIONS = 5
-
-_logging_restored = pytest.fixture(autouse=True)(logging_restored)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -20,18 +20,13 @@ from neuronllm_eval.precision import ATTRIBUTION_DTYPES, AUTO, computing_in, dty
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.replay import ReplayEngine
 from neuronllm_eval.scoring import option_cross_entropy
-from tests.cli_fixtures import QUICK, assert_one_message, call, jsonl, logging_restored
+from tests.cli_fixtures import QUICK, assert_one_message, call, jsonl
 from tests.cli_fixtures import identify as identify_flags
 from tests.harness_fixtures import model_dir
 from tests.tiny_models import random_prompt, tiny_model
 
 HALVES = (torch.bfloat16, torch.float16)
 PROMPTS = (random_prompt(0, 9), random_prompt(1, 12))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _logging_as_before():
-    yield from logging_restored()
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:

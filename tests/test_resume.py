@@ -17,7 +17,7 @@ from neuronllm_eval import checkpoint, cli, identify_stage, validate_stage
 from neuronllm_eval.checkpoint import Part
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.run_lock import RunLocks
-from tests.cli_fixtures import assert_one_message, call, logging_restored, without_the_harness_tasks
+from tests.cli_fixtures import assert_one_message, call, without_the_harness_tasks
 from tests.harness_fixtures import scratch
 from tests.process_fixtures import (
     N_UNITS,
@@ -28,8 +28,6 @@ from tests.process_fixtures import (
     run_eval,
     uninterrupted,
 )
-
-_logging_restored = pytest.fixture(autouse=True)(logging_restored)
 
 
 @pytest.fixture(autouse=True)

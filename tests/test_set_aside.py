@@ -22,12 +22,10 @@ from tests.cli_fixtures import (
     call,
     identify,
     jsonl,
-    logging_restored,
     without_the_harness_tasks,
 )
 from tests.harness_fixtures import harness_model, model_dir, scratch
 
-restored = pytest.fixture(autouse=True)(logging_restored)
 LIMIT = 8
 
 

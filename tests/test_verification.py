@@ -20,13 +20,10 @@ from tests.cli_fixtures import (
     copy_of,
     finished_run,
     jsonl,
-    logging_restored,
     without_the_harness_tasks,
 )
 from tests.cli_fixtures import identify as identify_flags
 from tests.harness_fixtures import model_dir
-
-restored = pytest.fixture(autouse=True)(logging_restored)
 
 
 @pytest.fixture(autouse=True)
