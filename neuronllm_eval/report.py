@@ -117,7 +117,7 @@ def headline(report: TaskReport) -> str:
             return _sentence(len(report.neurons.good), summary)
     return (
         f"Found {len(report.neurons.good)} good and {len(report.neurons.bad)} bad neurons of "
-        f"{report.scores.ace.size}."
+        f"{report.scores.score.size}."
     )
 
 

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neuronllm_eval.attribution import METHODS, Quadrature, attribute
-from neuronllm_eval.batch_sizes import in_batches
+from neuronllm_eval.attribution import Quadrature
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
@@ -26,8 +25,9 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.exactness import rounding_tolerance
 from neuronllm_eval.fingerprints import task_hash, tokenizer_hash, versions
 from neuronllm_eval.harness_results import read_metrics
-from neuronllm_eval.identification import IdentificationSettings, identify
+from neuronllm_eval.identification import IdentificationSettings, QuestionRecord, identify
 from neuronllm_eval.loading import LoadedModel
+from neuronllm_eval.methods import make_method, to_scores
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Question
@@ -173,38 +173,42 @@ def check_questions(
     engine = build_engine(
         model.lm.model, model.layers, questions.prompts, settings.engine, rule.n_steps or 1
     )
-    target, gaps = METHODS[settings.method], [0.0]
-    batch_size = _batch_size(settings, neurons)
-    for index, found in in_batches(
-        chosen, batch_size, lambda prompts: attribute(engine, prompts, rule, target)
-    ):
-        line = lines[chosen[index].question_id]
-        for one, there in zip(found, line["loglikelihoods"], strict=True):
-            gaps.append(_difference(one.loglikelihoods.tolist(), there))
-        gap = max(float(one.completeness_gap.max()) for one in found)
+    method, gaps = make_method(settings.method, settings.method_args), [0.0]
+    how = IdentificationSettings((method,), rule, settings.top_z, _batch_size(settings, neurons))
+
+    def compare(record: QuestionRecord) -> None:
+        line = lines[record.question_id]
+        for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
+            gaps.append(_difference(one, there))
+        gap = record.completeness_gap[method.name]
         gaps.append(abs(gap - float(line["completeness_gap"])))
+
+    identify(engine, chosen, how, compare)
     checks = [_within("selection questions asked again", chosen, gaps, engine)]
     if len(chosen) == len(lines):
-        checks.append(_check_scores(engine, questions, settings, run, rule, batch_size))
+        checks.append(_check_scores(engine, questions, run, how))
     return checks
 
 
 def _check_scores(
     engine: Engine,
     questions: QuestionSet,
-    settings: RunSettings,
     run: RunDirectory,
-    rule: Quadrature,
-    batch_size: int,
+    how: IdentificationSettings,
 ) -> Check:
     known = NeuronScores.load(run.path)
-    how = IdentificationSettings(settings.method, rule, settings.top_z, batch_size)
+    (method,) = how.methods
+    notes: list[Any] = []
+
+    def keep(record: QuestionRecord) -> None:
+        notes.extend(record.notes.values())
+
     sums = identify(
-        engine, questions.questions, how, lambda _: None, set_aside=lambda *_: None
+        engine, questions.questions, how, keep, set_aside=lambda *_: None
     )  # those that were set aside count nowhere
-    found = sums.to_scores(known.provenance)
-    largest = float(np.abs(known.ace).max()) or 1.0
-    gap = float(np.abs(found.ace - known.ace).max()) / largest
+    found = to_scores(method, sums[method.name], notes, known.provenance)
+    largest = float(np.abs(known.score).max()) or 1.0
+    gap = float(np.abs(found.score - known.score).max()) / largest
     same = found.to_bytes() == known.to_bytes()
     detail = "to the bit" if same else f"largest difference {gap:.1e} of the largest score"
     return Check("scores computed again", gap <= SCORE_TOLERANCE, detail)
