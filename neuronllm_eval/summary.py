@@ -24,9 +24,11 @@ from neuronllm_eval.conditions import (
 )
 from neuronllm_eval.control_rank import ControlRank, random_control_rank
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.holm import holm
+from neuronllm_eval.mcnemar import McNemar, mcnemar
 from neuronllm_eval.relative_changes import relative_accuracy_change, relative_confidence_change
 from neuronllm_eval.stability import SplitHalf
-from neuronllm_eval.statistics import McNemar, PairedDelta, holm, mcnemar, paired_delta
+from neuronllm_eval.statistics import PairedDelta, paired_delta
 
 # What each condition is expected to do; its place among the controls is judged on this side.
 EXPECTED_SIGN = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.control_rank import ControlRank, random_control_rank
+from neuronllm_eval.control_rank import FEWEST_CONTROLS, ControlRank, random_control_rank
 from tests.refusals import assert_refused
 
 
@@ -64,6 +64,30 @@ def test_an_expected_side_is_the_side_to_judge_on() -> None:
     # As expected: none rose as far.
     rank = random_control_rank(4.0, [0.0, 0.5, -0.5, 1.0], expected_sign=1)
     assert (rank.n_as_extreme, rank.p_value) == (0, 0.2)
+
+
+@given(st.lists(quarters, min_size=1, max_size=30), quarters, st.sampled_from([-1, 1]))
+def test_the_place_is_that_in_a_sorted_list(controls: list[float], delta: float, sign: int) -> None:
+    # Among all, the condition comes after its ties: the worst place that they allow.
+    rank = random_control_rank(delta, controls, expected_sign=sign)
+    everyone = sorted((sign * each for each in [*controls, delta]), reverse=True)
+    place = len(everyone) - everyone[::-1].index(sign * delta)
+    assert rank.p_value == place / len(everyone)
+    shuffled = random_control_rank(delta, controls[::-1], expected_sign=sign)
+    assert shuffled.p_value == rank.p_value
+
+
+def test_fewest_controls_are_those_that_can_come_below_5_percent() -> None:
+    beyond = [random_control_rank(9.0, [0.0] * n).p_value for n in (19, FEWEST_CONTROLS)]
+    assert beyond[0] == 0.05 > beyond[1] == 1 / 21
+
+
+def test_the_p_of_a_control_among_controls_is_uniform() -> None:
+    # Of 21 exchangeable deltas each has the same chance of any place.
+    deltas = np.random.default_rng(0).normal(size=(2_000, 21))
+    p_values = [random_control_rank(own, others, -1).p_value for own, *others in deltas]
+    share = np.mean(np.array(p_values) <= 1.5 / 21)  # first place: 1/21, standard error 0.005
+    assert share == pytest.approx(1 / 21, abs=0.015)
 
 
 ERRORS: list[tuple[Callable[[], object], list[str]]] = [

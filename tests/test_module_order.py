@@ -78,6 +78,8 @@ ORDER = (
     "resampling",
     "sign_flips",
     "statistics",
+    "mcnemar",
+    "holm",
     "relative_changes",
     "stability",
     "doc_table",

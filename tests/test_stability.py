@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.stability import split_half_stability
+from neuronllm_eval.stability import SplitHalf, split_half_stability, stability_of
 from tests.refusals import assert_refused
 
 
@@ -84,6 +84,29 @@ def test_split_half_properties(pairs: list[tuple[int, int]], data: st.DataObject
     np.testing.assert_allclose(dataclasses.astuple(one), dataclasses.astuple(two), atol=1e-12)
     assert 0 <= one.top_k_overlap <= 1
     assert math.isnan(one.rank_correlation) or abs(one.rank_correlation) <= 1 + 1e-12
+
+
+def test_halves_are_compared_over_as_many_neurons_as_both_have_of_each_sign() -> None:
+    # Scored neurons [3 2 1 -1 0] and [6 4 0 -2 2]: ranks 5 4 3 1 2 and 5 4 2 1 3,
+    # 1 - 6 * 2 / (5 * 24) = 0.9. Each half has one negative neuron: k is 1 at most.
+    halves = np.zeros((2, 2, 4))
+    halves[0, 0], halves[1, 0] = [3, 2, 1, -1], [6, 4, 0, -2]
+    halves[1, 1, 0] = 2
+    found = stability_of(halves, 9)
+    assert (found.k, found.top_k_overlap, found.bottom_k_overlap) == (1, 1.0, 1.0)
+    assert found.rank_correlation == pytest.approx(0.9)
+    halves[:, 1, 1:] = -7, -8, -9
+    # Now four negative ones, and three positive: 2 as asked, [3, 2] and [6, 4].
+    assert dataclasses.replace(stability_of(halves, 2), rank_correlation=0.0) == SplitHalf(
+        k=2, rank_correlation=0.0, top_k_overlap=1.0, bottom_k_overlap=1.0
+    )
+    assert stability_of(halves, 9).k == 3
+
+
+def test_halves_without_any_score_agree_on_nothing() -> None:
+    found = stability_of(np.zeros((2, 3, 4)), 5)
+    assert found.k == 1
+    assert math.isnan(found.rank_correlation)
 
 
 ERRORS: list[tuple[Callable[[], object], list[str]]] = [

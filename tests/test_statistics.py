@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neuronllm_eval import resampling, sign_flips
+from neuronllm_eval import resampling
 from neuronllm_eval.statistics import PairedDelta, paired_delta
 from tests.refusals import assert_refused
 
@@ -106,21 +106,6 @@ def test_rounding_neither_loses_nor_invents_ties(seed: int) -> None:
     rises = np.random.default_rng(seed).uniform(size=12)
     result = paired_delta(np.zeros(12), rises, np.arange(12), n_resamples=10)
     assert result.p_value == pytest.approx(2 / 4096, abs=1e-15)
-
-
-def test_sampled_p_value_agrees_with_the_binomial() -> None:
-    # 13 questions of one doc, 10 gained and 3 lost: |sum| >= 7 needs at least 10 equal signs,
-    # 2 * (286 + 78 + 13 + 1) / 2**13 = 756 / 8192 = 0.0923; standard error 0.0029.
-    unmasked = np.repeat([0, 1], [10, 3])
-    result = paired_delta(unmasked, 1 - unmasked, np.arange(13))
-    assert result.p_value == pytest.approx(756 / 8192, abs=0.012)
-
-
-def test_sampled_p_value_is_never_zero() -> None:
-    # 100 questions all gained: no sampled pattern reaches 100, so (0 + 1) / (999 + 1).
-    result = paired_delta(np.zeros(100), np.ones(100), np.arange(100), n_resamples=999)
-    assert result.p_value == pytest.approx(1 / 1000)
-    assert (result.delta, result.low, result.high) == (100.0, 100.0, 100.0)
 
 
 def test_no_difference_gives_zero_interval_and_p_one() -> None:
@@ -221,10 +206,9 @@ def test_exact_p_agrees_with_scipy_permutation_test(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sampled_p_agrees_with_scipy_permutation_test(seed: int) -> None:
+def test_p_of_many_questions_agrees_with_scipy_permutation_test(seed: int) -> None:
     docs = proxied_docs(60, seed=seed)
     differences = question_differences(docs)[0]
-    assert np.count_nonzero(differences) > sign_flips.EXACT_QUESTIONS
     assert paired_delta(*docs).p_value == pytest.approx(scipy_p(differences, 20_000), abs=0.02)
 
 
@@ -335,6 +319,19 @@ def test_memory_is_bounded(distinct: bool) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60e6
+
+
+def test_one_question_has_no_width_and_no_evidence() -> None:
+    result = paired_delta([1, 1, 1], [0, 0, 0], [7, 7, 7])
+    assert (result.delta, result.low, result.high, result.p_value) == (-100, -100, -100, 1.0)
+    assert result.n_questions == 1
+
+
+@pytest.mark.parametrize("answer", [0, 1])
+def test_all_docs_right_or_all_wrong_in_both_runs(answer: int) -> None:
+    answers = np.full(6, answer)
+    result = paired_delta(answers, answers, np.repeat([0, 1, 2], 2))
+    assert (result.delta, result.low, result.high, result.p_value) == (0, 0, 0, 1)
 
 
 # errors
