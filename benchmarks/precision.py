@@ -31,7 +31,7 @@ from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_tasks import load_run_tasks, selection_questions
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.statistics import SplitHalf, split_half_stability
+from neuronllm_eval.stability import SplitHalf, split_half_stability
 
 FULL = "float32"
 HALVES = ("bfloat16", "float16")

@@ -18,6 +18,7 @@ from neuronllm_eval.aqua_settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.attribution import AUTO_QUADRATURE, QUADRATURES
 from neuronllm_eval.batch_sizes import AUTO
 from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
+from neuronllm_eval.control_rank import FEWEST_CONTROLS
 from neuronllm_eval.distractors import DISTRACTORS
 from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import UsageError
@@ -281,7 +282,10 @@ def add_validation_flags(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(CONDITIONS)} (default: all)",
     )
     group.add_argument(
-        "--n_random", type=int, default=10, help="random controls per condition (default: 10)"
+        "--n_random",
+        type=int,
+        default=FEWEST_CONTROLS,
+        help=f"random controls per condition (default: {FEWEST_CONTROLS})",
     )
     group.add_argument(
         "--suppress_scale", type=float, default=SUPPRESS_SCALE, help="factor (default: 0)"
