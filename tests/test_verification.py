@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from neuronllm_eval import verification
+from neuronllm_eval import asked_again
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.settings import RunSettings
@@ -79,13 +79,13 @@ def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
     assert RunSettings.load(run.settings).batch_size == "auto"
     assert NeuronSet.load(run.neurons).provenance.batch_size == 6
     sizes = []
-    attributed = verification.attribute
+    attributed = asked_again.attribute
 
     def attribute(engine, prompts, *more):
         sizes.append(len(prompts))
         return attributed(engine, prompts, *more)
 
-    monkeypatch.setattr(verification, "attribute", attribute)
+    monkeypatch.setattr(asked_again, "attribute", attribute)
     code, found = verdicts(run, "--limit", 4)
     assert (code, unsound(found)) == (0, set())
     assert found["scores computed again"] == "yes to the bit"
