@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments
+from neuronllm_eval import arguments, explain_command
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -105,6 +105,14 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     verify.set_defaults(execute=commands["verify"])
 
+    explain = added.add_parser(
+        "explain", help="say what the top neurons of finished runs do", allow_abbrev=False
+    )
+    _add_run_dir(explain, nargs="+")
+    _add_trust(explain)
+    explain_command.add_flags(explain)
+    explain.set_defaults(execute=commands["explain"])
+
     tasks = added.add_parser(
         "tasks",
         help="print the folder of the packaged tasks, or make AQUA tasks of others",
@@ -140,9 +148,12 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run_dir(parser: argparse.ArgumentParser) -> None:
+def _add_run_dir(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     parser.add_argument(
-        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
+        "run_dir",
+        nargs=nargs,
+        type=arguments.a_path,
+        help="a run directory, or a directory of runs",
     )
 
 
