@@ -23,6 +23,9 @@ EXAMPLES = """examples:
   # dose-response: every condition at these numbers of neurons and factors
   neuronllm-eval validate runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4
 
+  # what the top neurons do, and how far the tasks share them
+  neuronllm-eval explain runs/demo --batch_size 48
+
   # lm_eval's own command line, with the masked model registered
   neuronllm-eval run --model neuronllm --tasks demo_topic \\
       --model_args pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good

@@ -95,6 +95,7 @@ ORDER = (
     "neuron_evidence",
     "explanation",
     "explanation_text",
+    "explain_stage",
     "preparation",
     "set_aside",
     "identify_stage",
