@@ -1,4 +1,4 @@
-"""The command line: `neuronllm-eval identify | validate | report | run`, and `run_eval.py`.
+"""The command line: `neuronllm-eval identify | validate | report | ...`, and `run_eval.py`.
 
 Flags carry lm_eval's names where lm_eval has them (`arguments.py`). Only this module prints.
 """
@@ -25,6 +25,7 @@ from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
+from neuronllm_eval.explain_command import explain
 from neuronllm_eval.identify_stage import identify_by_methods, method_runs
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
@@ -381,6 +382,7 @@ COMMANDS: dict[str, Command] = {
     "validate": _validate,
     "report": _report,
     "verify": _verify,
+    "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,
 }

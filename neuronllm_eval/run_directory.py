@@ -24,6 +24,8 @@ VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
 COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
+EXPLANATION_FILE = "explain.json"
+EXPLANATION_TEXT_FILE = "explain.md"
 RESULTS_FOLDER = "results"
 CHECKPOINT_FOLDER = "checkpoint"
 # 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
@@ -85,6 +87,16 @@ class RunDirectory:
     def report(self) -> Path:
         """report.md: the same, to be read."""
         return self.path / REPORT_FILE
+
+    @property
+    def explanation(self) -> Path:
+        """explain.json: what the top neurons do."""
+        return self.path / EXPLANATION_FILE
+
+    @property
+    def explanation_text(self) -> Path:
+        """explain.md: the same, to be read."""
+        return self.path / EXPLANATION_TEXT_FILE
 
     @property
     def identifying(self) -> Path:
@@ -164,7 +176,8 @@ class RunDirectory:
                 is removed.
         """
         identified = (self.neurons, self.scores, self.questions, self.settings)
-        files = (*identified, self.commands, self.set_aside("selection"))
+        explained = (self.explanation, self.explanation_text)
+        files = (*identified, *explained, self.commands, self.set_aside("selection"))
         for path in files:
             require_no_folder(path)
         self._require_places()
