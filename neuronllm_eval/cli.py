@@ -45,6 +45,7 @@ from neuronllm_eval.run_tasks import (
     selection_questions,
     validation_questions,
 )
+from neuronllm_eval.selftest_command import selftest
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch
 from neuronllm_eval.stored_run import load_neurons
@@ -414,6 +415,7 @@ COMMANDS: dict[str, Command] = {
     "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,
+    "selftest": lambda options: selftest(options, print),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments, compare_command, explain_command
+from neuronllm_eval import arguments, compare_command, explain_command, selftest_command
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -161,6 +161,15 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     arguments.add_aqua_flags(make)
     arguments.add_verbosity(make)
     make.set_defaults(execute=commands["tasks make"])
+
+    selftest = added.add_parser(
+        "selftest",
+        help="plant neurons of known parts in the embedded model, and see which methods find them",
+        allow_abbrev=False,
+    )
+    selftest_command.add_flags(selftest)
+    arguments.add_verbosity(selftest)
+    selftest.set_defaults(execute=commands["selftest"])
 
     added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
     return parser

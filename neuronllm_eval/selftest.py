@@ -1,0 +1,251 @@
+"""The self-test: methods are asked for neurons of known parts (`planted`).
+
+1. At every strength two models are planted. One has neurons of the kinds `right`, `wrong`, `alike`
+   and `silent`; the other has `position` in place of the last two, since a letter that is pushed
+   whatever is asked helps or hurts a little, as the other letters happen to stand, and would stand
+   in the ranking of the first.
+2. Every method scores all neurons of both, from one pass. Of each kind, the K neurons that the
+   method puts first are looked at, where K is how many there are: the highest scores for `right`,
+   the lowest for `wrong`, the largest of either sign for `alike` and `silent`. At this K precision
+   and recall are the same number; recall is taken again among `WIDE`, the share of all neurons that
+   `identify` chooses by default.
+3. Neurons of kind `position` are looked for among the highest scores twice: over all orders of a
+   question, and over those with the right option under the neuron's letter, as in data that is not
+   shuffled.
+4. `promises` are what has to come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from neuronllm_eval.architectures import find_ffn_layers
+from neuronllm_eval.attribution import Quadrature
+from neuronllm_eval.engine import build_engine
+from neuronllm_eval.identification import IdentificationSettings, QuestionRecord, identify
+from neuronllm_eval.methods import ACE, KN, METHODS, Activation, make_method
+from neuronllm_eval.planted import (
+    ALIKE,
+    POSITION,
+    RIGHT,
+    SILENT,
+    WRONG,
+    PlantedModel,
+    PlantedNeuron,
+    plant,
+)
+from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.scoring import Engine
+
+Scores = NDArray[np.float64]  # [layers, neurons]
+
+SKILL_KINDS = (RIGHT, WRONG, ALIKE, SILENT)
+POSITION_KINDS = (RIGHT, WRONG, POSITION)
+WIDE = 0.02
+_BATCH_SIZE = 48
+_QUADRATURE = Quadrature("gauss_lobatto")
+# A neuron that pushes its letter whatever is asked has sums by right letter that cancel out; so
+# much of their sizes may be left.
+_MOST_LEFT = 0.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method made of one kind.
+
+    Attributes:
+        at_k: share of its first K neurons that are of the kind, K as many as there are of it.
+        wide: share of the kind among its first `WIDE` of all neurons.
+    """
+
+    at_k: float
+    wide: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came out at one strength.
+
+    Attributes:
+        strength: log-nats.
+        kinds: by method and kind of `SKILL_KINDS`.
+        intruders: neurons that push all letters alike, or write nothing, among the first good or
+            bad ones of `ace`, as many of each as there are of `right`.
+        unshuffled: by method, the share of `position` neurons among the first good ones, as many
+            as there are of `right`, where the right option is always under the neuron's letter.
+        shuffled: by method, the same over all orders.
+        exposed: share of `position` neurons that `ace`'s sums by right letter show for what they
+            are: positive for their own letter alone, and cancelling out by half at least.
+        effects: least and largest size of what was planted, as measured in the end, log-nats.
+    """
+
+    strength: float
+    kinds: dict[str, dict[str, Found]]
+    intruders: int
+    unshuffled: dict[str, float]
+    shuffled: dict[str, float]
+    exposed: float
+    effects: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What has to hold at one strength, whether it does, and by which figure."""
+
+    name: str
+    strength: float
+    kept: bool
+    figure: str
+
+
+def run_trial(
+    model: nn.Module,
+    fitting: Sequence[Question],
+    asked: Sequence[Question],
+    strength: float,
+    seed: int,
+) -> Trial:
+    """Plant, and ask every method.
+
+    Args:
+        model: as `plant` wants it, of two layers at least.
+        fitting: questions to plant by.
+        asked: others, to find the neurons by; each with its right option under every letter once.
+        strength: of what is planted, log-nats.
+        seed: which neurons are replaced.
+
+    Raises:
+        ModelError: as `plant`.
+        UsageError: as `plant`.
+    """
+    prompts = [prompt for question in fitting for prompt in question.prompts]
+    last = find_ffn_layers(model).n_layers - 1
+    skilled = plant(model, prompts, (last - 1, last), SKILL_KINDS, strength, seed)
+    biased = plant(model, prompts, (last,), POSITION_KINDS, strength, seed)
+    return judge(skilled, biased, asked, strength)
+
+
+def judge(
+    skilled: PlantedModel, biased: PlantedModel, asked: Sequence[Question], strength: float
+) -> Trial:
+    """Ask every method for the neurons of two planted models; arguments as `run_trial`."""
+    scores, _ = _score(skilled, asked)
+    k = len(skilled.of_kind(RIGHT))
+    first = _first(scores[ACE.name], k) | _first(-scores[ACE.name], k)
+    harmless = [*skilled.of_kind(ALIKE), *skilled.of_kind(SILENT)]
+    shuffled, letter_sums = _score(biased, asked)
+    position = biased.of_kind(POSITION)
+    planted = skilled.neurons + biased.neurons
+    sizes = [abs(neuron.effect) for neuron in planted if neuron.kind != SILENT]
+    return Trial(
+        strength=strength,
+        kinds={
+            name: {kind: _found(skilled, kind, values) for kind in SKILL_KINDS}
+            for name, values in scores.items()
+        },
+        intruders=sum(neuron.place in first for neuron in harmless),
+        unshuffled=_unshuffled(biased, asked),
+        shuffled={name: _share_found(biased, position, each) for name, each in shuffled.items()},
+        exposed=sum(_exposed(neuron, letter_sums) for neuron in position) / len(position),
+        effects=(min(sizes), max(sizes)),
+    )
+
+
+def _score(
+    planted: PlantedModel, questions: Sequence[Question]
+) -> tuple[dict[str, Scores], NDArray[np.int64]]:
+    """Scores by method, and ACE's sums by right letter [letters, layers, neurons]."""
+    methods = tuple(make_method(name) for name in METHODS)
+    records: list[QuestionRecord] = []
+    sums = identify(
+        _engine(planted, questions),
+        questions,
+        IdentificationSettings(methods, _QUADRATURE, batch_size=_BATCH_SIZE),
+        records.append,
+    )
+    notes = {name: [each.notes[name] for each in records if name in each.notes] for name in METHODS}
+    scores = {each.name: each.score(sums[each.name], notes[each.name]) for each in methods}
+    return scores, sums[ACE.name].letter_sums
+
+
+def _engine(planted: PlantedModel, questions: Sequence[Question]) -> Engine:
+    prompts: list[Prompt] = [prompt for question in questions for prompt in question.prompts]
+    return build_engine(planted.model, planted.layers, prompts, n_nodes=_QUADRATURE.n_steps or 0)
+
+
+def _found(planted: PlantedModel, kind: str, scores: Scores) -> Found:
+    signed = {RIGHT: scores, WRONG: -scores}.get(kind, np.abs(scores))
+    own = {neuron.place for neuron in planted.of_kind(kind)}
+    counts = (len(own), round(WIDE * scores.size))
+    return Found(*(len(own & _first(signed, count)) / len(own) for count in counts))
+
+
+def _first(scores: Scores, count: int) -> set[tuple[int, int]]:
+    """Places of the `count` highest positive scores."""
+    order = np.argsort(-scores, axis=None, kind="stable")[:count]
+    places = [divmod(int(flat), scores.shape[1]) for flat in order]
+    return {place for place in places if scores[place] > 0}
+
+
+def _share_found(planted: PlantedModel, neurons: Sequence[PlantedNeuron], scores: Scores) -> float:
+    first = _first(scores, len(planted.of_kind(RIGHT)))
+    return sum(neuron.place in first for neuron in neurons) / len(neurons)
+
+
+def _unshuffled(planted: PlantedModel, questions: Sequence[Question]) -> dict[str, float]:
+    """Mean over letters of what is found where each is always right (see `Trial`)."""
+    n_letters = len(questions[0].prompts[0].options)
+    found = dict.fromkeys(METHODS, 0.0)
+    for letter in range(n_letters):
+        own = [neuron for neuron in planted.of_kind(POSITION) if neuron.letter == letter]
+        once = [
+            Question(question.question_id, (prompt,))
+            for question in questions
+            for prompt in question.prompts
+            if prompt.gold == letter
+        ]
+        for name, scores in _score(planted, once)[0].items():
+            found[name] += _share_found(planted, own, scores) / n_letters
+    return found
+
+
+def _exposed(neuron: PlantedNeuron, letter_sums: NDArray[np.int64]) -> bool:
+    """Whether sums by right letter [letters, layers, neurons] show a neuron of `position`."""
+    sums = letter_sums[:, neuron.layer, neuron.index].astype(np.float64)
+    others = np.delete(sums, neuron.letter)
+    cancels = abs(sums.sum()) <= _MOST_LEFT * np.abs(sums).sum()
+    return bool(sums[neuron.letter] > 0 and (others < 0).all() and cancels)
+
+
+def promises(trial: Trial) -> list[Promise]:
+    """What this package promises of planted neurons, and whether this trial keeps it."""
+    right, wrong = (trial.kinds[ACE.name][kind].at_k for kind in (RIGHT, WRONG))
+    alike = trial.kinds[KN.name][ALIKE].wide
+    silent = trial.kinds[Activation.name][SILENT].at_k
+    unshuffled = trial.unshuffled[ACE.name]
+    rows: list[tuple[str, Callable[[float], bool], float]] = [
+        ("ace puts neurons that push the right letter first", _is_all, right),
+        ("ace puts neurons that push a wrong letter last", _is_all, wrong),
+        ("ace has none there that push all alike or write nothing", _is_none, trial.intruders),
+        ("kn finds those that push all alike", _is_all, alike),
+        ("activation finds those that write nothing", _is_all, silent),
+        ("ace takes position for skill where nothing is shuffled", _is_all, unshuffled),
+        ("where options are shuffled, ace's sums by letter expose it", _is_all, trial.exposed),
+    ]
+    return [
+        Promise(name, trial.strength, holds(figure), f"{figure:.2f}")
+        for name, holds, figure in rows
+    ]
+
+
+def _is_all(share: float) -> bool:
+    return share > 1 - 1e-9
+
+
+def _is_none(share: float) -> bool:
+    return share == 0

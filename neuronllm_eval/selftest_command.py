@@ -1,0 +1,165 @@
+"""`neuronllm-eval selftest`: planted neurons in the embedded model, and who finds them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.fingerprints import versions
+from neuronllm_eval.loading import load_model
+from neuronllm_eval.planted import POSITION
+from neuronllm_eval.prompts import Question
+from neuronllm_eval.report import markdown_table
+from neuronllm_eval.run_directory import write_whole
+from neuronllm_eval.run_tasks import load_run_task, selection_questions, validation_questions
+from neuronllm_eval.selftest import SKILL_KINDS, WIDE, Promise, Trial, promises, run_trial
+from neuronllm_eval.settings import RunSettings
+
+logger = logging.getLogger(__name__)
+TASK = "demo_knowledge"
+N_LETTERS = 4
+# Questions of the selection split, to plant by.
+N_FITTING = 100
+DEFAULT_LIMIT = 40
+DEFAULT_STRENGTHS = "1,0.5"
+# Down to this strength, in log-nats, the promises are kept.
+FLOOR = 0.5
+_SCHEMA_VERSION = 1
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of `selftest`, but for `--verbosity`."""
+    parser.add_argument(
+        "--device", help="such as cuda, cuda:0, cpu (default: cuda if there is one)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="which neurons are replaced, and orders"
+    )
+    parser.add_argument(
+        "--limit", "-L", type=int, default=DEFAULT_LIMIT, help="questions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--strengths",
+        default=DEFAULT_STRENGTHS,
+        help="log-nats by which each planted neuron moves its letters; promises are judged from "
+        f"{FLOOR:g} up (default: %(default)s)",
+    )
+    parser.add_argument("--output_path", "-o", type=Path, help="a file for the figures, as JSON")
+
+
+def selftest(options: argparse.Namespace, show: Callable[[str], object]) -> int:
+    """Plant, ask every method, show the table.
+
+    Returns:
+        the exit code: 1 if a promise is broken at `FLOOR` or above it.
+
+    Raises:
+        UsageError: numbers that cannot be.
+    """
+    from neuronllm_eval.demo import MODEL_DIR
+
+    strengths = _strengths(options.strengths)
+    if options.limit < 1 or options.seed < 0:
+        raise UsageError(
+            f"limit is {options.limit}, seed is {options.seed}",
+            expected="a limit of 1 or more, a seed of 0 or more",
+            remedy="check --limit and --seed",
+        )
+    if options.output_path and options.output_path.is_dir():
+        raise UsageError(
+            f"{options.output_path} is a folder",
+            expected="a file for the figures, such as selftest.json",
+            remedy="check --output_path",
+        )
+    settings = RunSettings(
+        model_args={"pretrained": str(MODEL_DIR)},
+        task=TASK,
+        n_proxies=N_LETTERS,
+        seed=options.seed,
+        device=options.device,
+    )
+    torch.set_num_threads(1)  # the embedded model is too small to share out
+    model, task = load_model(settings), load_run_task(settings)
+    fitting = selection_questions(model.lm, dataclasses.replace(settings, limit=N_FITTING), task)
+    limited = dataclasses.replace(settings, limit=options.limit)
+    asked = validation_questions(model.lm, limited, task).questions
+    trials = []
+    for strength in strengths:
+        logger.info("planting at %g log-nats", strength)
+        trials.append(run_trial(model.lm.model, fitting.questions, asked, strength, options.seed))
+    kept = [promise for each in trials if each.strength >= FLOOR for promise in promises(each)]
+    show(report(trials, kept, asked))
+    if options.output_path:
+        options.output_path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(options.output_path, _json(trials, kept, options))
+    return 0 if all(promise.kept for promise in kept) else 1
+
+
+def _strengths(text: str) -> list[float]:
+    try:
+        values = [float(item) for item in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < math.inf for value in values):
+        raise UsageError(
+            f"strengths is {text!r:.100}",
+            expected="positive numbers with commas between them",
+            remedy=f"for example --strengths {DEFAULT_STRENGTHS}",
+        )
+    return values
+
+
+def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Question]) -> str:
+    """The table of what was found, and of the promises."""
+    rows = [
+        [
+            f"{trial.strength:g}",
+            method,
+            *(f"{kinds[kind].at_k:.2f} / {kinds[kind].wide:.2f}" for kind in SKILL_KINDS),
+            f"{trial.unshuffled[method]:.2f}",
+            f"{trial.shuffled[method]:.2f}",
+        ]
+        for trial in trials
+        for method, kinds in trial.kinds.items()
+    ]
+    heads = ("strength", "method", *SKILL_KINDS, f"{POSITION}, one order", f"{POSITION}, shuffled")
+    judged = [[p.name, f"{p.strength:g}", "yes" if p.kept else "NO", p.figure] for p in kept]
+    broken = sum(not promise.kept for promise in kept)
+    verdict = f"{broken} of {len(kept)} promises are broken" if broken else "All promises are kept"
+    if not kept:
+        verdict = f"No promise is made below a strength of {FLOOR:g}"
+    measured = "; ".join(
+        f"{trial.strength:g}: {trial.effects[0]:.2f} to {trial.effects[1]:.2f}" for trial in trials
+    )
+    parts = [
+        f"Planted truth: {TASK}, {len(asked)} questions in {N_LETTERS} orders each.",
+        markdown_table(heads, rows),
+        f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of all; "
+        f"for {POSITION} recall among the first good. Effects as measured, log-nats: {measured}.",
+        markdown_table(("promise", "strength", "kept", "figure"), judged),
+        f"{verdict}.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _json(trials: Sequence[Trial], kept: Sequence[Promise], options: argparse.Namespace) -> str:
+    values: dict[str, Any] = {
+        "schema_version": _SCHEMA_VERSION,
+        "versions": versions(),
+        "task": TASK,
+        "limit": options.limit,
+        "seed": options.seed,
+        "floor": FLOOR,
+        "trials": [dataclasses.asdict(trial) for trial in trials],
+        "promises": [dataclasses.asdict(promise) for promise in kept],
+    }
+    return json.dumps(values, indent=2) + "\n"

@@ -1,0 +1,61 @@
+"""The embedded model, its questions in all orders, and copies with planted neurons."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+
+from neuronllm_eval.demo import MODEL_DIR
+from neuronllm_eval.loading import LoadedModel, load_model
+from neuronllm_eval.planted import PlantedModel, plant
+from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.run_tasks import load_run_task, selection_questions, validation_questions
+from neuronllm_eval.selftest import POSITION_KINDS, SKILL_KINDS
+from neuronllm_eval.selftest_command import N_LETTERS, TASK
+from neuronllm_eval.settings import RunSettings
+from tests.cli_fixtures import without_the_harness_tasks
+
+STRENGTH = 1.0
+N_FITTING, N_ASKED = 40, 16
+
+
+@functools.cache
+def embedded() -> tuple[LoadedModel, tuple[Question, ...], tuple[Question, ...]]:
+    """The model, questions to plant by, and others to find neurons by."""
+    settings = RunSettings(
+        {"pretrained": str(MODEL_DIR)}, TASK, n_proxies=N_LETTERS, seed=0, device="cpu"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        without_the_harness_tasks(patch)
+        model, task = load_model(settings), load_run_task(settings)
+        fitting = dataclasses.replace(settings, limit=N_FITTING)
+        asked = dataclasses.replace(settings, limit=N_ASKED)
+        return (
+            model,
+            selection_questions(model.lm, fitting, task).questions,
+            validation_questions(model.lm, asked, task).questions,
+        )
+
+
+def fitting_prompts() -> list[Prompt]:
+    """What is planted by."""
+    return [prompt for question in embedded()[1] for prompt in question.prompts]
+
+
+def planted(layers: tuple[int, ...], kinds: tuple[str, ...], seed: int = 0) -> PlantedModel:
+    """A copy with these kinds in these layers."""
+    return plant(embedded()[0].lm.model, fitting_prompts(), layers, kinds, STRENGTH, seed)
+
+
+@functools.cache
+def skilled() -> PlantedModel:
+    """With the neurons that the methods are told apart by."""
+    return planted((2, 3), SKILL_KINDS)
+
+
+@functools.cache
+def biased() -> PlantedModel:
+    """With neurons that push their letters whatever is asked."""
+    return planted((3,), POSITION_KINDS)

@@ -1,0 +1,112 @@
+"""The self-test tells a sound scorer from one that is broken, and says so by its exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from neuronllm_eval import selftest_command
+from neuronllm_eval.attribution import Quantity
+from neuronllm_eval.methods import ACE, METHODS
+from neuronllm_eval.planted import KINDS
+from neuronllm_eval.scoring import gold_probability
+from neuronllm_eval.selftest import SKILL_KINDS, Found, Trial, judge, promises
+from tests.cli_fixtures import assert_one_message, call, without_the_harness_tasks
+from tests.planted_models import STRENGTH, biased, embedded, skilled
+
+RIGHT_FIRST = "ace puts neurons that push the right letter first"
+WRONG_LAST = "ace puts neurons that push a wrong letter last"
+NONE_HARMLESS = "ace has none there that push all alike or write nothing"
+EXPOSED = "where options are shuffled, ace's sums by letter expose it"
+
+
+def judged() -> Trial:
+    return judge(skilled(), biased(), embedded()[2], STRENGTH)
+
+
+def broken(trial: Trial) -> set[str]:
+    return {promise.name for promise in promises(trial) if not promise.kept}
+
+
+def test_the_scorer_keeps_every_promise():
+    trial = judged()
+    assert broken(trial) == set()
+    assert set(trial.kinds) == set(METHODS)
+    assert trial.kinds["random"]["right"].at_k < 1, "a method that knows nothing does not"
+
+
+def test_a_score_over_the_whole_vocabulary_breaks_them(monkeypatch):
+    monkeypatch.setattr(ACE, "quantity", Quantity(gold_probability))
+    assert {RIGHT_FIRST, NONE_HARMLESS} <= broken(judged())
+
+
+def test_a_score_of_the_wrong_sign_breaks_them(monkeypatch):
+    right = ACE.values
+    monkeypatch.setattr(ACE, "values", lambda self, found: -right(self, found))
+    assert {RIGHT_FIRST, WRONG_LAST, EXPOSED} <= broken(judged())
+
+
+KEPT = Trial(
+    strength=1.0,
+    kinds={name: dict.fromkeys(SKILL_KINDS, Found(1.0, 1.0)) for name in METHODS},
+    intruders=0,
+    unshuffled=dict.fromkeys(METHODS, 1.0),
+    shuffled=dict.fromkeys(METHODS, 0.0),
+    exposed=1.0,
+    effects=(0.97, 1.02),
+)
+
+
+def command(monkeypatch, trial: Trial, *arguments: object):
+    """The command, where planting comes to this."""
+
+    def run_trial(model, fitting, asked, strength, seed):
+        assert (len(asked), seed) == (3, 0)
+        return dataclasses.replace(trial, strength=strength)
+
+    without_the_harness_tasks(monkeypatch)
+    monkeypatch.setattr(selftest_command, "run_trial", run_trial)
+    monkeypatch.setattr(selftest_command, "N_FITTING", 2)
+    return call("selftest", "--device", "cpu", "--limit", 3, *arguments)
+
+
+def test_the_command_shows_what_was_found_and_writes_it(monkeypatch, tmp_path):
+    path = tmp_path / "new" / "selftest.json"
+    code, out, err = command(monkeypatch, KEPT, "--output_path", path)
+    assert code == 0, err
+    assert "All promises are kept." in out
+    assert all(name in out for name in (*METHODS, *KINDS))
+    written = json.loads(path.read_text())
+    assert [trial["strength"] for trial in written["trials"]] == [1.0, 0.5]
+    assert all(promise["kept"] for promise in written["promises"])
+    assert len(written["promises"]) == 2 * len(promises(KEPT))
+
+
+def test_a_broken_promise_is_exit_code_1_from_the_floor_up(monkeypatch):
+    trial = dataclasses.replace(KEPT, intruders=2)
+    code, out, _ = command(monkeypatch, trial, "--strengths", "0.5,0.25")
+    assert code == 1
+    assert f"1 of {len(promises(KEPT))} promises are broken." in out
+
+
+def test_no_promise_is_made_below_the_floor(monkeypatch):
+    trial = dataclasses.replace(KEPT, intruders=2)
+    code, out, _ = command(monkeypatch, trial, "--strengths", "0.25")
+    assert code == 0
+    assert "No promise is made below a strength of 0.5" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--strengths", "1,x"), "strengths is '1,x'"),
+        (("--strengths", "0"), "strengths is '0'"),
+        (("--limit", "0"), "limit is 0"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--output_path", "."), ". is a folder"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments, said):
+    assert_one_message(call("selftest", *arguments), 2, said)
