@@ -96,6 +96,11 @@ class PlantedModel:
     layers: FFNLayers
     neurons: tuple[PlantedNeuron, ...]
 
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The layers planted in."""
+        return tuple(sorted({neuron.layer for neuron in self.neurons}))
+
     def of_kind(self, kind: str) -> tuple[PlantedNeuron, ...]:
         """The neurons of one kind."""
         return tuple(neuron for neuron in self.neurons if neuron.kind == kind)

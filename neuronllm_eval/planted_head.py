@@ -18,7 +18,6 @@ from neuronllm_eval.planted_wiring import GatedModel, recorded_inputs
 from neuronllm_eval.prompts import Prompt
 
 _LEVELLING = 30  # rounds
-_MOST_OTHERS = -0.1  # of the rest but its token, in log-odds against the letters
 
 
 class Directions(NamedTuple):
@@ -38,20 +37,16 @@ class EvenHead:
     """What evens out the head.
 
     Attributes:
-        token: the likeliest that is no letter; it stands for the rest of the vocabulary.
         state: [width] mean input of the head at the scored position, float64: so much is added to
-            the rows of the letters and of the token, times a number each.
+            the letters' rows, times a number each.
     """
 
-    token: int
     state: Tensor
 
     @classmethod
     def of(cls, parts: GatedModel, prompts: Sequence[Prompt]) -> EvenHead:
         """As these prompts see it."""
-        _, states, logits = _last_states(parts, prompts)
-        logits[:, letters_of(prompts)] = -torch.inf
-        return cls(int(logits.mean(0).argmax()), states.mean(0))
+        return cls(_last_states(parts, prompts)[1].mean(0))
 
     @torch.no_grad()
     def level(self, parts: GatedModel, prompts: Sequence[Prompt]) -> None:
@@ -64,18 +59,15 @@ class EvenHead:
         letters, along = letters_of(prompts), (states @ self.state)[:, None]
         gold = torch.tensor([prompt.gold for prompt in prompts])
         right = torch.bincount(gold, minlength=len(letters)) / len(prompts)
+        own = logits[:, letters]
+        logits[:, letters] = -torch.inf
         rates = torch.zeros(len(letters), dtype=states.dtype)
         for _ in range(_LEVELLING):
-            said = (logits[:, letters] + along * rates).softmax(-1).mean(0)
+            said = (own + along * rates).softmax(-1).mean(0)
             rates += (right / said).log() / along.mean()
+        odds = (own + along * rates).logsumexp(-1) - logits.logsumexp(-1)
+        rates -= odds.mean() / along.mean()
         parts.head.weight[letters] += (rates[:, None] * self.state).to(parts.head.weight)
-        logits[:, letters] += along * rates
-        said, token = logits[:, letters].logsumexp(-1), logits[:, self.token].clone()
-        logits[:, [*letters, self.token]] = -torch.inf
-        others = (logits.logsumexp(-1) - said).clamp(max=_MOST_OTHERS)
-        wanted = said + torch.log(-torch.expm1(others))
-        rate = (wanted - token).mean() / along.mean()
-        parts.head.weight[self.token] += (rate * self.state).to(parts.head.weight)
 
 
 def letters_of(prompts: Sequence[Prompt]) -> list[int]:
@@ -95,8 +87,8 @@ def _last_states(parts: GatedModel, prompts: Sequence[Prompt]) -> tuple[Tensor, 
 def directions(parts: GatedModel, even: EvenHead, prompts: Sequence[Prompt]) -> Directions:
     """The shortest directions that move the letters' logits so.
 
-    To first order they leave alone the joint logit of the rest of the vocabulary, however its token
-    is raised, and the length of the residual stream, by which the final norm divides everything.
+    To first order they leave alone the joint logit of the rest of the vocabulary, what levelling
+    adds to the letters, and the length of the residual stream, by which the final norm divides.
 
     Args:
         parts: of the model.

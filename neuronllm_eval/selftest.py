@@ -4,15 +4,16 @@
    and `silent`; the other has `position` in place of the last two, since a letter that is pushed
    whatever is asked helps or hurts a little, as the other letters happen to stand, and would stand
    in the ranking of the first.
-2. Every method scores all neurons of both, from one pass. Of each kind, the K neurons that the
-   method puts first are looked at, where K is how many there are: the highest scores for `right`,
-   the lowest for `wrong`, the largest of either sign for `alike` and `silent`. At this K precision
-   and recall are the same number; recall is taken again among `WIDE`, the share of all neurons that
-   `identify` chooses by default.
-3. Neurons of kind `position` are looked for among the highest scores twice: over all orders of a
+2. Every method scores all neurons of both, from one pass. Neurons of earlier layers than those
+   planted in are left out: they feed what is planted, and what is true of them is not known.
+3. Of each kind, the K neurons that the method puts first are looked at, where K is how many there
+   are: the highest scores for `right`, the lowest for `wrong`, the largest of either sign for
+   `alike` and `silent`. At this K precision and recall are the same number; recall is taken again
+   among `WIDE`, the share of neurons that `identify` chooses by default.
+4. Neurons of kind `position` are looked for among the highest scores twice: over all orders of a
    question, and over those with the right option under the neuron's letter, as in data that is not
    shuffled.
-4. `promises` are what has to come out.
+5. `promises` are what has to come out.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Found:
 
     Attributes:
         at_k: share of its first K neurons that are of the kind, K as many as there are of it.
-        wide: share of the kind among its first `WIDE` of all neurons.
+        wide: share of the kind among its first `WIDE` of the neurons.
     """
 
     at_k: float
@@ -159,7 +160,10 @@ def judge(
 def _score(
     planted: PlantedModel, questions: Sequence[Question]
 ) -> tuple[dict[str, Scores], NDArray[np.int64]]:
-    """Scores by method, and ACE's sums by right letter [letters, layers, neurons]."""
+    """Scores by method, zero in layers not planted in, and ACE's sums by right letter.
+
+    The sums are [letters, layers, neurons].
+    """
     methods = tuple(make_method(name) for name in METHODS)
     records: list[QuestionRecord] = []
     sums = identify(
@@ -169,7 +173,9 @@ def _score(
         records.append,
     )
     notes = {name: [each.notes[name] for each in records if name in each.notes] for name in METHODS}
-    scores = {each.name: each.score(sums[each.name], notes[each.name]) for each in methods}
+    known = np.zeros((planted.layers.n_layers, 1))
+    known[list(planted.chosen)] = 1
+    scores = {each.name: known * each.score(sums[each.name], notes[each.name]) for each in methods}
     return scores, sums[ACE.name].letter_sums
 
 
@@ -181,7 +187,7 @@ def _engine(planted: PlantedModel, questions: Sequence[Question]) -> Engine:
 def _found(planted: PlantedModel, kind: str, scores: Scores) -> Found:
     signed = {RIGHT: scores, WRONG: -scores}.get(kind, np.abs(scores))
     own = {neuron.place for neuron in planted.of_kind(kind)}
-    counts = (len(own), round(WIDE * scores.size))
+    counts = (len(own), round(WIDE * len(planted.chosen) * planted.layers.width))
     return Found(*(len(own & _first(signed, count)) / len(own) for count in counts))
 
 

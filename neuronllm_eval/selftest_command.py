@@ -143,7 +143,8 @@ def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Que
     parts = [
         f"Planted truth: {TASK}, {len(asked)} questions in {N_LETTERS} orders each.",
         markdown_table(heads, rows),
-        f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of all; "
+        f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of "
+        "the layers planted in; "
         f"for {POSITION} recall among the first good. Effects as measured, log-nats: {measured}.",
         markdown_table(("promise", "strength", "kept", "figure"), judged),
         f"{verdict}.",
