@@ -23,6 +23,7 @@ import transformers
 from neuronllm_eval import arguments
 from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.compare_command import compare_finished, compare_methods
+from neuronllm_eval.config_file import with_config
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
@@ -71,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _run_lm_eval(given[1:]))
 
     def execute() -> int:
-        options = main_parser(COMMANDS).parse_args(given)
+        parser = main_parser(COMMANDS)
+        own = parser.commands.get(given[0]) if given else None
+        words = given if own is None else with_config(given, own, 1)
+        options = parser.parse_args(words)
         options.command = ("neuronllm-eval", *given)
         _set_up_logging(options.verbosity)
         return int(options.execute(options))
@@ -84,7 +88,8 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
 
     def execute() -> int:
-        options = run_eval_parser().parse_args(given)
+        parser = run_eval_parser()
+        options = parser.parse_args(with_config(given, parser, 0))
         options.command = ("run_eval.py", *given)
         if given in ([], ["--dry_run"]):
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE

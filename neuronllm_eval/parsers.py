@@ -47,7 +47,7 @@ def run_eval_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     """The parser of `neuronllm-eval`.
 
     Args:
@@ -163,6 +163,7 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     make.set_defaults(execute=commands["tasks make"])
 
     added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
+    parser.commands = added.choices
     return parser
 
 

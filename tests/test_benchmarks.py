@@ -18,6 +18,7 @@ from benchmarks import (
     evaluation_cost,
     growth,
     memory,
+    method_cost,
     profiling,
     request_speed,
 )
@@ -57,6 +58,13 @@ def test_evaluation_costs_about_a_stock_pass(option_tokens: int) -> None:
     assert passes["unmasked"] < 3
     assert passes["masked, positions=all"] < 3
     assert passes["masked, positions=scored"] < 3
+
+
+def test_more_methods_cost_little_more() -> None:
+    rows = {row[2]: float(row[4]) for row in method_cost.measure(2, 60, 2, 6, repeats=3)}
+    assert rows["stock pass"] == 1.0
+    assert rows["ace, qrnca, tn"] < 3 * rows["qrnca"]  # 1.2
+    assert rows["ace, kn, qrnca, tn, gradxact, activation, contrast_activation, random"] < 12  # 1.4
 
 
 def test_the_models_that_are_timed_answer_as_they_should() -> None:

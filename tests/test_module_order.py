@@ -113,6 +113,7 @@ ORDER = (
     "validate_stage",
     "report_stage",
     "method_arguments",
+    "config_file",
     "arguments",
     "explain_command",
     "compare_command",
