@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 
+from neuronllm_eval.adapter_files import write_standard_adapters
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.estimate import Estimate, Stage, estimate_if_long
 from neuronllm_eval.fingerprints import digest, task_hash, tokenizer_hash, versions
@@ -152,6 +153,8 @@ def _write_neurons(
     scores = sums.to_scores(_provenance(model, settings, questions, stage, sums))
     write_whole(run.scores, scores.to_bytes())
     neurons = select_neurons(scores, settings.top_k, settings.ambiguous)
+    # Before neurons.json, whose presence says that nothing is missing.
+    write_standard_adapters(run, neurons, model.lm.model, model.layers, settings.model_args)
     write_whole(run.neurons, neurons.to_json())
 
 

@@ -115,8 +115,8 @@ class NeuronMaskedLM(MaskedScoringLM):
         self.fast = fast
         self.positions = positions
         self.condition = condition
-        self.scales = _scales(condition, scale, suppress_scale, enhance_scale)
-        self.neuron_set = _neuron_set(neurons, condition, top_k)
+        self.scales = resolve_scales(condition, scale, suppress_scale, enhance_scale)
+        self.neuron_set = chosen_neurons(neurons, condition, top_k)
         if kwargs.get("tp_plan") is None:
             meet(kwargs.get("device"))
         with readable_loading(pretrained if isinstance(pretrained, str) else type(pretrained)):
@@ -234,9 +234,15 @@ def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, name
         )
 
 
-def _neuron_set(
+def chosen_neurons(
     neurons: str | Path | NeuronSet | None, condition: str, top_k: int | None
 ) -> NeuronSet | None:
+    """The neurons that a condition uses: the first so many of a run; None without any.
+
+    Raises:
+        UsageError: a condition without neurons, or a `top_k` that is no number.
+        ArtifactError: they cannot be read, or are fewer than `top_k`.
+    """
     if neurons is None:
         if condition != UNMASKED:
             raise UsageError(
@@ -262,9 +268,14 @@ def _neuron_set(
     return found if own is None else found.top(own)
 
 
-def _scales(
+def resolve_scales(
     condition: str, scale: float | None, suppress: float | None, enhance: float | None
 ) -> Scales:
+    """The factors of a condition's operations, from what was given of them.
+
+    Raises:
+        UsageError: an unknown condition, or factors that do not go with it or together.
+    """
     name = ConditionName.parse(condition)
     operation = only_operation(name.condition)
     if scale is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments
+from neuronllm_eval import arguments, export_command
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -104,6 +104,16 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         DEFAULT_VERIFIED,
     )
     verify.set_defaults(execute=commands["verify"])
+
+    export = added.add_parser(
+        "export",
+        help="write a condition as a PEFT adapter or a merged checkpoint",
+        allow_abbrev=False,
+    )
+    _add_run_dir(export)
+    _add_trust(export)
+    export_command.add_flags(export)
+    export.set_defaults(execute=commands["export"])
 
     tasks = added.add_parser(
         "tasks",
