@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from neuronllm_eval import arguments, export_command
+from neuronllm_eval import arguments, export_command, hub_command
 from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.estimate import Estimate
@@ -375,6 +375,7 @@ COMMANDS: dict[str, Command] = {
     "report": _report,
     "verify": _verify,
     "export": lambda options: export_command.export(options, print),
+    "push": lambda options: hub_command.push(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,
 }

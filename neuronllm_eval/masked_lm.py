@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import (
@@ -33,11 +33,13 @@ from neuronllm_eval.conditions import (
     only_operation,
 )
 from neuronllm_eval.continuations import Mask
-from neuronllm_eval.errors import ModelError, UsageError
-from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
+from neuronllm_eval.errors import ArtifactError, ModelError, UsageError
+from neuronllm_eval.exported import EXPORT_FILE, Export
+from neuronllm_eval.fingerprints import base_model_hash, digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
+from neuronllm_eval.hub import SCHEME, Reference, fetch, is_repo_id
 from neuronllm_eval.masked_scoring import MaskedScoringLM
-from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.neurons import NEURONS_FILE, NeuronSet
 from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.ranks import meet, other_ranks_needed, share_docs
 
@@ -52,8 +54,8 @@ class NeuronMaskedLM(MaskedScoringLM):
 
     Args:
         pretrained: as for `--model hf`, like every other argument not named here.
-        neurons: run directory of `identify`, or its `neurons.json`. Without it the model is
-            unmasked.
+        neurons: run directory of `identify`, its `neurons.json`, or such a directory on the Hub as
+            `hf://user/repo[@revision][/folder]`. Without it the model is unmasked.
         condition: one of `conditions.CONDITIONS`, a point of a sweep such as
             `suppress_good.k50.x0.5`, or either with `.random_<seed>`; must be given with
             `neurons`.
@@ -113,6 +115,10 @@ class NeuronMaskedLM(MaskedScoringLM):
                 f"fast is {fast!r}", expected="True or False", remedy="check --model_args"
             )
         self.fast = fast
+        self.neurons_source = ""
+        if isinstance(neurons, str) and neurons.startswith(SCHEME):
+            fetched = fetch(Reference.parse(neurons), NEURONS_FILE)
+            neurons, self.neurons_source = fetched.path, str(fetched.source)
         self.positions = positions
         self.condition = condition
         self.scales = resolve_scales(condition, scale, suppress_scale, enhance_scale)
@@ -128,6 +134,8 @@ class NeuronMaskedLM(MaskedScoringLM):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained
                 )
+        if self.peft is not None:
+            warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
         if self.neuron_set is not None and condition != UNMASKED:
             factors = condition_scales(self.neuron_set, condition, self.scales)
             self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == "all")
@@ -195,6 +203,8 @@ class NeuronMaskedLM(MaskedScoringLM):
             "n_good": len(self.neuron_set.good) if self.neuron_set else 0,
             "n_bad": len(self.neuron_set.bad) if self.neuron_set else 0,
         }
+        if self.neurons_source:
+            info["neuronllm"]["neurons"] = self.neurons_source
         return info
 
 
@@ -213,6 +223,32 @@ def has_other_weights(neurons: NeuronSet, dtype: str, weights_hash: str) -> bool
     """Whether the neurons were found in other weights; those of another dtype do not tell."""
     known = neurons.provenance
     return known.dtype == dtype and known.model_hash != weights_hash
+
+
+def warn_of_other_base(model: nn.Module, peft: str, revision: str | None, name: str) -> None:
+    """Log a warning if an adapter that `export` made is on other weights than it was made for.
+
+    Args:
+        model: with the adapter.
+        peft: its folder, or its name on the Hub.
+        revision: of it, on the Hub.
+        name: of the base model.
+    """
+    folder = Path(peft)
+    if not folder.is_dir() and is_repo_id(peft):
+        try:
+            folder = fetch(Reference(peft, revision), EXPORT_FILE).path.parent
+        except ArtifactError as error:
+            logger.debug("nothing is known of where %s is from: %s", peft, error)
+    if not (folder / EXPORT_FILE).is_file():
+        return
+    known = Export.load(folder).provenance
+    if dtype_name(model) == known.dtype and base_model_hash(model) != known.model_hash:
+        logger.warning(
+            "the adapter %s was made for other weights than those of %s (for those of %s), or "
+            "lm_eval has fitted the vocabulary to the tokenizer's, as it does with peft=",
+            peft, name, known.model,
+        )  # fmt: skip
 
 
 def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, name: str) -> None:

@@ -1,18 +1,18 @@
-"""The model cards of what is exported and pushed: `README.md` as the Hub reads it. Pure."""
+"""The model cards of what is exported and pushed: `README.md` as the Hub reads it."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from urllib.parse import quote
 
 from neuronllm_eval.adapter import PREFIX
 from neuronllm_eval.conditions import OPERATIONS, ConditionName, factor_text
 from neuronllm_eval.exported import Export
+from neuronllm_eval.hub import is_repo_id
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import Provenance
 from neuronllm_eval.strict_yaml import dump_yaml
@@ -68,11 +68,7 @@ def front_matter(model: str, library: str, tags: Sequence[str] = ()) -> str:
 
 def is_hub_model(name: str) -> bool:
     """Whether a model's name has the form USER/NAME or NAME of the Hub, and is no path."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not name.startswith((".", "/", "~"))
+    return is_repo_id(name) and not Path(name).exists()
 
 
 def adapter_card(export: Export, figures: Figures | None) -> str:
@@ -247,3 +243,42 @@ def _limits(export: Export) -> list[str]:
 def _one_line(text: str) -> str:
     """A name as it may stand in a block of code."""
     return "".join(sign if sign.isprintable() and sign != "`" else "?" for sign in text)
+
+
+# What is pushed ----------------------------------------------------------------------------------
+
+
+def run_card(known: Provenance, where: str, report: str) -> str:
+    """The card of a whole run.
+
+    Args:
+        known: where its neurons come from.
+        where: it will lie, as `hf://user/repo`.
+        report: its `report.md`; empty if there is none.
+    """
+    model_args = f"pretrained={_one_line(known.model)},neurons={where},condition=enhance"
+    return "\n".join(
+        (
+            front_matter(known.model, "neuronllm-eval"),
+            f"# Good and bad neurons of {escaped(known.model)} at {escaped(known.task)}",
+            "",
+            *_origin(known),
+            "",
+            "```sh",
+            "neuronllm-eval run --model neuronllm \\",
+            f"    --model_args {shlex.quote(model_args)} \\",
+            f"    --tasks {shlex.quote(_one_line(known.task))}",
+            "```",
+            "",
+            "`adapters/` holds the conditions as PEFT IA3 adapters: "
+            "`PeftModel.from_pretrained(model, REPO, subfolder=...)`.",
+            "",
+            report,
+        )
+    )
+
+
+def index_card(names: Sequence[str]) -> str:
+    """The card of a repository with several runs, each in a folder."""
+    rows = [f"- [{escaped(name)}](./{quote(name)})" for name in names]
+    return "\n".join((front_matter("", "neuronllm-eval"), "# Runs", "", *rows, ""))

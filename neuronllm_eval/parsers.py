@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments, export_command
+from neuronllm_eval import arguments, export_command, hub_command
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -114,6 +114,12 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_trust(export)
     export_command.add_flags(export)
     export.set_defaults(execute=commands["export"])
+
+    push = added.add_parser(
+        "push", help="put a run or an export onto the Hugging Face Hub", allow_abbrev=False
+    )
+    hub_command.add_flags(push)
+    push.set_defaults(execute=commands["push"])
 
     tasks = added.add_parser(
         "tasks",

@@ -124,6 +124,12 @@ class RunDirectory:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
 
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        """The files that say what was found and judged, but for those in folders."""
+        identified = (self.settings, self.neurons, self.scores, self.questions)
+        return (*identified, self.set_aside("selection"), *self._judged)
+
     def adapter(self, condition: str) -> Path:
         """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
         return self.path / ADAPTERS_FOLDER / condition
