@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from torch import Tensor, nn
+from torch import Tensor
 
+from neuronllm_eval.adapter_base import warn_of_other_base
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import (
     OPERATIONS,
@@ -33,11 +34,10 @@ from neuronllm_eval.conditions import (
     only_operation,
 )
 from neuronllm_eval.continuations import Mask
-from neuronllm_eval.errors import ArtifactError, ModelError, UsageError
-from neuronllm_eval.exported import EXPORT_FILE, Export
-from neuronllm_eval.fingerprints import base_model_hash, digest, model_hash, tokenizer_hash
+from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
-from neuronllm_eval.hub import SCHEME, Reference, fetch, is_repo_id
+from neuronllm_eval.hub import SCHEME, Reference, fetch
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NEURONS_FILE, NeuronSet
 from neuronllm_eval.precision import dtype_name
@@ -223,32 +223,6 @@ def has_other_weights(neurons: NeuronSet, dtype: str, weights_hash: str) -> bool
     """Whether the neurons were found in other weights; those of another dtype do not tell."""
     known = neurons.provenance
     return known.dtype == dtype and known.model_hash != weights_hash
-
-
-def warn_of_other_base(model: nn.Module, peft: str, revision: str | None, name: str) -> None:
-    """Log a warning if an adapter that `export` made is on other weights than it was made for.
-
-    Args:
-        model: with the adapter.
-        peft: its folder, or its name on the Hub.
-        revision: of it, on the Hub.
-        name: of the base model.
-    """
-    folder = Path(peft)
-    if not folder.is_dir() and is_repo_id(peft):
-        try:
-            folder = fetch(Reference(peft, revision), EXPORT_FILE).path.parent
-        except ArtifactError as error:
-            logger.debug("nothing is known of where %s is from: %s", peft, error)
-    if not (folder / EXPORT_FILE).is_file():
-        return
-    known = Export.load(folder).provenance
-    if dtype_name(model) == known.dtype and base_model_hash(model) != known.model_hash:
-        logger.warning(
-            "the adapter %s was made for other weights than those of %s (for those of %s), or "
-            "lm_eval has fitted the vocabulary to the tokenizer's, as it does with peft=",
-            peft, name, known.model,
-        )  # fmt: skip
 
 
 def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, name: str) -> None:

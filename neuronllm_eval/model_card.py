@@ -196,8 +196,8 @@ def _use_merged(known: Provenance) -> list[str]:
     ]
 
 
-def _harness(known: Provenance, model_args: str) -> list[str]:
-    """The command by which stock lm_eval measures it."""
+def _harness(known: Provenance, model_args: str, command: str = "lm_eval --model hf") -> list[str]:
+    """The command that measures it, of stock lm_eval or of this package's `run`."""
     task, include = _one_line(known.task), '"$(neuronllm-eval tasks)"'
     made = []
     if task.startswith(PREFIX):
@@ -207,7 +207,7 @@ def _harness(known: Provenance, model_args: str) -> list[str]:
     return [
         "```sh",
         *made,
-        f"lm_eval --model hf --model_args {shlex.quote(model_args)} \\",
+        f"{command} --model_args {shlex.quote(model_args)} \\",
         f"    --include_path {include} --tasks {shlex.quote(task)}",
         "```",
     ]
@@ -264,11 +264,7 @@ def run_card(known: Provenance, where: str, report: str) -> str:
             "",
             *_origin(known),
             "",
-            "```sh",
-            "neuronllm-eval run --model neuronllm \\",
-            f"    --model_args {shlex.quote(model_args)} \\",
-            f"    --tasks {shlex.quote(_one_line(known.task))}",
-            "```",
+            *_harness(known, model_args, "neuronllm-eval run --model neuronllm"),
             "",
             "`adapters/` holds the conditions as PEFT IA3 adapters: "
             "`PeftModel.from_pretrained(model, REPO, subfolder=...)`.",

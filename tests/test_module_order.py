@@ -73,6 +73,7 @@ ORDER = (
     "identification",
     "masked_scoring",
     "hf_loading",
+    "adapter_base",
     "masked_lm",
     "harness_results",
     "sweep",
