@@ -72,7 +72,7 @@ def write_standard_adapters(
 ) -> None:
     """adapters/<condition>/ of a run, for every condition at its standard scales.
 
-    A model that can have none is said to, and the run goes on without.
+    A model that can have none is said to, and the run goes on without; so it does without neurons.
 
     Args:
         run: where they go.
@@ -81,6 +81,8 @@ def write_standard_adapters(
         layers: its down-projections.
         model_args: of the run.
     """
+    if not (neurons.good or neurons.bad):
+        return
     try:
         require_plain_model(model_args)
         site = ia3_site(model, layers)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.attribution import (
     AUTO_QUADRATURE,
-    METHODS,
     Attribution,
     Probe,
     Quadrature,
@@ -30,10 +29,11 @@ from neuronllm_eval.harness_results import harness_metrics
 from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.masked_lm import require_same_shape
+from neuronllm_eval.methods import Method, make_method
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.scoring import Engine, Target
+from neuronllm_eval.scoring import Engine, Target, option_cross_entropy
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.validation import ConditionPlan, score_conditions
@@ -65,6 +65,7 @@ def prepare_identification(
     questions: QuestionSet,
     directory: Path,
     settle: SettleBatchSize = _as_chosen,
+    methods: Sequence[Method] = (),
 ) -> tuple[IdentificationSettings, Stage]:
     """How a task is identified, and with which engine.
 
@@ -74,25 +75,29 @@ def prepare_identification(
         questions: of the selection split.
         directory: of the run.
         settle: which batch size it is to be, given how one is chosen.
+        methods: that share the pass; the settings' if not given.
 
     Raises:
         UsageError: settings that no model can make right, or not this one.
     """
     layers = model.layers
+    methods = tuple(methods) or (make_method(settings.method, settings.method_args),)
+    quantity = methods[0].quantity
+    target = option_cross_entropy if quantity is None else quantity.target
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
     engine = build_engine(model.lm.model, layers, questions.prompts, settings.engine, most)
     probes = 1 if settings.batch_size == AUTO else int(settings.batch_size)
     quadrature = choose_quadrature(
-        attributing(engine, METHODS[settings.method], probes),
+        attributing(engine, target, probes),
         questions.prompts,
         settings.quadrature,
         settings.n_steps,
     )
     passes = Pass(quadrature.n_copies, gradients=True)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
-    how = IdentificationSettings(settings.method, quadrature, settings.top_z, batch_size)
+    how = IdentificationSettings(methods, quadrature, settings.top_z, batch_size)
     return how, Stage(
         task=settings.task,
         name="identify",
@@ -105,7 +110,7 @@ def prepare_identification(
         ),
         finish=lambda: None,
         n_files=0,
-        disk=_identification_bytes(questions, layers.shape, n_chosen),
+        disk=len(methods) * _identification_bytes(questions, layers.shape, n_chosen),
         directory=directory,
     )
 
@@ -138,11 +143,16 @@ def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chos
 
 
 def estimate_identification(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, directory: Path
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    directory: Path,
+    methods: Sequence[Method] = (),
 ) -> Estimate:
     """What identifying a task will take; see `prepare_identification`."""
     with computing_in(model.lm.model, settings.attribution_dtype):
-        return estimate(prepare_identification(model, settings, questions, directory)[1])
+        _, stage = prepare_identification(model, settings, questions, directory, methods=methods)
+        return estimate(stage)
 
 
 # Validate ---------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
 COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
+EXPLANATION_FILE = "explain.json"
+EXPLANATION_TEXT_FILE = "explain.md"
 RESULTS_FOLDER = "results"
 ADAPTERS_FOLDER = "adapters"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -88,6 +90,16 @@ class RunDirectory:
         return self.path / REPORT_FILE
 
     @property
+    def explanation(self) -> Path:
+        """explain.json: what the top neurons do."""
+        return self.path / EXPLANATION_FILE
+
+    @property
+    def explanation_text(self) -> Path:
+        """explain.md: the same, to be read."""
+        return self.path / EXPLANATION_TEXT_FILE
+
+    @property
     def identifying(self) -> Path:
         """checkpoint/identify/: an unfinished identification."""
         return self.path / CHECKPOINT_FOLDER / "identify"
@@ -128,7 +140,8 @@ class RunDirectory:
     def artifacts(self) -> tuple[Path, ...]:
         """The files that say what was found and judged, but for those in folders."""
         identified = (self.settings, self.neurons, self.scores, self.questions)
-        return (*identified, self.set_aside("selection"), *self._judged)
+        explained = (self.explanation, self.explanation_text)
+        return (*identified, *explained, self.set_aside("selection"), *self._judged)
 
     def adapter(self, condition: str) -> Path:
         """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
@@ -175,7 +188,8 @@ class RunDirectory:
                 is removed.
         """
         identified = (self.neurons, self.scores, self.questions, self.settings)
-        files = (*identified, self.commands, self.set_aside("selection"))
+        explained = (self.explanation, self.explanation_text)
+        files = (*identified, *explained, self.commands, self.set_aside("selection"))
         for path in files:
             require_no_folder(path)
         self._require_places()

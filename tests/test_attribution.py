@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.attribution import (
     LEAST_N_STEPS,
-    METHODS,
     QUADRATURES,
     Quadrature,
     attribute,
@@ -225,7 +224,6 @@ def test_target_by_hand():
     loglikelihoods = torch.tensor([0.1, 0.3, 0.4]).log()
     found = [option_cross_entropy(loglikelihoods, gold).exp().item() for gold in range(3)]
     assert found == pytest.approx([1 / 8, 3 / 8, 4 / 8])
-    assert METHODS["ace"] is option_cross_entropy
 
 
 @given(
