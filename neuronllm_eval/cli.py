@@ -22,6 +22,7 @@ import transformers
 
 from neuronllm_eval import arguments, export_command, hub_command
 from neuronllm_eval.adapter import PREFIX, write_yaml
+from neuronllm_eval.compare_command import compare_finished, compare_methods
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
@@ -166,14 +167,22 @@ def _take_locks(launch: Launch, runs: Sequence[RunDirectory]) -> None:
     )
 
 
-def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
+def _identify(
+    options: argparse.Namespace,
+    *,
+    validate: bool = False,
+    show: Callable[[str], object] = print,
+    seconds: dict[str, float] | None = None,
+) -> int:
     # Whatever flags can be wrong in is refused before any work.
     plan = arguments.condition_plan(options) if validate else None
     if plan is None:
         arguments.require_one_top_k(options)
     settings = arguments.run_settings(options)
     with _launched(options) as launch:
-        return _identify_in(launch, options, settings, plan)
+        return _identify_in(
+            launch, options, settings, plan, show, {} if seconds is None else seconds
+        )
 
 
 def _identify_in(
@@ -181,6 +190,8 @@ def _identify_in(
     options: argparse.Namespace,
     settings: RunSettings,
     plan: ConditionPlan | None,
+    show: Callable[[str], object],
+    seconds: dict[str, float],
 ) -> int:
     output = Path(options.output_path or DEFAULT_OUTPUT)
     methods = chosen_methods(options.method, options.method_args)
@@ -218,16 +229,32 @@ def _identify_in(
             print(estimate_table(estimates))
         return 0
     for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
-        found = identify_by_methods(model, own, choosing, own_runs, launch, _announce)
+        with _timed(seconds, f"identify {own.task}"):
+            found = identify_by_methods(model, own, choosing, own_runs, launch, _announce)
         for each, neurons in zip(own_runs, found, strict=True):
             if plan is not None:
                 points, mine = plan.over(neurons), each.settings(own)
-                validate_task(model, mine, judging, *points, each.run, launch, _announce)
+                with _timed(seconds, f"validate {own.task} {each.method.name}"):
+                    validate_task(model, mine, judging, *points, each.run, launch, _announce)
             if launch.ranks.is_first:
-                report_task(each.run, print)
+                report_task(each.run, show)
     if launch.ranks.is_first:
-        print(f"written to {output}")
+        show(f"written to {output}")
     return 0
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - started, 3)
+
+
+def _compare_methods(options: argparse.Namespace) -> int:
+    def evaluate(own: argparse.Namespace, seconds: dict[str, float]) -> int:
+        return _identify(own, validate=True, show=lambda _: None, seconds=seconds)
+
+    return compare_methods(options, evaluate, print)
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -384,6 +411,8 @@ COMMANDS: dict[str, Command] = {
     "verify": _verify,
     "export": lambda options: export_command.export(options, print),
     "push": lambda options: hub_command.push(options, print),
+    "compare": lambda options: compare_finished(options, print),
+    "compare-methods": _compare_methods,
     "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,

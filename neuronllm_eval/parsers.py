@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments, explain_command, export_command, hub_command
+from neuronllm_eval import (
+    arguments,
+    compare_command,
+    explain_command,
+    export_command,
+    hub_command,
+)
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -115,6 +121,21 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_trust(explain)
     explain_command.add_flags(explain)
     explain.set_defaults(execute=commands["explain"])
+
+    methods = added.add_parser(
+        "compare-methods",
+        help="run rival methods on the same questions, and compare what their neurons do",
+        allow_abbrev=False,
+    )
+    compare_command.add_comparing_flags(methods)
+    methods.set_defaults(execute=commands["compare-methods"])
+
+    compare = added.add_parser(
+        "compare", help="compare validated runs of rival methods", allow_abbrev=False
+    )
+    _add_run_dir(compare, nargs="+")
+    compare_command.add_reading_flags(compare)
+    compare.set_defaults(execute=commands["compare"])
 
     export = added.add_parser(
         "export",
