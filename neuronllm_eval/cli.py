@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from neuronllm_eval import arguments
+from neuronllm_eval import arguments, export_command, hub_command
 from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.compare_command import compare_finished, compare_methods
 from neuronllm_eval.config_file import with_config
@@ -414,6 +414,8 @@ COMMANDS: dict[str, Command] = {
     "validate": _validate,
     "report": _report,
     "verify": _verify,
+    "export": lambda options: export_command.export(options, print),
+    "push": lambda options: hub_command.push(options, print),
     "compare": lambda options: compare_finished(options, print),
     "compare-methods": _compare_methods,
     "explain": lambda options: explain(options, print),

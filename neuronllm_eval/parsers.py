@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments, compare_command, explain_command
+from neuronllm_eval import (
+    arguments,
+    compare_command,
+    explain_command,
+    export_command,
+    hub_command,
+)
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -130,6 +136,22 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     _add_run_dir(compare, nargs="+")
     compare_command.add_reading_flags(compare)
     compare.set_defaults(execute=commands["compare"])
+
+    export = added.add_parser(
+        "export",
+        help="write a condition as a PEFT adapter or a merged checkpoint",
+        allow_abbrev=False,
+    )
+    _add_run_dir(export)
+    _add_trust(export)
+    export_command.add_flags(export)
+    export.set_defaults(execute=commands["export"])
+
+    push = added.add_parser(
+        "push", help="put a run or an export onto the Hugging Face Hub", allow_abbrev=False
+    )
+    hub_command.add_flags(push)
+    push.set_defaults(execute=commands["push"])
 
     tasks = added.add_parser(
         "tasks",

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks import (
+    adapter_equality,
     attribution_speed,
     engine_cost,
     evaluation_cost,
@@ -152,3 +153,13 @@ def test_requests_are_built_as_fast_as_a_plain_task_s() -> None:
     plain, aqua = found["plain"], found["aqua"]
     assert aqua[2] == plain[2] == 1000 * 3 * 4
     assert sum(aqua[:2]) < 1.3 * sum(plain[:2])  # about 0.2
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_exports_answer_through_lm_eval_as_the_mask_does() -> None:
+    rows = adapter_equality.measure(("gpt2", adapter_equality.BIASED), ("bfloat16",), 3)
+    assert [row[2] for row in rows] == ["2", "1.3"] * 2
+    for row in rows:
+        same = row[3:6] if row[2] == "2" else row[3:4]  # 1.3 rounds weights, where it is merged
+        assert set(same) == {"0"}
+        assert float(row[-1]) > 0.1  # the mask does something
