@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from neuronllm_eval import arguments
+from neuronllm_eval import arguments, export_command, hub_command
 from neuronllm_eval.adapter import PREFIX, write_yaml
 from neuronllm_eval.compare_command import compare_finished, compare_methods
+from neuronllm_eval.config_file import with_config
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _run_lm_eval(given[1:]))
 
     def execute() -> int:
-        options = main_parser(COMMANDS).parse_args(given)
+        parser = main_parser(COMMANDS)
+        own = parser.commands.get(given[0]) if given else None
+        words = given if own is None else with_config(given, own, 1)
+        options = parser.parse_args(words)
         options.command = ("neuronllm-eval", *given)
         _set_up_logging(options.verbosity)
         return int(options.execute(options))
@@ -85,7 +89,8 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
 
     def execute() -> int:
-        options = run_eval_parser().parse_args(given)
+        parser = run_eval_parser()
+        options = parser.parse_args(with_config(given, parser, 0))
         options.command = ("run_eval.py", *given)
         if given in ([], ["--dry_run"]):
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
@@ -410,6 +415,8 @@ COMMANDS: dict[str, Command] = {
     "validate": _validate,
     "report": _report,
     "verify": _verify,
+    "export": lambda options: export_command.export(options, print),
+    "push": lambda options: hub_command.push(options, print),
     "compare": lambda options: compare_finished(options, print),
     "compare-methods": _compare_methods,
     "explain": lambda options: explain(options, print),

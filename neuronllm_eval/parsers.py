@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments, compare_command, explain_command, selftest_command
+from neuronllm_eval import (
+    arguments,
+    compare_command,
+    explain_command,
+    export_command,
+    hub_command,
+    selftest_command,
+)
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -47,7 +54,7 @@ def run_eval_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     """The parser of `neuronllm-eval`.
 
     Args:
@@ -131,6 +138,22 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     compare_command.add_reading_flags(compare)
     compare.set_defaults(execute=commands["compare"])
 
+    export = added.add_parser(
+        "export",
+        help="write a condition as a PEFT adapter or a merged checkpoint",
+        allow_abbrev=False,
+    )
+    _add_run_dir(export)
+    _add_trust(export)
+    export_command.add_flags(export)
+    export.set_defaults(execute=commands["export"])
+
+    push = added.add_parser(
+        "push", help="put a run or an export onto the Hugging Face Hub", allow_abbrev=False
+    )
+    hub_command.add_flags(push)
+    push.set_defaults(execute=commands["push"])
+
     tasks = added.add_parser(
         "tasks",
         help="print the folder of the packaged tasks, or make AQUA tasks of others",
@@ -172,6 +195,7 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     selftest.set_defaults(execute=commands["selftest"])
 
     added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
+    parser.commands = added.choices
     return parser
 
 

@@ -1,18 +1,9 @@
 """Planted truth: a copy of a trained model, in which neurons of known parts are wired.
 
-Five kinds, one neuron per option letter in every chosen layer:
+What there is to plant: `planted_neurons`.
 
-    right     fires where its letter is right, and pushes that letter
-    wrong     fires where its letter is right, and pushes the next letter, always the same
-    alike     fires always, and pushes all letters alike against the rest of the vocabulary, half of
-              these neurons up and half down; in the last layer only, since later layers undo it
-    position  fires always, and pushes its letter, whatever is asked
-    silent    fires always, louder than any other neuron of the model, and writes nothing
-
-Layer by layer, from the first to the last:
-
-1. The layer's own neurons are turned down to `BACKGROUND`: they answer well, and where an answer is
-   settled nothing that is planted could move it.
+1. The chosen layers' own neurons are turned down to `BACKGROUND`: they answer well, and where an
+   answer is settled nothing that is planted could move it. Then, from the first layer to the last:
 2. The head is evened out (`planted_head.EvenHead`): every letter is said as often as it is right,
    and the rest of the vocabulary is as likely as the letters.
 3. The inputs of the FFN at the scored position are recorded, and linear detectors fitted to them.
@@ -27,19 +18,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
+from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.planted_head import EvenHead, directions
+from neuronllm_eval.planted_neurons import (
+    ALIKE,
+    KINDS,
+    RIGHT,
+    SILENT,
+    WRONG,
+    PlantedModel,
+    PlantedNeuron,
+)
 from neuronllm_eval.planted_wiring import GatedModel, Wiring, fit_rows, recorded_inputs
 from neuronllm_eval.prompts import Prompt
 
-RIGHT, WRONG, ALIKE, POSITION, SILENT = KINDS = ("right", "wrong", "alike", "position", "silent")
 # Natural neurons of the layers planted in keep this share of what they write.
 BACKGROUND = 0.03
 # Share of a layer's neurons, the quietest, of which some are replaced.
@@ -50,60 +49,6 @@ _MOST_FACTOR = 10.0  # in each of them
 _CLOSE = 0.05  # of the strength, which is close enough
 _MEASURED_PROMPTS = 80
 _BATCH = 40
-
-
-@dataclass(frozen=True)
-class PlantedNeuron:
-    """One wired neuron.
-
-    Attributes:
-        layer: its layer.
-        index: its place in the layer.
-        kind: of `KINDS`.
-        letter: index of the option it stands for: which is right where it fires, or, of
-            `position`, which it pushes.
-        effect: what it moves its letters by, as measured, log-nats.
-    """
-
-    layer: int
-    index: int
-    kind: str
-    letter: int
-    effect: float = 0.0
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """(layer, index)."""
-        return self.layer, self.index
-
-    @property
-    def sign(self) -> int:
-        """1 if it pushes up, -1 if down, 0 if not at all."""
-        if self.kind == ALIKE:
-            return 1 - 2 * (self.letter % 2)
-        return int(self.kind != SILENT)
-
-    def pushes(self, n_letters: int) -> int:
-        """The letter that it pushes."""
-        return (self.letter + (self.kind == WRONG)) % n_letters
-
-
-@dataclass(frozen=True)
-class PlantedModel:
-    """A model with wired neurons, its FFN layers, and what was planted."""
-
-    model: nn.Module
-    layers: FFNLayers
-    neurons: tuple[PlantedNeuron, ...]
-
-    @property
-    def chosen(self) -> tuple[int, ...]:
-        """The layers planted in."""
-        return tuple(sorted({neuron.layer for neuron in self.neurons}))
-
-    def of_kind(self, kind: str) -> tuple[PlantedNeuron, ...]:
-        """The neurons of one kind."""
-        return tuple(neuron for neuron in self.neurons if neuron.kind == kind)
 
 
 def plant(

@@ -30,7 +30,8 @@ from neuronllm_eval.attribution import Quadrature
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.identification import IdentificationSettings, QuestionRecord, identify
 from neuronllm_eval.methods import ACE, KN, METHODS, Activation, make_method
-from neuronllm_eval.planted import (
+from neuronllm_eval.planted import plant
+from neuronllm_eval.planted_neurons import (
     ALIKE,
     POSITION,
     RIGHT,
@@ -38,7 +39,6 @@ from neuronllm_eval.planted import (
     WRONG,
     PlantedModel,
     PlantedNeuron,
-    plant,
 )
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.scoring import Engine

@@ -16,7 +16,7 @@ import torch
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fingerprints import versions
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.planted import POSITION
+from neuronllm_eval.planted_neurons import POSITION
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_directory import write_whole
@@ -143,9 +143,9 @@ def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Que
     parts = [
         f"Planted truth: {TASK}, {len(asked)} questions in {N_LETTERS} orders each.",
         markdown_table(heads, rows),
-        f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of "
-        "the layers planted in; "
-        f"for {POSITION} recall among the first good. Effects as measured, log-nats: {measured}.",
+        f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of the "
+        f"layers planted in; for {POSITION} recall among the first good. Effects as measured, "
+        f"log-nats: {measured}.",
         markdown_table(("promise", "strength", "kept", "figure"), judged),
         f"{verdict}.",
     ]

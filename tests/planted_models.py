@@ -9,7 +9,8 @@ import pytest
 
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.loading import LoadedModel, load_model
-from neuronllm_eval.planted import PlantedModel, plant
+from neuronllm_eval.planted import plant
+from neuronllm_eval.planted_neurons import PlantedModel
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.run_tasks import load_run_task, selection_questions, validation_questions
 from neuronllm_eval.selftest import POSITION_KINDS, SKILL_KINDS

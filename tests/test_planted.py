@@ -10,7 +10,15 @@ from torch import Tensor
 
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.hooks import scale_neurons
-from neuronllm_eval.planted import ALIKE, POSITION, RIGHT, SILENT, WRONG, PlantedModel, plant
+from neuronllm_eval.planted import plant
+from neuronllm_eval.planted_neurons import (
+    ALIKE,
+    POSITION,
+    RIGHT,
+    SILENT,
+    WRONG,
+    PlantedModel,
+)
 from neuronllm_eval.planted_wiring import fit_rows, recorded_inputs
 from neuronllm_eval.prompts import Prompt
 from tests.planted_models import STRENGTH, biased, embedded, fitting_prompts, skilled

@@ -10,7 +10,7 @@ import pytest
 from neuronllm_eval import selftest_command
 from neuronllm_eval.attribution import Quantity
 from neuronllm_eval.methods import ACE, METHODS
-from neuronllm_eval.planted import KINDS
+from neuronllm_eval.planted_neurons import KINDS
 from neuronllm_eval.scoring import gold_probability
 from neuronllm_eval.selftest import SKILL_KINDS, Found, Trial, judge, promises
 from tests.cli_fixtures import assert_one_message, call, without_the_harness_tasks
