@@ -30,9 +30,9 @@ N_LETTERS = 4
 # Questions of the selection split, to plant by.
 N_FITTING = 100
 DEFAULT_LIMIT = 40
-DEFAULT_STRENGTHS = "1,0.5"
+DEFAULT_STRENGTHS = "1,0.125"
 # Down to this strength, in log-nats, the promises are kept.
-FLOOR = 0.5
+FLOOR = 0.125
 _SCHEMA_VERSION = 1
 
 

@@ -79,23 +79,23 @@ def test_the_command_shows_what_was_found_and_writes_it(monkeypatch, tmp_path):
     assert "All promises are kept." in out
     assert all(name in out for name in (*METHODS, *KINDS))
     written = json.loads(path.read_text())
-    assert [trial["strength"] for trial in written["trials"]] == [1.0, 0.5]
+    assert [trial["strength"] for trial in written["trials"]] == [1.0, 0.125]
     assert all(promise["kept"] for promise in written["promises"])
     assert len(written["promises"]) == 2 * len(promises(KEPT))
 
 
 def test_a_broken_promise_is_exit_code_1_from_the_floor_up(monkeypatch):
     trial = dataclasses.replace(KEPT, intruders=2)
-    code, out, _ = command(monkeypatch, trial, "--strengths", "0.5,0.25")
+    code, out, _ = command(monkeypatch, trial, "--strengths", "0.125,0.1")
     assert code == 1
     assert f"1 of {len(promises(KEPT))} promises are broken." in out
 
 
 def test_no_promise_is_made_below_the_floor(monkeypatch):
     trial = dataclasses.replace(KEPT, intruders=2)
-    code, out, _ = command(monkeypatch, trial, "--strengths", "0.25")
+    code, out, _ = command(monkeypatch, trial, "--strengths", "0.1")
     assert code == 0
-    assert "No promise is made below a strength of 0.5" in out
+    assert "No promise is made below a strength of 0.125" in out
 
 
 @pytest.mark.parametrize(
