@@ -7,6 +7,7 @@ number of questions, `--batch_size` a number of prompts or `auto`, and `--seed` 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import math
 from pathlib import Path
@@ -23,6 +24,7 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.neurons import AMBIGUOUS
 from neuronllm_eval.precision import ATTRIBUTION_DTYPES
+from neuronllm_eval.preparation import quadrature_of
 from neuronllm_eval.prompt_style import LETTER_STYLES
 from neuronllm_eval.run_tasks import AQUA_NAMES
 from neuronllm_eval.settings import OVERLAP, RunSettings
@@ -35,6 +37,18 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 class Parser(argparse.ArgumentParser):
     """argparse's parser, whose errors have the form of this package's."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but a subcommand refuses what it does not know by itself."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1)
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}"
+                + (f" (perhaps {near[0]} is meant)" if near else "")
+            )
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, which argparse would print in its own form."""
@@ -331,7 +345,13 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         attribution_dtype=options.attribution_dtype,
     )
     require_counts(settings)
+    quadrature_of(settings)
     return settings
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Of these flags, the values that were given: they go before those of a run."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _aqua_values(options: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import torch
 
 from neuronllm_eval.attribution import METHODS, Quadrature, attribute
 from neuronllm_eval.batch_sizes import in_batches
-from neuronllm_eval.conditions import Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
@@ -174,7 +173,7 @@ def check_questions(
         model.lm.model, model.layers, questions.prompts, settings.engine, rule.n_steps or 1
     )
     target, gaps = METHODS[settings.method], [0.0]
-    batch_size = _batch_size(settings, neurons)
+    batch_size = settings.batch_size_or(lambda: neurons.provenance.batch_size)
     for index, found in in_batches(
         chosen, batch_size, lambda prompts: attribute(engine, prompts, rule, target)
     ):
@@ -215,7 +214,7 @@ def check_conditions(
     settings: RunSettings,
     questions: QuestionSet,
     neurons: NeuronSet,
-    scales: Scales,
+    record: ValidationRecord,
     run: RunDirectory,
     sample: int,
     seed: int = 0,
@@ -227,7 +226,7 @@ def check_conditions(
         settings: of the run.
         questions: of the whole validation split.
         neurons: what was judged.
-        scales: the factors it was judged with.
+        record: how it was judged.
         run: whose `conditions.jsonl` is compared.
         sample: how many questions; all of them if there are no more.
         seed: which.
@@ -241,8 +240,9 @@ def check_conditions(
     some = next(iter(next(iter(lines.values())).values()))
     names = list(some["loglikelihoods"])
     engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
-    factors = condition_factors(names, neurons, scales)
-    docs = score_conditions(engine, chosen, factors, _batch_size(settings, neurons), lambda _: None)
+    factors = condition_factors(names, neurons, record.scales)
+    batch_size = settings.batch_size_or(lambda: record.batch_size)
+    docs = score_conditions(engine, chosen, factors, batch_size, lambda _: None)
     gaps = [0.0]
     for doc in docs:
         there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
@@ -268,12 +268,6 @@ def _sample(
     return [known[names[place]] for place in sorted(order.tolist())], ""
 
 
-def _batch_size(settings: RunSettings, neurons: NeuronSet) -> int:
-    """The number that is asked for, or the one that `auto` came to for the run."""
-    known = neurons.provenance.batch_size
-    return settings.batch_size if isinstance(settings.batch_size, int) else known
-
-
 def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
     """The largest; infinite where the numbers of options differ."""
     if len(ones) != len(others):
@@ -283,7 +277,7 @@ def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
 
 def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine: Engine) -> Check:
     prompts = [question.prompts[0] for question in chosen[:3]]
-    read = [(prompt.context, [option[0] for option in prompt.options]) for prompt in prompts]
+    read = [(prompt.context, prompt.options) for prompt in prompts]
     with torch.no_grad():
         tolerance = rounding_tolerance(engine.model, read, largest=20.0)
     largest = max(gaps)
@@ -323,7 +317,7 @@ def verify(
         if run.conditions.is_file():
             record = ValidationRecord.load(run.validation)
             judged = record.judged(neurons, run.validation)
-            found += check_conditions(model, settings, judging, judged, record.scales, run, sample)
+            found += check_conditions(model, settings, judging, judged, record, run, sample)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{run.path} has a line that does not fit: {type(error).__name__}: {error}",

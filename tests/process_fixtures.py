@@ -80,6 +80,14 @@ def second_killed_after_one(rank: int) -> None:
         Part.add = after_units(1, lambda: os.kill(os.getpid(), signal.SIGKILL))  # type: ignore
 
 
+def second_scores_row_by_row(rank: int) -> None:
+    """The second rank finds that its model cannot score forks."""
+    from neuronllm_eval import masked_scoring
+
+    if rank == 1:
+        masked_scoring.exact_style = lambda *_: None  # type: ignore[assignment]
+
+
 def second_fails(rank: int) -> None:
     """The second rank meets a question that it cannot attribute."""
     from neuronllm_eval.errors import DocError

@@ -106,7 +106,7 @@ def masked(tasks: Path, neurons: Path, positions: str) -> Command:
             for path in last
         }
 
-    return Command(arguments, cli.main, content, again=(), kept=(), warns=False)
+    return Command(arguments, cli.main, content, again=(), kept=())
 
 
 @functools.cache

@@ -15,6 +15,7 @@ ORDER = (
     "errors",
     "interrupts",
     "ranks",
+    "near_folders",
     "run_lock",
     "array_checks",
     "markdown_text",
@@ -57,6 +58,7 @@ ORDER = (
     "attribution",
     "selection",
     "conditions",
+    "mask_options",
     "demo",
     "harness_tasks",
     "adapter_words",
@@ -69,6 +71,7 @@ ORDER = (
     "identification",
     "masked_scoring",
     "hf_loading",
+    "same_model",
     "masked_lm",
     "harness_results",
     "sweep",
@@ -92,6 +95,7 @@ ORDER = (
     "identify_stage",
     "validate_stage",
     "report_stage",
+    "run_command",
     "arguments",
     "parsers",
     "cli",
@@ -107,7 +111,7 @@ FORBIDDEN_CALLS = {
     "yaml.unsafe_load",
 }
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
-PRINTING = {"cli.py", "demo/train.py"}
+PRINTING = {"cli.py", "__main__.py", "demo/train.py"}
 
 
 def sources() -> dict[str, ast.Module]:
