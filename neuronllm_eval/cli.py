@@ -85,11 +85,14 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
     def execute() -> int:
         options = run_eval_parser().parse_args(given)
         options.command = ("run_eval.py", *given)
-        if given in ([], ["--dry_run"]):
+        is_demo = given in ([], ["--dry_run"])
+        if is_demo:
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
             options.output_path, options.overwrite = DEMO_OUTPUT, True
             torch.set_num_threads(1)  # the embedded model is too small to share out
         _set_up_logging(options.verbosity)
+        if is_demo and not options.dry_run and Path(DEMO_OUTPUT).is_dir():
+            logger.warning("%s: the demo that was there is replaced", DEMO_OUTPUT)
         return _identify(options, validate=True)
 
     return _guarded(execute)

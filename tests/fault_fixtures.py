@@ -72,6 +72,8 @@ ELSEWHERE = {
     ),
     "datasets/arrow_dataset.py": ("Dataset.map", "Dataset.select"),
 }  # fmt: skip
+# Faults that struck in this process, by kind.
+INJECTED: Counter[str] = Counter()
 # Outside of what turns errors into messages, or nothing that could fail.
 _NO_POINTS = {"cli.run_eval_main", "cli.main", "cli._guarded"}
 
@@ -320,6 +322,7 @@ def strike(fault: Fault, command: Command, folder: Path, expected: dict[str, byt
     with models_kept() as models:
         with warnings_kept() as warnings, tracer.tracing():
             code, err, error = command.call(folder)
+        INJECTED[fault.kind] += tracer.struck
         if not tracer.struck:
             return [f"never struck; {tracer.counts[fault.point]} calls"]
         wrong = [

@@ -16,6 +16,7 @@ from pathlib import Path
 import lm_eval
 import numpy as np
 import pytest
+import torch
 import yaml
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
@@ -288,6 +289,19 @@ def test_validate_with_fewer_neurons_says_so(copied):
     assert call("validate", copied.path, *QUICK, "--top_k", 2)[0] == 0
     assert "Suppressing 2 good neurons " in copied.report.read_text()
     assert len(NeuronSet.load(copied.neurons).good) == 6  # what was found stays
+
+
+@pytest.mark.parametrize(("given", "there", "warned"), [
+    ([], True, True), ([], False, False), (["--dry_run"], True, False), (["-L", "3"], True, False),
+])  # fmt: skip
+def test_the_demo_says_that_it_replaces_one(tmp_path, monkeypatch, caplog, given, there, warned):
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / "runs" / "demo").mkdir(parents=True)
+    monkeypatch.setattr(cli, "_identify", lambda *_, **__: 0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert call(*given, entry=cli.run_eval_main)[0] == 0
+    assert ("runs/demo: the demo that was there is replaced" in caplog.text) == warned
 
 
 def test_validate_says_what_batch_size_auto_came_to(copied, monkeypatch):
