@@ -319,6 +319,7 @@ def strike(fault: Fault, command: Command, folder: Path, expected: dict[str, byt
     """Let a fault strike in a new folder; everything that is not as it should be afterwards."""
     tracer = Tracer(fault)
     signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    others = set(psutil.Process().children(recursive=True))  # what other tests keep running
     with models_kept() as models:
         with warnings_kept() as warnings, tracer.tracing():
             code, err, error = command.call(folder)
@@ -336,7 +337,7 @@ def strike(fault: Fault, command: Command, folder: Path, expected: dict[str, byt
         wrong.append("signals are handled in another way")
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         wrong.append("gradients are off")
-    if running := psutil.Process().children(recursive=True):
+    if running := set(psutil.Process().children(recursive=True)) - others:
         wrong.append(f"processes are left: {running}")
     carried_on = code == 0
     wrong += _ending(fault, code, err, error, warnings)
