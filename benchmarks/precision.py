@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
 from neuronllm_eval.engine import build_engine
-from neuronllm_eval.identification import IdentificationSettings, ScoreSums, identify
+from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Prompt, Question
@@ -31,7 +31,7 @@ from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_tasks import load_run_tasks, selection_questions
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.statistics import SplitHalf, split_half_stability
+from neuronllm_eval.stability import SplitHalf, split_half_stability
 
 FULL = "float32"
 HALVES = ("bfloat16", "float16")
@@ -76,7 +76,7 @@ def ace(model: torch.nn.Module, questions: Sequence[Question], dtype: str) -> np
     with computing_in(model, dtype):
         engine = build_engine(model, layers, prompts, n_nodes=4)
         settings = IdentificationSettings(batch_size=48)
-        sums: ScoreSums = identify(engine, questions, settings, lambda record: None)
+        sums = identify(engine, questions, settings, lambda record: None)["ace"]
     return sums.half_sums.sum(0).astype(np.float64).ravel()
 
 

@@ -7,6 +7,7 @@ number of questions, `--batch_size` a number of prompts or `auto`, and `--seed` 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import json
 import math
@@ -15,13 +16,15 @@ from typing import Any, NoReturn
 
 from neuronllm_eval import __version__
 from neuronllm_eval.aqua_settings import ON_BAD_DOC, ORDER_SETTINGS
-from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, QUADRATURES
+from neuronllm_eval.attribution import AUTO_QUADRATURE, QUADRATURES
 from neuronllm_eval.batch_sizes import AUTO
 from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
+from neuronllm_eval.control_rank import FEWEST_CONTROLS
 from neuronllm_eval.distractors import DISTRACTORS
 from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.loading import parse_model_args
+from neuronllm_eval.method_arguments import add_method_flags, chosen_methods
 from neuronllm_eval.neurons import AMBIGUOUS
 from neuronllm_eval.precision import ATTRIBUTION_DTYPES
 from neuronllm_eval.preparation import quadrature_of
@@ -221,9 +224,7 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_aqua_flags(parser)
     how = parser.add_argument_group("attribution and selection")
-    how.add_argument(
-        "--method", choices=list(METHODS), default="ace", help="what is attributed (default: ace)"
-    )
+    add_method_flags(how)
     how.add_argument(
         "--quadrature",
         choices=[AUTO_QUADRATURE, *QUADRATURES],
@@ -295,7 +296,10 @@ def add_validation_flags(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(CONDITIONS)} (default: all)",
     )
     group.add_argument(
-        "--n_random", type=int, default=10, help="random controls per condition (default: 10)"
+        "--n_random",
+        type=int,
+        default=FEWEST_CONTROLS,
+        help=f"random controls per condition (default: {FEWEST_CONTROLS})",
     )
     group.add_argument(
         "--suppress_scale", type=float, default=SUPPRESS_SCALE, help="factor (default: 0)"
@@ -320,6 +324,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
 
     tasks = [name for group in options.tasks or [["demo"]] for name in group]
     top_k = _numbers("top_k", options.top_k) or (RunSettings.top_k,)
+    first = chosen_methods(options.method, options.method_args)[0]
     model_args = options.model_args or [f"pretrained={MODEL_DIR}"]
     settings = RunSettings(
         model_args=parse_model_args(model_args),
@@ -336,7 +341,8 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         batch_size=1 if options.batch_size is None else options.batch_size,
         device=options.device,
         engine=options.engine or "auto",
-        method=options.method,
+        method=first.name,
+        method_args=dataclasses.asdict(first),
         quadrature=options.quadrature,
         n_steps=options.n_steps,
         top_z=options.top_z,

@@ -1,4 +1,4 @@
-"""Checks of what comes into `statistics`: shapes, types, ranges; each with a readable error."""
+"""Checks of what comes into the statistics: shapes, types, ranges; each with a readable error."""
 
 from __future__ import annotations
 

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.scoring import Engine, PathIntegral, Target, option_cross_entropy
+from neuronllm_eval.scoring import (
+    Engine,
+    Integrand,
+    PathIntegral,
+    Target,
+    option_cross_entropy,
+)
 
 
 def _gauss_legendre(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +62,6 @@ _MUCH_LARGER, _SHARE = 4.0, 0.01
 N_PROBES = 4
 # Why a doc is set aside.
 NOT_FINITE = "NaN or infinite numbers"
-# What `--method` chooses from: what is attributed.
-METHODS: dict[str, Target] = {"ace": option_cross_entropy}
 
 
 @dataclass(frozen=True)
@@ -109,20 +113,54 @@ class Quadrature:
         return torch.tensor(nodes, dtype=torch.float32), torch.tensor(weights, dtype=torch.float32)
 
 
+class Quantity(NamedTuple):
+    """What is attributed.
+
+    Attributes:
+        target: whose gradients.
+        path: whether they are integrated along alpha * h; else they are those at alpha = 1, and
+            the attribution is gradient times activation.
+    """
+
+    target: Target
+    path: bool = True
+
+
 class Attribution(NamedTuple):
     """What one prompt says of every neuron.
 
     Attributes:
-        values: [layers, neurons] float32, log-nats of F.
-        completeness_gap: [layers] float32, |sum of values - target_change|, log-nats.
+        values: [layers, neurons] float32, in units of F (log-nats of `option_cross_entropy`).
+        completeness_gap: [layers] float32, |sum of values - target_change|.
         loglikelihoods: [options] float32 of the unedited prompt, log-nats.
-        target_change: [layers] float32, F(h_l) - F(0), log-nats.
+        target_change: [layers] float32, F(h_l) - F(0).
     """
 
     values: Tensor
     completeness_gap: Tensor
     loglikelihoods: Tensor
     target_change: Tensor
+
+
+class Attributions(NamedTuple):
+    """Several quantities of one prompt, from one pass.
+
+    Attributes:
+        of: by quantity, the first of which the prompt's record is about.
+        neurons: [layers, neurons] float32, the activations at the last context token.
+    """
+
+    of: dict[Quantity, Attribution]
+    neurons: Tensor
+
+    @property
+    def first(self) -> Attribution:
+        """Of the first quantity."""
+        return next(iter(self.of.values()))
+
+    def about(self, quantity: Quantity | None) -> Attribution:
+        """Of this quantity, or of the first for what needs none."""
+        return self.first if quantity is None else self.of[quantity]
 
 
 # Attributes prompts by a rule.
@@ -189,16 +227,43 @@ def attribute(
     Raises:
         DocError: a log-likelihood or an attribution is not finite; names the doc.
     """
-    nodes, weights = quadrature.rule()
-    if nodes[0] > 0:  # a node at alpha = 0 gives F(0), which the completeness gap needs
-        nodes = torch.cat((torch.zeros(1), nodes))
-        weights = torch.cat((torch.zeros(1), weights))
-    found = [_attribution(each) for each in engine.integrate(prompts, nodes, weights, target)]
+    found = [each.first for each in attribute_all(engine, prompts, quadrature, [Quantity(target)])]
     for prompt, attribution in zip(prompts, found, strict=True):
         error = not_finite(prompt, attribution) if finite else None
         if error is not None:
             raise error
     return found
+
+
+def attribute_all(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    quadrature: Quadrature,
+    quantities: Sequence[Quantity],
+) -> list[Attributions]:
+    """Several quantities for a batch of prompts, in one forward pass and one backward per target.
+
+    Args:
+        engine: computes the gradients.
+        prompts: attributed together as one batch.
+        quadrature: rule for the path integrals.
+        quantities: at least one. Their numbers may be NaN or infinite.
+    """
+    nodes, weights = quadrature.rule()
+    ends = torch.zeros(1), torch.ones(1)
+    if nodes[0] > 0:  # a node at alpha = 0 gives F(0), which the completeness gap needs
+        nodes, weights = torch.cat((ends[0], nodes)), torch.cat((ends[0], weights))
+    if nodes[-1] < 1 and not all(quantity.path for quantity in quantities):
+        nodes, weights = torch.cat((nodes, ends[1])), torch.cat((weights, ends[0]))
+    at_one = torch.zeros_like(nodes)
+    at_one[-1] = 1.0
+    integrands = [Integrand(each.target, weights if each.path else at_one) for each in quantities]
+    return [
+        Attributions(
+            dict(zip(quantities, map(_attribution, found.integrals), strict=True)), found.neurons
+        )
+        for found in engine.integrate_all(prompts, nodes, integrands)
+    ]
 
 
 def _attribution(integral: PathIntegral) -> Attribution:
@@ -212,9 +277,11 @@ def is_finite(attribution: Attribution) -> bool:
     return all(bool(torch.isfinite(each).all()) for each in attribution)
 
 
-def not_finite(prompt: Prompt, attribution: Attribution) -> DocError | None:
+def not_finite(prompt: Prompt, found: Attribution | Attributions) -> DocError | None:
     """What is wrong with a doc that gives NaN or infinity anywhere; None if it does not."""
-    if is_finite(attribution):
+    each = [found] if isinstance(found, Attribution) else list(found.of.values())
+    activations = [] if isinstance(found, Attribution) else [found.neurons]
+    if all(map(is_finite, each)) and all(bool(torch.isfinite(one).all()) for one in activations):
         return None
     return DocError(
         f"doc {prompt.doc_id} gives NaN or infinite log-likelihoods or gradients",

@@ -1,4 +1,4 @@
-"""The command line: `neuronllm-eval identify | validate | report | run`, and `run_eval.py`.
+"""The command line: `neuronllm-eval identify | validate | report | ...`, and `run_eval.py`.
 
 Flags carry lm_eval's names where lm_eval has them (`arguments.py`). Only this module prints, and
 `__main__`, which refuses some commands before this one is imported.
@@ -26,9 +26,11 @@ from neuronllm_eval.adapter import write_yaml
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
-from neuronllm_eval.identify_stage import identify_task
+from neuronllm_eval.explain_command import explain
+from neuronllm_eval.identify_stage import identify_by_methods, method_runs
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.method_arguments import chosen_methods
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.preparation import estimate_identification, estimate_validation
 from neuronllm_eval.ranks import OtherRankFailed, Ranks, own_rank
@@ -36,7 +38,7 @@ from neuronllm_eval.report import markdown_table
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
 from neuronllm_eval.run_command import run_lm_eval
-from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name
+from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
     load_run_task,
@@ -187,42 +189,48 @@ def _identify_in(
     plan: ConditionPlan | None,
 ) -> int:
     output = Path(options.output_path or DEFAULT_OUTPUT)
-    runs = [
-        (RunDirectory(output / folder_name(name)), own, task)
+    methods = chosen_methods(options.method, options.method_args)
+    tasks = [
+        (method_runs(output, methods, name), own, task)
         for name, (own, task) in load_run_tasks(settings).items()
     ]
+    runs = [(each.run, each.settings(own)) for own_runs, own, _ in tasks for each in own_runs]
     launch.ranks.on_first(
         lambda: refuse_before_work(
-            [(run, own) for run, own, _ in runs],
+            runs,
             validating=plan is not None,
             overwrite=launch.overwrite,
             resume=launch.keep,
         )
     )
     if not options.dry_run:
-        _take_locks(launch, [run for run, _, _ in runs])
+        _take_locks(launch, [run for run, _ in runs])
     launch = dataclasses.replace(launch, keep=True)  # what is left would have been refused
     model = load_model(settings)
     # All questions of all tasks are built first: what is wrong with one of them shows at once.
     asked = [
         (selection_questions(model.lm, own, task), validation_questions(model.lm, own, task))
-        for _, own, task in runs
+        for _, own, task in tasks
     ]
     if options.dry_run:
         estimates: list[Estimate] = []
-        for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
-            estimates.append(estimate_identification(model, own, choosing, run.path))
+        for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
+            path = own_runs[0].run.path
+            estimates.append(estimate_identification(model, own, choosing, path, methods))
             if plan is not None:
-                estimates.append(estimate_validation(model, own, judging, plan, run.path))
+                judged = [estimate_validation(model, own, judging, plan, path)] * len(methods)
+                estimates += judged
         if launch.ranks.is_first:
             print(estimate_table(estimates))
         return 0
-    for (run, own, _), (choosing, judging) in zip(runs, asked, strict=True):
-        neurons = identify_task(model, own, choosing, run, launch, _announce)
-        if plan is not None:
-            validate_task(model, own, judging, *plan.over(neurons), run, launch, _announce)
-        if launch.ranks.is_first:
-            report_task(run, print)
+    for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
+        found = identify_by_methods(model, own, choosing, own_runs, launch, _announce)
+        for each, neurons in zip(own_runs, found, strict=True):
+            if plan is not None:
+                points, mine = plan.over(neurons), each.settings(own)
+                validate_task(model, mine, judging, *points, each.run, launch, _announce)
+            if launch.ranks.is_first:
+                report_task(each.run, print)
     if launch.ranks.is_first:
         print(f"written to {output}")
     return 0
@@ -341,6 +349,7 @@ COMMANDS: dict[str, Command] = {
     "validate": _validate,
     "report": _report,
     "verify": _verify,
+    "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,
 }

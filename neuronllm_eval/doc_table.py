@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.conditions import UNMASKED, ConditionName
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.statistics import predictions, softmax_confidence
+from neuronllm_eval.option_scores import predictions, softmax_confidence
 
 _ROUNDING = 1e-3  # log-nats
 _KINDS = {

@@ -35,8 +35,11 @@ from neuronllm_eval.prefix import Prefiller, Prefix
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import (
     SHIFT_INVARIANT,
+    Engine,
+    Integrand,
     OptionScores,
     PathIntegral,
+    PathIntegrals,
     Target,
     score_options,
 )
@@ -54,7 +57,7 @@ class Savings(Enum):
     NONE = "every token, row and logit is computed"
 
 
-class FanOutEngine:
+class FanOutEngine(Engine):
     """Many edits of a prompt in one pass; one-token options only.
 
     Args:
@@ -131,10 +134,10 @@ class FanOutEngine:
             for row in range(batch)
         ]
 
-    def integrate(
-        self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
-    ) -> list[PathIntegral]:
-        """See `Engine.integrate`."""
+    def integrate_all(
+        self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
+    ) -> list[PathIntegrals]:
+        """See `Engine.integrate_all`."""
         n_copies = copies_of(nodes)
         layers_per_pass = (self.rows_per_prompt - 1) // n_copies  # one row stays unedited
         if layers_per_pass < 1:
@@ -145,23 +148,28 @@ class FanOutEngine:
             )
         with frozen_parameters(self.model):
             prefix = self._prefill(prompts)
-            attributions, node_targets = [], []
-            for first, last in self._chunks(
-                self.layers.n_layers, len(prompts) * n_copies, layers_per_pass
-            ):
-                part = self._integrate_layers(
-                    prefix, prompts, range(first, last), nodes, weights, target
+            parts = [
+                self._integrate_layers(prefix, prompts, range(first, last), nodes, integrands)
+                for first, last in self._chunks(
+                    self.layers.n_layers, len(prompts) * n_copies, layers_per_pass
                 )
-                attributions.append(part.attribution)
-                node_targets.append(part.node_targets)
-        attribution = torch.cat(attributions, dim=1)  # [batch, layers, neurons]
-        targets = torch.cat(node_targets, dim=1)  # [batch, layers, nodes]
+            ]
+        attribution = torch.cat([part.attribution for part in parts], dim=2)
+        targets = torch.cat([part.node_targets for part in parts], dim=2)
+        neurons = torch.cat([part.neurons for part in parts], dim=1)
+        loglikelihoods = parts[-1].loglikelihoods
         return [
-            PathIntegral(
-                attribution[row],
-                targets[row],
-                float(target(part.loglikelihoods[row], prompt.gold)),
-                part.loglikelihoods[row],
+            PathIntegrals(
+                tuple(
+                    PathIntegral(
+                        attribution[place, row],
+                        targets[place, row],
+                        float(integrand.target(loglikelihoods[row], prompt.gold)),
+                        loglikelihoods[row],
+                    )
+                    for place, integrand in enumerate(integrands)
+                ),
+                neurons[row],
             )
             for row, prompt in enumerate(prompts)
         ]
@@ -172,28 +180,34 @@ class FanOutEngine:
         prompts: Sequence[Prompt],
         layers: range,
         nodes: Tensor,
-        weights: Tensor,
-        target: Target,
+        integrands: Sequence[Integrand],
     ) -> _LayerIntegrals:
         """One unedited copy in the first row, then copies (l, k) for the given layers."""
-        batch, n_copies = len(prompts), copies_of(nodes)
+        by_target: dict[Target, list[int]] = {}
+        for place, integrand in enumerate(integrands):
+            by_target.setdefault(integrand.target, []).append(place)
+        batch = len(prompts)
         with torch.enable_grad(), self.copies.joined(layers, nodes, batch) as parts:
-            restrict = target in SHIFT_INVARIANT
+            restrict = SHIFT_INVARIANT.issuperset(by_target)
             found, unedited = self._option_logits(prefix, prompts, rows_of(layers, nodes), restrict)
-            values = torch.stack(
-                [target(found[row], prompt.gold) for row, prompt in enumerate(prompts)]
-            )  # [batch, rows]
-            leaves = [leaf for layer in layers for leaf in parts[layer].leaves]
-            gradients = iter(torch.autograd.grad(values.sum(), leaves))
-        attributions = []
-        for layer in layers:
-            own = [next(gradients) for _ in parts[layer].leaves]
-            attributions.append(parts[layer].attribution(own, weights).to(values.device))
-        targets = values[:, 1:].detach().reshape(batch, len(layers), n_copies)
-        if n_copies < len(nodes):  # the unedited row is a node of every layer
-            ends = values[:, :1, None].detach().expand(-1, len(layers), 1)
-            targets = torch.cat((targets, ends), dim=2)
-        return _LayerIntegrals(torch.stack(attributions, dim=1), targets, unedited)
+            home = found[0].device
+            sums = torch.empty(len(integrands), batch, len(layers), self.layers.width, device=home)
+            targets = torch.empty(*sums.shape[:3], len(nodes), device=home)
+            left = len(by_target)
+            for target, places in by_target.items():
+                left -= 1
+                values = torch.stack(
+                    [target(found[row], prompt.gold) for row, prompt in enumerate(prompts)]
+                )  # [batch, rows]
+                leaves = [leaf for layer in layers for leaf in parts[layer].leaves]
+                gradients = iter(torch.autograd.grad(values.sum(), leaves, retain_graph=left > 0))
+                weights = torch.stack([integrands[place].weights for place in places])
+                for number, layer in enumerate(layers):
+                    own = [next(gradients) for _ in parts[layer].leaves]
+                    sums[places, :, number] = parts[layer].attribution(own, weights).to(home)
+                targets[places] = _at_nodes(values.detach(), len(layers), nodes)
+            neurons = [parts[layer].neurons.float().to(home) for layer in layers]
+        return _LayerIntegrals(sums, targets, torch.stack(neurons, dim=1), unedited)
 
     def _option_logits(
         self,
@@ -263,6 +277,17 @@ class FanOutEngine:
 
 @dataclass(frozen=True)
 class _LayerIntegrals:
-    attribution: Tensor  # [batch, layers, neurons]
-    node_targets: Tensor  # [batch, layers, nodes]
+    attribution: Tensor  # [integrands, batch, layers, neurons]
+    node_targets: Tensor  # [integrands, batch, layers, nodes]
+    neurons: Tensor  # [batch, layers, neurons]
     loglikelihoods: list[Tensor]  # per prompt [options], unedited
+
+
+def _at_nodes(values: Tensor, n_layers: int, nodes: Tensor) -> Tensor:
+    """[batch, layers, nodes] F at every node, from its values [batch, rows] of a pass."""
+    n_copies = copies_of(nodes)
+    found = values[:, 1:].reshape(len(values), n_layers, n_copies)
+    if n_copies == len(nodes):
+        return found
+    ends = values[:, :1, None].expand(-1, n_layers, 1)  # the unedited row is a node of every layer
+    return torch.cat((found, ends), dim=2)

@@ -1,13 +1,11 @@
-"""The streaming pass over questions: attributions -> ES -> G_e, B_e -> ACE.
+"""The streaming pass over questions: attributions -> ES -> G_e, B_e -> sums of every method.
 
 1. Questions are taken in units of whole questions (`work`), of which each process has its share.
-2. Every prompt is attributed (`attribution.attribute`); a question's attributions are summed over
-   its proxies: the example score ES_e.
+2. Every prompt is attributed (`attribution.attribute_all`), once for all methods; what it says of
+   neurons (`methods.Method.values`) is summed over the question's proxies: the example score ES_e.
 3. Per layer, the `top_z` highest positive neurons of ES_e form G_e, the lowest negative B_e.
-4. The ACE score of a neuron is the sum of ES_e over the questions where it is in G_e or B_e.
-
-Sums are kept in 64-bit fixed point, so that the order of adding cannot change a bit of the result,
-and their size does not depend on the number of questions.
+4. The ACE score of a neuron is the sum of ES_e over the questions where it is in G_e or B_e; other
+   methods sum over all questions, or in ways of their own.
 """
 
 from __future__ import annotations
@@ -16,22 +14,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from neuronllm_eval.attribution import METHODS, Attribution, Quadrature, attribute, not_finite
+from neuronllm_eval.attribution import (
+    Attributions,
+    Quadrature,
+    Quantity,
+    attribute_all,
+    not_finite,
+)
 from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.checkpoint import Tally
-from neuronllm_eval.errors import ArtifactError, DocError, UsageError
-from neuronllm_eval.neurons import NeuronScores, Provenance
+from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.methods import ACE, Method
 from neuronllm_eval.prompts import Question
+from neuronllm_eval.score_sums import ScoreSums
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import resolve_count
 
-# One unit of the sums is 2**-40 log-nats; sums up to 2**23 log-nats fit.
-_FIXED_POINT = 2.0**40
+# By method, the sums over questions.
+Sums = dict[str, ScoreSums]
 
 
 @dataclass(frozen=True)
@@ -39,24 +42,18 @@ class IdentificationSettings:
     """What is attributed and how questions vote.
 
     Attributes:
-        method: what is attributed; one of `attribution.METHODS`.
+        methods: that score neurons, in one pass; questions' records are about the first.
         quadrature: rule for the path integral.
         top_z: neurons per layer in G_e and in B_e, a count or a share of the layer (our reading).
         batch_size: prompts per pass; a batch holds whole questions, so at least one question's.
     """
 
-    method: str = "ace"
+    methods: tuple[Method, ...] = (ACE(),)
     quadrature: Quadrature = field(default_factory=Quadrature)
     top_z: float = 0.1
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageError(
-                f"unknown method {self.method!r}",
-                expected=", ".join(METHODS),
-                remedy="check --method",
-            )
         if self.batch_size < 1:
             raise UsageError(
                 f"batch_size is {self.batch_size}",
@@ -64,10 +61,16 @@ class IdentificationSettings:
                 remedy="check --batch_size",
             )
 
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What the methods need, each once; ACE's if activations are all they need."""
+        found = dict.fromkeys(each.quantity for each in self.methods if each.quantity is not None)
+        return tuple(found) or (ACE.quantity,)
+
 
 @dataclass(frozen=True)
 class QuestionRecord:
-    """One line of `questions.jsonl`.
+    """One line of `questions.jsonl`, and what methods keep of a question besides.
 
     Attributes:
         question_id: the question.
@@ -76,7 +79,8 @@ class QuestionRecord:
         loglikelihoods: per proxy and option, log-nats of the unmasked model, of the tokens that
             the options do not share.
         right: per proxy, whether the likeliest option is the gold one.
-        completeness_gap: the largest over proxies and layers, log-nats.
+        completeness_gap: by method, the largest over proxies and layers, in units of its target.
+        notes: by method, what it keeps (`Method.note`).
     """
 
     question_id: str
@@ -84,115 +88,13 @@ class QuestionRecord:
     gold: tuple[int, ...]
     loglikelihoods: tuple[tuple[float, ...], ...]
     right: tuple[bool, ...]
-    completeness_gap: float
+    completeness_gap: dict[str, float]
+    notes: dict[str, Any]
 
 
-@dataclass
-class ScoreSums:
-    """Running sums over questions, all int64, so adding is exact in any order.
-
-    Shapes: ace, good_count, bad_count [layers, neurons]; half_sums [2, layers, neurons];
-    letter_sums [letters, layers, neurons].
-    """
-
-    half_sums: NDArray[np.int64]
-    letter_sums: NDArray[np.int64]
-    good_count: NDArray[np.int64]
-    bad_count: NDArray[np.int64]
-    gap_max: float = 0.0
-    gap_sum: int = 0
-    change_sum: int = 0
-    n_gaps: int = 0
-    n_questions: int = 0
-    n_prompts: int = 0
-
-    @classmethod
-    def zeros(cls, shape: tuple[int, int], n_letters: int) -> ScoreSums:
-        """Empty sums for a model of `shape` [layers, neurons]."""
-
-        def empty(*leading: int) -> NDArray[np.int64]:
-            return np.zeros((*leading, *shape), dtype=np.int64)
-
-        return cls(empty(2), empty(n_letters), empty(), empty())
-
-    def add(
-        self, index: int, question: Question, attributions: Sequence[Attribution], top_z: int
-    ) -> None:
-        """Add question number `index` with its proxies' attributions."""
-        example_score = torch.zeros_like(attributions[0].values)
-        for prompt, attribution in zip(question.prompts, attributions, strict=True):
-            example_score += attribution.values
-            self.letter_sums[prompt.gold] += _fixed(attribution.values)
-            gaps = attribution.completeness_gap.cpu().double()
-            self.gap_max = max(self.gap_max, float(gaps.max()))
-            self.gap_sum += int(_fixed(gaps).sum())
-            self.change_sum += int(_fixed(attribution.target_change.abs()).sum())
-            self.n_gaps += gaps.numel()
-        good, bad = vote(example_score, top_z)
-        self.half_sums[index % 2] += _fixed(torch.where(good | bad, example_score, 0.0))
-        self.good_count += good.cpu().numpy()
-        self.bad_count += bad.cpu().numpy()
-        self.n_questions += 1
-        self.n_prompts += len(question.prompts)
-
-    def tally(self) -> Tally:
-        """What is added up over processes; the largest gap is in the questions' records too."""
-        return Tally(
-            {name: getattr(self, name) for name in _ARRAYS},
-            {name: getattr(self, name) for name in _COUNTS},
-        )
-
-    @classmethod
-    def of(cls, tally: Tally, like: ScoreSums, gap_max: float) -> ScoreSums:
-        """The sums that were added up.
-
-        Args:
-            tally: of all processes.
-            like: sums of the same model and questions.
-            gap_max: the largest of the questions' gaps.
-
-        Raises:
-            ArtifactError: the sums are of another shape.
-        """
-        for name in _ARRAYS:
-            found, expected = tally.arrays.get(name), getattr(like, name)
-            if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
-                raise ArtifactError(
-                    f"the checkpoint's {name} is {None if found is None else found.shape}",
-                    expected=f"integers of shape {expected.shape}",
-                    remedy="pass --overwrite to start anew",
-                )
-        values: dict[str, Any] = {**tally.arrays, **tally.counts}
-        return cls(**values, gap_max=gap_max)
-
-    def to_scores(self, provenance: Provenance) -> NeuronScores:
-        """The sums as floats, log-nats."""
-        return NeuronScores(
-            ace=self.half_sums.sum(0) / _FIXED_POINT,
-            good_count=self.good_count,
-            bad_count=self.bad_count,
-            half_sums=self.half_sums / _FIXED_POINT,
-            letter_sums=self.letter_sums / _FIXED_POINT,
-            provenance=provenance,
-        )
-
-    @property
-    def gap_mean(self) -> float:
-        """Mean completeness gap over prompts and layers, log-nats."""
-        return self.gap_sum / _FIXED_POINT / max(1, self.n_gaps)
-
-    @property
-    def gap_share(self) -> float:
-        """The gaps' sum over that of |F(h_l) - F(0)|: the share of the change that is missed."""
-        return self.gap_sum / max(1, self.change_sum)
-
-
-_ARRAYS = ("half_sums", "letter_sums", "good_count", "bad_count")
-_COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
-
-
-def _fixed(values: Tensor) -> NDArray[np.int64]:
-    return torch.round(values.cpu().double() * _FIXED_POINT).to(torch.int64).numpy()
+def tally_of(sums: Sums) -> Tally:
+    """What is added up over processes."""
+    return sum((each.tally(f"{name}/") for name, each in sums.items()), Tally())
 
 
 def vote(example_score: Tensor, top_z: int) -> tuple[Tensor, Tensor]:
@@ -212,15 +114,63 @@ def vote(example_score: Tensor, top_z: int) -> tuple[Tensor, Tensor]:
     return good & (example_score > 0), bad & (example_score < 0)
 
 
+def add_question(
+    sums: ScoreSums,
+    method: Method,
+    index: int,
+    question: Question,
+    found: Sequence[Attributions],
+    top_z: int,
+) -> Any:
+    """Add question number `index` to a method's sums.
+
+    Args:
+        sums: of the method.
+        method: what is summed up.
+        index: place of the question; even and odd ones are halves.
+        question: its prompts.
+        found: of each of them.
+        top_z: neurons per layer that it votes for.
+
+    Returns:
+        what the method keeps of the question (`Method.note`).
+    """
+    values = [method.values(each) for each in found]
+    example_score = torch.stack(values).sum(0)
+    good, bad = vote(example_score, top_z)
+    half = index % 2
+    for prompt, each, own in zip(question.prompts, found, values, strict=True):
+        fixed = sums.fixed(own)
+        group = method.group(is_right(each, prompt.gold))
+        sums.letter_sums[prompt.gold] += fixed
+        sums.group_count[group, half] += 1
+        sums.add_gaps(each.about(method.quantity))
+        if not method.votes:
+            sums.group_sums[group, half] += fixed
+    if method.votes:
+        voted = torch.where(good | bad, example_score, 0.0)
+        sums.group_sums[0, half] += sums.fixed(voted)
+    sums.good_count += good.cpu().numpy()
+    sums.bad_count += bad.cpu().numpy()
+    sums.n_questions += 1
+    sums.n_prompts += len(question.prompts)
+    return method.note(index, example_score)
+
+
+def is_right(found: Attributions, gold: int) -> bool:
+    """Whether the unedited model's likeliest option is the gold one."""
+    return int(found.first.loglikelihoods.argmax()) == gold
+
+
 def identify(
     engine: Engine,
     questions: Sequence[Question],
     settings: IdentificationSettings,
     record: Callable[[QuestionRecord], object],
-    sums: ScoreSums | None = None,
+    sums: Sums | None = None,
     units: Iterable[range] | None = None,
     set_aside: Callable[[Question, DocError], object] | None = None,
-) -> ScoreSums:
+) -> Sums:
     """Attribute every question and sum up.
 
     Args:
@@ -236,40 +186,61 @@ def identify(
         DocError: such a question, if `set_aside` is not given.
     """
     top_z = resolve_count(settings.top_z, engine.layers.width, "top_z")
-    sums = sums or empty_sums(engine, questions)
-    target = METHODS[settings.method]
+    sums = sums or empty_sums(engine, questions, settings.methods)
     for index, own in in_batches(
         questions,
         settings.batch_size,
-        lambda prompts: attribute(engine, prompts, settings.quadrature, target, finite=False),
+        lambda prompts: attribute_all(engine, prompts, settings.quadrature, settings.quantities),
         units,
     ):
-        pairs = zip(questions[index].prompts, own, strict=True)
-        error = next(filter(None, (not_finite(*pair) for pair in pairs)), None)
+        question = questions[index]
+        pairs = zip(question.prompts, own, strict=True)
+        wrong = (not_finite(prompt, each) for prompt, each in pairs)
+        error = next(filter(None, wrong), None)
         if error is not None:
             if set_aside is None:
                 raise error
-            set_aside(questions[index], error)
+            set_aside(question, error)
             continue
-        sums.add(index, questions[index], own, top_z)
-        record(_record(questions[index], own))
+        notes = {
+            method.name: add_question(sums[method.name], method, index, question, own, top_z)
+            for method in settings.methods
+        }
+        record(_record(question, own, settings.methods, notes))
     return sums
 
 
-def empty_sums(engine: Engine, questions: Sequence[Question]) -> ScoreSums:
+def empty_sums(
+    engine: Engine, questions: Sequence[Question], methods: Sequence[Method] = (ACE(),)
+) -> Sums:
     """Sums of nothing yet, over these questions."""
     n_letters = max(len(prompt.options) for question in questions for prompt in question.prompts)
-    return ScoreSums.zeros(engine.layers.shape, n_letters)
+    return {
+        method.name: ScoreSums.zeros(engine.layers.shape, n_letters, method.n_groups, method.unit)
+        for method in methods
+    }
 
 
-def _record(question: Question, attributions: Sequence[Attribution]) -> QuestionRecord:
-    rows = [tuple(attribution.loglikelihoods.tolist()) for attribution in attributions]
+def _record(
+    question: Question,
+    found: Sequence[Attributions],
+    methods: Sequence[Method],
+    notes: dict[str, Any],
+) -> QuestionRecord:
+    rows = [tuple(each.first.loglikelihoods.tolist()) for each in found]
     gold = tuple(prompt.gold for prompt in question.prompts)
+    gaps = {
+        method.name: max(
+            float(each.about(method.quantity).completeness_gap.max()) for each in found
+        )
+        for method in methods
+    }
     return QuestionRecord(
         question_id=question.question_id,
         doc_ids=tuple(prompt.doc_id for prompt in question.prompts),
         gold=gold,
         loglikelihoods=tuple(rows),
-        right=tuple(int(np.argmax(row)) == answer for row, answer in zip(rows, gold, strict=True)),
-        completeness_gap=max(float(each.completeness_gap.max()) for each in attributions),
+        right=tuple(is_right(each, answer) for each, answer in zip(found, gold, strict=True)),
+        completeness_gap=gaps,
+        notes={name: note for name, note in notes.items() if note is not None},
     )

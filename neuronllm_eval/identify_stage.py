@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.estimate import Estimate, Stage, estimate_if_long
 from neuronllm_eval.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.harness_tasks import is_aqua
-from neuronllm_eval.identification import ScoreSums, empty_sums, identify
+from neuronllm_eval.identification import QuestionRecord, empty_sums, identify, tally_of
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.neurons import NeuronSet, Provenance
+from neuronllm_eval.methods import Method, make_method, to_scores
+from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.precision import computing_in, dtype_name
 from neuronllm_eval.preparation import prepare_identification
 from neuronllm_eval.resuming import identity, keeps_neurons
-from neuronllm_eval.run_directory import RunDirectory, line_writer, write_whole
+from neuronllm_eval.run_directory import RunDirectory, folder_name, line_writer, write_whole
 from neuronllm_eval.run_tasks import data_split, doc_counts, how_asked
+from neuronllm_eval.score_sums import ScoreSums
 from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.set_aside import setting_aside, without_set_aside
 from neuronllm_eval.settings import RunSettings
@@ -32,6 +37,34 @@ LARGE_GAP = 0.1
 FEW_QUESTIONS = 30
 # Is told beforehand what a long stage will take.
 Announce = Callable[[Estimate], object]
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """A method, and where its neurons go.
+
+    Attributes:
+        method: that scores them.
+        run: the directory.
+    """
+
+    method: Method
+    run: RunDirectory
+
+    def settings(self, of_all: RunSettings) -> RunSettings:
+        """The settings of a run, with this method's."""
+        method_args = dataclasses.asdict(self.method)
+        return dataclasses.replace(of_all, method=self.method.name, method_args=method_args)
+
+
+def method_runs(output: Path, methods: Sequence[Method], task: str) -> list[MethodRun]:
+    """Where each method's neurons of a task go: a folder per task; of several methods, one each."""
+    folder = folder_name(task)
+    several = len(methods) > 1
+    return [
+        MethodRun(each, RunDirectory(output / each.name / folder if several else output / folder))
+        for each in methods
+    ]
 
 
 def identify_task(
@@ -56,25 +89,52 @@ def identify_task(
     Raises:
         UsageError: the directory holds unfinished work of other settings.
     """
-    with computing_in(model.lm.model, settings.attribution_dtype):
-        return _identify_task(model, settings, questions, run, launch or Launch(), announce)
+    method = make_method(settings.method, settings.method_args)
+    only = MethodRun(method, run)
+    return identify_by_methods(model, settings, questions, [only], launch, announce)[0]
 
 
-def _identify_task(
+def identify_by_methods(
     model: LoadedModel,
     settings: RunSettings,
     questions: QuestionSet,
-    run: RunDirectory,
+    runs: Sequence[MethodRun],
+    launch: Launch | None = None,
+    announce: Announce | None = None,
+) -> list[NeuronSet]:
+    """The neurons of several methods, from one pass over the questions.
+
+    Args:
+        model: whose neurons.
+        settings: of the run; each method's own are its `MethodRun`'s.
+        questions: of the selection split.
+        runs: at least one. The directory of the first holds the checkpoint.
+        launch: see `identify_task`.
+        announce: see `identify_task`.
+
+    Raises:
+        UsageError: a directory holds unfinished work of other settings.
+    """
+    with computing_in(model.lm.model, settings.attribution_dtype):
+        return _identify(model, settings, questions, runs, launch or Launch(), announce)
+
+
+def _identify(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    runs: Sequence[MethodRun],
     launch: Launch,
     announce: Announce | None,
-) -> NeuronSet:
-    ranks = launch.ranks
+) -> list[NeuronSet]:
+    ranks, home = launch.ranks, runs[0].run
     how, stage = prepare_identification(
         model,
         settings,
         questions,
-        run.path,
-        lambda choose: batch_size_of(run.identifying, launch, choose),
+        home.path,
+        lambda choose: batch_size_of(home.identifying, launch, choose),
+        [each.method for each in runs],
     )
     engine, quadrature = stage.engine, how.quadrature
     resolved = dataclasses.replace(
@@ -86,62 +146,92 @@ def _identify_task(
         num_fewshot=questions.num_fewshot,
     )
     if not launch.overwrite and ranks.on_first(
-        lambda: keeps_neurons(run, resolved, model, questions)
+        lambda: all(
+            keeps_neurons(each.run, each.settings(resolved), model, questions) for each in runs
+        )
     ):
-        return NeuronSet.load(run.neurons)
+        return [NeuronSet.load(each.run.neurons) for each in runs]
     warn_of_few(questions, "choose the neurons; expect unstable scores")
     made_of = identity(model, resolved, questions, engine)
+    made_of["methods"] = {each.method.name: dataclasses.asdict(each.method) for each in runs}
     work = Work.plan(made_of, questions.questions, how.batch_size)
 
     def begin() -> None:  # everything that could be refused has been
-        launch.locks.take(run.path)
-        run.start()
+        for each in runs:
+            launch.locks.take(each.run.path)
+            each.run.start()
 
-    shared = SharedWork(work, run.identifying, launch, begin)
+    shared = SharedWork(work, home.identifying, launch, begin)
     if ranks.is_first:
-        run.note_command("identify", launch.command, ranks.n_ranks, versions())
+        for each in runs:
+            each.run.note_command("identify", launch.command, ranks.n_ranks, versions())
     announce_if_long(stage, announce, launch)
     if ranks.is_first:
-        write_whole(run.settings, resolved.to_yaml(versions(), doc_counts(questions)))
-    sums = empty_sums(engine, questions.questions)
+        for each in runs:
+            text = each.settings(resolved).to_yaml(versions(), doc_counts(questions))
+            write_whole(each.run.settings, text)
+    sums = empty_sums(engine, questions.questions, how.methods)
+
+    def record(kept: QuestionRecord) -> None:
+        shared.record(dataclasses.asdict(kept))
+
     shared.run(
         f"identify {settings.task}",
         lambda units: identify(
             engine,
             questions.questions,
             how,
-            lambda record: shared.record(dataclasses.asdict(record)),
+            record,
             sums,
             units,
             setting_aside(settings, shared),
         ),
-        sums.tally,
+        lambda: tally_of(sums),
     )
     whole = shared.finish()
     if whole is not None:
-        records = without_set_aside(whole.records(), run, "selection")
-        gap_max = 0.0
-        with line_writer(run.questions) as lines:
-            for record in records:
-                lines.write(record)
-                gap_max = max(gap_max, record["completeness_gap"])
-        added = ScoreSums.of(whole.tally, sums, gap_max)
-        _write_neurons(model, resolved, questions, stage, added, run)
-        close(run.identifying)
+        records = list(whole.records())
+        for each in reversed(runs):  # the first is finished last: it says that all are
+            name = each.method.name
+            counted = without_set_aside(records, each.run, "selection")
+            gaps, notes = _write_questions(counted, name, each.run)
+            added = sums[name].of(whole.tally, max(gaps), f"{name}/")
+            scores = _write_scores(model, resolved, questions, stage, each, added, notes)
+            _write_neurons(scores, resolved, each, or_none=len(runs) > 1)
+        close(home.identifying)
     ranks.wait()
-    return NeuronSet.load(run.neurons)
+    return [NeuronSet.load(each.run.neurons) for each in runs]
 
 
-def _write_neurons(
+def _write_questions(
+    records: Sequence[dict[str, Any]], method: str, run: RunDirectory
+) -> tuple[list[float], list[Any]]:
+    """questions.jsonl; returns the completeness gaps, and what the method kept of questions."""
+    gaps, notes = [], []
+    with line_writer(run.questions) as lines:
+        for record in records:
+            gap = record["completeness_gap"][method]
+            own = {name: value for name, value in record.items() if name != "notes"}
+            lines.write({**own, "completeness_gap": gap})
+            gaps.append(gap)
+            if method in record["notes"]:
+                notes.append(record["notes"][method])
+    return gaps, notes
+
+
+def _write_scores(
     model: LoadedModel,
     settings: RunSettings,
     questions: QuestionSet,
     stage: Stage,
+    which: MethodRun,
     sums: ScoreSums,
-    run: RunDirectory,
-) -> None:
-    """scores.safetensors and neurons.json, from the sums over all questions."""
-    if sums.gap_share > LARGE_GAP:
+    notes: Sequence[Any],
+) -> NeuronScores:
+    """scores.safetensors, from the sums over all questions."""
+    method, run = which.method, which.run
+    integrates = method.quantity is not None and method.quantity.path
+    if integrates and sums.gap_share > LARGE_GAP:
         logger.warning(
             "%s: attributions miss %.0f%% of the change they should add up to. Models that "
             "normalise the FFN's output (gemma2, gemma3, olmo2) do this at any number of nodes, "
@@ -149,10 +239,20 @@ def _write_neurons(
             settings.task,
             100 * sums.gap_share,
         )
-    scores = sums.to_scores(_provenance(model, settings, questions, stage, sums))
+    provenance = _provenance(model, which.settings(settings), questions, stage, sums)
+    scores = to_scores(method, sums, notes, provenance)
     write_whole(run.scores, scores.to_bytes())
-    neurons = select_neurons(scores, settings.top_k, settings.ambiguous)
-    write_whole(run.neurons, neurons.to_json())
+    return scores
+
+
+def _write_neurons(
+    scores: NeuronScores, settings: RunSettings, which: MethodRun, *, or_none: bool
+) -> None:
+    """neurons.json; a method that finds none is no reason to lose what others found."""
+    neurons = select_neurons(scores, settings.top_k, settings.ambiguous, or_none=or_none)
+    if not (neurons.good or neurons.bad):
+        logger.warning("%s: method %s finds no neurons", settings.task, which.method.name)
+    write_whole(which.run.neurons, neurons.to_json())
 
 
 def announce_if_long(stage: Stage, announce: Announce | None, launch: Launch) -> None:
@@ -208,6 +308,7 @@ def _provenance(
         chat_template_hash=digest(str(template)),
         system_instruction=settings.system_instruction or "",
         method=settings.method,
+        method_args=json.dumps(settings.method_args, sort_keys=True),
         quadrature=settings.quadrature,
         n_steps=settings.n_steps,
         top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),

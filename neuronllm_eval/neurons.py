@@ -35,7 +35,7 @@ from neuronllm_eval.strict_json import (
     require_schema,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 NEURONS_FILE = "neurons.json"
 SCORES_FILE = "scores.safetensors"
 AMBIGUOUS = ("keep", "drop")
@@ -64,7 +64,8 @@ class Provenance:
     `tokenizer_hash` of its tokenizer, `task_hash` of the harness task's configuration. `dtype` is
     that of the weights as loaded, `attribution_dtype` the one they had while neurons were
     attributed, `batch_size` the number that was asked for or that `auto` came to. `asked` is JSON:
-    how an AQUA task asks its questions (`aqua_settings.AquaSettings`), {} for other tasks.
+    how an AQUA task asks its questions (`aqua_settings.AquaSettings`), {} for other tasks;
+    `method_args` is JSON too: the method's settings.
     """
 
     tool_version: str
@@ -88,6 +89,7 @@ class Provenance:
     chat_template_hash: str
     system_instruction: str
     method: str
+    method_args: str
     quadrature: str
     n_steps: int
     top_z: int
@@ -126,15 +128,15 @@ class NeuronScores:
     """Sums over questions, as `identification` leaves them.
 
     Attributes:
-        ace: [layers, neurons] float64, log-nats summed over questions (the ACE score).
+        score: [layers, neurons] float64, by the method; ACE sums log-nats over questions.
         good_count: [layers, neurons] int64, questions that put the neuron in G_e.
         bad_count: [layers, neurons] int64, questions that put it in B_e.
-        half_sums: [2, layers, neurons] float64, ACE over even and over odd questions.
-        letter_sums: [letters, layers, neurons] float64, attributions summed by gold letter.
+        half_sums: [2, layers, neurons] float64, the same of even and of odd questions.
+        letter_sums: [letters, layers, neurons] float64, what prompts say, summed by gold letter.
         provenance: where they come from.
     """
 
-    ace: NDArray[np.float64]
+    score: NDArray[np.float64]
     good_count: NDArray[np.int64]
     bad_count: NDArray[np.int64]
     half_sums: NDArray[np.float64]
@@ -163,7 +165,7 @@ class NeuronScores:
     @property
     def shape(self) -> tuple[int, int]:
         """[layers, neurons]."""
-        return self.ace.shape[0], self.ace.shape[1]
+        return self.score.shape[0], self.score.shape[1]
 
     def to_bytes(self) -> bytes:
         """The content of `scores.safetensors`."""
@@ -199,8 +201,8 @@ class NeuronSet:
     Attributes:
         n_layers: layers of the model they belong to.
         width: neurons per layer of that model.
-        good: neurons that push the right option, highest ACE first.
-        bad: neurons that push against it, lowest ACE first.
+        good: neurons that push the right option, highest score first.
+        bad: neurons that push against it, lowest score first.
         top_k: how many of each were asked for (fewer are there if fewer have the right sign).
         ambiguous: `keep` or `drop`, the rule for neurons that are in some G_e and some B_e.
         provenance: where they come from.

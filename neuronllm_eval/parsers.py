@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments
+from neuronllm_eval import arguments, explain_command
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -22,6 +22,9 @@ EXAMPLES = """examples:
 
   # dose-response: every condition at these numbers of neurons and factors
   neuronllm-eval validate runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4
+
+  # what the top neurons do, and how far the tasks share them
+  neuronllm-eval explain runs/demo --batch_size 48
 
   # lm_eval's own command line, with the masked model registered
   neuronllm-eval run --model neuronllm --tasks demo_topic \\
@@ -105,6 +108,14 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     verify.set_defaults(execute=commands["verify"])
 
+    explain = added.add_parser(
+        "explain", help="say what the top neurons of finished runs do", allow_abbrev=False
+    )
+    _add_run_dir(explain, nargs="+")
+    _add_trust(explain)
+    explain_command.add_flags(explain)
+    explain.set_defaults(execute=commands["explain"])
+
     tasks = added.add_parser(
         "tasks",
         help="print the folder of the packaged tasks, or make AQUA tasks of others",
@@ -140,9 +151,12 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run_dir(parser: argparse.ArgumentParser) -> None:
+def _add_run_dir(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     parser.add_argument(
-        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
+        "run_dir",
+        nargs=nargs,
+        type=arguments.a_path,
+        help="a run directory, or a directory of runs",
     )
 
 

@@ -38,14 +38,14 @@ class PathLayer:
     down: Tensor | None = None
 
     def attribution(self, gradients: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """[batch, neurons] float32: h * sum over nodes of weight * dF/dh(alpha h).
+        """[sums, batch, neurons] float32: h * sum over nodes of weight * dF/dh(alpha h).
 
         Args:
             gradients: of the leaves.
-            weights: [nodes].
+            weights: [sums, nodes].
         """
         nodes = torch.cat(list(gradients), dim=1).float()
-        mean = torch.einsum("k,bkw->bw", weights.to(nodes.device), nodes)
+        mean = torch.einsum("sk,bkw->sbw", weights.to(nodes.device), nodes)
         if self.down is not None:
             mean = (mean.to(self.down) @ self.down).float()
         return self.neurons.float() * mean.to(self.neurons.device)

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from neuronllm_eval.attribution import (
     AUTO_QUADRATURE,
-    METHODS,
     N_PROBES,
     Attribution,
     Probe,
@@ -31,12 +30,13 @@ from neuronllm_eval.estimate import Estimate, Stage, estimate
 from neuronllm_eval.harness_results import harness_metrics
 from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import LoadedModel
+from neuronllm_eval.methods import Method, make_method
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.same_model import require_same_shape
-from neuronllm_eval.scoring import Engine, Target
+from neuronllm_eval.scoring import Engine, Target, option_cross_entropy
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.validation import ConditionPlan, score_conditions
@@ -70,6 +70,7 @@ def prepare_identification(
     questions: QuestionSet,
     directory: Path,
     settle: SettleBatchSize = _as_chosen,
+    methods: Sequence[Method] = (),
 ) -> tuple[IdentificationSettings, Stage]:
     """How a task is identified, and with which engine.
 
@@ -79,19 +80,23 @@ def prepare_identification(
         questions: of the selection split.
         directory: of the run.
         settle: which batch size it is to be, given how one is chosen.
+        methods: that share the pass; the settings' if not given.
 
     Raises:
         UsageError: settings that no model can make right, or not this one.
     """
     layers = model.layers
+    methods = tuple(methods) or (make_method(settings.method, settings.method_args),)
+    quantity = methods[0].quantity
+    target = option_cross_entropy if quantity is None else quantity.target
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
     engine = build_engine(model.lm.model, layers, questions.prompts, settings.engine, most)
-    quadrature = _quadrature(settings, questions, engine)
+    quadrature = _quadrature(settings, questions, engine, target)
     passes = Pass(quadrature.n_copies, gradients=True)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
-    how = IdentificationSettings(settings.method, quadrature, settings.top_z, batch_size)
+    how = IdentificationSettings(methods, quadrature, settings.top_z, batch_size)
     return how, Stage(
         task=settings.task,
         name="identify",
@@ -104,19 +109,21 @@ def prepare_identification(
         ),
         finish=lambda: None,
         n_files=0,
-        disk=_identification_bytes(questions, layers.shape, n_chosen),
+        disk=len(methods) * _identification_bytes(questions, layers.shape, n_chosen),
         directory=directory,
     )
 
 
-def _quadrature(settings: RunSettings, questions: QuestionSet, engine: Engine) -> Quadrature:
+def _quadrature(
+    settings: RunSettings, questions: QuestionSet, engine: Engine, target: Target
+) -> Quadrature:
     """The rule for the path integrals, which `auto` chooses by attributing a few prompts."""
     n_probes = N_PROBES
     is_slow = engine.name == "replay" and settings.quadrature == AUTO_QUADRATURE
     if is_slow:  # layers x nodes passes for each prompt and rule: no more than a small share of all
         n_probes = max(1, min(N_PROBES, len(questions.prompts) // _PROMPTS_PER_PROBE))
         logger.info("choosing the quadrature on %d prompts", n_probes)
-    compute = attributing(engine, METHODS[settings.method], settings.batch_size_or(lambda: 1))
+    compute = attributing(engine, target, settings.batch_size_or(lambda: 1))
     with tqdm(
         total=2 * n_probes,
         desc="choose the quadrature",
@@ -167,11 +174,16 @@ def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chos
 
 
 def estimate_identification(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, directory: Path
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    directory: Path,
+    methods: Sequence[Method] = (),
 ) -> Estimate:
     """What identifying a task will take; see `prepare_identification`."""
     with computing_in(model.lm.model, settings.attribution_dtype):
-        return estimate(prepare_identification(model, settings, questions, directory)[1])
+        _, stage = prepare_identification(model, settings, questions, directory, methods=methods)
+        return estimate(stage)
 
 
 # Validate ---------------------------------------------------------------------------------------

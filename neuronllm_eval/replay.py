@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.hooks import edit_neurons, frozen_parameters
 from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.scoring import OptionScores, PathIntegral, Target, right_pad
+from neuronllm_eval.scoring import (
+    Engine,
+    Integrand,
+    OptionScores,
+    PathIntegral,
+    PathIntegrals,
+    Target,
+    right_pad,
+)
 
 SEQUENCES_PER_PASS = 16
 TOKENS_PER_PASS = 4096  # with gradients, memory grows with the tokens of a pass
@@ -67,7 +75,7 @@ class _Sequences:
         return torch.stack(totals, -1), torch.stack(greedy, -1)
 
 
-class ReplayEngine:
+class ReplayEngine(Engine):
     """One full forward pass per edit; any causal LM, options of any length."""
 
     name = "replay"
@@ -106,16 +114,16 @@ class ReplayEngine:
         totals, greedy = zip(*parts, strict=True)
         return OptionScores(torch.cat(totals).cpu(), torch.cat(greedy).cpu())
 
-    def integrate(
-        self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
-    ) -> list[PathIntegral]:
-        """See `Engine.integrate`."""
+    def integrate_all(
+        self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
+    ) -> list[PathIntegrals]:
+        """See `Engine.integrate_all`."""
         with frozen_parameters(self.model):
-            return [self._integrate_one(prompt, nodes, weights, target) for prompt in prompts]
+            return [self._integrate_one(prompt, nodes, integrands) for prompt in prompts]
 
     def _integrate_one(
-        self, prompt: Prompt, nodes: Tensor, weights: Tensor, target: Target
-    ) -> PathIntegral:
+        self, prompt: Prompt, nodes: Tensor, integrands: Sequence[Integrand]
+    ) -> PathIntegrals:
         sequences = _Sequences.build(prompt, self._input_device)
         unedited: dict[int, Tensor] = {}
 
@@ -127,30 +135,43 @@ class ReplayEngine:
             logits = self._forward(sequences, 1)
         loglikelihoods = sequences.option_scores(logits)[0][0]
         home = loglikelihoods.device
-        attribution, node_targets = [], []
+        targets = tuple(dict.fromkeys(integrand.target for integrand in integrands))
+        shape = (len(integrands), self.layers.n_layers)
+        sums = torch.zeros(*shape, self.layers.width, device=home)
+        values = torch.zeros(*shape, len(nodes), device=home)
         for layer in range(self.layers.n_layers):
-            row_sum = torch.zeros(self.layers.width, device=home)
-            targets = []
             for start, stop in self._chunks(len(nodes), sequences):
-                gradient, values = self._node_gradients(
-                    sequences, layer, unedited[layer], nodes[start:stop], target
+                found = self._node_gradients(
+                    sequences, layer, unedited[layer], nodes[start:stop], targets
                 )
-                weighted = gradient.float() * weights[start:stop].to(gradient.device)[:, None]
-                row_sum += weighted.sum(0).to(home)
-                targets.append(values)
-            attribution.append(row_sum)
-            node_targets.append(torch.cat(targets))
-        return PathIntegral(
-            torch.stack(attribution),
-            torch.stack(node_targets),
-            float(target(loglikelihoods, prompt.gold)),
-            loglikelihoods,
+                for place, integrand in enumerate(integrands):
+                    product, node_values = found[integrand.target]
+                    weights = integrand.weights[start:stop].to(product.device)
+                    sums[place, layer] += (product * weights[:, None]).sum(0).to(home)
+                    values[place, layer, start:stop] = node_values.to(home)
+        last = len(prompt.context) - 1
+        return PathIntegrals(
+            tuple(
+                PathIntegral(
+                    sums[place],
+                    values[place],
+                    float(integrand.target(loglikelihoods, prompt.gold)),
+                    loglikelihoods,
+                )
+                for place, integrand in enumerate(integrands)
+            ),
+            torch.stack([unedited[layer][0, last].float().to(home) for layer in range(shape[1])]),
         )
 
     def _node_gradients(
-        self, sequences: _Sequences, layer: int, base: Tensor, nodes: Tensor, target: Target
-    ) -> tuple[Tensor, Tensor]:
-        """h * dF/dh(alpha h) summed over positions [nodes, neurons], and F [nodes]."""
+        self,
+        sequences: _Sequences,
+        layer: int,
+        base: Tensor,
+        nodes: Tensor,
+        targets: Sequence[Target],
+    ) -> dict[Target, tuple[Tensor, Tensor]]:
+        """Per target h * dF/dh(alpha h) summed over positions [nodes, neurons], and F [nodes]."""
         steps = nodes.to(base.device)[:, None, None, None]
         # [nodes, sequences, positions, neurons]; the nodes keep their digits in 16 bits too.
         leaf = (steps * base.float()).to(base.dtype).requires_grad_(True)
@@ -160,12 +181,18 @@ class ReplayEngine:
             grid = neurons.reshape(leaf.shape)
             return torch.where(keep, leaf, grid).reshape(neurons.shape)
 
+        found = {}
         with torch.enable_grad(), edit_neurons(self.layers.modules, edit, [layer]):
             logits = self._forward(sequences, len(nodes))
-            values = target(sequences.option_scores(logits)[0], sequences.prompt.gold)
-            (gradient,) = torch.autograd.grad(values.sum(), leaf)
-        product = torch.where(keep, base.float() * gradient.float(), 0.0)
-        return product.sum((1, 2)), values.detach()
+            loglikelihoods = sequences.option_scores(logits)[0]
+            for target in targets:
+                values = target(loglikelihoods, sequences.prompt.gold)
+                (gradient,) = torch.autograd.grad(
+                    values.sum(), leaf, retain_graph=target is not targets[-1]
+                )
+                product = torch.where(keep, base.float() * gradient.float(), 0.0)
+                found[target] = product.sum((1, 2)), values.detach()
+        return found
 
     def _forward(self, sequences: _Sequences, n_edits: int) -> Tensor:
         rows = sequences.tokens.repeat(n_edits, 1)

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from pytablewriter import MarkdownTableWriter
 
+from neuronllm_eval import evidence
 from neuronllm_eval.conditions import CONDITIONS, factor_text
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.selection import layer_counts
-from neuronllm_eval.statistics import split_half_stability
+from neuronllm_eval.stability import stability_of
 from neuronllm_eval.summary import EXPECTED_SIGN, ConditionSummary
 
 HEADERS = (
@@ -21,7 +21,7 @@ HEADERS = (
     "accuracy %",
     "delta (points)",
     "95% interval",
-    "p",
+    "p (Holm)",
     "confidence",
     "random controls",
     "beyond",
@@ -42,7 +42,8 @@ _SURFACES = (
 _DOSE_NOTE = (
     "Dose-response: delta in points (95% interval) by number of good and of bad neurons and by "
     "factor (degrade and enhance at the run's two), and how many random controls of its own each "
-    "point outdid in its direction. Intervals are of single points, not of the best of a table."
+    "point outdid in its direction. Intervals are of single points, not of the best of a table; "
+    "summary.json has their p, corrected for all conditions and points."
 )
 
 # Metrics of AQUA tasks besides accuracy, and their heads in the table; all are shares.
@@ -114,27 +115,11 @@ def headline(report: TaskReport) -> str:
     """One plain sentence on what suppressing the good neurons did, or on what was found."""
     for summary in report.summaries:
         if summary.name == "suppress_good":
-            return _sentence(len(report.neurons.good), summary)
+            return evidence.sentence(len(report.neurons.good), summary)
     return (
         f"Found {len(report.neurons.good)} good and {len(report.neurons.bad)} bad neurons of "
-        f"{report.scores.ace.size}."
+        f"{report.scores.score.size}."
     )
-
-
-def _sentence(n_good: int, summary: ConditionSummary) -> str:
-    accuracy, controls = summary.accuracy, summary.controls
-    if accuracy.low * accuracy.high > 0 and accuracy.p_value < 0.05:
-        effect = "lowers accuracy" if accuracy.delta < 0 else "raises accuracy, unexpectedly,"
-        size = f"by {abs(accuracy.delta):.1f} points"
-        low, high = sorted((abs(accuracy.low), abs(accuracy.high)))
-        interval = f"95% {low:.1f} to {high:.1f}"
-    else:
-        effect, size = "has no clear effect on accuracy:", f"{accuracy.delta:+.1f} points"
-        interval = f"95% {accuracy.low:+.1f} to {accuracy.high:+.1f}, p {accuracy.p_value:.2g}"
-    sentence = f"Suppressing {n_good} good neurons {effect} {size} ({interval})"
-    if controls is not None and controls.n_controls:
-        sentence += f"; {summary.n_beyond} of {controls.n_controls} random controls fell less"
-    return sentence + "."
 
 
 def table_rows(summaries: Sequence[ConditionSummary]) -> list[list[str]]:
@@ -152,7 +137,7 @@ def _row(summary: ConditionSummary) -> list[str]:
         f"{accuracy.condition:.1f}",
         f"{accuracy.delta:+.1f}",
         f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
-        f"{accuracy.p_value:.4f}" if accuracy.p_value >= 1e-3 else "<0.001",
+        evidence.p_text(evidence.corrected_p(summary)),
         f"{summary.confidence.delta:+.1f}",
     ]
     if controls is None or not controls.n_controls:
@@ -205,9 +190,10 @@ def question_rows(report: TaskReport) -> list[list[str]]:
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table whose cells are escaped."""
-    escaped = [[cell.replace("\n", " ") for cell in row] for row in rows]
-    writer = MarkdownTableWriter(headers=list(headers), value_matrix=escaped, margin=1)
+    """A markdown table; text from elsewhere is to be `escaped` before."""
+    # The writer escapes every pipe, also one that is escaped already.
+    cells = [[cell.replace("\n", " ").replace("\\|", "|") for cell in row] for row in rows]
+    writer = MarkdownTableWriter(headers=list(headers), value_matrix=cells, margin=1)
     writer.type_hints = ["str"] * len(headers)
     return str(writer.dumps()).strip()
 
@@ -226,16 +212,19 @@ def render(report: TaskReport) -> str:
         ]
         if any(each.controls and each.controls.n_controls for each in report.summaries):
             lines.append(_CONTROLS)
+        if rows := evidence.rows(report.summaries):
+            table = markdown_table(evidence.HEADERS, rows)
+            lines += ["", table, "", evidence.note(report.summaries), ""]
         if rows := question_rows(report):
             heads = ("condition", *_QUESTION_METRICS.values())
-            lines += ["", markdown_table(heads, rows), "", _QUESTION_NOTE, ""]
+            if lines[-1]:
+                lines.append("")
+            lines += [markdown_table(heads, rows), "", _QUESTION_NOTE, ""]
         if tables := dose_tables(report.summaries):
             if lines[-1]:
                 lines.append("")
             lines += [*(line for table in tables for line in (table, "")), _DOSE_NOTE, ""]
-    stability = split_half_stability(
-        report.scores.half_sums[0].ravel(), report.scores.half_sums[1].ravel(), _overlap_k(report)
-    )
+    stability = stability_of(report.scores.half_sums, report.neurons.top_k)
     lines += [
         f"Chosen on {provenance.n_questions} questions ({provenance.n_prompts} prompts) of the "
         f"{escaped(provenance.split)} split of {escaped(provenance.task)}; "
@@ -254,10 +243,3 @@ def render(report: TaskReport) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _overlap_k(report: TaskReport) -> int:
-    """As many neurons as were chosen, but no more than either half has of each sign."""
-    halves = report.scores.half_sums
-    available = min(int((sign * half > 0).sum()) for half in halves for sign in (1, -1))
-    return int(np.clip(report.neurons.top_k, 1, max(1, available)))

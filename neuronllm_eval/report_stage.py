@@ -10,6 +10,7 @@ from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.run_directory import RunDirectory, read_lines, set_aside_ids, write_whole
 from neuronllm_eval.settings import RunSettings, read_doc_counts
+from neuronllm_eval.stability import stability_of
 from neuronllm_eval.stored_run import ValidationRecord, load_neurons, load_scores
 from neuronllm_eval.summary import ConditionSummary, summarise, summary_json
 
@@ -44,10 +45,11 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
             for each in summaries
             if run.result(each.name).exists()
         }
+    halves = stability_of(scores.half_sums, neurons.top_k)
     text = render(TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics))
     if show is not None:
         show(text)
     if run.conditions.exists():
-        write_whole(run.summary, summary_json(task, split, summaries, docs, metrics))
+        write_whole(run.summary, summary_json(task, split, summaries, docs, metrics, halves))
     write_whole(run.report, text)
     return text

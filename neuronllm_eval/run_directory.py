@@ -25,6 +25,8 @@ VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
 COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
+EXPLANATION_FILE = "explain.json"
+EXPLANATION_TEXT_FILE = "explain.md"
 RESULTS_FOLDER = "results"
 CHECKPOINT_FOLDER = "checkpoint"
 # 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
@@ -86,6 +88,16 @@ class RunDirectory:
     def report(self) -> Path:
         """report.md: the same, to be read."""
         return self.path / REPORT_FILE
+
+    @property
+    def explanation(self) -> Path:
+        """explain.json: what the top neurons do."""
+        return self.path / EXPLANATION_FILE
+
+    @property
+    def explanation_text(self) -> Path:
+        """explain.md: the same, to be read."""
+        return self.path / EXPLANATION_TEXT_FILE
 
     @property
     def identifying(self) -> Path:
@@ -196,9 +208,10 @@ class RunDirectory:
 
     @property
     def _identified(self) -> tuple[Path, ...]:
-        """The files that an identification writes."""
+        """The files that an identification writes, and what explains it."""
         found = (self.neurons, self.scores, self.questions, self.settings)
-        return (*found, self.commands, self.set_aside("selection"))
+        explained = (self.explanation, self.explanation_text)
+        return (*found, *explained, self.commands, self.set_aside("selection"))
 
     def require_places(self) -> None:
         """Refuse a folder in the place of a file, or the other way round. Changes nothing.

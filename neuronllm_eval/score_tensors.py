@@ -19,7 +19,7 @@ MOST_NEURONS = 1 << 26
 MOST_LETTERS = 26
 METADATA = "neuronllm_eval"  # the only key: safetensors writes several in no fixed order
 DTYPES = {
-    "ace": "float64",
+    "score": "float64",
     "good_count": "int64",
     "bad_count": "int64",
     "half_sums": "float64",
@@ -59,10 +59,10 @@ def _claimed(slices: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[s
 
 def require_shapes(shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str]) -> None:
     """Raise ArtifactError unless the arrays of `NeuronScores` have sensible, agreeing shapes."""
-    shape = shapes["ace"]
+    shape = shapes["score"]
     letters = shapes["letter_sums"][:1]
     expected = {
-        "ace": shape,
+        "score": shape,
         "good_count": shape,
         "bad_count": shape,
         "half_sums": (2, *shape),
@@ -72,7 +72,7 @@ def require_shapes(shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str]) -
         if len(shape) != 2 or shapes[name] != want or dtypes[name] != DTYPES[name]:
             raise ArtifactError(
                 f"scores: {name} has shape {shapes[name]} and type {dtypes[name]}",
-                expected=f"shape {want}, two-dimensional ace, type {DTYPES[name]}",
+                expected=f"shape {want}, a two-dimensional score, type {DTYPES[name]}",
                 remedy="run identify again",
             )
     require_size_of_model(*shape)

@@ -31,8 +31,30 @@ def option_cross_entropy(loglikelihoods: Tensor, gold: int) -> Tensor:
     return loglikelihoods.log_softmax(-1)[..., gold]
 
 
+def gold_loglikelihood(loglikelihoods: Tensor, gold: int) -> Tensor:
+    """log p(gold) over the whole vocabulary, log-nats; arguments as `option_cross_entropy`."""
+    return loglikelihoods[..., gold]
+
+
+def gold_probability(loglikelihoods: Tensor, gold: int) -> Tensor:
+    """p(gold) over the whole vocabulary, 0 to 1; arguments as `option_cross_entropy`."""
+    return loglikelihoods[..., gold].exp()
+
+
 # Targets that are the same for logits as for log-likelihoods, so that no other token matters.
 SHIFT_INVARIANT: frozenset[Target] = frozenset({option_cross_entropy})
+
+
+class Integrand(NamedTuple):
+    """What is summed up over the nodes of a path.
+
+    Attributes:
+        target: whose gradients; one backward pass serves all integrands of a target.
+        weights: [nodes] quadrature weights.
+    """
+
+    target: Target
+    weights: Tensor
 
 
 class OptionScores(NamedTuple):
@@ -63,6 +85,18 @@ class PathIntegral(NamedTuple):
     loglikelihoods: Tensor
 
 
+class PathIntegrals(NamedTuple):
+    """The same of several integrands, which share the pass.
+
+    Attributes:
+        integrals: one for each integrand.
+        neurons: [layers, neurons] float32 of the unedited prompt at the last context token.
+    """
+
+    integrals: tuple[PathIntegral, ...]
+    neurons: Tensor
+
+
 class Engine(Protocol):
     """Many edits of one prompt at the scored position -> option log-likelihoods."""
 
@@ -79,18 +113,24 @@ class Engine(Protocol):
         """
         ...
 
-    def integrate(
-        self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
-    ) -> list[PathIntegral]:
-        """Integrate the gradients of `target` along alpha * h_l for every layer l.
+    def integrate_all(
+        self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
+    ) -> list[PathIntegrals]:
+        """Integrate gradients along alpha * h_l for every layer l.
 
         Args:
             prompts: attributed together as one batch.
-            nodes: [nodes] values of alpha in [0, 1].
-            weights: [nodes] quadrature weights.
-            target: what is attributed.
+            nodes: [nodes] values of alpha in [0, 1], ascending.
+            integrands: at least one.
         """
         ...
+
+    def integrate(
+        self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
+    ) -> list[PathIntegral]:
+        """`integrate_all` of one integrand."""
+        found = self.integrate_all(prompts, nodes, [Integrand(target, weights)])
+        return [each.integrals[0] for each in found]
 
 
 def score_options(logits: Tensor, options: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -29,13 +29,16 @@ def resolve_count(value: float, total: int, name: str) -> int:
     return int(value)
 
 
-def select_neurons(scores: NeuronScores, top_k: float, ambiguous: str = "keep") -> NeuronSet:
-    """The `top_k` neurons of highest positive and of lowest negative ACE, over the whole model.
+def select_neurons(
+    scores: NeuronScores, top_k: float, ambiguous: str = "keep", *, or_none: bool = False
+) -> NeuronSet:
+    """The `top_k` neurons of highest positive and of lowest negative score, over the whole model.
 
     Args:
         scores: what identification found.
         top_k: neurons of each kind, a count or a share of all neurons.
         ambiguous: `drop` leaves out neurons that some question put in G_e and another in B_e.
+        or_none: the set may be empty.
 
     Raises:
         UsageError: a bad `top_k` or `ambiguous`, or no neuron has a score other than zero.
@@ -44,12 +47,12 @@ def select_neurons(scores: NeuronScores, top_k: float, ambiguous: str = "keep") 
         raise UsageError(
             f"ambiguous is {ambiguous!r}", expected=" or ".join(AMBIGUOUS), remedy="use keep"
         )
-    count = resolve_count(top_k, scores.ace.size, "top_k")
-    ace = scores.ace
+    count = resolve_count(top_k, scores.score.size, "top_k")
+    score = scores.score
     if ambiguous == "drop":
-        ace = np.where((scores.good_count > 0) & (scores.bad_count > 0), 0.0, ace)
-    good, bad = _highest(ace, count), _highest(-ace, count)
-    if not len(good) and not len(bad):
+        score = np.where((scores.good_count > 0) & (scores.bad_count > 0), 0.0, score)
+    good, bad = _highest(score, count), _highest(-score, count)
+    if not (good or bad or or_none):
         raise UsageError(
             "no neuron has a score other than zero",
             expected="questions whose answer depends on FFN neurons at the scored position",
@@ -59,8 +62,8 @@ def select_neurons(scores: NeuronScores, top_k: float, ambiguous: str = "keep") 
     return NeuronSet(
         n_layers=n_layers,
         width=width,
-        good=tuple(Neuron(*place, float(ace[place])) for place in good),
-        bad=tuple(Neuron(*place, float(ace[place])) for place in bad),
+        good=tuple(Neuron(*place, float(score[place])) for place in good),
+        bad=tuple(Neuron(*place, float(score[place])) for place in bad),
         top_k=count,
         ambiguous=ambiguous,
         provenance=scores.provenance,

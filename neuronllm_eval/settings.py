@@ -9,14 +9,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from neuronllm_eval.attribution import AUTO_QUADRATURE, METHODS, QUADRATURES
+from neuronllm_eval.attribution import AUTO_QUADRATURE, QUADRATURES
 from neuronllm_eval.engine import ENGINES
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.methods import METHODS, make_method
 from neuronllm_eval.neurons import AMBIGUOUS
 from neuronllm_eval.strict_json import exact_keys, require_schema
 from neuronllm_eval.strict_yaml import dump_yaml, read_yaml
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OVERLAP = ("refuse", "drop")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "overlap": OVERLAP,
@@ -33,7 +34,7 @@ class RunSettings:
 
     The names are those of the command line, which are lm_eval's where lm_eval has them.
     `top_k` and `top_z` are shares below 1 and counts from 1. Of prompts and AQUA settings, None
-    leaves what the task's YAML says.
+    leaves what the task's YAML says. `method_args` are the method's settings (`methods`).
     """
 
     model_args: dict[str, Any]
@@ -59,6 +60,7 @@ class RunSettings:
     device: str | None = None
     engine: str = "auto"
     method: str = "ace"
+    method_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     quadrature: str = "auto"
     n_steps: int | None = None
     top_z: float = 0.1
@@ -106,6 +108,14 @@ class RunSettings:
                     expected=" or ".join(_CHOICES[name]),
                     remedy="run identify again",
                 )
+        try:
+            make_method(settings["method"], settings["method_args"])
+        except UsageError as error:
+            raise ArtifactError(
+                f"{path}: settings.method_args: {error.found}",
+                expected=error.expected,
+                remedy="run identify again",
+            ) from error
         if set(settings["task"]) & set("/\\") or Path(settings["task"]).is_file():
             raise ArtifactError(
                 f"{path}: settings.task is the path {settings['task']!r:.100}",

@@ -22,15 +22,13 @@ from neuronllm_eval.conditions import (
     control_name,
     only_operation,
 )
+from neuronllm_eval.control_rank import ControlRank, random_control_rank
 from neuronllm_eval.doc_table import DocTable
-from neuronllm_eval.statistics import (
-    ControlRank,
-    PairedDelta,
-    paired_delta,
-    random_control_rank,
-    relative_accuracy_change,
-    relative_confidence_change,
-)
+from neuronllm_eval.holm import holm
+from neuronllm_eval.mcnemar import McNemar, mcnemar
+from neuronllm_eval.relative_changes import relative_accuracy_change, relative_confidence_change
+from neuronllm_eval.stability import SplitHalf
+from neuronllm_eval.statistics import PairedDelta, paired_delta
 
 # What each condition is expected to do; its place among the controls is judged on this side.
 EXPECTED_SIGN = {
@@ -41,6 +39,21 @@ EXPECTED_SIGN = {
     "degrade": -1,
     "enhance": 1,
 }
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """p-values of one condition after Holm's correction.
+
+    Attributes:
+        n_tests: conditions that were corrected for, itself among them.
+        p_value: of the accuracy delta, by question.
+        mcnemar_p_value: of McNemar's test, by doc.
+    """
+
+    n_tests: int
+    p_value: float
+    mcnemar_p_value: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,9 @@ class ConditionSummary:
         controls: accuracy deltas of the layer-matched random controls under the same operation;
             None for the unmasked run.
         n_beyond: controls that moved less in the expected direction than the condition did.
+        mcnemar: docs gained and lost, with McNemar's exact test; None for the unmasked run.
+        corrected: of `accuracy` and `mcnemar`, for the conditions as they are, or, for a point,
+            for all of them and all points (our reading); None for the unmasked run.
     """
 
     name: str
@@ -71,6 +87,8 @@ class ConditionSummary:
     rcc: float
     controls: ControlRank | None
     n_beyond: int
+    mcnemar: McNemar | None
+    corrected: Corrected | None = None
 
     @property
     def is_point(self) -> bool:
@@ -91,7 +109,31 @@ def summarise(
         seed: of those draws.
     """
     chosen = [name for name in table.conditions if ".random_" not in name]
-    return [_summarise(table, name, top_k, scales, n_resamples, seed) for name in chosen]
+    return _corrected(
+        [_summarise(table, name, top_k, scales, n_resamples, seed) for name in chosen]
+    )
+
+
+def _corrected(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
+    """The same with `corrected`.
+
+    A point is one of a surface that is there to be searched, so it is corrected for all that was
+    judged. The conditions as they are were named beforehand: a sweep takes nothing from them.
+    """
+    tested = [each for each in summaries if each.mcnemar is not None]
+    over_all = _holm(tested)
+    over_plain = _holm([each for each in tested if not each.is_point])
+    by_name = {**over_all, **over_plain}
+    return [dataclasses.replace(each, corrected=by_name.get(each.name)) for each in summaries]
+
+
+def _holm(family: Sequence[ConditionSummary]) -> dict[str, Corrected]:
+    by_question = holm([each.accuracy.p_value for each in family])
+    by_doc = holm([each.mcnemar.p_value for each in family if each.mcnemar is not None])
+    return {
+        each.name: Corrected(len(family), *p_values)
+        for each, *p_values in zip(family, by_question, by_doc, strict=True)
+    }
 
 
 def _summarise(
@@ -126,6 +168,7 @@ def _summarise(
         rcc=relative_confidence_change(confidence.unmasked, confidence.condition),
         controls=random_control_rank(accuracy.delta, controls, sign) if sign else None,
         n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
+        mcnemar=mcnemar(table.correct[UNMASKED], table.correct[name]) if sign else None,
     )
 
 
@@ -135,6 +178,7 @@ def summary_json(
     summaries: Sequence[ConditionSummary],
     docs: dict[str, Any],
     metrics: Mapping[str, Mapping[str, float]],
+    split_half: SplitHalf,
 ) -> str:
     """The content of `summary.json`; what is not a number is null.
 
@@ -144,6 +188,7 @@ def summary_json(
         summaries: one per condition and point.
         docs: per split, what became of its docs.
         metrics: by name of condition or point, the harness's metrics.
+        split_half: how far two halves of the selection agree on the neurons.
     """
 
     def plain(value: Any) -> Any:
@@ -157,5 +202,11 @@ def summary_json(
         plain({**dataclasses.asdict(summary), "metrics": dict(metrics.get(summary.name, {}))})
         for summary in summaries
     ]
-    values = {"task": task, "split": split, "docs": docs, "conditions": conditions}
+    values = {
+        "task": task,
+        "split": split,
+        "docs": docs,
+        "split_half": plain(dataclasses.asdict(split_half)),
+        "conditions": conditions,
+    }
     return json.dumps(values, indent=1) + "\n"

@@ -28,6 +28,7 @@ from neuronllm_eval.conditions import (
     require_condition,
     stack_factors,
 )
+from neuronllm_eval.control_rank import FEWEST_CONTROLS
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.harness_results import Answers
 from neuronllm_eval.neurons import NeuronSet
@@ -52,7 +53,7 @@ class ConditionPlan:
     """
 
     conditions: tuple[str, ...] = CONDITIONS
-    n_random: int = 10
+    n_random: int = FEWEST_CONTROLS
     seed: int = 0
     scales: Scales = field(default_factory=Scales)
     sweep: Sweep = field(default_factory=Sweep)

@@ -23,18 +23,20 @@ from tiny_models import (
 from torch import Tensor, nn
 
 from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.attribution import Attribution, Quadrature, attribute
+from neuronllm_eval.attribution import Attribution, Attributions, Quadrature, attribute
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.identification import (
     IdentificationSettings,
     QuestionRecord,
-    ScoreSums,
+    add_question,
     identify,
     vote,
 )
+from neuronllm_eval.methods import ACE, to_scores
 from neuronllm_eval.neurons import NeuronScores
 from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.score_sums import ScoreSums
 from neuronllm_eval.scoring import Engine, option_cross_entropy
 from neuronllm_eval.selection import select_neurons
 
@@ -69,17 +71,26 @@ def run(
 ) -> tuple[ScoreSums, list[QuestionRecord]]:
     records: list[QuestionRecord] = []
     settings = IdentificationSettings(top_z=top_z, batch_size=batch_size)
-    return identify(llama_engine(), questions, settings, records.append), records
+    return identify(llama_engine(), questions, settings, records.append)["ace"], records
 
 
 def scores_of(sums: ScoreSums) -> NeuronScores:
-    return sums.to_scores(provenance())
+    return to_scores(ACE(), sums, [], provenance())
 
 
 def attribution(values: list[list[float]], gap: Sequence[float] = (0.0,)) -> Attribution:
     return Attribution(
         torch.tensor(values), torch.tensor(gap), torch.zeros(4), torch.ones(len(gap))
     )
+
+
+def add(
+    sums: ScoreSums, index: int, each: Question, own: Sequence[Attribution], top_z: int
+) -> None:
+    """Add a question's attributions to ACE's sums."""
+    assert ACE.quantity is not None
+    found = [Attributions({ACE.quantity: one}, torch.zeros_like(one.values)) for one in own]
+    add_question(sums, ACE(), index, each, found, top_z)
 
 
 # The vote ---------------------------------------------------------------------------------------
@@ -125,7 +136,8 @@ def test_sums_by_hand():
     sums = ScoreSums.zeros((1, 4), n_letters=3)
     first, second = question(0, golds=(0, 2)), question(1, golds=(2,))
     # ES of the first: 1 + 2, -1 + 0, 0.5 + 0.25, -4 + 1 = 3, -1, 0.75, -3.
-    sums.add(
+    add(
+        sums,
         0,
         first,
         [
@@ -135,11 +147,11 @@ def test_sums_by_hand():
         top_z=1,
     )
     # ES of the second: -0.5, 2, 1, 0.
-    sums.add(1, second, [attribution([[-0.5, 2.0, 1.0, 0.0]], gap=[0.25])], top_z=1)
+    add(sums, 1, second, [attribution([[-0.5, 2.0, 1.0, 0.0]], gap=[0.25])], top_z=1)
     scores = scores_of(sums)
     # G: neuron 0, then 1. B: neuron 3, then 0. Only their ES count.
     assert scores.half_sums.tolist() == [[[3.0, 0.0, 0.0, -3.0]], [[-0.5, 2.0, 0.0, 0.0]]]
-    assert scores.ace.tolist() == [[2.5, 2.0, 0.0, -3.0]]
+    assert scores.score.tolist() == [[2.5, 2.0, 0.0, -3.0]]
     assert scores.good_count.tolist() == [[1, 1, 0, 0]]
     assert scores.bad_count.tolist() == [[1, 0, 0, 1]]
     # By gold letter all attributions count: letter 0 once, letter 1 never, letter 2 twice.
@@ -157,15 +169,15 @@ def test_example_score_is_the_sum_over_proxies_and_not_a_vote_of_each():
     # Neuron 0 is the highest of either proxy's, but neuron 1 is of their sum.
     sums = ScoreSums.zeros((1, 3), n_letters=2)
     proxies = [attribution([[4.0, 3.0, -9.0]]), attribution([[-2.0, 3.0, 4.0]])]
-    sums.add(0, question(0, golds=(0, 1)), proxies, top_z=1)
-    assert scores_of(sums).ace.tolist() == [[0.0, 6.0, -5.0]]
+    add(sums, 0, question(0, golds=(0, 1)), proxies, top_z=1)
+    assert scores_of(sums).score.tolist() == [[0.0, 6.0, -5.0]]
 
 
 def test_empty_sums():
     sums = ScoreSums.zeros((2, 3), n_letters=4)
     assert sums.gap_mean == 0.0
     assert scores_of(sums).letter_sums.shape == (4, 2, 3)
-    assert not scores_of(sums).ace.any()
+    assert not scores_of(sums).score.any()
 
 
 def test_order_of_adding_does_not_change_a_byte():
@@ -186,7 +198,7 @@ def test_order_of_adding_does_not_change_a_byte():
         random.Random(seed).shuffle(added)
         sums = ScoreSums.zeros((2, 5), n_letters=3)
         for number, each, own in added:
-            sums.add(number, each, own, top_z=2)
+            add(sums, number, each, own, top_z=2)
         results.append((scores_of(sums).to_bytes(), sums.gap_max, sums.gap_mean))
     assert results == [results[0]] * 4
 
@@ -194,8 +206,8 @@ def test_order_of_adding_does_not_change_a_byte():
 def test_fixed_point_keeps_what_a_float_has():
     # 2**-40 log-nats is the unit: a third is kept to half of it.
     sums = ScoreSums.zeros((1, 1), n_letters=1)
-    sums.add(0, question(0, golds=(0,)), [attribution([[1 / 3]])], top_z=1)
-    assert abs(scores_of(sums).ace.item() - float(np.float32(1 / 3))) <= 2.0**-41
+    add(sums, 0, question(0, golds=(0,)), [attribution([[1 / 3]])], top_z=1)
+    assert abs(scores_of(sums).score.item() - float(np.float32(1 / 3))) <= 2.0**-41
 
 
 def test_gap_share_is_what_is_missed_of_the_change():
@@ -205,7 +217,7 @@ def test_gap_share_is_what_is_missed_of_the_change():
     )
     sums = ScoreSums.zeros((2, 1), n_letters=1)
     assert sums.gap_share == 0
-    sums.add(0, question(0, golds=(0,)), [one], top_z=1)
+    add(sums, 0, question(0, golds=(0,)), [one], top_z=1)
     assert sums.gap_share == 0.25
 
 
@@ -237,7 +249,7 @@ def test_ace_equals_plain_numpy_over_stored_attributions():
                     halves[number % 2, layer, place] += value
                     (bad if low else good)[layer, place] += 1
     scores = scores_of(sums)
-    assert np.allclose(scores.ace, ace, rtol=0, atol=1e-6)
+    assert np.allclose(scores.score, ace, rtol=0, atol=1e-6)
     assert np.allclose(scores.half_sums, halves, rtol=0, atol=1e-6)
     assert np.allclose(scores.letter_sums, letters, rtol=0, atol=1e-6)
     assert (scores.good_count == good).all()
@@ -250,7 +262,7 @@ def test_ace_equals_plain_numpy_over_stored_attributions():
 def test_parts_add_up():
     sums, _ = run()
     scores = scores_of(sums)
-    assert (scores.half_sums.sum(0) == scores.ace).all()
+    assert (scores.half_sums.sum(0) == scores.score).all()
     # Five neurons a layer, fewer where signs are wanting, in each of five questions.
     assert scores.good_count.sum() <= 5 * 3 * 5
     assert scores.good_count.max() <= 5
@@ -264,7 +276,7 @@ def test_batch_size_changes_nothing_but_rounding(batch_size):
     one, alone = run()
     many, together = run(batch_size=batch_size)
     found, expected = scores_of(many), scores_of(one)
-    for name in ("ace", "half_sums", "letter_sums"):
+    for name in ("score", "half_sums", "letter_sums"):
         difference = relative_difference(
             torch.from_numpy(getattr(found, name)), torch.from_numpy(getattr(expected, name))
         )
@@ -298,7 +310,7 @@ def test_records_say_what_the_unmasked_model_answers():
             assert found == pytest.approx(expected.tolist(), abs=1e-4)
             assert right is (int(expected.argmax()) == prompt.gold)
         gaps = [one.completeness_gap.max() for one in attribute(engine, each.prompts, Quadrature())]
-        assert record.completeness_gap == pytest.approx(float(max(gaps)), abs=1e-5)
+        assert record.completeness_gap["ace"] == pytest.approx(float(max(gaps)), abs=1e-5)
 
 
 def test_nan_in_the_model_is_refused_with_the_name_of_the_doc():
@@ -319,7 +331,6 @@ def test_nan_in_the_model_is_refused_with_the_name_of_the_doc():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "unknown method 'magic'.\nExpected: ace.\nRemedy: check --method."),
         (
             {"batch_size": 0},
             "batch_size is 0.\nExpected: 1 or more.\nRemedy: check --batch_size.",
@@ -385,7 +396,7 @@ def test_planted_neurons_are_found_first(engine_name):
     prompts = [prompt for each in questions for prompt in each.prompts]
     engine = build_engine(model, layers, prompts, engine_name)
     settings = IdentificationSettings(top_z=5, batch_size=12)
-    scores = scores_of(identify(engine, questions, settings, no_record))
+    scores = scores_of(identify(engine, questions, settings, no_record)["ace"])
     found = select_neurons(scores, top_k=len(HELPERS))
     assert {neuron.place for neuron in found.good} == set(HELPERS)
     assert {neuron.place for neuron in found.bad} == set(HURTERS)
@@ -411,8 +422,9 @@ def test_planted_neurons_change_places_with_the_gold_letter():
     questions = [question(number, golds=(WRONG,) * 3) for number in range(6)]
     prompts: list[Prompt] = [prompt for each in questions for prompt in each.prompts]
     engine = build_engine(model, find_ffn_layers(model), prompts)
-    sums = identify(engine, questions, IdentificationSettings(top_z=5, batch_size=9), no_record)
-    ace = scores_of(sums).ace
+    settings = IdentificationSettings(top_z=5, batch_size=9)
+    sums = identify(engine, questions, settings, no_record)["ace"]
+    ace = scores_of(sums).score
     assert all(ace[place] < 0 for place in HELPERS)
     found = select_neurons(scores_of(sums), top_k=len(HURTERS))
     assert {neuron.place for neuron in found.good} == set(HURTERS)
@@ -422,6 +434,6 @@ def test_tensor_of_a_question_is_not_changed_by_adding_it():
     values: Tensor = torch.ones(1, 3)
     one = Attribution(values, torch.zeros(1), torch.zeros(4), torch.ones(1))
     sums = ScoreSums.zeros((1, 3), n_letters=1)
-    sums.add(0, question(0, golds=(0, 0)), [one, one], top_z=3)
+    add(sums, 0, question(0, golds=(0, 0)), [one, one], top_z=3)
     assert values.tolist() == [[1.0, 1.0, 1.0]]
-    assert scores_of(sums).ace.tolist() == [[2.0, 2.0, 2.0]]
+    assert scores_of(sums).score.tolist() == [[2.0, 2.0, 2.0]]

@@ -48,7 +48,7 @@ def arrays() -> dict[str, np.ndarray]:
     """The tensors of two layers of three neurons, two letters."""
     halves = np.array([[[1.0, 0.0, -2.0], [0.5, 0, 0]], [[1 / 3, 0.0, 0.0], [0, 0, -1e-12]]])
     return {
-        "ace": halves.sum(0),
+        "score": halves.sum(0),
         "good_count": np.array([[2, 0, 0], [1, 0, 0]]),
         "bad_count": np.array([[0, 0, 1], [0, 0, 1]]),
         "half_sums": halves,
@@ -113,10 +113,10 @@ def test_scores_file_holds_no_pickle_and_names_its_tensors():
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     assert set(header) == {*arrays(), "__metadata__"}
-    assert header["ace"]["dtype"] == "F64"
+    assert header["score"]["dtype"] == "F64"
     inner = json.loads(header["__metadata__"]["neuronllm_eval"])
     assert inner == {
-        "schema_version": 2,
+        "schema_version": 3,
         "provenance": dataclasses.asdict(provenance()),
     }
 
@@ -179,7 +179,7 @@ def test_a_flipped_bit_in_the_scores_file_is_refused_or_harmless(tmp_path_factor
     content[place] ^= 1 << data.draw(st.integers(0, 7))
     (directory / SCORES_FILE).write_bytes(content)
     with contextlib.suppress(ArtifactError):
-        assert NeuronScores.load(directory).ace.ndim == 2
+        assert NeuronScores.load(directory).score.ndim == 2
 
 
 @given(st.data())
@@ -253,11 +253,11 @@ def test_something_other_than_an_object_is_refused(tmp_path, values):
     assert f"the file has the wrong keys: a {kind}.\n" in refusal_of(tmp_path, values)
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None])
+@pytest.mark.parametrize("version", [1, 4, "3", None])
 def test_another_schema_is_refused(tmp_path, version):
     message = refusal_of(tmp_path, contents() | {"schema_version": version})
     assert message == (
-        f"{tmp_path / NEURONS_FILE} has schema version {version!r}.\nExpected: 2.\n"
+        f"{tmp_path / NEURONS_FILE} has schema version {version!r}.\nExpected: 3.\n"
         "Remedy: run identify again with this version of neuronllm_eval."
     )
 
@@ -421,18 +421,18 @@ def test_top_refuses_more_than_the_set_was_chosen_with(k):
 
 def test_scores_of_another_type_are_refused():
     with pytest.raises(ArtifactError) as refusal:
-        neuron_scores(ace=arrays()["ace"].astype(np.float32))
+        neuron_scores(score=arrays()["score"].astype(np.float32))
     assert str(refusal.value) == (
-        "scores: ace has shape (2, 3) and type float32.\n"
-        f"Expected: shape (2, 3), two-dimensional ace, type float64.\n{AGAIN}"
+        "scores: score has shape (2, 3) and type float32.\n"
+        f"Expected: shape (2, 3), a two-dimensional score, type float64.\n{AGAIN}"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "array"),
     [
-        ("ace", np.zeros(3)),
-        ("ace", np.zeros((2, 2, 3))),
+        ("score", np.zeros(3)),
+        ("score", np.zeros((2, 2, 3))),
         ("good_count", np.zeros((3, 2), np.int64)),
         ("bad_count", np.zeros((2, 3))),  # floats
         ("half_sums", np.zeros((3, 2, 3))),
@@ -448,7 +448,7 @@ def test_scores_of_another_shape_are_refused(name, array):
     assert AGAIN in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["ace", "half_sums", "letter_sums"])
+@pytest.mark.parametrize("name", ["score", "half_sums", "letter_sums"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_scores_that_hold_nan_are_refused(name, value):
     array = arrays()[name].copy()
@@ -466,7 +466,7 @@ def write_scores(
     header: Any = None,
     key: str = "neuronllm_eval",
 ) -> None:
-    header = header or {"schema_version": 2, "provenance": dataclasses.asdict(provenance())}
+    header = header or {"schema_version": 3, "provenance": dataclasses.asdict(provenance())}
     content = save(arrays() if tensors is None else tensors, metadata={key: json.dumps(header)})
     (directory / SCORES_FILE).write_bytes(content)
 
@@ -478,23 +478,24 @@ def test_the_writer_of_the_next_tests_writes_what_can_be_read(tmp_path):
 
 def test_scores_with_other_tensors_are_refused(tmp_path):
     tensors = arrays()
-    tensors["total"] = tensors.pop("ace")
+    tensors["total"] = tensors.pop("score")
     write_scores(tmp_path, tensors)
     with pytest.raises(ArtifactError) as refusal:
         NeuronScores.load(tmp_path)
     assert str(refusal.value).startswith(
-        f"{tmp_path / SCORES_FILE}: tensors has the wrong keys: missing ['ace'], unknown ['total']"
+        f"{tmp_path / SCORES_FILE}: tensors has the wrong keys: "
+        "missing ['score'], unknown ['total']"
     )
 
 
 def test_scores_of_another_schema_are_refused(tmp_path):
-    write_scores(tmp_path, header={"schema_version": 3, "provenance": {}})
-    with pytest.raises(ArtifactError, match="has schema version 3"):
+    write_scores(tmp_path, header={"schema_version": 4, "provenance": {}})
+    with pytest.raises(ArtifactError, match="has schema version 4"):
         NeuronScores.load(tmp_path)
 
 
 def test_scores_without_provenance_are_refused(tmp_path):
-    write_scores(tmp_path, header={"schema_version": 2})
+    write_scores(tmp_path, header={"schema_version": 3})
     with pytest.raises(ArtifactError, match=r"metadata has the wrong keys: missing \['provenance"):
         NeuronScores.load(tmp_path)
 
@@ -517,7 +518,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path):
 
 def test_types_that_numpy_does_not_know_are_refused(tmp_path):
     tensors = {name: torch.from_numpy(array) for name, array in arrays().items()}
-    tensors["ace"] = tensors["ace"].to(torch.bfloat16)
+    tensors["score"] = tensors["score"].to(torch.bfloat16)
     (tmp_path / SCORES_FILE).write_bytes(save_torch(tensors, metadata={"neuronllm_eval": "{}"}))
-    with pytest.raises(ArtifactError, match=r"scores\.safetensors: scores: ace .* type BF16"):
+    with pytest.raises(ArtifactError, match=r"scores\.safetensors: scores: score .* type BF16"):
         NeuronScores.load(tmp_path)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
-from neuronllm_eval.conditions import ConditionName, only_operation
+from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import NeuronScores
 from neuronllm_eval.report import (
     HEADERS,
@@ -20,38 +19,11 @@ from neuronllm_eval.report import (
     render,
     table_rows,
 )
-from neuronllm_eval.statistics import ControlRank, PairedDelta
 from neuronllm_eval.summary import ConditionSummary
 from tests.harness_fixtures import N_LAYERS, WIDTH, neuron_set, provenance
+from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
 NEURONS = neuron_set(good=((0, 1), (1, 2), (1, 7)), bad=((0, 3),))
-NO_CONTROLS = ControlRank(math.nan, math.nan, math.nan, 0, 0, math.nan)
-
-
-def delta(change, low, high, *, unmasked=80.0, p_value=0.03):
-    return PairedDelta(unmasked, unmasked + change, change, low, high, p_value, 30, 10)
-
-
-def summary(name, accuracy, *, controls=NO_CONTROLS, n_beyond=0, confidence=None):
-    confidence = confidence or delta(-1.25, -2.0, -0.5, unmasked=60.0)
-    parts = ConditionName.parse(name)
-    own = {"suppress": 0.0, "enhance": 2.0}.get(only_operation(parts.condition))
-    return ConditionSummary(
-        name,
-        parts.condition,
-        parts.top_k or 3,
-        own if parts.scale is None else parts.scale,
-        accuracy,
-        confidence,
-        0.0,
-        0.0,
-        controls,
-        n_beyond,
-    )
-
-
-UNMASKED = summary("unmasked", delta(0.0, 0.0, 0.0), controls=None, confidence=delta(0, 0, 0))
-CONTROLS = ControlRank(-0.26, -1.5, 2.04, 10, 0, 1 / 11)
 
 
 def scores() -> NeuronScores:
@@ -79,49 +51,13 @@ def report(*summaries: ConditionSummary) -> TaskReport:
 # The headline -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "controls", "n_beyond", "sentence"),
-    [
-        (
-            delta(-12.34, -15.0, -9.94),
-            CONTROLS,
-            10,
-            "Suppressing 3 good neurons lowers accuracy by 12.3 points (95% 9.9 to 15.0); 10 "
-            "of 10 random controls fell less.",
-        ),
-        (
-            delta(-0.5, -2.0, 1.04),
-            CONTROLS,
-            7,
-            "Suppressing 3 good neurons has no clear effect on accuracy: -0.5 points (95% -2.0 to "
-            "+1.0, p 0.03); 7 of 10 random controls fell less.",
-        ),
-        (
-            delta(2.0, 0.56, 3.4),
-            CONTROLS,
-            0,
-            "Suppressing 3 good neurons raises accuracy, unexpectedly, by 2.0 points (95% 0.6 to "
-            "3.4); 0 of 10 random controls fell less.",
-        ),
-        (
-            delta(-2.0, -3.0, -1.0),
-            NO_CONTROLS,
-            0,
-            "Suppressing 3 good neurons lowers accuracy by 2.0 points (95% 1.0 to 3.0).",
-        ),
-    ],
-)
-def test_headline(accuracy, controls, n_beyond, sentence):
-    own = summary("suppress_good", accuracy, controls=controls, n_beyond=n_beyond)
+def test_the_headline_is_what_suppressing_the_good_neurons_did():
+    own = summary("suppress_good", delta(-12.34, -15.0, -9.94), controls=CONTROLS, n_beyond=20)
     other = summary("suppress_bad", delta(50.0, 40.0, 60.0))
-    assert headline(report(UNMASKED, other, own)) == sentence
-
-
-def test_headline_where_nothing_changed():
-    sentence = headline(report(UNMASKED, summary("suppress_good", delta(0.0, 0.0, 0.0))))
-    assert sentence.startswith("Suppressing 3 good neurons ")
-    assert "raises" not in sentence
-    assert "lowers" not in sentence
+    assert headline(report(UNMASKED, other, own)) == (
+        "Suppressing 3 good neurons lowers accuracy by 12.3 points (95% 9.9 to 15.0), more than "
+        "all 20 random controls."
+    )
 
 
 @pytest.mark.parametrize("summaries", [(), (UNMASKED,)])
@@ -137,14 +73,14 @@ def test_rows():
         [
             UNMASKED,
             summary("degrade", delta(-12.34, -15.06, 0.04), controls=CONTROLS, n_beyond=9),
-            summary("enhance", delta(3.0, 1.0, 5.0, p_value=0.00099), controls=NO_CONTROLS),
-            summary("enhance_bad", delta(0.0, 0.0, 0.0, p_value=0.001)),
+            summary("enhance", delta(3.0, 1.0, 5.0), controls=NO_CONTROLS, p_holm=0.00099),
+            summary("enhance_bad", delta(0.0, 0.0, 0.0), p_holm=0.001),
         ]
     )
     assert rows == [
         ["unmasked", "80.0", "", "", "", "80.0", "", ""],
-        ["degrade", "67.7", "-12.3", "-15.1 to +0.0", "0.0300", "-1.2", "-0.3 (-1.5 to +2.0)",
-         "9 of 10"],
+        ["degrade", "67.7", "-12.3", "-15.1 to +0.0", "0.0400", "-1.2", "-0.3 (-1.5 to +2.0)",
+         "9 of 20"],
         ["enhance", "83.0", "+3.0", "+1.0 to +5.0", "<0.001", "-1.2", "", ""],
         ["enhance_bad", "80.0", "+0.0", "+0.0 to +0.0", "0.0010", "-1.2", "", ""],
     ]  # fmt: skip
@@ -165,6 +101,11 @@ def test_cells_with_signs_of_markdown():
     assert cells(table) == [["left", "right"], ["a|b", "two lines"], ["||", "plain"]]
 
 
+def test_escaped_text_is_not_escaped_twice():
+    table = markdown_table(["n"], [[escaped("a|b")], [escaped("a\\|b")]])
+    assert [line.strip("| ") for line in table.splitlines()[2:]] == [r"a\|b", r"a\\\|b"]
+
+
 def test_numbers_stay_as_they_are_written():
     table = markdown_table(["n"], [["10.0"], ["-0.50"], ["007"], ["+3.0"]])
     assert cells(table) == [["n"], ["10.0"], ["-0.50"], ["007"], ["+3.0"]]
@@ -176,7 +117,7 @@ def test_numbers_stay_as_they_are_written():
 SURFACE = (
     UNMASKED,
     summary("enhance_good", delta(1.0, 0.0, 2.0)),
-    summary("suppress_good", delta(-9.0, -12.0, -6.04), controls=CONTROLS, n_beyond=10),
+    summary("suppress_good", delta(-9.0, -12.0, -6.04), controls=CONTROLS, n_beyond=20),
     summary("enhance_good.k1.x4", delta(0.5, -1.0, 1.5), controls=CONTROLS, n_beyond=4),
     summary("enhance_good.k3.x4", delta(2.0, 1.0, 3.0)),
     summary("suppress_good.k1.x0", delta(-3.0, -5.0, -1.0)),
@@ -190,8 +131,8 @@ def test_a_swept_condition_has_a_row_per_number_and_a_column_per_factor():
     assert cells(table) == [
         ["neurons", "suppress_good x0", "suppress_good x0.5", "enhance_good x2",
          "enhance_good x4"],
-        ["1", "-3.0 (-5.0 to -1.0)", "-0.0 (-1.0 to +1.0)", "", "+0.5 (-1.0 to +1.5) 4/10"],
-        ["3", "-9.0 (-12.0 to -6.0) 10/10", "", "+1.0 (+0.0 to +2.0)", "+2.0 (+1.0 to +3.0)"],
+        ["1", "-3.0 (-5.0 to -1.0)", "-0.0 (-1.0 to +1.0)", "", "+0.5 (-1.0 to +1.5) 4/20"],
+        ["3", "-9.0 (-12.0 to -6.0) 20/20", "", "+1.0 (+0.0 to +2.0)", "+2.0 (+1.0 to +3.0)"],
         ["12", "", "-4.0 (-5.0 to -3.0)", "", ""],
     ]  # fmt: skip
 
@@ -212,15 +153,16 @@ def test_the_present_tables_show_no_points():
     tables = [cells(part) for part in text.split("\n\n") if part.startswith("|")]
     assert [[row[0] for row in table] for table in tables] == [
         ["condition", "unmasked", "enhance_good", "suppress_good"],
+        ["condition", "enhance_good", "suppress_good"],
         ["condition", "unmasked", "enhance_good", "suppress_good"],
         ["neurons", "1", "3", "12"],
     ]
     assert headline(report(*SURFACE)) == (
-        "Suppressing 3 good neurons lowers accuracy by 9.0 points (95% 6.0 to 12.0); 10 of 10 "
-        "random controls fell less."
+        "Suppressing 3 good neurons lowers accuracy by 9.0 points (95% 6.0 to 12.0), more than all "
+        "20 random controls."
     )
     assert "\n\n\n" not in text
-    assert "not of the best of a table.\n\nChosen on 50" in text
+    assert "for all conditions and points.\n\nChosen on 50" in text
 
 
 def test_without_a_sweep_there_is_no_dose_response():

@@ -42,6 +42,7 @@ from neuronllm_eval.exactness import Unlike
 from neuronllm_eval.fan_out import FanOutEngine, Savings
 from neuronllm_eval.identification import IdentificationSettings, QuestionRecord, identify
 from neuronllm_eval.late_staircase import OutputCopies, all_plain
+from neuronllm_eval.methods import ACE, to_scores
 from neuronllm_eval.path_copies import NeuronCopies
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.replay import ReplayEngine
@@ -270,7 +271,7 @@ def identified(engine: Engine, batch_size: int) -> tuple[list[QuestionRecord], o
     records: list[QuestionRecord] = []
     settings = IdentificationSettings(batch_size=batch_size)
     sums = identify(engine, ASKED, settings, records.append)
-    return records, sums.to_scores(provenance())
+    return records, to_scores(ACE(), sums["ace"], [], provenance())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_mixed"])
@@ -280,7 +281,7 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
     engine = build_engine(model, layers, prompts, "fan_out", n_nodes=4)
     expected, scores = identified(engine, 1)
     # The last neuron chosen and the first one left out are further apart than rounding can bring.
-    for signed in (scores.ace, -scores.ace):
+    for signed in (scores.score, -scores.score):
         ranked = np.sort(signed, axis=None)[::-1]
         assert ranked[TOP_K - 1] - ranked[TOP_K] > 1e-4 * ranked[0]
     chosen = select_neurons(scores, TOP_K)

@@ -23,7 +23,7 @@ def scores(
     """Scores whose counts are one wherever the sign says so, unless told."""
     values = np.array(ace, dtype=np.float64)
     return NeuronScores(
-        ace=values,
+        score=values,
         good_count=np.array((values > 0) if good is None else good, dtype=np.int64),
         bad_count=np.array((values < 0) if bad is None else bad, dtype=np.int64),
         half_sums=np.stack([values, np.zeros_like(values)]),

@@ -103,7 +103,7 @@ def test_the_question_is_named_and_counted_nowhere():
     assert set(left) == set(questions()[0]) - {poisoned()[1]}
     known = NeuronScores.load(run.path)
     assert known.provenance.n_questions == LIMIT - 1
-    assert np.isfinite(known.ace).all()
+    assert np.isfinite(known.score).all()
     assert not sound.set_aside("selection").exists()
     assert "Docs of the selection split: 1 questions set aside (NaN or infinite numbers)" in said
     (judged,) = jsonl(run.set_aside("validation"))

@@ -34,7 +34,8 @@ FULL = RunSettings(
     batch_size=16,
     device="cpu",
     engine="replay",
-    method="ace",
+    method="random",
+    method_args={"seed": 4},
     quadrature="right_riemann",
     n_steps=20,
     top_z=5.0,
@@ -129,7 +130,7 @@ def test_an_unknown_section(tmp_path):
 def test_another_schema(tmp_path):
     with pytest.raises(
         ArtifactError,
-        match=r"run\.yaml has schema version 99\.\nExpected: 2\.\nRemedy: run identify",
+        match=r"run\.yaml has schema version 99\.\nExpected: 3\.\nRemedy: run identify",
     ):
         RunSettings.load(written(tmp_path, schema_version=99))
 

@@ -10,8 +10,12 @@ import pytest
 
 from neuronllm_eval.conditions import CONDITIONS, Scales
 from neuronllm_eval.doc_table import DocTable
-from neuronllm_eval.summary import EXPECTED_SIGN, summarise, summary_json
+from neuronllm_eval.mcnemar import McNemar
+from neuronllm_eval.stability import SplitHalf
+from neuronllm_eval.summary import EXPECTED_SIGN, Corrected, summarise, summary_json
 from tests.doc_tables import the_table
+
+HALVES = SplitHalf(k=3, rank_correlation=math.nan, top_k_overlap=1.0, bottom_k_overlap=0.5)
 
 
 def judged(table: DocTable, *settings, **more):
@@ -36,8 +40,14 @@ def test_summary_by_hand():
     assert degrade.rcc == pytest.approx(-100 * 17.5 / 49.375)
     assert degrade.controls.n_controls == 0
     assert degrade.n_beyond == 0
+    # Of three docs that changed, two were lost: 2 * (1 + 3) / 8 is 1. A single condition needs no
+    # correction.
+    assert degrade.mcnemar == McNemar(n_gained=1, n_lost=2, p_value=1.0)
+    assert degrade.corrected == Corrected(n_tests=1, p_value=1.0, mcnemar_p_value=1.0)
 
     assert unmasked.controls is None
+    assert unmasked.mcnemar is None
+    assert unmasked.corrected is None
     assert (unmasked.accuracy.delta, unmasked.accuracy.low, unmasked.accuracy.high) == (0, 0, 0)
     assert unmasked.rac == unmasked.rcc == 0
 
@@ -151,7 +161,9 @@ def test_what_was_done_at_each_point():
         ("suppress_good.k2.x0.5", "suppress_good", 2, 0.5, True),
         ("enhance.k3", "enhance", 3, None, True),
     ]
-    written = json.loads(summary_json("t", "s", summaries, {}, {"enhance.k3": {"acc": 0.5}}))
+    written = json.loads(
+        summary_json("t", "s", summaries, {}, {"enhance.k3": {"acc": 0.5}}, HALVES)
+    )
     keys = ("name", "condition", "top_k", "scale")
     entries = [tuple(entry[key] for key in keys) for entry in written["conditions"]]
     assert entries == [entry[:4] for entry in found]
@@ -162,6 +174,57 @@ def test_every_condition_but_unmasked_has_an_expected_sign():
     assert set(EXPECTED_SIGN) == set(CONDITIONS) - {"unmasked"}
     assert EXPECTED_SIGN["suppress_good"] == EXPECTED_SIGN["degrade"] == -1
     assert EXPECTED_SIGN["suppress_bad"] == EXPECTED_SIGN["enhance"] == 1
+
+
+# Corrections ------------------------------------------------------------------------------------
+
+
+def lost(n_docs: int) -> str:
+    """The answers under a condition that loses the first so many of 10 docs, all right before."""
+    return "0" * n_docs + "1" * (10 - n_docs)
+
+
+def test_conditions_are_corrected_for_each_other_and_points_for_everything():
+    # p of n losses out of n is 2 / 2**n.
+    table = table_of(
+        unmasked=lost(0),
+        suppress_good=lost(10),
+        suppress_bad=lost(7),
+        enhance=lost(8),
+        suppress_good__k2__x0=lost(9),
+        suppress_good__random_0=lost(1),
+    )
+    found = {each.name: each for each in judged(table, 10) if each.corrected}
+    assert {name: each.accuracy.p_value for name, each in found.items()} == pytest.approx(
+        {
+            "suppress_good": 2 / 1024,
+            "suppress_bad": 2 / 128,
+            "enhance": 2 / 256,
+            "suppress_good.k2.x0": 2 / 512,
+        }
+    )
+    # Three conditions: 3 * 2/1024, 2 * 2/256, 1 * 2/128. With the point, it is second of four.
+    assert {name: each.corrected.p_value for name, each in found.items()} == pytest.approx(
+        {
+            "suppress_good": 6 / 1024,
+            "enhance": 4 / 256,
+            "suppress_bad": 4 / 256,
+            "suppress_good.k2.x0": 6 / 512,
+        }
+    )
+    assert [each.corrected.n_tests for each in found.values()] == [3, 3, 3, 4]
+    # One doc per question: McNemar's test is the same.
+    for each in found.values():
+        assert each.mcnemar.p_value == pytest.approx(each.accuracy.p_value)
+        assert each.corrected.mcnemar_p_value == pytest.approx(each.corrected.p_value)
+
+
+def test_a_sweep_takes_nothing_from_the_conditions_as_they_are():
+    plain = {"unmasked": lost(0), "suppress_good": lost(7), "enhance": lost(6)}
+    points = {f"suppress_good__k{k}__x0": lost(9) for k in range(1, 9)}
+    alone, swept = judged(table_of(**plain), 10), judged(table_of(**plain, **points), 10)
+    assert alone == swept[:3]
+    assert {each.corrected.n_tests for each in swept[3:]} == {10}
 
 
 # summary.json -----------------------------------------------------------------------------------
@@ -182,7 +245,7 @@ def test_what_is_not_a_number_is_null():
     table = table_of(unmasked="0000", degrade="0001")
     summaries = judged(table, 10)
     assert math.isnan(summaries[1].rac)
-    text = summary_json("some_task", "dev", summaries, {"validation": DOCS}, {})
+    text = summary_json("some_task", "dev", summaries, {"validation": DOCS}, {}, HALVES)
     assert text.endswith("}\n")
     found = strictly(text)
     assert (found["task"], found["split"]) == ("some_task", "dev")
@@ -202,8 +265,17 @@ def test_what_is_not_a_number_is_null():
 def test_summary_json_holds_every_number():
     summaries = judged(the_table())
     metrics = {"degrade": {"acc_consistent": 0.25}}
-    found = strictly(summary_json("t", "s", summaries, {}, metrics))["conditions"][1]
+    whole = strictly(summary_json("t", "s", summaries, {}, metrics, HALVES))
+    found = whole["conditions"][1]
+    assert whole["split_half"] == {
+        "k": 3,
+        "rank_correlation": None,
+        "top_k_overlap": 1.0,
+        "bottom_k_overlap": 0.5,
+    }
     assert found["metrics"] == {"acc_consistent": 0.25}
+    assert found["mcnemar"] == {"n_gained": 1, "n_lost": 2, "p_value": 1.0}
+    assert found["corrected"] == {"n_tests": 1, "p_value": 1.0, "mcnemar_p_value": 1.0}
     assert found["condition"] == "degrade"
     assert found["accuracy"]["delta"] == -25.0
     assert found["accuracy"]["n_questions"] == 3

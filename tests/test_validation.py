@@ -44,7 +44,7 @@ def test_names_of_the_whole_plan():
     assert plan.names[len(CONDITIONS) :] == tuple(
         f"{name}.random_{seed}" for name in CONDITIONS[1:] for seed in (0, 1)
     )
-    assert len(ConditionPlan().names) == 7 + 6 * 10
+    assert len(ConditionPlan().names) == 7 + 6 * 20
 
 
 def test_unmasked_comes_first_and_once():

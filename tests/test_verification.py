@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from neuronllm_eval import verification
+from neuronllm_eval import identification
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.settings import RunSettings
@@ -79,13 +79,13 @@ def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
     assert RunSettings.load(run.settings).batch_size == "auto"
     assert NeuronSet.load(run.neurons).provenance.batch_size == 6
     sizes = []
-    attributed = verification.attribute
+    attributed = identification.attribute_all
 
-    def attribute(engine, prompts, *more):
+    def attribute_all(engine, prompts, *more):
         sizes.append(len(prompts))
         return attributed(engine, prompts, *more)
 
-    monkeypatch.setattr(verification, "attribute", attribute)
+    monkeypatch.setattr(identification, "attribute_all", attribute_all)
     code, found = verdicts(run, "--limit", 4)
     assert (code, unsound(found)) == (0, set())
     assert found["scores computed again"] == "yes to the bit"
@@ -149,7 +149,7 @@ def test_changed_scores(run):
     arrays = load_file(run.scores)
     with safe_open(run.scores, "numpy") as file:
         metadata = file.metadata()
-    arrays["ace"][0, :9] += 1.0
+    arrays["score"][0, :9] += 1.0
     arrays["half_sums"][0, 0, :9] += 1.0
     save_file(arrays, run.scores, metadata)
     code, found = verdicts(run, "--limit", 4)

@@ -1,0 +1,135 @@
+"""Running sums over questions, which a method's scores are made of.
+
+Sums are kept in 64-bit fixed point, so that the order of adding cannot change a bit of the result,
+and their size does not depend on the number of questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuronllm_eval.attribution import Attribution
+from neuronllm_eval.checkpoint import Tally
+from neuronllm_eval.errors import ArtifactError
+
+# One unit of the sums is 2**-40 log-nats; sums up to 2**23 log-nats fit.
+FIXED_POINT = 2.0**40
+_ARRAYS = ("group_sums", "letter_sums", "good_count", "bad_count", "group_count")
+_COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
+
+
+@dataclass
+class ScoreSums:
+    """Sums over questions, all int64, so adding is exact in any order.
+
+    Even and odd questions are summed up apart, for the split-half statistics. A method may part
+    prompts into groups besides.
+
+    Attributes:
+        group_sums: [groups, 2, layers, neurons] of fixed-point numbers.
+        letter_sums: [letters, layers, neurons] of fixed-point numbers, by gold letter.
+        good_count: [layers, neurons] questions that put the neuron in G_e.
+        bad_count: [layers, neurons] questions that put it in B_e.
+        group_count: [groups, 2] prompts that were added.
+        unit: how many units of the sums are 1.
+    """
+
+    group_sums: NDArray[np.int64]
+    letter_sums: NDArray[np.int64]
+    good_count: NDArray[np.int64]
+    bad_count: NDArray[np.int64]
+    group_count: NDArray[np.int64]
+    unit: float = FIXED_POINT
+    gap_max: float = 0.0
+    gap_sum: int = 0
+    change_sum: int = 0
+    n_gaps: int = 0
+    n_questions: int = 0
+    n_prompts: int = 0
+
+    @classmethod
+    def zeros(
+        cls,
+        shape: tuple[int, int],
+        n_letters: int,
+        n_groups: int = 1,
+        unit: float = FIXED_POINT,
+    ) -> ScoreSums:
+        """Empty sums for a model of `shape` [layers, neurons]."""
+
+        def empty(*leading: int) -> NDArray[np.int64]:
+            return np.zeros((*leading, *shape), dtype=np.int64)
+
+        counts = np.zeros((n_groups, 2), dtype=np.int64)
+        return cls(empty(n_groups, 2), empty(n_letters), empty(), empty(), counts, unit)
+
+    def fixed(self, values: Tensor) -> NDArray[np.int64]:
+        """Numbers as the sums keep them."""
+        return torch.round(values.cpu().double() * self.unit).to(torch.int64).numpy()
+
+    def floats(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The other way round."""
+        return sums / self.unit
+
+    @property
+    def half_sums(self) -> NDArray[np.int64]:
+        """[2, layers, neurons] over even and over odd questions, all groups together."""
+        return self.group_sums.sum(0)
+
+    def add_gaps(self, attribution: Attribution) -> None:
+        """Add up what a prompt's attributions miss."""
+        gaps = attribution.completeness_gap.cpu().double()
+        self.gap_max = max(self.gap_max, float(gaps.max()))
+        self.gap_sum += int(_gap_units(gaps).sum())
+        self.change_sum += int(_gap_units(attribution.target_change.abs()).sum())
+        self.n_gaps += gaps.numel()
+
+    def tally(self, prefix: str = "") -> Tally:
+        """What is added up over processes; the largest gap is in the questions' records too."""
+        return Tally(
+            {prefix + name: getattr(self, name) for name in _ARRAYS},
+            {prefix + name: getattr(self, name) for name in _COUNTS},
+        )
+
+    def of(self, tally: Tally, gap_max: float, prefix: str = "") -> ScoreSums:
+        """The sums that were added up, which are of the same model and questions as these.
+
+        Args:
+            tally: of all processes.
+            gap_max: the largest of the questions' gaps.
+            prefix: of the names in the tally.
+
+        Raises:
+            ArtifactError: the sums are of another shape.
+        """
+        values: dict[str, Any] = {name: tally.counts[prefix + name] for name in _COUNTS}
+        for name in _ARRAYS:
+            found, expected = tally.arrays.get(prefix + name), getattr(self, name)
+            if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+                raise ArtifactError(
+                    f"the checkpoint's {prefix}{name} is {None if found is None else found.shape}",
+                    expected=f"integers of shape {expected.shape}",
+                    remedy="pass --overwrite to start anew",
+                )
+            values[name] = found
+        return ScoreSums(**values, unit=self.unit, gap_max=gap_max)
+
+    @property
+    def gap_mean(self) -> float:
+        """Mean completeness gap over prompts and layers, in units of the target."""
+        return self.gap_sum / FIXED_POINT / max(1, self.n_gaps)
+
+    @property
+    def gap_share(self) -> float:
+        """The gaps' sum over that of |F(h_l) - F(0)|: the share of the change that is missed."""
+        return self.gap_sum / max(1, self.change_sum)
+
+
+def _gap_units(values: Tensor) -> NDArray[np.int64]:
+    return torch.round(values.cpu().double() * FIXED_POINT).to(torch.int64).numpy()
