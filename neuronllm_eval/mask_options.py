@@ -17,6 +17,7 @@ from neuronllm_eval.conditions import (
     only_operation,
 )
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.hub import SCHEME, Reference, fetch
 from neuronllm_eval.near_folders import folders_near, one_of
 from neuronllm_eval.neurons import NEURONS_FILE, NeuronSet
 
@@ -25,6 +26,7 @@ POSITIONS = ("scored", "all")
 NAMES = ("neurons", "condition", "scale", "suppress_scale", "enhance_scale", "top_k", "positions",
          "fast")  # fmt: skip
 _HERE = "in --model_args"
+_CONDITION = f"condition {_HERE}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class MaskOptions:
         scales: its factors.
         positions: `scored` or `all`.
         fast: whether what requests share is computed once.
+        source: which commit of the Hub the neurons are of; empty if they are of a run directory.
     """
 
     neurons: NeuronSet | None
@@ -44,6 +47,7 @@ class MaskOptions:
     scales: Scales
     positions: str
     fast: bool
+    source: str = ""
 
     @classmethod
     def read(
@@ -61,7 +65,8 @@ class MaskOptions:
 
         Raises:
             UsageError: unknown condition or positions, or arguments that do not go together.
-            ArtifactError: the neurons file is missing, damaged, or holds fewer than `top_k`.
+            ArtifactError: the neurons file is missing, damaged, or holds fewer than `top_k`; or the
+                Hub does not have it.
         """
         if positions not in POSITIONS:
             raise UsageError(
@@ -81,16 +86,26 @@ class MaskOptions:
             raise UsageError(
                 f"fast is {fast!r}", expected="True or False", remedy="check --model_args"
             )
-        name = ConditionName.parse(condition, f"condition {_HERE}")
-        scales = _scales(name, scale, suppress_scale, enhance_scale)
-        return cls(_neuron_set(neurons, name, top_k), condition, scales, positions, fast)
+        scales = resolve_scales(condition, scale, suppress_scale, enhance_scale)
+        source = ""
+        if isinstance(neurons, str) and neurons.startswith(SCHEME):
+            fetched = fetch(Reference.parse(neurons), NEURONS_FILE)
+            neurons, source = fetched.path, str(fetched.source)
+        found = chosen_neurons(neurons, condition, top_k)
+        return cls(found, condition, scales, positions, fast, source)
 
 
-def _neuron_set(
-    neurons: str | Path | NeuronSet | None, condition: ConditionName, top_k: int | None
+def chosen_neurons(
+    neurons: str | Path | NeuronSet | None, condition: str, top_k: int | None
 ) -> NeuronSet | None:
+    """The neurons that a condition uses: the first so many of a run; None without any.
+
+    Raises:
+        UsageError: a condition without neurons, or a `top_k` that is no number.
+        ArtifactError: they cannot be read, or are fewer than `top_k`.
+    """
     if neurons is None:
-        if condition.condition != UNMASKED:
+        if condition != UNMASKED:
             raise UsageError(
                 f"condition={condition} without neurons",
                 expected="the run directory of `neuronllm-eval identify`",
@@ -110,7 +125,8 @@ def _neuron_set(
                 f"top_k is {top_k!r}", expected="a whole number", remedy="check --model_args"
             )
         found = found.top(top_k)
-    return found if condition.top_k is None else found.top(condition.top_k)
+    own = ConditionName.parse(condition, _CONDITION).top_k
+    return found if own is None else found.top(own)
 
 
 def _read(path: Path) -> NeuronSet:
@@ -125,7 +141,22 @@ def _read(path: Path) -> NeuronSet:
     return NeuronSet.load(path)
 
 
-def _scales(name: ConditionName, scale: Any, suppress: Any, enhance: Any) -> Scales:
+def resolve_scales(
+    condition: str, scale: Any, suppress: Any, enhance: Any, where: str = _CONDITION
+) -> Scales:
+    """The factors of a condition's operations, from what was given of them.
+
+    Args:
+        condition: its name.
+        scale: of its only operation, or None.
+        suppress: of suppressing, or None.
+        enhance: of enhancing, or None.
+        where: the condition was given, for error messages.
+
+    Raises:
+        UsageError: an unknown condition, or factors that do not go with it or together.
+    """
+    name = ConditionName.parse(condition, where)
     operation = only_operation(name.condition)
     if scale is not None:
         if operation is None or suppress is not None or enhance is not None:

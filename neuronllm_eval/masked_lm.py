@@ -23,6 +23,7 @@ from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from torch import Tensor
 
+from neuronllm_eval.adapter_base import warn_of_other_base
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import UNMASKED, condition_scales
 from neuronllm_eval.continuations import Mask
@@ -46,8 +47,8 @@ class NeuronMaskedLM(MaskedScoringLM):
 
     Args:
         pretrained: as for `--model hf`, like every other argument not named here.
-        neurons: run directory of `identify`, or its `neurons.json`. Without it the model is
-            unmasked.
+        neurons: run directory of `identify`, its `neurons.json`, or such a directory on the Hub as
+            `hf://user/repo[@revision][/folder]`. Without it the model is unmasked.
         condition: one of `conditions.CONDITIONS`, a point of a sweep such as
             `suppress_good.k50.x0.5`, or either with `.random_<seed>`; must be given with
             `neurons`.
@@ -96,6 +97,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         self.condition = options.condition
         self.scales = options.scales
         self.neuron_set = options.neurons
+        self.neurons_source = options.source
         if kwargs.get("tp_plan") is None:
             meet(kwargs.get("device"))
         with readable_loading(pretrained if isinstance(pretrained, str) else type(pretrained)):
@@ -107,6 +109,8 @@ class NeuronMaskedLM(MaskedScoringLM):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained
                 )
+        if self.peft is not None:
+            warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
         if self.neuron_set is not None and self.condition != UNMASKED:
             factors = condition_scales(self.neuron_set, self.condition, self.scales)
             self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == "all")
@@ -174,4 +178,6 @@ class NeuronMaskedLM(MaskedScoringLM):
             "n_good": len(self.neuron_set.good) if self.neuron_set else 0,
             "n_bad": len(self.neuron_set.bad) if self.neuron_set else 0,
         }
+        if self.neurons_source:
+            info["neuronllm"]["neurons"] = self.neurons_source
         return info

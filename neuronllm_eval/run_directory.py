@@ -28,6 +28,7 @@ REPORT_FILE = "report.md"
 EXPLANATION_FILE = "explain.json"
 EXPLANATION_TEXT_FILE = "explain.md"
 RESULTS_FOLDER = "results"
+ADAPTERS_FOLDER = "adapters"
 CHECKPOINT_FOLDER = "checkpoint"
 # 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
 MOST_LINES_BYTES = 8 << 30
@@ -136,6 +137,17 @@ class RunDirectory:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
 
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        """The files that say what was found and judged, but for those in folders."""
+        identified = (self.settings, self.neurons, self.scores, self.questions)
+        explained = (self.explanation, self.explanation_text)
+        return (*identified, *explained, self.set_aside("selection"), *self._judged)
+
+    def adapter(self, condition: str) -> Path:
+        """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
+        return self.path / ADAPTERS_FOLDER / condition
+
     def require_free(self, overwrite: bool) -> None:
         """Refuse a folder that holds a run, unless it may be overwritten. Changes nothing.
 
@@ -182,6 +194,7 @@ class RunDirectory:
             for path in self._identified:
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.identifying, ignore_errors=True)
+            shutil.rmtree(self.path / ADAPTERS_FOLDER, ignore_errors=True)
             self.clear_validation()
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -222,7 +235,8 @@ class RunDirectory:
         for path in (*self._identified, *self._judged):
             require_no_folder(path)
         checkpoint = self.path / CHECKPOINT_FOLDER
-        for path in (self.path / RESULTS_FOLDER, checkpoint, self.identifying, self.validating):
+        folders = (self.path / RESULTS_FOLDER, self.path / ADAPTERS_FOLDER, checkpoint)
+        for path in (*folders, self.identifying, self.validating):
             require_no_file(path)
 
 

@@ -90,11 +90,11 @@ def second_scores_row_by_row(rank: int) -> None:
 
 def second_fails(rank: int) -> None:
     """The second rank meets a question that it cannot attribute."""
+    from neuronllm_eval import identification
     from neuronllm_eval.errors import DocError
-    from neuronllm_eval.identification import ScoreSums
 
     def add(*_: object) -> None:
         raise DocError("doc 7 is rotten", expected="a fresh one", remedy="throw it away")
 
     if rank == 1:
-        ScoreSums.add = add  # type: ignore
+        identification.add_question = add
