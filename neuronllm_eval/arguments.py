@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.method_arguments import add_method_flags, chosen_methods
 from neuronllm_eval.neurons import AMBIGUOUS
 from neuronllm_eval.precision import ATTRIBUTION_DTYPES
+from neuronllm_eval.preparation import quadrature_of
 from neuronllm_eval.prompt_style import LETTER_STYLES
 from neuronllm_eval.run_tasks import AQUA_NAMES
 from neuronllm_eval.settings import OVERLAP, RunSettings
@@ -46,6 +48,18 @@ class Parser(argparse.ArgumentParser):
     """
 
     commands: Mapping[str, argparse.ArgumentParser] = {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but a subcommand refuses what it does not know by itself."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1)
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}"
+                + (f" (perhaps {near[0]} is meant)" if near else "")
+            )
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, which argparse would print in its own form."""
@@ -346,7 +360,13 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         attribution_dtype=options.attribution_dtype,
     )
     require_counts(settings)
+    quadrature_of(settings)
     return settings
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Of these flags, the values that were given: they go before those of a run."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _aqua_values(options: argparse.Namespace) -> dict[str, Any]:

@@ -59,7 +59,7 @@ AUTO_QUADRATURE = "auto"
 # `auto` leaves Gauss-Lobatto where its gaps exceed this many times Gauss-Legendre's and this share
 # of the change that attributions add up to. An unsound gradient exceeds both a hundredfold.
 _MUCH_LARGER, _SHARE = 4.0, 0.01
-_N_PROBES = 4
+N_PROBES = 4
 # Why a doc is set aside.
 NOT_FINITE = "NaN or infinite numbers"
 
@@ -168,7 +168,11 @@ Probe = Callable[[Sequence[Prompt], Quadrature], list[Attribution]]
 
 
 def choose_quadrature(
-    compute: Probe, prompts: Sequence[Prompt], name: str, n_steps: int | None
+    compute: Probe,
+    prompts: Sequence[Prompt],
+    name: str,
+    n_steps: int | None,
+    n_probes: int = N_PROBES,
 ) -> Quadrature:
     """The rule of this name; of `auto` the cheapest that these prompts find sound.
 
@@ -180,6 +184,7 @@ def choose_quadrature(
         prompts: of the run.
         name: one of `QUADRATURES`, or `auto`.
         n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
+        n_probes: how many of the prompts decide, at most.
 
     Raises:
         UsageError: as `Quadrature`.
@@ -189,8 +194,8 @@ def choose_quadrature(
     lobatto = Quadrature("gauss_lobatto", n_steps)
     assert lobatto.n_steps is not None
     legendre = Quadrature("gauss_legendre", lobatto.n_steps - 1)
-    step = max(1, len(prompts) // _N_PROBES)
-    probes = list(prompts)[::step][:_N_PROBES]
+    step = max(1, len(prompts) // n_probes)
+    probes = list(prompts)[::step][:n_probes]
     pairs = list(zip(compute(probes, lobatto), compute(probes, legendre), strict=True))
     # A doc that is not finite by either rule says nothing of them.
     both = [pair for pair in pairs if is_finite(pair[0]) and is_finite(pair[1])]

@@ -18,7 +18,7 @@ from torch import nn
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.attention_masks import mask_styles
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.exactness import disagreement, unlike_plain
+from neuronllm_eval.exactness import Unlike, disagreement, unlike_plain
 from neuronllm_eval.fan_out import ROWS_PER_PROMPT, FanOutEngine, Savings
 from neuronllm_eval.prefix import common_length, group_by_stem
 from neuronllm_eval.prompts import Prompt
@@ -58,6 +58,7 @@ def build_engine(
     if name == "replay":
         return replay
     reasons: list[str] = []
+    level = logging.INFO
     several = sum(not prompt.one_token_options for prompt in prompts)
     if several:
         reasons.append(f"{several} of {len(prompts)} prompts have options of several tokens")
@@ -78,10 +79,14 @@ def build_engine(
                 contexts=contexts,
                 rows_per_prompt=rows,
             )
-            fan_out, reason = _exact_savings(build, replay, probes, gradients=n_nodes > 0)
+            fan_out, unlike = _exact_savings(build, replay, probes, gradients=n_nodes > 0)
             if fan_out is not None:
+                if reasons:
+                    logger.log(level, "another mask is taken: %s", "; ".join(reasons))
                 return fan_out
-            reasons.append(f"mask style {style.value}: {reason}")
+            assert unlike is not None
+            reasons.append(f"mask style {style.value}: {unlike}")
+            level = max(level, unlike.log_level)
     reason = "; ".join(reasons)
     if name == "fan_out":
         raise UsageError(
@@ -98,7 +103,7 @@ def _exact_savings(
     replay: ReplayEngine,
     probes: Sequence[Prompt],
     gradients: bool,
-) -> tuple[FanOutEngine | None, str]:
+) -> tuple[FanOutEngine | None, Unlike | None]:
     """The engine that saves most among those that are exact on some prompts.
 
     Args:
@@ -108,7 +113,7 @@ def _exact_savings(
         gradients: whether it will compute path integrals.
 
     Returns:
-        the engine and an empty text, or None and why no savings and none at all are exact.
+        the engine and None, or None and why it is not exact even without savings.
     """
     fan_out = build(savings=Savings.LATE if gradients else Savings.STAIRCASE)
     unlike = disagreement(fan_out, replay, probes)
@@ -118,15 +123,19 @@ def _exact_savings(
             late, fan_out = unlike, build(savings=Savings.STAIRCASE)
             unlike = unlike_plain(fan_out, probes)
             if unlike is None:
-                logger.info("copies join at the layer that edits them, not behind it: %s", late)
+                logger.log(
+                    late.log_level,
+                    "copies join at the layer that edits them, not behind it: %s",
+                    late,
+                )
     if unlike is None:
-        return fan_out, ""
+        return fan_out, None
     fan_out = build(savings=Savings.NONE)
     reason = disagreement(fan_out, replay, probes)
     if reason is not None:
         return None, reason
     logger.warning("computing every token, row and logit: %s", unlike)
-    return fan_out, ""
+    return fan_out, None
 
 
 def _probe_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -66,6 +66,10 @@ class RunSettings:
     top_k: float = 0.02
     ambiguous: str = "keep"
     attribution_dtype: str = "auto"
+
+    def batch_size_or(self, auto: Callable[[], int]) -> int:
+        """Prompts of a batch: the number that is set, or what `auto` comes to."""
+        return auto() if isinstance(self.batch_size, str) else self.batch_size
 
     def to_yaml(self, versions: dict[str, str], docs: dict[str, Any]) -> str:
         """The content of `run.yaml`.

@@ -8,7 +8,7 @@ from typing import Any
 
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.masked_lm import POSITIONS
+from neuronllm_eval.mask_options import POSITIONS
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.settings import RunSettings, require_doc_counts
@@ -24,11 +24,13 @@ class ValidationRecord:
     Attributes:
         top_k: good and bad neurons of the conditions that are no points.
         scales: their factors.
+        batch_size: about how many prompts went through the model together; what `auto` came to.
         docs: what became of the validation split's docs.
     """
 
     top_k: int
     scales: Scales
+    batch_size: int
     docs: dict[str, Any]
 
     @classmethod
@@ -38,10 +40,11 @@ class ValidationRecord:
         Raises:
             ArtifactError: it is missing or damaged, or holds what validation never writes.
         """
-        keys = {"top_k", "suppress_scale", "enhance_scale", "positions", "docs"}
+        keys = {"top_k", "suppress_scale", "enhance_scale", "positions", "batch_size", "docs"}
         found = exact_keys(read_json(path, _AGAIN), keys, path, "the file", _AGAIN)
         number = (int, float)
-        kinds = {"top_k": (int,), "suppress_scale": number, "enhance_scale": number}
+        kinds = {"top_k": (int,), "suppress_scale": number, "enhance_scale": number,
+                 "batch_size": (int,)}  # fmt: skip
         for name, known in kinds.items():
             if type(found[name]) not in known:
                 raise ArtifactError(
@@ -55,6 +58,10 @@ class ValidationRecord:
                 expected=" or ".join(POSITIONS),
                 remedy=_AGAIN,
             )
+        if found["batch_size"] < 1:
+            raise ArtifactError(
+                f"{path}: batch_size is {found['batch_size']}", expected="1 or more", remedy=_AGAIN
+            )
         require_doc_counts(found["docs"], path, _AGAIN)
         try:
             scales = Scales(found["suppress_scale"], found["enhance_scale"])
@@ -62,7 +69,7 @@ class ValidationRecord:
             raise ArtifactError(
                 f"{path}: {error.found}", expected=error.expected, remedy=_AGAIN
             ) from error
-        return cls(found["top_k"], scales, found["docs"])
+        return cls(found["top_k"], scales, found["batch_size"], found["docs"])
 
     def judged(self, chosen: NeuronSet, path: Path) -> NeuronSet:
         """The neurons that were judged, of those that were chosen.

@@ -15,12 +15,12 @@ from neuronllm_eval.fingerprints import task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.identify_stage import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.masked_lm import require_same_shape, require_same_weights
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.preparation import prepare_validation
 from neuronllm_eval.resuming import identity, keeps_validation, validation_identity
 from neuronllm_eval.run_directory import RunDirectory, line_writer, set_aside_ids, write_whole
 from neuronllm_eval.run_tasks import data_split, doc_counts, how_asked, prompt_settings
+from neuronllm_eval.same_model import require_same_shape, require_same_weights
 from neuronllm_eval.set_aside import setting_aside, without_set_aside
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch, SharedWork, batch_size_of, close
@@ -110,7 +110,7 @@ def validate_task(
         records = without_set_aside(whole.records(), run, "validation")
         docs = [DocScores.from_record(record) for record in records]
         questions = questions.without(set_aside_ids(run, "validation"))
-        write_whole(run.validation, dump_json(judged))
+        write_whole(run.validation, dump_json({**judged, "batch_size": batch_size}))
         with line_writer(run.conditions) as lines:
             for doc in docs:
                 lines.write(_condition_line(doc, names, settings, split))
@@ -132,7 +132,7 @@ def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -
 
 
 def judged_with(top_k: int, scales: Scales) -> dict[str, Any]:
-    """Which of a run's neurons a validation judged, and how: the content of validation.json."""
+    """Which of a run's neurons a validation judged, and how, as validation.json has it."""
     return {
         "top_k": top_k,
         "suppress_scale": scales.suppress,

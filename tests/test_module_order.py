@@ -15,6 +15,7 @@ ORDER = (
     "errors",
     "interrupts",
     "ranks",
+    "near_folders",
     "run_lock",
     "array_checks",
     "markdown_text",
@@ -64,6 +65,7 @@ ORDER = (
     "token_effects",
     "conditions",
     "hub",
+    "mask_options",
     "ia3",
     "exported",
     "control_rank",
@@ -80,6 +82,7 @@ ORDER = (
     "identification",
     "masked_scoring",
     "hf_loading",
+    "same_model",
     "adapter_base",
     "masked_lm",
     "harness_results",
@@ -123,6 +126,7 @@ ORDER = (
     "validate_stage",
     "report_stage",
     "method_arguments",
+    "run_command",
     "config_file",
     "arguments",
     "export_command",
@@ -143,7 +147,7 @@ FORBIDDEN_CALLS = {
     "yaml.unsafe_load",
 }
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
-PRINTING = {"cli.py", "demo/train.py"}
+PRINTING = {"cli.py", "__main__.py", "demo/train.py"}
 
 
 def sources() -> dict[str, ast.Module]:
