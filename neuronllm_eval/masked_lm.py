@@ -38,10 +38,10 @@ from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.positions import ALL, POSITIONS, SCORED
 from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.ranks import meet, other_ranks_needed, share_docs
 
-POSITIONS = ("scored", "all")
 logger = logging.getLogger(__name__)
 _CACHE_STAMP = "neuronllm_eval"
 
@@ -82,7 +82,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         suppress_scale: float | None = None,
         enhance_scale: float | None = None,
         top_k: int | None = None,
-        positions: str = "scored",
+        positions: str = SCORED,
         fast: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -130,7 +130,7 @@ class NeuronMaskedLM(MaskedScoringLM):
                 )
         if self.neuron_set is not None and condition != UNMASKED:
             factors = condition_scales(self.neuron_set, condition, self.scales)
-            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == "all")
+            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
         share_docs(self)
 
     def all_gather(self, tensor: Tensor) -> Tensor:

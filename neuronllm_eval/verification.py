@@ -171,17 +171,24 @@ def check_questions(
         return [Check("questions are those of the task", False, f"not in the task: {missing}")]
     rule = Quadrature(settings.quadrature, settings.n_steps)
     engine = build_engine(
-        model.lm.model, model.layers, questions.prompts, settings.engine, rule.n_steps or 1
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        rule.n_steps or 1,
+        settings.positions,
     )
     method, gaps = make_method(settings.method, settings.method_args), [0.0]
-    how = IdentificationSettings((method,), rule, settings.top_z, _batch_size(settings, neurons))
+    how = IdentificationSettings(
+        (method,), rule, settings.top_z, _batch_size(settings, neurons), settings.positions
+    )
 
     def compare(record: QuestionRecord) -> None:
         line = lines[record.question_id]
         for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
             gaps.append(_difference(one, there))
         gap = record.completeness_gap[method.name]
-        gaps.append(abs(gap - float(line["completeness_gap"])))
+        gaps.append(_gap_difference(gap, line["completeness_gap"]))
 
     identify(engine, chosen, how, compare)
     checks = [_within("selection questions asked again", chosen, gaps, engine)]
@@ -220,6 +227,7 @@ def check_conditions(
     questions: QuestionSet,
     neurons: NeuronSet,
     scales: Scales,
+    positions: str,
     run: RunDirectory,
     sample: int,
     seed: int = 0,
@@ -232,6 +240,7 @@ def check_conditions(
         questions: of the whole validation split.
         neurons: what was judged.
         scales: the factors it was judged with.
+        positions: where they were applied.
         run: whose `conditions.jsonl` is compared.
         sample: how many questions; all of them if there are no more.
         seed: which.
@@ -244,7 +253,13 @@ def check_conditions(
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
     some = next(iter(next(iter(lines.values())).values()))
     names = list(some["loglikelihoods"])
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    engine = build_engine(
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        positions=positions,
+    )
     factors = condition_factors(names, neurons, scales)
     docs = score_conditions(engine, chosen, factors, _batch_size(settings, neurons), lambda _: None)
     gaps = [0.0]
@@ -283,6 +298,13 @@ def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
     if len(ones) != len(others):
         return float("inf")
     return float(np.abs(np.asarray(ones) - np.asarray(others)).max())
+
+
+def _gap_difference(one: float | None, other: float | None) -> float:
+    """Of two completeness gaps; infinite where only one is measured."""
+    if one is None or other is None:
+        return 0.0 if one is other else float("inf")
+    return abs(one - float(other))
 
 
 def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine: Engine) -> Check:
@@ -327,7 +349,9 @@ def verify(
         if run.conditions.is_file():
             record = ValidationRecord.load(run.validation)
             judged = record.judged(neurons, run.validation)
-            found += check_conditions(model, settings, judging, judged, record.scales, run, sample)
+            found += check_conditions(
+                model, settings, judging, judged, record.scales, record.positions, run, sample
+            )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{run.path} has a line that does not fit: {type(error).__name__}: {error}",
