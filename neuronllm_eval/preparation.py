@@ -105,8 +105,7 @@ def prepare_identification(
             settings.quadrature,
             settings.n_steps,
         )
-    n_copies = quadrature.n_copies
-    passes = Pass(n_copies, gradients=True, whole_prompts=one_pass)
+    passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
     if settings.positions == ALL and not one_pass:
@@ -115,7 +114,7 @@ def prepare_identification(
             "nodes of every prompt; --method gradxact takes one",
             settings.task,
             layers.n_layers,
-            n_copies + 1,
+            quadrature.n_steps,
         )
     return how, Stage(
         task=settings.task,

@@ -204,9 +204,5 @@ def write_results(
             parts = ConditionName.parse(name)
             top_k, scales = parts.top_k or neurons.top_k, parts.scales(plan.scales)
             judged = judged_with(top_k, scales, plan.positions)
-            mask |= {
-                "neurons": str(run.path),
-                "chosen_at": neurons.provenance.positions,
-                **judged,
-            }
+            mask |= {"neurons": str(run.path), **judged}
         write_result(run.result(name), metrics, context, mask)
