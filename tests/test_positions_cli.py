@@ -91,7 +91,7 @@ def test_validation_acts_where_neurons_were_chosen_or_where_it_is_told(chosen, t
     }
     assert "(Neurons chosen at all positions, applied at all positions.)" in out
     everywhere = [line["loglikelihoods"] for line in jsonl(run.conditions)]
-    mask = json.loads(run.result("degrade").read_text())["config"]["neuronllm"]
+    mask = json.loads(run.result("degrade").read_text())["config"]["model_args"]
     assert mask["positions"] == "all"
     # What is there is not taken for a validation at other positions.
     result = call("validate", run.path, *QUICK, "--resume", "--positions", "scored")
