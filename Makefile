@@ -23,6 +23,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.engine_cost --profile
 	$(BIN)/python -m benchmarks.evaluation_cost
 	$(BIN)/python -m benchmarks.attribution_speed
+	$(BIN)/python -m benchmarks.method_cost
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.request_speed

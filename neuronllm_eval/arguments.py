@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from neuronllm_eval.aqua_settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.attribution import AUTO_QUADRATURE, QUADRATURES
 from neuronllm_eval.batch_sizes import AUTO
 from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
+from neuronllm_eval.config_file import add_config_flag
 from neuronllm_eval.control_rank import FEWEST_CONTROLS
 from neuronllm_eval.distractors import DISTRACTORS
 from neuronllm_eval.engine import ENGINES
@@ -38,7 +40,13 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, whose errors have the form of this package's."""
+    """argparse's parser, whose errors have the form of this package's.
+
+    Attributes:
+        commands: parsers of its commands by name.
+    """
+
+    commands: Mapping[str, argparse.ArgumentParser] = {}
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, which argparse would print in its own form."""
@@ -111,6 +119,7 @@ def add_model_flags(
         type=_batch_size,
         help="prompts per pass, or auto for as many as fit into memory (default: 1)",
     )
+    add_config_flag(parser)
     group.add_argument("--device", help="such as cuda, cuda:0, cpu (default: cuda if there is one)")
     group.add_argument(
         "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"

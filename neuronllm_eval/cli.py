@@ -1,4 +1,4 @@
-"""The command line: `neuronllm-eval identify | validate | report | run`, and `run_eval.py`.
+"""The command line: `neuronllm-eval identify | validate | report | ...`, and `run_eval.py`.
 
 Flags carry lm_eval's names where lm_eval has them (`arguments.py`). Only this module prints.
 """
@@ -20,11 +20,14 @@ from pathlib import Path
 import torch
 import transformers
 
-from neuronllm_eval import arguments
+from neuronllm_eval import arguments, export_command, hub_command
 from neuronllm_eval.adapter import PREFIX, write_yaml
+from neuronllm_eval.compare_command import compare_finished, compare_methods
+from neuronllm_eval.config_file import with_config
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
+from neuronllm_eval.explain_command import explain
 from neuronllm_eval.identify_stage import identify_by_methods, method_runs
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
@@ -69,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _run_lm_eval(given[1:]))
 
     def execute() -> int:
-        options = main_parser(COMMANDS).parse_args(given)
+        parser = main_parser(COMMANDS)
+        own = parser.commands.get(given[0]) if given else None
+        words = given if own is None else with_config(given, own, 1)
+        options = parser.parse_args(words)
         options.command = ("neuronllm-eval", *given)
         _set_up_logging(options.verbosity)
         return int(options.execute(options))
@@ -82,7 +88,8 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
 
     def execute() -> int:
-        options = run_eval_parser().parse_args(given)
+        parser = run_eval_parser()
+        options = parser.parse_args(with_config(given, parser, 0))
         options.command = ("run_eval.py", *given)
         if given in ([], ["--dry_run"]):
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
@@ -165,14 +172,22 @@ def _take_locks(launch: Launch, runs: Sequence[RunDirectory]) -> None:
     )
 
 
-def _identify(options: argparse.Namespace, *, validate: bool = False) -> int:
+def _identify(
+    options: argparse.Namespace,
+    *,
+    validate: bool = False,
+    show: Callable[[str], object] = print,
+    seconds: dict[str, float] | None = None,
+) -> int:
     # Whatever flags can be wrong in is refused before any work.
     plan = arguments.condition_plan(options) if validate else None
     if plan is None:
         arguments.require_one_top_k(options)
     settings = arguments.run_settings(options)
     with _launched(options) as launch:
-        return _identify_in(launch, options, settings, plan)
+        return _identify_in(
+            launch, options, settings, plan, show, {} if seconds is None else seconds
+        )
 
 
 def _identify_in(
@@ -180,6 +195,8 @@ def _identify_in(
     options: argparse.Namespace,
     settings: RunSettings,
     plan: ConditionPlan | None,
+    show: Callable[[str], object],
+    seconds: dict[str, float],
 ) -> int:
     output = Path(options.output_path or DEFAULT_OUTPUT)
     methods = chosen_methods(options.method, options.method_args)
@@ -217,16 +234,32 @@ def _identify_in(
             print(estimate_table(estimates))
         return 0
     for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
-        found = identify_by_methods(model, own, choosing, own_runs, launch, _announce)
+        with _timed(seconds, f"identify {own.task}"):
+            found = identify_by_methods(model, own, choosing, own_runs, launch, _announce)
         for each, neurons in zip(own_runs, found, strict=True):
             if plan is not None:
                 points, mine = plan.over(neurons), each.settings(own)
-                validate_task(model, mine, judging, *points, each.run, launch, _announce)
+                with _timed(seconds, f"validate {own.task} {each.method.name}"):
+                    validate_task(model, mine, judging, *points, each.run, launch, _announce)
             if launch.ranks.is_first:
-                report_task(each.run, print)
+                report_task(each.run, show)
     if launch.ranks.is_first:
-        print(f"written to {output}")
+        show(f"written to {output}")
     return 0
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - started, 3)
+
+
+def _compare_methods(options: argparse.Namespace) -> int:
+    def evaluate(own: argparse.Namespace, seconds: dict[str, float]) -> int:
+        return _identify(own, validate=True, show=lambda _: None, seconds=seconds)
+
+    return compare_methods(options, evaluate, print)
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -385,6 +418,11 @@ COMMANDS: dict[str, Command] = {
     "validate": _validate,
     "report": _report,
     "verify": _verify,
+    "export": lambda options: export_command.export(options, print),
+    "push": lambda options: hub_command.push(options, print),
+    "compare": lambda options: compare_finished(options, print),
+    "compare-methods": _compare_methods,
+    "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,
 }

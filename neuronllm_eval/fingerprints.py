@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -29,8 +30,25 @@ def model_hash(model: nn.Module) -> str:
     Raises:
         ModelError: some are offloaded to disk.
     """
+    return _hash(model.named_parameters())
+
+
+def base_model_hash(model: nn.Module) -> str:
+    """The `model_hash` that a model had before PEFT put an IA3 adapter on it.
+
+    Raises:
+        ModelError: as `model_hash`.
+    """
+    return _hash(
+        (name.removeprefix("base_model.model.").replace(".base_layer.", "."), parameter)
+        for name, parameter in model.named_parameters()
+        if ".ia3_l." not in name
+    )
+
+
+def _hash(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
     state = xxhash.xxh3_128()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(parameters):
         if parameter.is_meta:
             raise ModelError(
                 f"{name} is not in memory but offloaded to disk",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuronllm_eval.adapter_files import write_standard_adapters
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.estimate import Estimate, Stage, estimate_if_long
 from neuronllm_eval.fingerprints import digest, task_hash, tokenizer_hash, versions
@@ -198,7 +199,7 @@ def _identify(
             largest = max((gap for gap in gaps if gap is not None), default=0.0)
             added = sums[name].of(whole.tally, largest, f"{name}/")
             scores = _write_scores(model, resolved, questions, stage, each, added, notes)
-            _write_neurons(scores, resolved, each, or_none=len(runs) > 1)
+            _write_neurons(model, scores, resolved, each, or_none=len(runs) > 1)
         close(home.identifying)
     ranks.wait()
     return [NeuronSet.load(each.run.neurons) for each in runs]
@@ -247,12 +248,19 @@ def _write_scores(
 
 
 def _write_neurons(
-    scores: NeuronScores, settings: RunSettings, which: MethodRun, *, or_none: bool
+    model: LoadedModel,
+    scores: NeuronScores,
+    settings: RunSettings,
+    which: MethodRun,
+    *,
+    or_none: bool,
 ) -> None:
-    """neurons.json; a method that finds none is no reason to lose what others found."""
+    """adapters/ and neurons.json; that a method finds none is no reason to lose others' neurons."""
     neurons = select_neurons(scores, settings.top_k, settings.ambiguous, or_none=or_none)
     if not (neurons.good or neurons.bad):
         logger.warning("%s: method %s finds no neurons", settings.task, which.method.name)
+    # Before neurons.json, whose presence says that nothing is missing.
+    write_standard_adapters(which.run, neurons, model.lm.model, model.layers, settings.model_args)
     write_whole(which.run.neurons, neurons.to_json())
 
 

@@ -45,7 +45,7 @@ def all_plain(downs: Sequence[nn.Module]) -> bool:
     )
 
 
-def _weights(down: nn.Module) -> Tensor:
+def output_weights(down: nn.Module) -> Tensor:
     """[outputs, neurons] of a plain down-projection."""
     weight = down.get_parameter("weight").detach()
     return weight if type(down) is nn.Linear else weight.T  # Conv1D keeps [neurons, outputs]
@@ -108,7 +108,7 @@ class _Joint:
         bias = getattr(down, "bias", None)
         if bias is not None:
             self._added = self._added - bias.detach().float()
-        self._down = _weights(down)
+        self._down = output_weights(down)
 
     def append(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         """The layer's output with its copies, which differ from row 0 in what the FFN adds."""

@@ -23,6 +23,7 @@ from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from torch import Tensor
 
+from neuronllm_eval.adapter_base import warn_of_other_base
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import (
     OPERATIONS,
@@ -36,8 +37,9 @@ from neuronllm_eval.continuations import Mask
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
+from neuronllm_eval.hub import SCHEME, Reference, fetch
 from neuronllm_eval.masked_scoring import MaskedScoringLM
-from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.neurons import NEURONS_FILE, NeuronSet
 from neuronllm_eval.positions import ALL, POSITIONS, SCORED
 from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.ranks import meet, other_ranks_needed, share_docs
@@ -52,8 +54,8 @@ class NeuronMaskedLM(MaskedScoringLM):
 
     Args:
         pretrained: as for `--model hf`, like every other argument not named here.
-        neurons: run directory of `identify`, or its `neurons.json`. Without it the model is
-            unmasked.
+        neurons: run directory of `identify`, its `neurons.json`, or such a directory on the Hub as
+            `hf://user/repo[@revision][/folder]`. Without it the model is unmasked.
         condition: one of `conditions.CONDITIONS`, a point of a sweep such as
             `suppress_good.k50.x0.5`, or either with `.random_<seed>`; must be given with
             `neurons`.
@@ -113,10 +115,14 @@ class NeuronMaskedLM(MaskedScoringLM):
                 f"fast is {fast!r}", expected="True or False", remedy="check --model_args"
             )
         self.fast = fast
+        self.neurons_source = ""
+        if isinstance(neurons, str) and neurons.startswith(SCHEME):
+            fetched = fetch(Reference.parse(neurons), NEURONS_FILE)
+            neurons, self.neurons_source = fetched.path, str(fetched.source)
         self.positions = positions
         self.condition = condition
-        self.scales = _scales(condition, scale, suppress_scale, enhance_scale)
-        self.neuron_set = _neuron_set(neurons, condition, top_k)
+        self.scales = resolve_scales(condition, scale, suppress_scale, enhance_scale)
+        self.neuron_set = chosen_neurons(neurons, condition, top_k)
         if kwargs.get("tp_plan") is None:
             meet(kwargs.get("device"))
         with readable_loading(pretrained if isinstance(pretrained, str) else type(pretrained)):
@@ -128,6 +134,8 @@ class NeuronMaskedLM(MaskedScoringLM):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained
                 )
+        if self.peft is not None:
+            warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
         if self.neuron_set is not None and condition != UNMASKED:
             factors = condition_scales(self.neuron_set, condition, self.scales)
             self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
@@ -195,6 +203,8 @@ class NeuronMaskedLM(MaskedScoringLM):
             "n_good": len(self.neuron_set.good) if self.neuron_set else 0,
             "n_bad": len(self.neuron_set.bad) if self.neuron_set else 0,
         }
+        if self.neurons_source:
+            info["neuronllm"]["neurons"] = self.neurons_source
         return info
 
 
@@ -234,9 +244,15 @@ def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, name
         )
 
 
-def _neuron_set(
+def chosen_neurons(
     neurons: str | Path | NeuronSet | None, condition: str, top_k: int | None
 ) -> NeuronSet | None:
+    """The neurons that a condition uses: the first so many of a run; None without any.
+
+    Raises:
+        UsageError: a condition without neurons, or a `top_k` that is no number.
+        ArtifactError: they cannot be read, or are fewer than `top_k`.
+    """
     if neurons is None:
         if condition != UNMASKED:
             raise UsageError(
@@ -262,9 +278,14 @@ def _neuron_set(
     return found if own is None else found.top(own)
 
 
-def _scales(
+def resolve_scales(
     condition: str, scale: float | None, suppress: float | None, enhance: float | None
 ) -> Scales:
+    """The factors of a condition's operations, from what was given of them.
+
+    Raises:
+        UsageError: an unknown condition, or factors that do not go with it or together.
+    """
     name = ConditionName.parse(condition)
     operation = only_operation(name.condition)
     if scale is not None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from neuronllm_eval import arguments
+from neuronllm_eval import (
+    arguments,
+    compare_command,
+    explain_command,
+    export_command,
+    hub_command,
+)
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
@@ -22,6 +28,9 @@ EXAMPLES = """examples:
 
   # dose-response: every condition at these numbers of neurons and factors
   neuronllm-eval validate runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4
+
+  # what the top neurons do, and how far the tasks share them
+  neuronllm-eval explain runs/demo --batch_size 48
 
   # lm_eval's own command line, with the masked model registered
   neuronllm-eval run --model neuronllm --tasks demo_topic \\
@@ -44,7 +53,7 @@ def run_eval_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     """The parser of `neuronllm-eval`.
 
     Args:
@@ -106,6 +115,45 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     verify.set_defaults(execute=commands["verify"])
 
+    explain = added.add_parser(
+        "explain", help="say what the top neurons of finished runs do", allow_abbrev=False
+    )
+    _add_run_dir(explain, nargs="+")
+    _add_trust(explain)
+    explain_command.add_flags(explain)
+    explain.set_defaults(execute=commands["explain"])
+
+    methods = added.add_parser(
+        "compare-methods",
+        help="run rival methods on the same questions, and compare what their neurons do",
+        allow_abbrev=False,
+    )
+    compare_command.add_comparing_flags(methods)
+    methods.set_defaults(execute=commands["compare-methods"])
+
+    compare = added.add_parser(
+        "compare", help="compare validated runs of rival methods", allow_abbrev=False
+    )
+    _add_run_dir(compare, nargs="+")
+    compare_command.add_reading_flags(compare)
+    compare.set_defaults(execute=commands["compare"])
+
+    export = added.add_parser(
+        "export",
+        help="write a condition as a PEFT adapter or a merged checkpoint",
+        allow_abbrev=False,
+    )
+    _add_run_dir(export)
+    _add_trust(export)
+    export_command.add_flags(export)
+    export.set_defaults(execute=commands["export"])
+
+    push = added.add_parser(
+        "push", help="put a run or an export onto the Hugging Face Hub", allow_abbrev=False
+    )
+    hub_command.add_flags(push)
+    push.set_defaults(execute=commands["push"])
+
     tasks = added.add_parser(
         "tasks",
         help="print the folder of the packaged tasks, or make AQUA tasks of others",
@@ -138,12 +186,16 @@ def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     make.set_defaults(execute=commands["tasks make"])
 
     added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
+    parser.commands = added.choices
     return parser
 
 
-def _add_run_dir(parser: argparse.ArgumentParser) -> None:
+def _add_run_dir(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     parser.add_argument(
-        "run_dir", type=arguments.a_path, help="a run directory, or a directory of runs"
+        "run_dir",
+        nargs=nargs,
+        type=arguments.a_path,
+        help="a run directory, or a directory of runs",
     )
 
 

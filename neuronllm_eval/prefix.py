@@ -62,7 +62,7 @@ class Prefix:
         return new_cache(self.keys_values)
 
 
-def _without_head(model: nn.Module) -> nn.Module:
+def without_head(model: nn.Module) -> nn.Module:
     """The part that computes keys and values. A PEFT model has the whole model as its base."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return inner.base_model  # type: ignore[return-value]
@@ -140,7 +140,7 @@ class Prefiller:
         most_columns: int | None = None,
     ) -> None:
         self.model = model
-        self.passes = PrefillPasses(_without_head(model), whole=not share)
+        self.passes = PrefillPasses(without_head(model), whole=not share)
         self.mask_style = mask_style
         self.share = share
         self.most_columns = most_columns

@@ -24,6 +24,7 @@ from neuronllm_eval.attribution import (
     takes_one_pass,
 )
 from neuronllm_eval.batch_sizes import AUTO, Pass, auto_batch_size, in_batches
+from neuronllm_eval.conditions import CONDITIONS
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.estimate import Estimate, Stage, estimate
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
+_ADAPTER_TEXTS = 6_500  # an adapter's configuration, card and provenance
 # Gets the way to choose a batch size, and returns the one to use.
 SettleBatchSize = Callable[[Callable[[], int]], int]
 
@@ -155,7 +157,9 @@ def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chos
     neurons = 2 * 70 * n_chosen
     lines = 80 * len(questions.questions)
     lines += sum(40 + 20 * len(prompt.options) for prompt in questions.prompts)
-    return scores + neurons + lines + _SMALL_FILES
+    # Of every condition but the unmasked one; float32, and some 100 bytes for a layer's name.
+    adapters = (len(CONDITIONS) - 1) * ((4 * shape[1] + 100) * shape[0] + _ADAPTER_TEXTS)
+    return scores + neurons + lines + adapters + _SMALL_FILES
 
 
 def estimate_identification(

@@ -210,9 +210,10 @@ def question_rows(report: TaskReport) -> list[list[str]]:
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table whose cells are escaped."""
-    escaped = [[cell.replace("\n", " ") for cell in row] for row in rows]
-    writer = MarkdownTableWriter(headers=list(headers), value_matrix=escaped, margin=1)
+    """A markdown table; text from elsewhere is to be `escaped` before."""
+    # The writer escapes every pipe, also one that is escaped already.
+    cells = [[cell.replace("\n", " ").replace("\\|", "|") for cell in row] for row in rows]
+    writer = MarkdownTableWriter(headers=list(headers), value_matrix=cells, margin=1)
     writer.type_hints = ["str"] * len(headers)
     return str(writer.dumps()).strip()
 

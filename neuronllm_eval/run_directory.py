@@ -24,7 +24,10 @@ VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
 COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
+EXPLANATION_FILE = "explain.json"
+EXPLANATION_TEXT_FILE = "explain.md"
 RESULTS_FOLDER = "results"
+ADAPTERS_FOLDER = "adapters"
 CHECKPOINT_FOLDER = "checkpoint"
 # 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
 MOST_LINES_BYTES = 8 << 30
@@ -87,6 +90,16 @@ class RunDirectory:
         return self.path / REPORT_FILE
 
     @property
+    def explanation(self) -> Path:
+        """explain.json: what the top neurons do."""
+        return self.path / EXPLANATION_FILE
+
+    @property
+    def explanation_text(self) -> Path:
+        """explain.md: the same, to be read."""
+        return self.path / EXPLANATION_TEXT_FILE
+
+    @property
     def identifying(self) -> Path:
         """checkpoint/identify/: an unfinished identification."""
         return self.path / CHECKPOINT_FOLDER / "identify"
@@ -122,6 +135,17 @@ class RunDirectory:
     def result(self, condition: str) -> Path:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
+
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        """The files that say what was found and judged, but for those in folders."""
+        identified = (self.settings, self.neurons, self.scores, self.questions)
+        explained = (self.explanation, self.explanation_text)
+        return (*identified, *explained, self.set_aside("selection"), *self._judged)
+
+    def adapter(self, condition: str) -> Path:
+        """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
+        return self.path / ADAPTERS_FOLDER / condition
 
     def require_free(self, overwrite: bool) -> None:
         """Refuse a folder that holds a run, unless it may be overwritten. Changes nothing.
@@ -164,7 +188,8 @@ class RunDirectory:
                 is removed.
         """
         identified = (self.neurons, self.scores, self.questions, self.settings)
-        files = (*identified, self.commands, self.set_aside("selection"))
+        explained = (self.explanation, self.explanation_text)
+        files = (*identified, *explained, self.commands, self.set_aside("selection"))
         for path in files:
             require_no_folder(path)
         self._require_places()
@@ -173,6 +198,7 @@ class RunDirectory:
             for path in files:
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.identifying, ignore_errors=True)
+            shutil.rmtree(self.path / ADAPTERS_FOLDER, ignore_errors=True)
             self.clear_validation()
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -202,7 +228,8 @@ class RunDirectory:
         for path in (*self._judged, self.commands):
             require_no_folder(path)
         checkpoint = self.path / CHECKPOINT_FOLDER
-        for path in (self.path / RESULTS_FOLDER, checkpoint, self.identifying, self.validating):
+        folders = (self.path / RESULTS_FOLDER, self.path / ADAPTERS_FOLDER, checkpoint)
+        for path in (*folders, self.identifying, self.validating):
             require_no_file(path)
 
 

@@ -9,30 +9,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from neuronllm_eval.attribution import Quadrature
+from neuronllm_eval.asked_again import Attributing, origins, run_batch_size, sampled
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.exactness import rounding_tolerance
-from neuronllm_eval.fingerprints import task_hash, tokenizer_hash, versions
+from neuronllm_eval.fingerprints import versions
 from neuronllm_eval.harness_results import read_metrics
-from neuronllm_eval.identification import IdentificationSettings, QuestionRecord, identify
+from neuronllm_eval.identification import QuestionRecord, identify
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.methods import make_method, to_scores
+from neuronllm_eval.methods import to_scores
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.run_directory import RunDirectory, read_lines
-from neuronllm_eval.run_tasks import how_asked
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import select_neurons
 from neuronllm_eval.settings import RunSettings
@@ -119,18 +118,10 @@ def _check_results(run: RunDirectory, task: str) -> Check:
 def check_origin(model: LoadedModel, questions: QuestionSet, neurons: NeuronSet) -> list[Check]:
     """Whether the run was made of this model and task, by these packages."""
     known = neurons.provenance
-    pairs = {
-        "weights": (model.hash, known.model_hash),
-        "tokenizer": (tokenizer_hash(model.lm.tokenizer), known.tokenizer_hash),
-        "task": (
-            task_hash(questions.task.dump_config(), how_asked(questions.task)),
-            known.task_hash,
-        ),
-    }
     found = [
         Check(f"{name} are the run's" if name == "weights" else f"{name} is the run's",
               now == there, now if now == there else f"{now} here, {there} there")
-        for name, (now, there) in pairs.items()
+        for name, (now, there) in origins(model, questions, neurons).items()
     ]  # fmt: skip
     now = versions()
     there = {
@@ -166,54 +157,41 @@ def check_questions(
         seed: which.
     """
     lines = {str(line["question_id"]): line for line in read_lines(run.questions)}
-    chosen, missing = _sample(questions, lines, sample, seed)
+    chosen, missing = sampled(questions, lines, sample, seed)
     if missing:
         return [Check("questions are those of the task", False, f"not in the task: {missing}")]
-    rule = Quadrature(settings.quadrature, settings.n_steps)
-    engine = build_engine(
-        model.lm.model,
-        model.layers,
-        questions.prompts,
-        settings.engine,
-        rule.n_steps or 1,
-        settings.positions,
-    )
-    method, gaps = make_method(settings.method, settings.method_args), [0.0]
-    how = IdentificationSettings(
-        (method,), rule, settings.top_z, _batch_size(settings, neurons), settings.positions
-    )
+    attributing = Attributing.of(model, settings, questions, neurons)
+    gaps = [0.0]
 
     def compare(record: QuestionRecord) -> None:
         line = lines[record.question_id]
         for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
             gaps.append(_difference(one, there))
-        gap = record.completeness_gap[method.name]
+        gap = record.completeness_gap[attributing.method.name]
         gaps.append(_gap_difference(gap, line["completeness_gap"]))
 
-    identify(engine, chosen, how, compare)
-    checks = [_within("selection questions asked again", chosen, gaps, engine)]
+    identify(attributing.engine, chosen, attributing.how, compare)
+    checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
     if len(chosen) == len(lines):
-        checks.append(_check_scores(engine, questions, run, how))
+        checks.append(_check_scores(attributing, questions, run))
     return checks
 
 
-def _check_scores(
-    engine: Engine,
-    questions: QuestionSet,
-    run: RunDirectory,
-    how: IdentificationSettings,
-) -> Check:
+def _check_scores(attributing: Attributing, questions: QuestionSet, run: RunDirectory) -> Check:
     known = NeuronScores.load(run.path)
-    (method,) = how.methods
     notes: list[Any] = []
 
     def keep(record: QuestionRecord) -> None:
         notes.extend(record.notes.values())
 
     sums = identify(
-        engine, questions.questions, how, keep, set_aside=lambda *_: None
+        attributing.engine,
+        questions.questions,
+        attributing.how,
+        keep,
+        set_aside=lambda *_: None,
     )  # those that were set aside count nowhere
-    found = to_scores(method, sums[method.name], notes, known.provenance)
+    found = to_scores(attributing.method, sums[attributing.method.name], notes, known.provenance)
     largest = float(np.abs(known.score).max()) or 1.0
     gap = float(np.abs(found.score - known.score).max()) / largest
     same = found.to_bytes() == known.to_bytes()
@@ -248,7 +226,7 @@ def check_conditions(
     lines: dict[str, dict[int, dict[str, Any]]] = {}
     for line in read_lines(run.conditions):
         lines.setdefault(str(line["question_id"]), {})[int(line["doc_id"])] = line
-    chosen, missing = _sample(questions, lines, sample, seed)
+    chosen, missing = sampled(questions, lines, sample, seed)
     if missing:
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
     some = next(iter(next(iter(lines.values())).values()))
@@ -261,7 +239,8 @@ def check_conditions(
         positions=positions,
     )
     factors = condition_factors(names, neurons, scales)
-    docs = score_conditions(engine, chosen, factors, _batch_size(settings, neurons), lambda _: None)
+    batch_size = run_batch_size(settings, neurons)
+    docs = score_conditions(engine, chosen, factors, batch_size, lambda _: None)
     gaps = [0.0]
     for doc in docs:
         there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
@@ -272,25 +251,6 @@ def check_conditions(
     return [
         _within(f"validation docs asked again under {len(names)} conditions", chosen, gaps, engine)
     ]
-
-
-def _sample(
-    questions: QuestionSet, lines: Mapping[str, Any], sample: int, seed: int
-) -> tuple[list[Question], str]:
-    """Some of the questions that a file tells of, and the first that the task has not."""
-    known = {question.question_id: question for question in questions.questions}
-    missing = next((name for name in lines if name not in known), "")
-    if missing:
-        return [], missing
-    order = np.random.default_rng(seed).permutation(len(lines))[:sample]
-    names = list(lines)
-    return [known[names[place]] for place in sorted(order.tolist())], ""
-
-
-def _batch_size(settings: RunSettings, neurons: NeuronSet) -> int:
-    """The number that is asked for, or the one that `auto` came to for the run."""
-    known = neurons.provenance.batch_size
-    return settings.batch_size if isinstance(settings.batch_size, int) else known
 
 
 def _difference(ones: Sequence[float], others: Sequence[float]) -> float:

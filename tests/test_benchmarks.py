@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from benchmarks import (
+    adapter_equality,
     attribution_speed,
     engine_cost,
     evaluation_cost,
     growth,
     memory,
+    method_cost,
     profiling,
     request_speed,
 )
@@ -57,6 +59,13 @@ def test_evaluation_costs_about_a_stock_pass(option_tokens: int) -> None:
     assert passes["unmasked"] < 3
     assert passes["masked, positions=all"] < 3
     assert passes["masked, positions=scored"] < 3
+
+
+def test_more_methods_cost_little_more() -> None:
+    rows = {row[2]: float(row[4]) for row in method_cost.measure(2, 60, 2, 6, repeats=3)}
+    assert rows["stock pass"] == 1.0
+    assert rows["ace, qrnca, tn"] < 3 * rows["qrnca"]  # 1.2
+    assert rows["ace, kn, qrnca, tn, gradxact, activation, contrast_activation, random"] < 12  # 1.4
 
 
 def test_the_models_that_are_timed_answer_as_they_should() -> None:
@@ -144,3 +153,13 @@ def test_requests_are_built_as_fast_as_a_plain_task_s() -> None:
     plain, aqua = found["plain"], found["aqua"]
     assert aqua[2] == plain[2] == 1000 * 3 * 4
     assert sum(aqua[:2]) < 1.3 * sum(plain[:2])  # about 0.2
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_exports_answer_through_lm_eval_as_the_mask_does() -> None:
+    rows = adapter_equality.measure(("gpt2", adapter_equality.BIASED), ("bfloat16",), 3)
+    assert [row[2] for row in rows] == ["2", "1.3"] * 2
+    for row in rows:
+        same = row[3:6] if row[2] == "2" else row[3:4]  # 1.3 rounds weights, where it is merged
+        assert set(same) == {"0"}
+        assert float(row[-1]) > 0.1  # the mask does something

@@ -84,6 +84,7 @@ def only_own_tasks(monkeypatch):
 def test_the_artifacts_of_a_run(run):
     assert sorted(path.name for path in run.path.iterdir()) == [
         ".lock",
+        "adapters",
         "commands.jsonl",
         "conditions.jsonl",
         "neurons.json",
@@ -97,6 +98,8 @@ def test_the_artifacts_of_a_run(run):
     ]
     results = {path.name for path in (run.path / "results").iterdir()}
     assert results == {f"{name}.json" for name in SCORED}
+    adapters = {path.name for path in (run.path / "adapters").iterdir()}
+    assert adapters == set(CONDITIONS) - {"unmasked"}
 
 
 def test_the_commands_are_noted():

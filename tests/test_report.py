@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import NeuronScores
 from neuronllm_eval.report import (
     HEADERS,
@@ -98,6 +99,11 @@ def test_cells_with_signs_of_markdown():
     rows = [["a|b", "two\nlines"], ["||", "plain"]]
     table = markdown_table(["left", "right"], rows)
     assert cells(table) == [["left", "right"], ["a|b", "two lines"], ["||", "plain"]]
+
+
+def test_escaped_text_is_not_escaped_twice():
+    table = markdown_table(["n"], [[escaped("a|b")], [escaped("a\\|b")]])
+    assert [line.strip("| ") for line in table.splitlines()[2:]] == [r"a\|b", r"a\\\|b"]
 
 
 def test_numbers_stay_as_they_are_written():

@@ -134,7 +134,7 @@ def test_interrupted_in_validation(tmp_path):
     ],
 )
 def test_interrupted_between_the_stages(tmp_path, monkeypatch, module, place):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,164 @@
+"""`neuronllm-eval compare-methods` and `compare`: rival methods on the same questions, in a table.
+
+`compare-methods` is `run_eval.py` with every method, repeated for every model and seed; `compare`
+makes the table of runs that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from neuronllm_eval import arguments
+from neuronllm_eval.comparison import as_json, compare, delta_table, overview, relative_table
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.methods import METHODS
+from neuronllm_eval.ranks import own_rank
+from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name, write_whole
+from neuronllm_eval.strict_json import dump_json
+
+DEFAULT_OUTPUT = "runs/comparison"
+# Identifies, validates and reports as parsed flags say, and notes what took how many seconds.
+Evaluate = Callable[[argparse.Namespace, dict[str, float]], int]
+Show = Callable[[str], object]
+
+
+def add_comparing_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `compare-methods`."""
+    arguments.add_identify_flags(parser)
+    arguments.add_validation_flags(parser)
+    arguments.add_model_flags(parser)
+    arguments.add_run_flags(parser)
+    group = parser.add_argument_group("repeats")
+    group.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="NAME_OR_PATH",
+        help="compare on each of these; --model_args then has what they have in common",
+    )
+    group.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="SEED",
+        help="repeat with each of these in place of --seed",
+    )
+    parser.set_defaults(method=[",".join(METHODS)], n_random=0)
+
+
+def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show) -> int:
+    """Run every method on every model, seed and task, and print the tables; returns the exit code.
+
+    Args:
+        options: parsed flags.
+        evaluate: does one model and seed.
+        show: is told what people are to read.
+    """
+    output = Path(options.output_path or DEFAULT_OUTPUT)
+    if len(set(options.seeds)) < len(options.seeds) or min(options.seeds, default=0) < 0:
+        raise UsageError(
+            f"seeds are {' '.join(map(str, options.seeds))}",
+            expected="numbers of 0 or more, each once",
+            remedy="check --seeds",
+        )
+    seconds: dict[str, float] = {}
+    folders = []
+    for model in options.models or [None]:
+        for seed in options.seeds or [None]:
+            own = copy.copy(options)
+            path = output
+            if model is not None:
+                path /= _model_folder(model)
+                own.model_args = [f"pretrained={model}", *(options.model_args or [])]
+                _require_no_pretrained(options.model_args)
+            if seed is not None:
+                path /= f"seed_{seed}"
+                own.seed = seed
+            own.output_path = str(path)
+            found: dict[str, float] = {}
+            code = evaluate(own, found)
+            if code:
+                return code
+            lead = str(path.relative_to(output)) if path != output else "."
+            seconds |= {f"{lead}: {stage}": taken for stage, taken in found.items()}
+            folders.append(path)
+    if options.dry_run or own_rank():
+        return 0
+    runs = [run for folder in folders for run in _runs_of(folder, options.method)]
+    _write(runs, seconds, output, show)
+    return 0
+
+
+def _model_folder(model: str) -> str:
+    return folder_name(re.sub(r"[^\w.-]+", "_", model.strip("/")) or "model")
+
+
+def _require_no_pretrained(model_args: Sequence[str] | None) -> None:
+    if any(part.startswith("pretrained=") for each in model_args or () for part in each.split(",")):
+        raise UsageError(
+            "--models and pretrained= in --model_args",
+            expected="one of them",
+            remedy="leave pretrained= away, and name the model under --models",
+        )
+
+
+def _runs_of(folder: Path, methods: Sequence[str]) -> list[RunDirectory]:
+    names = [name for group in methods for name in group.split(",") if name]
+    if len(names) < 2:
+        return find_runs(folder)
+    return [run for name in names for run in find_runs(folder / name)]
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `compare`, beside the run directories."""
+    parser.add_argument(
+        "--output_path",
+        "-o",
+        type=arguments.a_path,
+        help="folder for comparison.md and comparison.json (default: nothing is written)",
+    )
+    arguments.add_verbosity(parser)
+
+
+def compare_finished(options: argparse.Namespace, show: Show) -> int:
+    """Print the tables of runs that are there; returns the exit code."""
+    runs = {run.path.resolve(): run for path in options.run_dir for run in find_runs(Path(path))}
+    output = Path(options.output_path) if options.output_path else None
+    _write(list(runs.values()), {}, output, show)
+    return 0
+
+
+def _write(
+    runs: Sequence[RunDirectory], seconds: dict[str, float], output: Path | None, show: Show
+) -> None:
+    found = compare(runs)
+    text = "\n".join(
+        [
+            "## Accuracy under each condition, points against unmasked",
+            "",
+            delta_table(found),
+            "",
+            "Brackets: the 95% interval of one run, paired, by question. Of several runs the mean, "
+            "and in parentheses the smallest and the largest.",
+            "",
+            "## Enhance minus degrade, points",
+            "",
+            overview(found),
+            "",
+            "## Relative changes",
+            "",
+            relative_table(found),
+            "",
+        ]
+    )
+    if output is not None:
+        write_whole(output / "comparison.json", dump_json(as_json(found, seconds)))
+        write_whole(output / "comparison.md", text)
+    show(text)
+    if output is not None:
+        show(f"written to {output}")

@@ -1,0 +1,108 @@
+"""`--config FILE`: a command's flags from YAML, as lm_eval takes them.
+
+Keys are flags without their dashes. What the command line says goes before what the file says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.strict_yaml import read_yaml
+
+FLAG = "--config"
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """`--config`, for the help; `with_config` takes it out before anything is parsed."""
+    parser.add_argument(
+        FLAG, metavar="FILE", help="YAML with values of these flags; the command line goes before"
+    )
+
+
+def with_config(given: Sequence[str], parser: argparse.ArgumentParser, n_words: int) -> list[str]:
+    """A command line with the flags of its `--config` written out.
+
+    Args:
+        given: the command line.
+        parser: of the command.
+        n_words: how many words the command's own name has.
+
+    Raises:
+        UsageError: the file cannot be read, or has a key that is no flag of the command, or a
+            value that no flag takes.
+    """
+    rest, path = _taken_out(given)
+    if path is None:
+        return rest
+    try:
+        values = read_yaml(Path(path))
+    except ArtifactError as error:
+        raise UsageError(
+            error.found, expected="a YAML file of flags and values", remedy=f"check {FLAG}"
+        ) from error
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"{path} holds {values!r:.100}",
+            expected="flags and their values, such as `tasks: demo`",
+            remedy=f"check {FLAG}",
+        )
+    flags = {
+        text.removeprefix("--"): action
+        for action in parser._actions
+        for text in action.option_strings
+        if text.startswith("--") and text not in ("--help", FLAG, "--version")
+    }
+    written: list[str] = []
+    for key, value in values.items():
+        if key not in flags:
+            raise UsageError(
+                f"{path} has {key!r:.100}",
+                expected=f"flags of {parser.prog}: {', '.join(sorted(flags))}",
+                remedy=f"check {FLAG}",
+            )
+        written += _as_flag(str(key), value, flags[key], path)
+    return [*rest[:n_words], *written, *rest[n_words:]]
+
+
+def _taken_out(given: Sequence[str]) -> tuple[list[str], str | None]:
+    rest, path = [], None
+    words = iter(given)
+    for word in words:
+        if word == FLAG:
+            path = next(words, None)
+            if path is None:
+                raise UsageError(f"{FLAG} names no file", expected="a path", remedy="add one")
+        elif word.startswith(f"{FLAG}="):
+            path = word.split("=", 1)[1]
+        else:
+            rest.append(word)
+    return rest, path
+
+
+def _as_flag(key: str, value: Any, action: argparse.Action, path: str) -> list[str]:
+    """The words of the command line that say the same."""
+    flag = f"--{key}"
+    if value is None:
+        return []
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UsageError(
+                f"{path}: {key} is {value!r:.100}", expected="true or false", remedy="check it"
+            )
+        return [flag] if value else []
+    if isinstance(value, bool) and action.nargs == "?":
+        return [flag] if value else []
+    if isinstance(value, Mapping) and key.endswith("_args"):
+        return [flag, ",".join(f"{name}={each}" for name, each in value.items())]
+    if isinstance(value, Mapping):
+        return [flag, json.dumps(value)]
+    if isinstance(value, list):
+        if action.nargs == "+":
+            return [flag, *map(str, value)]
+        return [f"{flag}={','.join(map(str, value))}"]
+    return [f"{flag}={value}"]

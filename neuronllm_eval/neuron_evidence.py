@@ -1,0 +1,108 @@
+"""What some neurons do at single questions: a second pass over those that chose them.
+
+1. Every prompt is attributed again, as it was (`asked_again`); a question's attributions are
+   summed over its proxies.
+2. A plain pass notes the neurons' activations at the scored position (of options of several
+   tokens, at the last token of the context).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.asked_again import Attributing
+from neuronllm_eval.identification import is_right
+from neuronllm_eval.prompts import Question
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over prompts.
+
+    Attributes:
+        value: None without prompts.
+        stderr: clustered by question, since a question's prompts are alike; None with fewer than
+            two questions.
+        n_prompts: prompts there are.
+        n_questions: questions that these are of.
+    """
+
+    value: float | None
+    stderr: float | None
+    n_prompts: int
+    n_questions: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], question_of: NDArray[np.int64]) -> Mean:
+        """The mean of `values` [prompts], of the questions `question_of` [prompts]."""
+        known, places = np.unique(question_of, return_inverse=True)
+        n, n_prompts = len(known), len(values)
+        if not n:
+            return cls(None, None, 0, 0)
+        mean = float(values.mean())
+        residuals = np.bincount(places, values - mean, n)
+        variance = float(np.square(residuals).sum()) / n_prompts**2
+        stderr = math.sqrt(n / (n - 1) * variance) if n > 1 else None
+        return cls(mean, stderr, n_prompts, n)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Some neurons at some questions.
+
+    Attributes:
+        questions: what was asked.
+        attributions: [questions, neurons] float64, log-nats, summed over a question's prompts.
+        activations: [prompts, neurons] float64, at the scored position.
+        right: [prompts] bool, whether the likeliest option is the gold one.
+        question_of: [prompts] int64, the question's place.
+    """
+
+    questions: tuple[Question, ...]
+    attributions: NDArray[np.float64]
+    activations: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    question_of: NDArray[np.int64]
+
+    def share_positive(self, neuron: int) -> float:
+        """Share of the prompts on which the neuron's activation is above 0."""
+        return float((self.activations[:, neuron] > 0).mean())
+
+    def mean_activation(self, neuron: int, right: bool) -> Mean:
+        """Of the prompts that were answered right, or wrong."""
+        chosen = self.right == right
+        return Mean.of(self.activations[chosen, neuron], self.question_of[chosen])
+
+
+def gather(
+    attributing: Attributing, chosen: Sequence[Question], places: Sequence[Place]
+) -> Evidence:
+    """Ask the questions again, and keep what the neurons at `places` do.
+
+    Raises:
+        DocError: a number is not finite.
+    """
+    layers, indices = (list(each) for each in zip(*places, strict=True))
+    sums = np.zeros((len(chosen), len(places)))
+    rows, right, question_of = [], [], []
+    for index, found in attributing.again(chosen):
+        for prompt, each in zip(chosen[index].prompts, found, strict=True):
+            values = attributing.method.values(each)[layers, indices]
+            sums[index] += values.double().cpu().numpy()
+            rows.append(each.neurons[layers, indices].double().cpu().numpy())
+            right.append(is_right(each, prompt.gold))
+            question_of.append(index)
+    return Evidence(
+        tuple(chosen),
+        sums,
+        np.stack(rows),
+        np.array(right, dtype=bool),
+        np.array(question_of, dtype=np.int64),
+    )

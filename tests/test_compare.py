@@ -1,0 +1,224 @@
+"""Several methods at once, and `compare-methods` and `compare`, through the command line."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuronllm_eval import cli
+from neuronllm_eval.comparison import SWAPPED, compare
+from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.run_directory import RunDirectory, find_runs, read_lines
+from tests.cli_fixtures import (
+    QUICK,
+    assert_one_message,
+    call,
+    copy_of,
+    identify,
+    without_the_harness_tasks,
+)
+from tests.harness_fixtures import model_dir
+
+METHODS = ("ace", "qrnca", "tn")
+CONDITIONS = ("--conditions", "suppress_good,degrade,enhance")
+
+
+@pytest.fixture(autouse=True)
+def _quick_harness(monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+
+
+def flags(output: Path, *more: object) -> list[object]:
+    return ["compare-methods", *identify(output, *more)[1:], *CONDITIONS]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    output = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        without_the_harness_tasks(patch)
+        code, out, err = call(
+            *flags(output, "--method", ",".join(METHODS), "--top_k", "2,5", "--seeds", 0, 1)
+        )
+    assert code == 0, err
+    return output, out
+
+
+def test_each_method_has_a_run_of_its_own(compared):
+    output, _ = compared
+    for seed in (0, 1):
+        for method in METHODS:
+            (run,) = find_runs(output / f"seed_{seed}" / method)
+            neurons = NeuronSet.load(run.neurons)
+            assert neurons.provenance.method == method
+            assert (neurons.provenance.seed, neurons.top_k) == (seed, 5)
+            assert len({line["doc_id"] for line in read_lines(run.conditions)}) > 4
+    first, other = (
+        NeuronScores.load(output / f"seed_0/{method}/demo_topic") for method in ("ace", "tn")
+    )
+    assert not np.array_equal(first.score, other.score)
+
+
+def test_the_tables_are_what_the_runs_hold(compared):
+    output, out = compared
+    assert (output / "comparison.md").read_text() in out
+    found = json.loads((output / "comparison.json").read_text())
+    assert len(found["rows"]) == 2 * len(METHODS) * 2
+    assert {name.rsplit(" ", 1)[-1] for name in found["seconds"]} == {"demo_topic", *METHODS}
+    assert all(value > 0 for value in found["seconds"].values())
+    for row in found["rows"]:
+        path = output / f"seed_{row['seed']}" / row["method"] / row["task"]
+        run = RunDirectory(path)
+        table = DocTable.from_lines(read_lines(run.conditions), run.conditions, row["task"])
+        ending = "" if row["top_k"] == 5 else f".k{row['top_k']}"
+        right = {name: 100 * table.correct[name + ending].mean() for name in ("degrade", "enhance")}
+        unmasked = 100 * table.correct["unmasked"].mean()
+        assert row["accuracy"]["degrade"]["delta"] == pytest.approx(right["degrade"] - unmasked)
+        swapped = row["accuracy"][SWAPPED]
+        assert swapped["delta"] == pytest.approx(right["enhance"] - right["degrade"])
+        assert swapped["low"] <= swapped["delta"] <= swapped["high"]
+        if row["method"] == "tn":
+            assert row["n_bad"] == 0
+    ace = [r for r in found["rows"] if (r["method"], r["top_k"]) == ("ace", 5)]
+    deltas = [row["accuracy"]["degrade"]["delta"] for row in ace]
+    mean = f"{statistics.fmean(deltas):+.1f} ({min(deltas):+.1f} to {max(deltas):+.1f})"
+    assert mean in out
+
+
+def test_compare_reads_runs_that_are_there(compared, tmp_path):
+    output, _ = compared
+    folders = [output / "seed_0" / method for method in METHODS]
+    code, out, err = call("compare", *folders, "--output_path", tmp_path)
+    assert code == 0, err
+    rows = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    whole = json.loads((output / "comparison.json").read_text())["rows"]
+    assert rows == [row for row in whole if row["seed"] == 0]
+    assert f"written to {tmp_path}" in out
+    assert f"[{rows[0]['accuracy']['degrade']['low']:+.1f}, " in out  # of one run, its interval
+
+
+def test_what_is_no_comparison_is_refused(compared, tmp_path):
+    output, _ = compared
+    run = RunDirectory(output / "seed_0" / "ace" / "demo_topic")
+    twin = copy_of(run, tmp_path / "twin")
+    assert_one_message(call("compare", run.path, twin.path), 1, "two of the runs", "each once")
+    twin.conditions.unlink()
+    assert_one_message(call("compare", twin.path), 1, "is not validated", "neuronllm-eval validate")
+
+
+def test_methods_are_found_anew_as_before(tmp_path):
+    given = [*identify(tmp_path, "--method", ",".join(METHODS), "--top_k", 5)]
+    assert call(*given)[0] == 0
+    whole = {m: RunDirectory(tmp_path / m / "demo_topic").scores.read_bytes() for m in METHODS}
+    code, _, err = call(*given)
+    assert (code, "already holds a run" in err) == (2, True)
+    RunDirectory(tmp_path / "ace" / "demo_topic").neurons.unlink()
+    assert call(*given, "--overwrite")[0] == 0
+    for method in METHODS:
+        assert RunDirectory(tmp_path / method / "demo_topic").scores.read_bytes() == whole[method]
+
+
+def test_verify_computes_a_methods_scores_again(compared):
+    output, _ = compared
+    code, out, _ = call("verify", output / "seed_0" / "qrnca", "--limit", 4)
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if "scores computed again" in line)
+    assert "to the bit" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--method", "ace,ace"], ("method is 'ace,ace'", "each at most once")),
+        (["--method", "luck"], ("unknown method 'luck'", "ace, kn, qrnca")),
+        (["--method_args", "threshold=1"], ("no chosen method has a setting 'threshold'", "none")),
+        (
+            ["--method", "qrnca", "--method_args", "top_v=x"],
+            ("top_v of method qrnca is 'x'", "a whole number"),
+        ),
+        (["--method_args", "nonsense"], ("no chosen method has a setting 'nonsense'",)),
+    ],
+)
+def test_methods_that_cannot_be(tmp_path, more, parts):
+    assert_one_message(call(*identify(tmp_path, *more)), 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (["--seeds", 1, 1], ("seeds are 1 1", "each once")),
+        (["--seeds", -1], ("seeds are -1",)),
+        (["--models", "a"], ("--models and pretrained= in --model_args", "one of them")),
+    ],
+)
+def test_repeats_that_cannot_be(tmp_path, more, parts):
+    assert_one_message(call(*flags(tmp_path, *more)), 2, *parts)
+
+
+def test_models_in_turn(tmp_path):
+    given = [each for each in flags(tmp_path) if not str(each).startswith("pretrained=")]
+    given.remove("--model_args")
+    code, out, err = call(*given, "--models", model_dir(), "--method", "ace,random")
+    assert code == 0, err
+    found = [each.key.method for each in compare(find_runs(next(tmp_path.glob("*/ace"))))]
+    assert found == ["ace"]
+    assert out.count("| random ") == 3
+
+
+# --config ---------------------------------------------------------------------------------------
+
+
+def test_flags_from_a_file(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"tasks: [demo_topic]\nlimit: 4\ntop_k: 3\noverwrite: true\nresume: false\n"
+        f"model_args: {{pretrained: {model_dir()}, dtype: float32}}\nseed: 7\n"
+    )
+    output = tmp_path / "runs"
+    given = ["identify", "--config", config, "--output_path", output, "--seed", 3]
+    code, _, err = call(*given, "--device", "cpu")
+    assert code == 0, err
+    known = NeuronSet.load(output / "demo_topic" / "neurons.json")
+    assert known.top_k == 3
+    assert known.provenance.seed == 3  # the command line goes before
+    code, _, err = call(*given[1:], *QUICK, entry=cli.run_eval_main)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("task: demo", ("has 'task'", "flags of neuronllm-eval identify", "tasks")),
+        ("overwrite: 3", ("overwrite is 3", "true or false")),
+        ("- tasks", ("holds ['tasks']", "flags and their values")),
+        ("tasks: [", ("cannot be read", "check --config")),
+        ("limit: many", ("--limit", "identify --help")),
+    ],
+)
+def test_a_file_that_cannot_be(tmp_path, content, parts):
+    config = tmp_path / "run.yaml"
+    config.write_text(content)
+    assert_one_message(call("identify", "--config", config), 2, *parts)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    result = call("identify", f"--config={tmp_path / 'none.yaml'}")
+    assert_one_message(result, 2, "none.yaml", "check --config")
+    assert_one_message(call("identify", "--config"), 2, "--config names no file")
+
+
+def test_the_papers_recipe_is_one_that_can_be_run():
+    parser = cli.main_parser(cli.COMMANDS)
+    own = parser.commands["compare-methods"]
+    given = cli.with_config(["compare-methods", "--config", "recipes/paper.yaml"], own, 1)
+    options = parser.parse_args(given)
+    assert len(options.models) == 3
+    assert options.method == ["ace", "tn", "qrnca"]
+    assert (options.n_steps, options.n_proxies, options.enhance_scale) == (16, 3, 2)
+    plan = cli.arguments.condition_plan(options)
+    assert "degrade" in plan.names
