@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from neuronllm_eval import cli
+from neuronllm_eval import cli, methods
 from neuronllm_eval.comparison import SWAPPED, compare
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
@@ -222,3 +224,22 @@ def test_the_papers_recipe_is_one_that_can_be_run():
     assert (options.n_steps, options.n_proxies, options.enhance_scale) == (16, 3, 2)
     plan = cli.arguments.condition_plan(options)
     assert "degrade" in plan.names
+
+
+def test_the_docs_method_of_ones_own_runs(tmp_path, monkeypatch):
+    text = Path("docs/extending.md").read_text(encoding="utf-8")
+    path = tmp_path / "my_methods.py"
+    path.write_text(text.split("```python\n", 1)[1].split("```", 1)[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        importlib.import_module("my_methods")
+        output = tmp_path / "runs"
+        given = flags(output, "--method", "ace,activation_share", "--method_args", "power=2.0")
+        code, out, err = call(*given)
+        assert code == 0, err
+        assert out.count("| activation_share ") == 3
+        known = NeuronSet.load(output / "activation_share" / "demo_topic")
+        assert known.provenance.method_args == '{"power": 2.0}'
+    finally:
+        methods.METHODS.pop("activation_share", None)
+        sys.modules.pop("my_methods", None)
