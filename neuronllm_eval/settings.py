@@ -23,7 +23,6 @@ OVERLAP = ("refuse", "drop")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "overlap": OVERLAP,
     "engine": tuple(ENGINES),
-    "method": tuple(METHODS),
     "quadrature": (AUTO_QUADRATURE, *QUADRATURES),
     "ambiguous": AMBIGUOUS,
     "positions": POSITIONS,
@@ -102,10 +101,10 @@ class RunSettings:
                     expected=str(hints[name]).replace("<class ", "").replace(">", ""),
                     remedy="run identify again",
                 )
-            if value not in _CHOICES.get(name, (value,)):
+            if value not in _choices().get(name, (value,)):
                 raise ArtifactError(
                     f"{path}: settings.{name} is {value!r:.100}",
-                    expected=" or ".join(_CHOICES[name]),
+                    expected=" or ".join(_choices()[name]),
                     remedy="run identify again",
                 )
         try:
@@ -132,6 +131,11 @@ class RunSettings:
                     remedy="run identify again, with --include_path",
                 )
         return cls(**{**settings, "include_path": tuple(settings["include_path"])})
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    """What settings may be, methods of the user's own among them."""
+    return {**_CHOICES, "method": tuple(METHODS)}
 
 
 def read_doc_counts(path: Path) -> dict[str, Any]:
