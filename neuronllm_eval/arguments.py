@@ -28,6 +28,7 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.method_arguments import add_method_flags, chosen_methods
 from neuronllm_eval.neurons import AMBIGUOUS
+from neuronllm_eval.positions import POSITIONS, SCORED
 from neuronllm_eval.precision import ATTRIBUTION_DTYPES
 from neuronllm_eval.preparation import quadrature_of
 from neuronllm_eval.prompt_style import LETTER_STYLES
@@ -234,6 +235,12 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
     add_aqua_flags(parser)
     how = parser.add_argument_group("attribution and selection")
     add_method_flags(how)
+    add_positions(
+        how,
+        RunSettings.positions,
+        "where neurons are chosen, and with run_eval.py where they are suppressed and enhanced: at "
+        "the positions whose logits are scored, or at all (slow, but for --method gradxact and tn)",
+    )
     how.add_argument(
         "--quadrature",
         choices=[AUTO_QUADRATURE, *QUADRATURES],
@@ -270,6 +277,12 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         help="type of the model's weights while neurons are chosen; they are judged with the model "
         "as it is loaded (default: auto, the model's own)",
     )
+
+
+def add_positions(parser: argparse._ActionsContainer, default: str | None, what: str) -> None:
+    """`--positions`; `what` says what happens there."""
+    help_text = f"{what} (default: {default or 'where they were chosen'})"
+    parser.add_argument("--positions", choices=POSITIONS, default=default, help=help_text)
 
 
 def add_aqua_flags(parser: argparse.ArgumentParser) -> None:
@@ -352,6 +365,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         engine=options.engine or "auto",
         method=first.name,
         method_args=dataclasses.asdict(first),
+        positions=options.positions,
         quadrature=options.quadrature,
         n_steps=options.n_steps,
         top_z=options.top_z,
@@ -440,7 +454,15 @@ def condition_plan(options: argparse.Namespace) -> ConditionPlan:
         seed=_seed(options),
         scales=Scales(options.suppress_scale, options.enhance_scale),
         sweep=Sweep(_numbers("top_k", options.top_k), _numbers("scale", options.scale)),
+        positions=options.positions or SCORED,
     )
+
+
+def plan_for(
+    plan: ConditionPlan, options: argparse.Namespace, settings: RunSettings
+) -> ConditionPlan:
+    """The plan for a run: its conditions act where the neurons were chosen, if not said."""
+    return dataclasses.replace(plan, positions=options.positions or settings.positions)
 
 
 def _seed(options: argparse.Namespace) -> int:

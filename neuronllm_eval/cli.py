@@ -280,7 +280,11 @@ def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPla
     estimates: list[Estimate] = []
     # A number of neurons that one of the runs does not have is refused before any is judged.
     runs = [
-        (run, settings, *plan.over(load_neurons(run, settings)))
+        (
+            run,
+            settings,
+            *arguments.plan_for(plan, options, settings).over(load_neurons(run, settings)),
+        )
         for run in find_runs(Path(options.run_dir))
         for settings in [RunSettings.load(run.settings)]
     ]

@@ -20,6 +20,7 @@ from neuronllm_eval.attention_masks import mask_styles
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.exactness import Unlike, disagreement, unlike_plain
 from neuronllm_eval.fan_out import ROWS_PER_PROMPT, FanOutEngine, Savings
+from neuronllm_eval.positions import ALL, SCORED
 from neuronllm_eval.prefix import common_length, group_by_stem
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.replay import ReplayEngine
@@ -36,6 +37,7 @@ def build_engine(
     prompts: Sequence[Prompt],
     name: str = "auto",
     n_nodes: int = 0,
+    positions: str = SCORED,
 ) -> Engine:
     """The engine to use for these prompts.
 
@@ -46,6 +48,7 @@ def build_engine(
         name: `auto` takes fan-out where it is exact; `fan_out` or `replay` insist.
         n_nodes: nodes of the path integrals it will compute; a pass has room for them. 0 if it
             will only score: then gradients are not checked.
+        positions: that are edited, one of `positions.POSITIONS`; fan-out edits the scored one.
 
     Raises:
         UsageError: unknown name, or `fan_out` insisted on where it is not exact.
@@ -54,8 +57,14 @@ def build_engine(
         raise UsageError(
             f"unknown engine {name!r}", expected=" or ".join(ENGINES), remedy="check --engine"
         )
-    replay = ReplayEngine(model, layers)
-    if name == "replay":
+    replay = ReplayEngine(model, layers, positions=positions)
+    if name == "fan_out" and positions == ALL:
+        raise UsageError(
+            "the fan-out engine with positions=all",
+            expected="positions=scored: edits of earlier tokens change what later ones see",
+            remedy="use --engine auto or replay with --positions all",
+        )
+    if name == "replay" or positions == ALL:
         return replay
     reasons: list[str] = []
     level = logging.INFO

@@ -20,8 +20,8 @@ from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.hub import SCHEME, Reference, fetch
 from neuronllm_eval.near_folders import folders_near, one_of
 from neuronllm_eval.neurons import NEURONS_FILE, NeuronSet
+from neuronllm_eval.positions import POSITIONS, SCORED
 
-POSITIONS = ("scored", "all")
 # The arguments of `MaskOptions.read`, which are those of `NeuronMaskedLM`.
 NAMES = ("neurons", "condition", "scale", "suppress_scale", "enhance_scale", "top_k", "positions",
          "fast")  # fmt: skip
@@ -58,7 +58,7 @@ class MaskOptions:
         suppress_scale: float | None = None,
         enhance_scale: float | None = None,
         top_k: int | None = None,
-        positions: str = "scored",
+        positions: str = SCORED,
         fast: bool = True,
     ) -> MaskOptions:
         """Check the arguments, and read the neurons.

@@ -33,6 +33,7 @@ from neuronllm_eval.hf_loading import readable_loading, require_model_args
 from neuronllm_eval.mask_options import MaskOptions
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.positions import ALL, SCORED
 from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.ranks import meet, other_ranks_needed, share_docs
 from neuronllm_eval.same_model import has_other_weights, require_same_shape
@@ -77,7 +78,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         suppress_scale: float | None = None,
         enhance_scale: float | None = None,
         top_k: int | None = None,
-        positions: str = "scored",
+        positions: str = SCORED,
         fast: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -113,7 +114,7 @@ class NeuronMaskedLM(MaskedScoringLM):
             warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
         if self.neuron_set is not None and self.condition != UNMASKED:
             factors = condition_scales(self.neuron_set, self.condition, self.scales)
-            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == "all")
+            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
         share_docs(self)
 
     def all_gather(self, tensor: Tensor) -> Tensor:

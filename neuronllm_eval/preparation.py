@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from neuronllm_eval.attribution import (
     Quadrature,
     attribute,
     choose_quadrature,
+    takes_one_pass,
 )
 from neuronllm_eval.batch_sizes import Pass, auto_batch_size, in_batches
 from neuronllm_eval.conditions import CONDITIONS
@@ -33,6 +35,7 @@ from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.methods import Method, make_method
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.positions import ALL
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.ranks import own_rank
@@ -94,11 +97,26 @@ def prepare_identification(
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
-    engine = build_engine(model.lm.model, layers, questions.prompts, settings.engine, most)
-    quadrature = _quadrature(settings, questions, engine, target)
-    passes = Pass(quadrature.n_copies, gradients=True)
+    engine = build_engine(
+        model.lm.model, layers, questions.prompts, settings.engine, most, settings.positions
+    )
+    how = IdentificationSettings(methods, top_z=settings.top_z, positions=settings.positions)
+    one_pass = takes_one_pass(engine, how.quantities)
+    if one_pass and settings.quadrature == AUTO_QUADRATURE:
+        quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
+    else:
+        quadrature = _quadrature(settings, questions, engine, target)
+    passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
-    how = IdentificationSettings(methods, quadrature, settings.top_z, batch_size)
+    how = replace(how, quadrature=quadrature, batch_size=batch_size)
+    if settings.positions == ALL and not one_pass:
+        logger.warning(
+            "%s: integrating at all positions takes full passes for each of %d layers and %d "
+            "nodes of every prompt; --method gradxact takes one",
+            settings.task,
+            layers.n_layers,
+            quadrature.n_steps,
+        )
     return how, Stage(
         task=settings.task,
         name="identify",
@@ -213,7 +231,20 @@ def prepare_validation(
         directory: of the run.
         settle: which batch size it is to be, given how one is chosen.
     """
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    engine = build_engine(
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        positions=plan.positions,
+    )
+    if plan.positions == ALL:
+        logger.warning(
+            "%s: at all positions each of %d conditions takes a full pass of every prompt; fewer "
+            "--n_random take less",
+            settings.task,
+            len(plan.names),
+        )
     passes = Pass(len(plan.names), gradients=False)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
     docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]

@@ -138,6 +138,7 @@ def validation_identity(
         **{name: value for name, value in known.items() if name not in _RESOLVED},
         "conditions": plan.names,
         "scales": dataclasses.asdict(plan.scales),
+        "positions": plan.positions,  # where they are applied; the neurons say where chosen
         "neurons": digest(neurons.to_json()),
     }
 

@@ -66,7 +66,10 @@ def validate_task(
     )
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
-    judged = {**judged_with(neurons.top_k, plan.scales), "docs": doc_counts(questions)}
+    judged = {
+        **judged_with(neurons.top_k, plan.scales, plan.positions),
+        "docs": doc_counts(questions),
+    }
     if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, judged, questions)):
         return
     stage = prepare_validation(
@@ -131,13 +134,13 @@ def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -
         )
 
 
-def judged_with(top_k: int, scales: Scales) -> dict[str, Any]:
+def judged_with(top_k: int, scales: Scales, positions: str) -> dict[str, Any]:
     """Which of a run's neurons a validation judged, and how, as validation.json has it."""
     return {
         "top_k": top_k,
         "suppress_scale": scales.suppress,
         "enhance_scale": scales.enhance,
-        "positions": "scored",
+        "positions": positions,
     }
 
 
@@ -199,6 +202,7 @@ def write_results(
         mask: dict[str, Any] = {"condition": name}
         if name != UNMASKED:
             parts = ConditionName.parse(name)
-            judged = judged_with(parts.top_k or neurons.top_k, parts.scales(plan.scales))
+            top_k, scales = parts.top_k or neurons.top_k, parts.scales(plan.scales)
+            judged = judged_with(top_k, scales, plan.positions)
             mask |= {"neurons": str(run.path), **judged}
         write_result(run.result(name), metrics, context, mask)

@@ -167,7 +167,7 @@ def check_questions(
         for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
             gaps.append(_difference(one, there))
         gap = record.completeness_gap[attributing.method.name]
-        gaps.append(abs(gap - float(line["completeness_gap"])))
+        gaps.append(_gap_difference(gap, line["completeness_gap"]))
 
     identify(attributing.engine, chosen, attributing.how, compare)
     checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
@@ -228,7 +228,13 @@ def check_conditions(
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
     some = next(iter(next(iter(lines.values())).values()))
     names = list(some["loglikelihoods"])
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    engine = build_engine(
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        positions=record.positions,
+    )
     factors = condition_factors(names, neurons, record.scales)
     batch_size = settings.batch_size_or(lambda: record.batch_size)
     docs = score_conditions(engine, chosen, factors, batch_size, lambda _: None)
@@ -249,6 +255,13 @@ def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
     if len(ones) != len(others):
         return float("inf")
     return float(np.abs(np.asarray(ones) - np.asarray(others)).max())
+
+
+def _gap_difference(one: float | None, other: float | None) -> float:
+    """Of two completeness gaps; infinite where only one is measured."""
+    if one is None or other is None:
+        return 0.0 if one is other else float("inf")
+    return abs(one - float(other))
 
 
 def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine: Engine) -> Check:
