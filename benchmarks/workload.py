@@ -26,6 +26,7 @@ from neuronllm_eval.attribution import Attribution, Quadrature, attribute
 from neuronllm_eval.fan_out import FanOutEngine, Savings
 from neuronllm_eval.masked_lm import NeuronMaskedLM
 from neuronllm_eval.neurons import Neuron, NeuronSet, Provenance
+from neuronllm_eval.positions import SCORED
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import OptionScores
 
@@ -127,8 +128,9 @@ def random_neurons(layers: FFNLayers) -> NeuronSet:
         )
         for sign, chosen in ((1.0, places[:n_each]), (-1.0, places[n_each:]))
     )
-    fillings: dict[str, Any] = {"str": "random", "int": 1, "float": 0.0}
+    fillings: dict[str, Any] = {"str": "random", "int": 1, "float | None": 0.0}
     provenance = {name: fillings[str(kind)] for name, kind in Provenance.__annotations__.items()}
+    provenance["positions"] = SCORED
     return NeuronSet(
         n_layers=layers.n_layers,
         width=layers.width,

@@ -23,6 +23,7 @@ from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from neuronllm_eval.adapter_source import HarnessSource
+from neuronllm_eval.adapter_words import PREFIX
 from neuronllm_eval.aqua_harness import AquaTask
 from neuronllm_eval.aqua_metrics import METRICS
 from neuronllm_eval.aqua_settings import split_settings, with_overrides
@@ -31,7 +32,6 @@ from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness_tasks import load_tasks, task_manager
 from neuronllm_eval.tasks_path import tasks_dir
 
-PREFIX = "aqua:"
 SOURCE_NAMES = ("harness_task", "harness_yaml", "include_path", "selection_split")
 _HARNESS_TASKS = Path(lm_eval.tasks.__file__).parent
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.method_arguments import add_method_flags, chosen_methods
 from neuronllm_eval.neurons import AMBIGUOUS
+from neuronllm_eval.positions import POSITIONS, SCORED
 from neuronllm_eval.precision import ATTRIBUTION_DTYPES
+from neuronllm_eval.preparation import quadrature_of
 from neuronllm_eval.prompt_style import LETTER_STYLES
 from neuronllm_eval.run_tasks import AQUA_NAMES
 from neuronllm_eval.settings import OVERLAP, RunSettings
@@ -46,6 +49,18 @@ class Parser(argparse.ArgumentParser):
     """
 
     commands: Mapping[str, argparse.ArgumentParser] = {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but a subcommand refuses what it does not know by itself."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, 1)
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}"
+                + (f" (perhaps {near[0]} is meant)" if near else "")
+            )
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, which argparse would print in its own form."""
@@ -220,6 +235,12 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
     add_aqua_flags(parser)
     how = parser.add_argument_group("attribution and selection")
     add_method_flags(how)
+    add_positions(
+        how,
+        RunSettings.positions,
+        "where neurons are chosen, and with run_eval.py where they are suppressed and enhanced: at "
+        "the positions whose logits are scored, or at all (slow, but for --method gradxact and tn)",
+    )
     how.add_argument(
         "--quadrature",
         choices=[AUTO_QUADRATURE, *QUADRATURES],
@@ -256,6 +277,12 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         help="type of the model's weights while neurons are chosen; they are judged with the model "
         "as it is loaded (default: auto, the model's own)",
     )
+
+
+def add_positions(parser: argparse._ActionsContainer, default: str | None, what: str) -> None:
+    """`--positions`; `what` says what happens there."""
+    help_text = f"{what} (default: {default or 'where they were chosen'})"
+    parser.add_argument("--positions", choices=POSITIONS, default=default, help=help_text)
 
 
 def add_aqua_flags(parser: argparse.ArgumentParser) -> None:
@@ -338,6 +365,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         engine=options.engine or "auto",
         method=first.name,
         method_args=dataclasses.asdict(first),
+        positions=options.positions,
         quadrature=options.quadrature,
         n_steps=options.n_steps,
         top_z=options.top_z,
@@ -346,7 +374,13 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         attribution_dtype=options.attribution_dtype,
     )
     require_counts(settings)
+    quadrature_of(settings)
     return settings
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Of these flags, the values that were given: they go before those of a run."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _aqua_values(options: argparse.Namespace) -> dict[str, Any]:
@@ -420,7 +454,15 @@ def condition_plan(options: argparse.Namespace) -> ConditionPlan:
         seed=_seed(options),
         scales=Scales(options.suppress_scale, options.enhance_scale),
         sweep=Sweep(_numbers("top_k", options.top_k), _numbers("scale", options.scale)),
+        positions=options.positions or SCORED,
     )
+
+
+def plan_for(
+    plan: ConditionPlan, options: argparse.Namespace, settings: RunSettings
+) -> ConditionPlan:
+    """The plan for a run: its conditions act where the neurons were chosen, if not said."""
+    return dataclasses.replace(plan, positions=options.positions or settings.positions)
 
 
 def _seed(options: argparse.Namespace) -> int:

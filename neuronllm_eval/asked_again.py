@@ -65,12 +65,6 @@ def sampled(
     return [known[names[place]] for place in sorted(order.tolist())], ""
 
 
-def run_batch_size(settings: RunSettings, neurons: NeuronSet) -> int:
-    """The number that is asked for, or the one that `auto` came to for the run."""
-    known = neurons.provenance.batch_size
-    return settings.batch_size if isinstance(settings.batch_size, int) else known
-
-
 @dataclass(frozen=True)
 class Attributing:
     """How a run attributes its prompts.
@@ -102,11 +96,19 @@ class Attributing:
         """
         rule = Quadrature(settings.quadrature, settings.n_steps)
         engine = build_engine(
-            model.lm.model, model.layers, questions.prompts, settings.engine, rule.n_steps or 1
+            model.lm.model,
+            model.layers,
+            questions.prompts,
+            settings.engine,
+            rule.n_steps or 1,
+            settings.positions,
         )
         method = make_method(settings.method, settings.method_args)
-        batch_size = run_batch_size(settings, neurons)
-        return cls(engine, IdentificationSettings((method,), rule, settings.top_z, batch_size))
+        batch_size = settings.batch_size_or(lambda: neurons.provenance.batch_size)
+        how = IdentificationSettings(
+            (method,), rule, settings.top_z, batch_size, settings.positions
+        )
+        return cls(engine, how)
 
     def again(self, chosen: Sequence[Question]) -> Iterator[tuple[int, list[Attributions]]]:
         """Each question's place, and what its prompts say, in order.

@@ -1,12 +1,16 @@
-"""Integrated gradients of every FFN neuron at the scored position, and how complete they are.
+"""Integrated gradients of every FFN neuron, and how complete they are.
 
 For a prompt with option target F and unedited neurons h_l of layer l (paper, ACE; Sundararajan et
 al. 2017 for the integral), one layer at a time and from a zero start point:
 
 1. attribution(l, i) = h_l,i * integral over alpha in (0, 1] of dF(alpha h_l) / dh_l,i
 2. the integral is a quadrature rule over a few nodes alpha_k;
+   Engines of all positions scale h_l at every position together and sum over positions;
 3. completeness: sum over i of attribution(l, i) = F(h_l) - F(0), up to the rule's error. The
    completeness gap reports that error for every prompt and layer.
+
+Gradient times activation at all positions takes one pass for all layers; there F(0), which would
+take one more pass for each layer, is not computed, and the gap is not measured.
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ import torch
 from torch import Tensor
 
 from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.positions import ALL
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import (
     Engine,
     Integrand,
     PathIntegral,
+    PathIntegrals,
     Target,
     option_cross_entropy,
 )
@@ -59,7 +65,7 @@ AUTO_QUADRATURE = "auto"
 # `auto` leaves Gauss-Lobatto where its gaps exceed this many times Gauss-Legendre's and this share
 # of the change that attributions add up to. An unsound gradient exceeds both a hundredfold.
 _MUCH_LARGER, _SHARE = 4.0, 0.01
-_N_PROBES = 4
+N_PROBES = 4
 # Why a doc is set aside.
 NOT_FINITE = "NaN or infinite numbers"
 
@@ -131,15 +137,21 @@ class Attribution(NamedTuple):
 
     Attributes:
         values: [layers, neurons] float32, in units of F (log-nats of `option_cross_entropy`).
-        completeness_gap: [layers] float32, |sum of values - target_change|.
+        completeness_gap: [layers] float32, |sum of values - target_change|; None if not measured.
         loglikelihoods: [options] float32 of the unedited prompt, log-nats.
-        target_change: [layers] float32, F(h_l) - F(0).
+        target_change: [layers] float32, F(h_l) - F(0); None if not measured.
     """
 
     values: Tensor
-    completeness_gap: Tensor
+    completeness_gap: Tensor | None
     loglikelihoods: Tensor
-    target_change: Tensor
+    target_change: Tensor | None
+
+    def gaps(self) -> tuple[Tensor, Tensor]:
+        """Completeness gap and change of the target, where they are measured."""
+        assert self.completeness_gap is not None
+        assert self.target_change is not None
+        return self.completeness_gap, self.target_change
 
 
 class Attributions(NamedTuple):
@@ -147,7 +159,7 @@ class Attributions(NamedTuple):
 
     Attributes:
         of: by quantity, the first of which the prompt's record is about.
-        neurons: [layers, neurons] float32, the activations at the last context token.
+        neurons: [layers, neurons] float32, the activations (`PathIntegrals`).
     """
 
     of: dict[Quantity, Attribution]
@@ -168,7 +180,11 @@ Probe = Callable[[Sequence[Prompt], Quadrature], list[Attribution]]
 
 
 def choose_quadrature(
-    compute: Probe, prompts: Sequence[Prompt], name: str, n_steps: int | None
+    compute: Probe,
+    prompts: Sequence[Prompt],
+    name: str,
+    n_steps: int | None,
+    n_probes: int = N_PROBES,
 ) -> Quadrature:
     """The rule of this name; of `auto` the cheapest that these prompts find sound.
 
@@ -180,6 +196,7 @@ def choose_quadrature(
         prompts: of the run.
         name: one of `QUADRATURES`, or `auto`.
         n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
+        n_probes: how many of the prompts decide, at most.
 
     Raises:
         UsageError: as `Quadrature`.
@@ -189,16 +206,16 @@ def choose_quadrature(
     lobatto = Quadrature("gauss_lobatto", n_steps)
     assert lobatto.n_steps is not None
     legendre = Quadrature("gauss_legendre", lobatto.n_steps - 1)
-    step = max(1, len(prompts) // _N_PROBES)
-    probes = list(prompts)[::step][:_N_PROBES]
+    step = max(1, len(prompts) // n_probes)
+    probes = list(prompts)[::step][:n_probes]
     pairs = list(zip(compute(probes, lobatto), compute(probes, legendre), strict=True))
     # A doc that is not finite by either rule says nothing of them.
     both = [pair for pair in pairs if is_finite(pair[0]) and is_finite(pair[1])]
     against = any(is_finite(other) and not is_finite(one) for one, other in pairs)
     if against or not both:
         return legendre
-    gap, other_gap = (sum(float(pair[k].completeness_gap.sum()) for pair in both) for k in (0, 1))
-    change = sum(float(other.target_change.abs().sum()) for _, other in both)
+    gap, other_gap = (sum(float(pair[k].gaps()[0].sum()) for pair in both) for k in (0, 1))
+    change = sum(float(other.gaps()[1].abs().sum()) for _, other in both)
     return legendre if gap > max(_MUCH_LARGER * other_gap, _SHARE * change) else lobatto
 
 
@@ -244,6 +261,11 @@ def attribute_all(
         quadrature: rule for the path integrals.
         quantities: at least one. Their numbers may be NaN or infinite.
     """
+    if takes_one_pass(engine, quantities):
+        nodes = torch.ones(1)
+        integrands = [Integrand(each.target, nodes) for each in quantities]
+        found = engine.integrate_all(prompts, nodes, integrands)
+        return [_attributions(each, quantities, _without_gap) for each in found]
     nodes, weights = quadrature.rule()
     ends = torch.zeros(1), torch.ones(1)
     if nodes[0] > 0:  # a node at alpha = 0 gives F(0), which the completeness gap needs
@@ -253,15 +275,29 @@ def attribute_all(
     at_one = torch.zeros_like(nodes)
     at_one[-1] = 1.0
     integrands = [Integrand(each.target, weights if each.path else at_one) for each in quantities]
-    return [
-        Attributions(
-            dict(zip(quantities, map(_attribution, found.integrals), strict=True)), found.neurons
-        )
-        for found in engine.integrate_all(prompts, nodes, integrands)
-    ]
+    found = engine.integrate_all(prompts, nodes, integrands)
+    return [_attributions(each, quantities, _with_gap) for each in found]
 
 
-def _attribution(integral: PathIntegral) -> Attribution:
+def takes_one_pass(engine: Engine, quantities: Sequence[Quantity]) -> bool:
+    """Whether one pass serves all layers: all positions are edited, and no path is integrated."""
+    return engine.positions == ALL and not any(quantity.path for quantity in quantities)
+
+
+def _attributions(
+    found: PathIntegrals,
+    quantities: Sequence[Quantity],
+    attribution: Callable[[PathIntegral], Attribution],
+) -> Attributions:
+    each = map(attribution, found.integrals)
+    return Attributions(dict(zip(quantities, each, strict=True)), found.neurons)
+
+
+def _without_gap(integral: PathIntegral) -> Attribution:
+    return Attribution(integral.attribution, None, integral.loglikelihoods, None)
+
+
+def _with_gap(integral: PathIntegral) -> Attribution:
     change = integral.target - integral.node_targets[:, 0]
     gap = (integral.attribution.sum(-1) - change).abs()
     return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
@@ -269,7 +305,7 @@ def _attribution(integral: PathIntegral) -> Attribution:
 
 def is_finite(attribution: Attribution) -> bool:
     """Whether there is neither NaN nor infinity anywhere."""
-    return all(bool(torch.isfinite(each).all()) for each in attribution)
+    return all(bool(torch.isfinite(each).all()) for each in attribution if each is not None)
 
 
 def not_finite(prompt: Prompt, found: Attribution | Attributions) -> DocError | None:

@@ -53,10 +53,13 @@ class Pass:
         n_copies: copies of each prompt's last token: those of every layer if gradients are taken,
             else the conditions.
         gradients: whether it is one of attribution.
+        whole_prompts: whether whole prompts go through the model instead of copies of their last
+            tokens, with gradients (`one_pass`).
     """
 
     n_copies: int
     gradients: bool
+    whole_prompts: bool = False
 
     def rows(self, n_layers: int, batch_size: int) -> list[int]:
         """[layers] copies of one prompt that go through each layer, in the largest pass.
@@ -145,17 +148,21 @@ def batch_bytes(
     return batch_size * sizes.n_bytes * max(prefill, copies)
 
 
-def replay_bytes(model: nn.Module, layers: FFNLayers, n_tokens: int, passes: Pass) -> int:
+def replay_bytes(
+    model: nn.Module, layers: FFNLayers, n_tokens: int, passes: Pass, batch_size: int = 1
+) -> int:
     """About how much memory a pass of the replay engine takes, beside the weights.
 
     Args:
         model: a Hugging Face causal LM.
         layers: its FFN down-projections.
-        n_tokens: length of the prompts, which go one by one.
+        n_tokens: length of the prompts.
         passes: what a pass holds.
+        batch_size: prompts; they go one by one, but where a pass has whole ones.
     """
     sizes = _Sizes.of(model, layers)
-    n_rows = max(1, min(SEQUENCES_PER_PASS, TOKENS_PER_PASS // n_tokens, passes.n_copies))
+    wanted = batch_size if passes.whole_prompts else passes.n_copies
+    n_rows = max(1, min(SEQUENCES_PER_PASS, TOKENS_PER_PASS // n_tokens, wanted))
     kept = layers.n_layers if passes.gradients else 1
     row = kept * sizes.layer(n_tokens, n_tokens)
     row += n_tokens * sizes.vocabulary * (2 if passes.gradients else 1)
@@ -177,9 +184,12 @@ def auto_batch_size(
     room = _USABLE * free_memory(next(model.parameters()).device)
 
     def needed(size: int) -> int:
+        if passes.whole_prompts:
+            return replay_bytes(model, layers, longest, passes, size)
         return batch_bytes(model, layers, longest, size, passes)
 
-    size = next((n for n in range(LARGEST_BATCH, 1, -1) if needed(n) <= room), 1)
+    largest = SEQUENCES_PER_PASS if passes.whole_prompts else LARGEST_BATCH
+    size = next((n for n in range(largest, 1, -1) if needed(n) <= room), 1)
     logger.info("batch size %d: about %.0f MiB", size, needed(size) / 2**20)
     return size
 

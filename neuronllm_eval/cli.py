@@ -1,6 +1,7 @@
 """The command line: `neuronllm-eval identify | validate | report | ...`, and `run_eval.py`.
 
-Flags carry lm_eval's names where lm_eval has them (`arguments.py`). Only this module prints.
+Flags carry lm_eval's names where lm_eval has them (`arguments.py`). Only this module prints, and
+`__main__`, which refuses some commands before this one is imported.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import torch
 import transformers
 
 from neuronllm_eval import arguments, export_command, hub_command
-from neuronllm_eval.adapter import PREFIX, write_yaml
+from neuronllm_eval.adapter import write_yaml
 from neuronllm_eval.compare_command import compare_finished, compare_methods
 from neuronllm_eval.config_file import with_config
-from neuronllm_eval.errors import ArtifactError, NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
 from neuronllm_eval.explain_command import explain
@@ -38,6 +39,7 @@ from neuronllm_eval.ranks import OtherRankFailed, Ranks, own_rank
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
+from neuronllm_eval.run_command import run_lm_eval
 from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `neuronllm-eval`; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["run"]:
-        return _guarded(lambda: _run_lm_eval(given[1:]))
+        return _guarded(lambda: run_lm_eval(given[1:]))
 
     def execute() -> int:
         parser = main_parser(COMMANDS)
@@ -92,11 +94,14 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
         parser = run_eval_parser()
         options = parser.parse_args(with_config(given, parser, 0))
         options.command = ("run_eval.py", *given)
-        if given in ([], ["--dry_run"]):
+        is_demo = given in ([], ["--dry_run"])
+        if is_demo:
             options.limit, options.batch_size = DEMO_LIMIT, DEMO_BATCH_SIZE
             options.output_path, options.overwrite = DEMO_OUTPUT, True
             torch.set_num_threads(1)  # the embedded model is too small to share out
         _set_up_logging(options.verbosity)
+        if is_demo and not options.dry_run and Path(DEMO_OUTPUT).is_dir():
+            logger.warning("%s: the demo that was there is replaced", DEMO_OUTPUT)
         return _identify(options, validate=True)
 
     return _guarded(execute)
@@ -120,14 +125,14 @@ def _guarded(action: Callable[[], int]) -> int:
         if rank:
             time.sleep(_FIRST_WORD)
         print(f"{mark}error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return error.exit_code
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
         print(
             f"{mark}error: {error.filename or 'a file'} cannot be written: {error.strerror}.\n"
             "Expected: a disk with room, that can be written.\n"
-            "Remedy: make room, then repeat the command: it goes on.",
+            "Remedy: make room, or let it be written, then repeat the command: it goes on.",
             file=sys.stderr,
         )
         return 1
@@ -185,6 +190,7 @@ def _identify(
     if plan is None:
         arguments.require_one_top_k(options)
     settings = arguments.run_settings(options)
+    RunDirectory(Path(options.output_path or DEFAULT_OUTPUT)).require_writable()
     with _launched(options) as launch:
         return _identify_in(
             launch, options, settings, plan, show, {} if seconds is None else seconds
@@ -270,20 +276,22 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPlan) -> int:
-    given = {
-        name: value
-        for name in ("batch_size", "device", "limit", "engine")
-        if (value := getattr(options, name)) is not None
-    }
+    given = arguments.given(options, "batch_size", "device", "limit", "engine")
     model, loaded = None, None
     estimates: list[Estimate] = []
     # A number of neurons that one of the runs does not have is refused before any is judged.
     runs = [
-        (run, settings, *plan.over(load_neurons(run, settings)))
+        (
+            run,
+            settings,
+            *arguments.plan_for(plan, options, settings).over(load_neurons(run, settings)),
+        )
         for run in find_runs(Path(options.run_dir))
         for settings in [RunSettings.load(run.settings)]
     ]
     if not options.dry_run:
+        for run, _, _, _ in runs:
+            run.require_writable()
         _take_locks(launch, [run for run, _, _, _ in runs])
     goes_on = launch.ranks.on_first(lambda: any(validation_goes_on(run) for run, _, _, _ in runs))
     launch = dataclasses.replace(launch, keep=(launch.keep or goes_on) and not launch.overwrite)
@@ -335,11 +343,7 @@ def _verify(options: argparse.Namespace) -> int:
     sound = True
     for run in find_runs(Path(options.run_dir)):
         kept = RunSettings.load(run.settings)
-        given = {
-            name: value
-            for name in ("batch_size", "device", "engine")
-            if (value := getattr(options, name)) is not None
-        }
+        given = arguments.given(options, "batch_size", "device", "engine")
         settings = dataclasses.replace(kept, **given)
         arguments.require_counts(dataclasses.replace(settings, limit=options.limit))
         arguments.require_trust(settings, options.trust_remote_code)
@@ -374,39 +378,6 @@ def _make_tasks(options: argparse.Namespace) -> int:
     folder = Path(options.output_path)
     for path in write_yaml(options.task, folder, options.include_path, overrides):
         print(path)
-    return 0
-
-
-def _run_lm_eval(given: list[str]) -> int:
-    """lm_eval's command line with `neuronllm` registered, and the packaged tasks known."""
-    from lm_eval.__main__ import cli_evaluate
-
-    adapted = [name for word in given for name in word.split(",") if name.startswith(PREFIX)]
-    if adapted:
-        raise UsageError(
-            f"lm_eval does not know {adapted[0]}",
-            expected="tasks that are written down",
-            remedy=f"run `neuronllm-eval tasks make {adapted[0].removeprefix(PREFIX)} "
-            "--output_path DIR`, and pass --include_path DIR",
-        )
-    if not any(word.split("=")[0] == "--include_path" for word in given):
-        given = [*given, "--include_path", str(tasks_dir())]
-    before = sys.argv
-    sys.argv = ["neuronllm-eval run", "run", *given]
-    try:
-        cli_evaluate()
-    except NeuronLLMError:
-        raise
-    except Exception as error:  # whatever lm_eval raises: all that runs here is its own
-        logger.debug("lm_eval stopped", exc_info=True)
-        raise TaskError(
-            f"lm_eval stopped: {type(error).__name__}: {error}",
-            expected="a model that can be loaded and tasks that lm_eval knows",
-            remedy="check the arguments; `lm_eval ls tasks` lists the harness's tasks, and "
-            "--include_path adds a folder; of several processes, each needs a doc at least",
-        ) from error
-    finally:
-        sys.argv = before
     return 0
 
 

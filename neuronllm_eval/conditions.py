@@ -97,8 +97,12 @@ class ConditionName:
     seed: int | None = None
 
     @classmethod
-    def parse(cls, name: str) -> ConditionName:
+    def parse(cls, name: str, where: str = "--conditions") -> ConditionName:
         """Take a name apart.
+
+        Args:
+            name: of a condition, a point of a sweep or a random control.
+            where: the name was given, for error messages.
 
         Raises:
             UsageError: it is no condition.
@@ -113,7 +117,7 @@ class ConditionName:
                 expected=", ".join(CONDITIONS)
                 + f", or one of them with .kCOUNT.xFACTOR (degrade and enhance: .kCOUNT), with "
                 f"{_CONTROL}SEED, or with both",
-                remedy="check condition or --conditions",
+                remedy=f"check {where}",
             )
         seed = parts["seed"]
         return cls(

@@ -18,8 +18,9 @@ from torch import nn
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.attention_masks import mask_styles
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.exactness import disagreement, unlike_plain
+from neuronllm_eval.exactness import Unlike, disagreement, unlike_plain
 from neuronllm_eval.fan_out import ROWS_PER_PROMPT, FanOutEngine, Savings
+from neuronllm_eval.positions import ALL, SCORED
 from neuronllm_eval.prefix import common_length, group_by_stem
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.replay import ReplayEngine
@@ -36,6 +37,7 @@ def build_engine(
     prompts: Sequence[Prompt],
     name: str = "auto",
     n_nodes: int = 0,
+    positions: str = SCORED,
 ) -> Engine:
     """The engine to use for these prompts.
 
@@ -46,6 +48,7 @@ def build_engine(
         name: `auto` takes fan-out where it is exact; `fan_out` or `replay` insist.
         n_nodes: nodes of the path integrals it will compute; a pass has room for them. 0 if it
             will only score: then gradients are not checked.
+        positions: that are edited, one of `positions.POSITIONS`; fan-out edits the scored one.
 
     Raises:
         UsageError: unknown name, or `fan_out` insisted on where it is not exact.
@@ -54,10 +57,17 @@ def build_engine(
         raise UsageError(
             f"unknown engine {name!r}", expected=" or ".join(ENGINES), remedy="check --engine"
         )
-    replay = ReplayEngine(model, layers)
-    if name == "replay":
+    replay = ReplayEngine(model, layers, positions=positions)
+    if name == "fan_out" and positions == ALL:
+        raise UsageError(
+            "the fan-out engine with positions=all",
+            expected="positions=scored: edits of earlier tokens change what later ones see",
+            remedy="use --engine auto or replay with --positions all",
+        )
+    if name == "replay" or positions == ALL:
         return replay
     reasons: list[str] = []
+    level = logging.INFO
     several = sum(not prompt.one_token_options for prompt in prompts)
     if several:
         reasons.append(f"{several} of {len(prompts)} prompts have options of several tokens")
@@ -78,10 +88,14 @@ def build_engine(
                 contexts=contexts,
                 rows_per_prompt=rows,
             )
-            fan_out, reason = _exact_savings(build, replay, probes, gradients=n_nodes > 0)
+            fan_out, unlike = _exact_savings(build, replay, probes, gradients=n_nodes > 0)
             if fan_out is not None:
+                if reasons:
+                    logger.log(level, "another mask is taken: %s", "; ".join(reasons))
                 return fan_out
-            reasons.append(f"mask style {style.value}: {reason}")
+            assert unlike is not None
+            reasons.append(f"mask style {style.value}: {unlike}")
+            level = max(level, unlike.log_level)
     reason = "; ".join(reasons)
     if name == "fan_out":
         raise UsageError(
@@ -98,7 +112,7 @@ def _exact_savings(
     replay: ReplayEngine,
     probes: Sequence[Prompt],
     gradients: bool,
-) -> tuple[FanOutEngine | None, str]:
+) -> tuple[FanOutEngine | None, Unlike | None]:
     """The engine that saves most among those that are exact on some prompts.
 
     Args:
@@ -108,7 +122,7 @@ def _exact_savings(
         gradients: whether it will compute path integrals.
 
     Returns:
-        the engine and an empty text, or None and why no savings and none at all are exact.
+        the engine and None, or None and why it is not exact even without savings.
     """
     fan_out = build(savings=Savings.LATE if gradients else Savings.STAIRCASE)
     unlike = disagreement(fan_out, replay, probes)
@@ -118,15 +132,19 @@ def _exact_savings(
             late, fan_out = unlike, build(savings=Savings.STAIRCASE)
             unlike = unlike_plain(fan_out, probes)
             if unlike is None:
-                logger.info("copies join at the layer that edits them, not behind it: %s", late)
+                logger.log(
+                    late.log_level,
+                    "copies join at the layer that edits them, not behind it: %s",
+                    late,
+                )
     if unlike is None:
-        return fan_out, ""
+        return fan_out, None
     fan_out = build(savings=Savings.NONE)
     reason = disagreement(fan_out, replay, probes)
     if reason is not None:
         return None, reason
     logger.warning("computing every token, row and logit: %s", unlike)
-    return fan_out, ""
+    return fan_out, None
 
 
 def _probe_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:

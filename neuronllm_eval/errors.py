@@ -14,7 +14,12 @@ class NeuronLLMError(Exception):
         found: what is wrong, naming the argument, file, task or doc at fault.
         expected: what would have been right.
         remedy: what the user can do about it.
+
+    Attributes:
+        exit_code: of the command that it ends.
     """
+
+    exit_code = 1
 
     def __init__(self, found: str, *, expected: str = "", remedy: str = "") -> None:
         self.found = found
@@ -29,7 +34,9 @@ class NeuronLLMError(Exception):
 
 
 class UsageError(NeuronLLMError):
-    """An argument or setting is not acceptable (exit code 2)."""
+    """An argument or setting is not acceptable."""
+
+    exit_code = 2
 
 
 class DocError(NeuronLLMError):

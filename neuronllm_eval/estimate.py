@@ -174,7 +174,7 @@ def stage_bytes(stage: Stage) -> int:
     engine, prompts = stage.engine, [p for each in stage.questions for p in each.prompts]
     longest = max(prompt.n_tokens for prompt in prompts)
     if isinstance(engine, ReplayEngine):
-        return replay_bytes(engine.model, engine.layers, longest, stage.passes)
+        return replay_bytes(engine.model, engine.layers, longest, stage.passes, stage.batch_size)
     most = max(len(question.prompts) for question in stage.questions)
     size = min(len(prompts), max(stage.batch_size, most))  # whole questions go together
     return batch_bytes(engine.model, engine.layers, longest, size, stage.passes)

@@ -6,8 +6,10 @@ nothing. What differs by no more than a few times the model's own rounding is th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +35,34 @@ GRADIENT_TOLERANCE = {
 # Late joining has to be this much nearer: what a layer does with its FFN's output could change a
 # little of it, and the next way is nearly as cheap.
 STRICTNESS = 1 / 3
+# A context, and the options behind it: of each the first token's logit is compared.
+Read = tuple[Sequence[int], Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """Why a way to compute is not taken.
+
+    Attributes:
+        text: what differs by how much, or the error.
+        raised: whether it is an error: then it may be a fault rather than what the model is like.
+    """
+
+    text: str
+    raised: bool = False
+
+    @property
+    def log_level(self) -> int:
+        """At which a way that is nearly as good is reported."""
+        return logging.WARNING if self.raised else logging.INFO
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def disagreement(
     fan_out: FanOutEngine, replay: ReplayEngine, prompts: Sequence[Prompt]
-) -> str | None:
+) -> Unlike | None:
     """Why fan-out cannot be trusted on these prompts, or None if both engines agree.
 
     Two comparisons, in log-nats: edited and unedited copies with full passes, and unedited copies
@@ -50,23 +75,25 @@ def disagreement(
         with _memory_named():
             fast = fan_out.score(prompts, scales)
     except BROKEN as error:
-        return described(error)
+        return Unlike(described(error), raised=True)
     slow = replay.score(prompts, scales[checked])
     tolerance = _tolerance(fan_out.model, prompts, [one.loglikelihoods for one in slow])
     gap = _largest_gap(
         [one.loglikelihoods[checked] for one in fast], [one.loglikelihoods for one in slow]
     )
     if not gap <= tolerance:  # also catches NaN
-        return f"log-likelihoods differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})"
+        return Unlike(f"log-likelihoods differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
     spread = _largest_gap(
         [one.loglikelihoods[0] for one in fast], [one.loglikelihoods[-3] for one in fast]
     )
     if not spread <= tolerance:
-        return f"copies of one pass differ by {spread:.3g} log-nats (tolerance {tolerance:.3g})"
+        return Unlike(
+            f"copies of one pass differ by {spread:.3g} log-nats (tolerance {tolerance:.3g})"
+        )
     return None
 
 
-def unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> str | None:
+def unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> Unlike | None:
     """Why an engine's savings change path integrals on these prompts, or None if they do not.
 
     Scores are compared elsewhere. Attributions, and the log-likelihoods that come with them, are
@@ -86,7 +113,7 @@ def unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> str | None
             expected = plain.integrate(prompts, nodes, weights, option_cross_entropy)
             found = fan_out.integrate(prompts, nodes, weights, option_cross_entropy)
     except BROKEN as error:
-        return described(error)
+        return Unlike(described(error), raised=True)
     share = GRADIENT_TOLERANCE.get(next(fan_out.model.parameters()).dtype, 0.3)
     if fan_out.savings is Savings.LATE:
         share *= STRICTNESS
@@ -94,16 +121,16 @@ def unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> str | None
         size = float(other.attribution.abs().max())
         gap = float((one.attribution - other.attribution).abs().max())
         if not gap <= share * size:  # also catches NaN
-            return f"attributions differ by {gap:.3g} of {size:.3g} log-nats"
+            return Unlike(f"attributions differ by {gap:.3g} of {size:.3g} log-nats")
     ones, others = ([each.loglikelihoods for each in either] for either in (found, expected))
     tolerance = _tolerance(fan_out.model, prompts, others)
     gap = _largest_gap(ones, others)
     if not gap <= tolerance:
-        return f"log-likelihoods differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})"
+        return Unlike(f"log-likelihoods differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
     ones, others = ([each.node_targets for each in either] for either in (found, expected))
     gap = _largest_gap(ones, others)
     if not gap <= tolerance:
-        return f"targets differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})"
+        return Unlike(f"targets differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
     return None
 
 
@@ -134,18 +161,16 @@ def _tolerance(
 ) -> float:
     """What rounding may do to log-likelihoods of about this size, log-nats."""
     largest = max(float(each.abs().max()) for each in loglikelihoods)
-    read = [(prompt.context, [option[0] for option in prompt.options]) for prompt in prompts]
+    read = [(prompt.context, prompt.options) for prompt in prompts]
     return rounding_tolerance(model, read, largest)
 
 
-def rounding_tolerance(
-    model: nn.Module, read: Sequence[tuple[Sequence[int], Sequence[int]]], largest: float
-) -> float:
+def rounding_tolerance(model: nn.Module, read: Sequence[Read], largest: float) -> float:
     """What rounding may do to log-likelihoods in this model, log-nats.
 
     Args:
         model: a Hugging Face causal LM in eval mode.
-        read: contexts, and the tokens that are read off behind each.
+        read: what is read off behind which contexts.
         largest: the largest absolute log-likelihood.
     """
     dtype = next(model.parameters()).dtype
@@ -157,14 +182,14 @@ def rounding_tolerance(
 
 
 @torch.no_grad()
-def rounding_noise(model: nn.Module, read: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+def rounding_noise(model: nn.Module, read: Sequence[Read]) -> float:
     """What rounding alone does to log-likelihoods behind contexts in this model, log-nats.
 
     The last token is fed after the others, as in generation, and together with them. Both are
     ordinary uses of the model and equal but for rounding.
     """
     gaps = [0.0]
-    for context, tokens in read:
+    for context, options in read:
         device = model.get_input_embeddings().weight.device  # type: ignore[operator]
         ids = torch.tensor([context], device=device)
         if ids.shape[1] < 2:
@@ -172,7 +197,8 @@ def rounding_noise(model: nn.Module, read: Sequence[tuple[Sequence[int], Sequenc
         whole = model(input_ids=ids, use_cache=False).logits[0, -1]
         cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
         after = model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[0, -1]
-        one, other = (score_options(logits, tokens)[0] for logits in (whole, after))
+        first = [option[0] for option in options]
+        one, other = (score_options(logits, first)[0] for logits in (whole, after))
         gaps.append(float((one - other).abs().max()))
     return max(gaps)
 

@@ -51,11 +51,7 @@ def explain(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     """
     if options.top_n < 1:
         raise UsageError(f"top_n is {options.top_n}", expected="1 or more", remedy="check --top_n")
-    given = {
-        name: value
-        for name in ("batch_size", "device", "engine")
-        if (value := getattr(options, name)) is not None
-    }
+    given = arguments.given(options, "batch_size", "device", "engine")
     runs = {run.path.resolve(): run for path in options.run_dir for run in find_runs(Path(path))}
     stored = [StoredRun.load(run, given) for run in runs.values()]
     for each in stored:

@@ -24,12 +24,12 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explanation import Explanation, NeuronExplanation, SetOverlap, extremes
 from neuronllm_eval.letter_bias import gold_counts, letter_profile
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.masked_lm import require_same_shape, require_same_weights
 from neuronllm_eval.neuron_evidence import Evidence, gather
 from neuronllm_eval.neurons import Neuron, NeuronScores, NeuronSet
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.run_directory import RunDirectory, read_lines
+from neuronllm_eval.same_model import require_same_shape, require_same_weights
 from neuronllm_eval.selection import layer_counts
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_run import load_neurons, load_scores

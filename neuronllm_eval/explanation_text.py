@@ -71,7 +71,8 @@ def render(explanation: Explanation) -> str:
             ],
         ),
         "",
-        "Mean activation at the scored position (standard error by question; prompts).",
+        "Mean activation (standard error by question; prompts), at the scored position, or over "
+        "the context where the neurons were chosen at all positions.",
         "",
         "### Questions",
         "",

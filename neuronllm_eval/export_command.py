@@ -19,16 +19,12 @@ from neuronllm_eval.exported import EXPORT_FILE, FORMATS, Export
 from neuronllm_eval.ia3 import ia3_site, rounded_factors
 from neuronllm_eval.judged import judged_figures
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.masked_lm import (
-    chosen_neurons,
-    require_same_shape,
-    require_same_weights,
-    resolve_scales,
-)
+from neuronllm_eval.mask_options import chosen_neurons, resolve_scales
 from neuronllm_eval.merged import merge_factors, require_mergeable, save_checkpoint
 from neuronllm_eval.model_card import CARD_FILE, Figures, adapter_card
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, find_runs
+from neuronllm_eval.same_model import require_same_shape, require_same_weights
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.skeleton import model_skeleton
 from neuronllm_eval.stored_run import load_neurons, load_scores
@@ -84,7 +80,11 @@ def export(options: argparse.Namespace, show: Callable[[str], object]) -> int:
             remedy=f"choose of {', '.join(name for name in CONDITIONS if name != UNMASKED)}",
         )
     scales = resolve_scales(
-        options.condition, options.scale, options.suppress_scale, options.enhance_scale
+        options.condition,
+        options.scale,
+        options.suppress_scale,
+        options.enhance_scale,
+        "--condition",
     )
     run = _only_run(Path(options.run_dir))
     settings = RunSettings.load(run.settings)

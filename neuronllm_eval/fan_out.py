@@ -31,6 +31,7 @@ from neuronllm_eval.hooks import edit_neurons, frozen_parameters
 from neuronllm_eval.late_staircase import OutputCopies, all_plain
 from neuronllm_eval.option_head import option_head, restrictable_head, split_logits
 from neuronllm_eval.path_copies import NeuronCopies, PathCopies, copies_of, rows_of
+from neuronllm_eval.positions import SCORED
 from neuronllm_eval.prefix import Prefiller, Prefix
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import (
@@ -74,6 +75,7 @@ class FanOutEngine(Engine):
     """
 
     name = "fan_out"
+    positions = SCORED
 
     def __init__(
         self,

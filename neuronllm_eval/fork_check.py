@@ -11,7 +11,7 @@ from torch import nn
 
 from neuronllm_eval.attention_masks import MaskStyle, mask_styles
 from neuronllm_eval.continuations import Fork, ForkScorer, Mask
-from neuronllm_eval.exactness import BROKEN, described, rounding_tolerance
+from neuronllm_eval.exactness import BROKEN, Unlike, described, rounding_tolerance
 
 logger = logging.getLogger(__name__)
 # Per fork and continuation: log-likelihood in log-nats, and whether it is greedy.
@@ -45,13 +45,13 @@ def exact_style(
     probes = _probes(forks)
     expected = row_by_row(probes)
     largest = max(abs(value) for own in expected for value, _ in own)
-    read = [(fork.context, [each[0] for each in fork.continuations]) for fork in probes]
+    read = [(fork.context, fork.continuations) for fork in probes]
     try:
         tolerance = rounding_tolerance(model, read, largest)
     except BROKEN as error:  # such as a model that keeps no keys and values
-        logger.info("every continuation is scored by itself: %s", described(error))
+        logger.warning("every continuation is scored by itself: %s", described(error))
         return None
-    reasons = []
+    reasons: list[Unlike] = []
     for style in mask_styles(model.config):
         for share in (True, False):
             scorer = ForkScorer(
@@ -62,14 +62,20 @@ def exact_style(
             except torch.OutOfMemoryError:
                 raise
             except BROKEN as error:
-                reasons.append(described(error))
+                reasons.append(Unlike(described(error), raised=True))
                 continue
             if gap <= tolerance:  # NaN is not
-                if reasons:
-                    logger.info("another way to score forks was passed over: %s", reasons[-1])
+                for reason in reasons[-1:]:
+                    logger.log(
+                        reason.log_level, "another way to score forks was passed over: %s", reason
+                    )
                 return ForkStyle(style, share)
-            reasons.append(f"differs by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
-    logger.info("every continuation is scored by itself: %s", "; ".join(reasons) or "no mask fits")
+            reasons.append(Unlike(f"differs by {gap:.3g} log-nats (tolerance {tolerance:.3g})"))
+    logger.log(
+        max((reason.log_level for reason in reasons), default=logging.INFO),
+        "every continuation is scored by itself: %s",
+        "; ".join(map(str, reasons)) or "no mask fits",
+    )
     return None
 
 

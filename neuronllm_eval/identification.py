@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from neuronllm_eval.attribution import (
+    Attribution,
     Attributions,
     Quadrature,
     Quantity,
@@ -27,7 +28,8 @@ from neuronllm_eval.attribution import (
 from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.checkpoint import Tally
 from neuronllm_eval.errors import DocError, UsageError
-from neuronllm_eval.methods import ACE, Method
+from neuronllm_eval.methods import ACE, GradXAct, Method
+from neuronllm_eval.positions import ALL, SCORED
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.score_sums import ScoreSums
 from neuronllm_eval.scoring import Engine
@@ -46,12 +48,14 @@ class IdentificationSettings:
         quadrature: rule for the path integral.
         top_z: neurons per layer in G_e and in B_e, a count or a share of the layer (our reading).
         batch_size: prompts per pass; a batch holds whole questions, so at least one question's.
+        positions: where neurons are attributed, one of `positions.POSITIONS`; the engine's.
     """
 
     methods: tuple[Method, ...] = (ACE(),)
     quadrature: Quadrature = field(default_factory=Quadrature)
     top_z: float = 0.1
     batch_size: int = 1
+    positions: str = SCORED
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -63,9 +67,12 @@ class IdentificationSettings:
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
-        """What the methods need, each once; ACE's if activations are all they need."""
+        """What the methods need, each once; ACE's if activations are all they need.
+
+        At all positions it is GradXAct's then, which takes one pass.
+        """
         found = dict.fromkeys(each.quantity for each in self.methods if each.quantity is not None)
-        return tuple(found) or (ACE.quantity,)
+        return tuple(found) or ((GradXAct if self.positions == ALL else ACE).quantity,)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class QuestionRecord:
         loglikelihoods: per proxy and option, log-nats of the unmasked model, of the tokens that
             the options do not share.
         right: per proxy, whether the likeliest option is the gold one.
-        completeness_gap: by method, the largest over proxies and layers, in units of its target.
+        completeness_gap: by method, the largest over proxies and layers, in units of its target;
+            None where it is not measured.
         notes: by method, what it keeps (`Method.note`).
     """
 
@@ -88,7 +96,7 @@ class QuestionRecord:
     gold: tuple[int, ...]
     loglikelihoods: tuple[tuple[float, ...], ...]
     right: tuple[bool, ...]
-    completeness_gap: dict[str, float]
+    completeness_gap: dict[str, float | None]
     notes: dict[str, Any]
 
 
@@ -230,9 +238,7 @@ def _record(
     rows = [tuple(each.first.loglikelihoods.tolist()) for each in found]
     gold = tuple(prompt.gold for prompt in question.prompts)
     gaps = {
-        method.name: max(
-            float(each.about(method.quantity).completeness_gap.max()) for each in found
-        )
+        method.name: _largest_gap([each.about(method.quantity) for each in found])
         for method in methods
     }
     return QuestionRecord(
@@ -244,3 +250,8 @@ def _record(
         completeness_gap=gaps,
         notes={name: note for name, note in notes.items() if note is not None},
     )
+
+
+def _largest_gap(found: Sequence[Attribution]) -> float | None:
+    gaps = [each.completeness_gap for each in found]
+    return max((float(gap.max()) for gap in gaps if gap is not None), default=None)

@@ -196,7 +196,8 @@ def _identify(
             name = each.method.name
             counted = without_set_aside(records, each.run, "selection")
             gaps, notes = _write_questions(counted, name, each.run)
-            added = sums[name].of(whole.tally, max(gaps), f"{name}/")
+            largest = max((gap for gap in gaps if gap is not None), default=0.0)
+            added = sums[name].of(whole.tally, largest, f"{name}/")
             scores = _write_scores(model, resolved, questions, stage, each, added, notes)
             _write_neurons(model, scores, resolved, each, or_none=len(runs) > 1)
         close(home.identifying)
@@ -206,7 +207,7 @@ def _identify(
 
 def _write_questions(
     records: Sequence[dict[str, Any]], method: str, run: RunDirectory
-) -> tuple[list[float], list[Any]]:
+) -> tuple[list[float | None], list[Any]]:
     """questions.jsonl; returns the completeness gaps, and what the method kept of questions."""
     gaps, notes = [], []
     with line_writer(run.questions) as lines:
@@ -320,11 +321,12 @@ def _provenance(
         quadrature=settings.quadrature,
         n_steps=settings.n_steps,
         top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
+        positions=settings.positions,
         seed=int(asked.get("seed", settings.seed or 0)),
         asked=json.dumps(asked, sort_keys=True),
         engine=stage.engine.name,
         batch_size=stage.batch_size,
-        completeness_gap_max=sums.gap_max,
-        completeness_gap_mean=sums.gap_mean,
-        completeness_gap_share=sums.gap_share,
+        completeness_gap_max=sums.gap_max if sums.n_gaps else None,
+        completeness_gap_mean=sums.gap_mean if sums.n_gaps else None,
+        completeness_gap_share=sums.gap_share if sums.n_gaps else None,
     )

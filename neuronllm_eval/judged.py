@@ -30,7 +30,7 @@ def judged_figures(run: RunDirectory, export: Export) -> Figures | None:
             name = ConditionName.parse(values["name"])
             top_k = name.top_k or record.top_k
             if _what(values["name"], top_k, name.scales(record.scales)) == wanted:
-                return _figures(str(summary["split"]), values)
+                return _figures(str(summary["split"]), values, record.positions)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{run.summary} cannot be read: {type(error).__name__}: {error}",
@@ -48,7 +48,7 @@ def _what(condition: str, top_k: int, scales: Scales) -> tuple[Any, ...]:
     return name.condition, name.seed, top_k, factors
 
 
-def _figures(split: str, values: dict[str, Any]) -> Figures:
+def _figures(split: str, values: dict[str, Any], applied_at: str) -> Figures:
     accuracy, controls = values["accuracy"], values["controls"]
     names = ("unmasked", "condition", "delta", "low", "high", "p_value")
     unmasked, condition, delta, low, high, p_value = numbers = [
@@ -68,4 +68,5 @@ def _figures(split: str, values: dict[str, Any]) -> Figures:
         p_value=p_value,
         n_controls=n_controls,
         n_beyond=int(values["n_beyond"]),
+        applied_at=applied_at,
     )

@@ -25,25 +25,19 @@ from torch import Tensor
 
 from neuronllm_eval.adapter_base import warn_of_other_base
 from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.conditions import (
-    OPERATIONS,
-    UNMASKED,
-    ConditionName,
-    Scales,
-    condition_scales,
-    only_operation,
-)
+from neuronllm_eval.conditions import UNMASKED, condition_scales
 from neuronllm_eval.continuations import Mask
-from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
-from neuronllm_eval.hub import SCHEME, Reference, fetch
+from neuronllm_eval.mask_options import MaskOptions
 from neuronllm_eval.masked_scoring import MaskedScoringLM
-from neuronllm_eval.neurons import NEURONS_FILE, NeuronSet
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.positions import ALL, SCORED
 from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.ranks import meet, other_ranks_needed, share_docs
+from neuronllm_eval.same_model import has_other_weights, require_same_shape
 
-POSITIONS = ("scored", "all")
 logger = logging.getLogger(__name__)
 _CACHE_STAMP = "neuronllm_eval"
 
@@ -84,7 +78,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         suppress_scale: float | None = None,
         enhance_scale: float | None = None,
         top_k: int | None = None,
-        positions: str = "scored",
+        positions: str = SCORED,
         fast: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -96,33 +90,15 @@ class NeuronMaskedLM(MaskedScoringLM):
                 remedy="add pretrained= to --model_args",
             )
         require_model_args(kwargs)
-        if positions not in POSITIONS:
-            raise UsageError(
-                f"positions is {positions!r}",
-                expected=" or ".join(POSITIONS),
-                remedy="check positions in --model_args",
-            )
-        if condition is None:
-            if neurons is not None:
-                raise UsageError(
-                    "neurons without a condition",
-                    expected="what to do with them: " + ", ".join(OPERATIONS),
-                    remedy="add condition=suppress_good, say, to --model_args",
-                )
-            condition = UNMASKED
-        if not isinstance(fast, bool):
-            raise UsageError(
-                f"fast is {fast!r}", expected="True or False", remedy="check --model_args"
-            )
-        self.fast = fast
-        self.neurons_source = ""
-        if isinstance(neurons, str) and neurons.startswith(SCHEME):
-            fetched = fetch(Reference.parse(neurons), NEURONS_FILE)
-            neurons, self.neurons_source = fetched.path, str(fetched.source)
-        self.positions = positions
-        self.condition = condition
-        self.scales = resolve_scales(condition, scale, suppress_scale, enhance_scale)
-        self.neuron_set = chosen_neurons(neurons, condition, top_k)
+        options = MaskOptions.read(
+            neurons, condition, scale, suppress_scale, enhance_scale, top_k, positions, fast
+        )
+        self.fast = options.fast
+        self.positions = options.positions
+        self.condition = options.condition
+        self.scales = options.scales
+        self.neuron_set = options.neurons
+        self.neurons_source = options.source
         if kwargs.get("tp_plan") is None:
             meet(kwargs.get("device"))
         with readable_loading(pretrained if isinstance(pretrained, str) else type(pretrained)):
@@ -136,9 +112,9 @@ class NeuronMaskedLM(MaskedScoringLM):
                 )
         if self.peft is not None:
             warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
-        if self.neuron_set is not None and condition != UNMASKED:
-            factors = condition_scales(self.neuron_set, condition, self.scales)
-            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == "all")
+        if self.neuron_set is not None and self.condition != UNMASKED:
+            factors = condition_scales(self.neuron_set, self.condition, self.scales)
+            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
         share_docs(self)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
@@ -206,111 +182,3 @@ class NeuronMaskedLM(MaskedScoringLM):
         if self.neurons_source:
             info["neuronllm"]["neurons"] = self.neurons_source
         return info
-
-
-def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -> None:
-    """Raise ModelError unless the neurons belong to a model of `shape` [layers, neurons]."""
-    if neurons.shape != shape:
-        raise ModelError(
-            f"the neurons were found in {neurons.provenance.model}, of {neurons.n_layers} layers "
-            f"of {neurons.width} neurons; {model} has {shape[0]} layers of {shape[1]}",
-            expected="the model they were found in",
-            remedy="pass that model as pretrained=, or run identify on this one",
-        )
-
-
-def has_other_weights(neurons: NeuronSet, dtype: str, weights_hash: str) -> bool:
-    """Whether the neurons were found in other weights; those of another dtype do not tell."""
-    known = neurons.provenance
-    return known.dtype == dtype and known.model_hash != weights_hash
-
-
-def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, name: str) -> None:
-    """Raise ModelError if the neurons were found in other weights of the same dtype.
-
-    Args:
-        neurons: what was found.
-        dtype: of the weights as loaded.
-        weights_hash: of the weights as loaded (`fingerprints.model_hash`, which is slow).
-        name: of the model.
-    """
-    if has_other_weights(neurons, dtype, weights_hash):
-        raise ModelError(
-            f"the neurons were found in other weights than those of {name}, though of one shape",
-            expected=f"the weights of {neurons.provenance.model} as they were, with the hash "
-            f"{neurons.provenance.model_hash}",
-            remedy="run identify again; to try neurons on other weights on purpose, use "
-            "`neuronllm-eval run --model neuronllm`",
-        )
-
-
-def chosen_neurons(
-    neurons: str | Path | NeuronSet | None, condition: str, top_k: int | None
-) -> NeuronSet | None:
-    """The neurons that a condition uses: the first so many of a run; None without any.
-
-    Raises:
-        UsageError: a condition without neurons, or a `top_k` that is no number.
-        ArtifactError: they cannot be read, or are fewer than `top_k`.
-    """
-    if neurons is None:
-        if condition != UNMASKED:
-            raise UsageError(
-                f"condition={condition} without neurons",
-                expected="the run directory of `neuronllm-eval identify`",
-                remedy="add neurons=RUN_DIR to --model_args",
-            )
-        return None
-    if not isinstance(neurons, (str, Path, NeuronSet)):
-        raise UsageError(
-            f"neurons is {neurons!r:.100}",
-            expected="the run directory of `neuronllm-eval identify`",
-            remedy="check neurons in --model_args",
-        )
-    found = neurons if isinstance(neurons, NeuronSet) else NeuronSet.load(Path(neurons))
-    if top_k is not None:
-        if isinstance(top_k, bool) or not isinstance(top_k, int):
-            raise UsageError(
-                f"top_k is {top_k!r}", expected="a whole number", remedy="check --model_args"
-            )
-        found = found.top(top_k)
-    own = ConditionName.parse(condition).top_k
-    return found if own is None else found.top(own)
-
-
-def resolve_scales(
-    condition: str, scale: float | None, suppress: float | None, enhance: float | None
-) -> Scales:
-    """The factors of a condition's operations, from what was given of them.
-
-    Raises:
-        UsageError: an unknown condition, or factors that do not go with it or together.
-    """
-    name = ConditionName.parse(condition)
-    operation = only_operation(name.condition)
-    if scale is not None:
-        if operation is None or suppress is not None or enhance is not None:
-            raise UsageError(
-                f"scale={scale} with condition={condition}",
-                expected="scale with a condition of one operation, and without suppress_scale or "
-                "enhance_scale",
-                remedy="use suppress_scale= and enhance_scale=",
-            )
-        if name.scale is not None:
-            raise UsageError(
-                f"scale={scale} with condition={condition}, which names a factor itself",
-                expected="the factor in one place",
-                remedy=f"leave scale out, or use condition={name.condition} with top_k and scale",
-            )
-        suppress = scale if operation == "suppress" else None
-        enhance = scale if operation == "enhance" else None
-    given = {"suppress": suppress, "enhance": enhance}
-    for operation, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise UsageError(
-                f"the {operation} scale is {value!r}",
-                expected="a number",
-                remedy="check scale, suppress_scale and enhance_scale in --model_args",
-            )
-    scales = Scales(**{key: float(value) for key, value in given.items() if value is not None})
-    return name.scales(scales)

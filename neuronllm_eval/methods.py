@@ -7,8 +7,10 @@ good neurons, the lowest negative ones bad; a method without negative scores fin
 
 In the formulas h is a neuron's activation at the scored position, IG(F) its integrated gradient
 along alpha * h_l (`attribution`), F the log-softmax over the options at the gold one and p(gold)
-the probability of the gold option's token over the whole vocabulary. Where a source ranks neurons
-per question, how that becomes a ranking for a task is our reading, and said so.
+the probability of the gold option's token over the whole vocabulary. At all positions
+(`positions`), products of h and gradients are summed over them, and h alone is its mean over the
+context. Where a source ranks neurons per question, how that becomes a ranking for a task is our
+reading, and said so.
 """
 
 from __future__ import annotations

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neuronllm_eval.adapter import PREFIX
+from neuronllm_eval.adapter_words import PREFIX
 from neuronllm_eval.conditions import OPERATIONS, ConditionName, factor_text
 from neuronllm_eval.exported import Export
 from neuronllm_eval.hub import is_repo_id
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import Provenance
+from neuronllm_eval.positions import ALL, SCORED
 from neuronllm_eval.strict_yaml import dump_yaml
 
 CARD_FILE = "README.md"
@@ -24,7 +25,7 @@ _TAGS = ["neuronllm", "interpretability", "lm-evaluation-harness"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What the run says the condition does, with edits at the scored positions.
+    """What the run says the condition does.
 
     Attributes:
         split: that judged.
@@ -37,6 +38,7 @@ class Figures:
         p_value: two-sided.
         n_controls: layer-matched random controls.
         n_beyond: controls that moved less in the expected direction.
+        applied_at: positions that were edited (`positions.POSITIONS`).
     """
 
     split: str
@@ -49,6 +51,7 @@ class Figures:
     p_value: float
     n_controls: int
     n_beyond: int
+    applied_at: str = SCORED
 
 
 def front_matter(model: str, library: str, tags: Sequence[str] = ()) -> str:
@@ -163,7 +166,10 @@ def _figures(export: Export, figures: Figures | None) -> list[str]:
         f"{figures.low:+.1f} to {figures.high:+.1f}, p {p}); {figures.n_beyond} of "
         f"{figures.n_controls} layer-matched random controls moved less in the expected direction.",
         "",
-        "These are of edits at the scored positions only, as the paper has them. What is here "
+        "These are of edits at every position, which is what is here; the command below measures "
+        "it again."
+        if figures.applied_at == ALL
+        else "These are of edits at the scored positions only, as the paper has them. What is here "
         "edits every position, and has figures of its own: the command below measures them.",
     ]
 
@@ -218,8 +224,8 @@ def _limits(export: Export) -> list[str]:
     lines = [
         f"- The neurons were chosen on {escaped(known.task)}; what the edit does to other tasks is "
         "not known until it is measured.",
-        "- They were chosen and judged at the scored position. Here every position is edited, also "
-        "in text that is generated.",
+        f"- They were chosen at {escaped(known.positions)} positions. Here every position is "
+        "edited, also in text that is generated.",
         "- The licence is the base model's.",
     ]
     if export.format == "peft":

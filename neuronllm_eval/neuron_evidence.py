@@ -2,8 +2,9 @@
 
 1. Every prompt is attributed again, as it was (`asked_again`); a question's attributions are
    summed over its proxies.
-2. A plain pass notes the neurons' activations at the scored position (of options of several
-   tokens, at the last token of the context).
+2. The same pass notes the neurons' activations: at the scored position (of options of several
+   tokens, at the last token of the context), or their mean over the context of runs whose neurons
+   were chosen at all positions.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Evidence:
     Attributes:
         questions: what was asked.
         attributions: [questions, neurons] float64, log-nats, summed over a question's prompts.
-        activations: [prompts, neurons] float64, at the scored position.
+        activations: [prompts, neurons] float64, at the scored position, or means over contexts.
         right: [prompts] bool, whether the likeliest option is the gold one.
         question_of: [prompts] int64, the question's place.
     """

@@ -39,7 +39,12 @@ SCHEMA_VERSION = 3
 NEURONS_FILE = "neurons.json"
 SCORES_FILE = "scores.safetensors"
 AMBIGUOUS = ("keep", "drop")
-_KINDS: dict[Any, str] = {str: "a text", int: "an integer", (int, float): "a finite number"}
+_KINDS: dict[Any, str] = {
+    str: "a text",
+    int: "an integer",
+    (int, float): "a finite number",
+    (int, float, type(None)): "a finite number or null",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class Provenance:
     that of the weights as loaded, `attribution_dtype` the one they had while neurons were
     attributed, `batch_size` the number that was asked for or that `auto` came to. `asked` is JSON:
     how an AQUA task asks its questions (`aqua_settings.AquaSettings`), {} for other tasks;
-    `method_args` is JSON too: the method's settings.
+    `method_args` is JSON too: the method's settings. `positions` is where neurons were chosen
+    (`positions.POSITIONS`); the completeness gaps are None where they were not measured.
     """
 
     tool_version: str
@@ -93,13 +99,14 @@ class Provenance:
     quadrature: str
     n_steps: int
     top_z: int
+    positions: str
     seed: int
     asked: str
     engine: str
     batch_size: int
-    completeness_gap_max: float
-    completeness_gap_mean: float
-    completeness_gap_share: float
+    completeness_gap_max: float | None
+    completeness_gap_mean: float | None
+    completeness_gap_share: float | None
 
     @classmethod
     def from_dict(cls, values: Any, path: Path) -> Provenance:
@@ -108,7 +115,8 @@ class Provenance:
         Raises:
             ArtifactError: naming the file and the key.
         """
-        types: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
+        number = (int, float)
+        types: dict[str, Any] = {"str": str, "int": int, "float | None": (*number, type(None))}
         fields = {field.name: types[str(field.type)] for field in dataclasses.fields(cls)}
         values = exact_keys(values, set(fields), path, "provenance")
         for name, kind in fields.items():

@@ -89,6 +89,7 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
         help="use the first so many good and bad neurons: a count, a share of all, or a list of "
         "either, such as 10,50,100, to judge each (default: all that were chosen)",
     )
+    arguments.add_positions(validate, None, "where neurons are suppressed and enhanced")
     validate.add_argument("--seed", type=int, help="seed of the random controls")
     arguments.add_validation_flags(validate)
     arguments.add_model_flags(validate, "questions (default: the run's own limit)")

@@ -5,22 +5,27 @@ Whatever can be refused is refused here, so that a dry run refuses what a run wo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from neuronllm_eval.attribution import (
     AUTO_QUADRATURE,
+    N_PROBES,
     Attribution,
     Probe,
     Quadrature,
     attribute,
     choose_quadrature,
+    takes_one_pass,
 )
-from neuronllm_eval.batch_sizes import AUTO, Pass, auto_batch_size, in_batches
+from neuronllm_eval.batch_sizes import Pass, auto_batch_size, in_batches
 from neuronllm_eval.conditions import CONDITIONS
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
@@ -28,16 +33,21 @@ from neuronllm_eval.estimate import Estimate, Stage, estimate
 from neuronllm_eval.harness_results import harness_metrics
 from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.masked_lm import require_same_shape
 from neuronllm_eval.methods import Method, make_method
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.positions import ALL
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.ranks import own_rank
+from neuronllm_eval.same_model import require_same_shape
 from neuronllm_eval.scoring import Engine, Target, option_cross_entropy
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.validation import ConditionPlan, score_conditions
 
+logger = logging.getLogger(__name__)
+# The replay engine tries rules on one prompt of so many.
+_PROMPTS_PER_PROBE = 50
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
@@ -87,17 +97,26 @@ def prepare_identification(
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
-    engine = build_engine(model.lm.model, layers, questions.prompts, settings.engine, most)
-    probes = 1 if settings.batch_size == AUTO else int(settings.batch_size)
-    quadrature = choose_quadrature(
-        attributing(engine, target, probes),
-        questions.prompts,
-        settings.quadrature,
-        settings.n_steps,
+    engine = build_engine(
+        model.lm.model, layers, questions.prompts, settings.engine, most, settings.positions
     )
-    passes = Pass(quadrature.n_copies, gradients=True)
+    how = IdentificationSettings(methods, top_z=settings.top_z, positions=settings.positions)
+    one_pass = takes_one_pass(engine, how.quantities)
+    if one_pass and settings.quadrature == AUTO_QUADRATURE:
+        quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
+    else:
+        quadrature = _quadrature(settings, questions, engine, target)
+    passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
-    how = IdentificationSettings(methods, quadrature, settings.top_z, batch_size)
+    how = replace(how, quadrature=quadrature, batch_size=batch_size)
+    if settings.positions == ALL and not one_pass:
+        logger.warning(
+            "%s: integrating at all positions takes full passes for each of %d layers and %d "
+            "nodes of every prompt; --method gradxact takes one",
+            settings.task,
+            layers.n_layers,
+            quadrature.n_steps,
+        )
     return how, Stage(
         task=settings.task,
         name="identify",
@@ -113,6 +132,40 @@ def prepare_identification(
         disk=len(methods) * _identification_bytes(questions, layers.shape, n_chosen),
         directory=directory,
     )
+
+
+def _quadrature(
+    settings: RunSettings, questions: QuestionSet, engine: Engine, target: Target
+) -> Quadrature:
+    """The rule for the path integrals, which `auto` chooses by attributing a few prompts."""
+    n_probes = N_PROBES
+    is_slow = engine.name == "replay" and settings.quadrature == AUTO_QUADRATURE
+    if is_slow:  # layers x nodes passes for each prompt and rule: no more than a small share of all
+        n_probes = max(1, min(N_PROBES, len(questions.prompts) // _PROMPTS_PER_PROBE))
+        logger.info("choosing the quadrature on %d prompts", n_probes)
+    compute = attributing(engine, target, settings.batch_size_or(lambda: 1))
+    with tqdm(
+        total=2 * n_probes,
+        desc="choose the quadrature",
+        unit="prompt",
+        leave=False,
+        disable=None if is_slow and not own_rank() else True,
+    ) as progress:
+
+        def shown(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:
+            found = []
+            for prompt in prompts:
+                found += compute([prompt], rule)
+                progress.update()
+            return found
+
+        return choose_quadrature(
+            shown if is_slow else compute,
+            questions.prompts,
+            settings.quadrature,
+            settings.n_steps,
+            n_probes,
+        )
 
 
 def attributing(engine: Engine, target: Target, batch_size: int) -> Probe:
@@ -178,7 +231,20 @@ def prepare_validation(
         directory: of the run.
         settle: which batch size it is to be, given how one is chosen.
     """
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
+    engine = build_engine(
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        positions=plan.positions,
+    )
+    if plan.positions == ALL:
+        logger.warning(
+            "%s: at all positions each of %d conditions takes a full pass of every prompt; fewer "
+            "--n_random take less",
+            settings.task,
+            len(plan.names),
+        )
     passes = Pass(len(plan.names), gradients=False)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
     docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]
@@ -242,6 +308,6 @@ def estimate_validation(
 def _batch_size(
     model: LoadedModel, settings: RunSettings, questions: QuestionSet, passes: Pass
 ) -> int:
-    if settings.batch_size == AUTO:
-        return auto_batch_size(model.lm.model, model.layers, questions.prompts, passes)
-    return int(settings.batch_size)
+    return settings.batch_size_or(
+        lambda: auto_batch_size(model.lm.model, model.layers, questions.prompts, passes)
+    )

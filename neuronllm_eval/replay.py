@@ -1,16 +1,15 @@
 """The replay engine: full forward passes with hooks. Slow, general, and the oracle of the tests.
 
-1. A prompt becomes the token sequences that score its options: one if all options are single
-   tokens, else one per distinct context + option[:-1].
+1. A prompt becomes the token sequences that score its options (`option_sequences`).
 2. The sequences are repeated once per edit and right-padded into one batch.
-3. Hooks edit the neurons at the scored positions of each row: the last context token and, for
-   options of several tokens, the option tokens before the last.
+3. Hooks edit the neurons of each row: at the scored positions, or at all (`positions`).
+
+Gradients at alpha = 1 alone, where nothing is edited, take one pass (`one_pass`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 
 from neuronllm_eval.architectures import FFNLayers
 from neuronllm_eval.hooks import edit_neurons, frozen_parameters
+from neuronllm_eval.one_pass import unedited_integrals
+from neuronllm_eval.option_sequences import OptionSequences
+from neuronllm_eval.positions import ALL, SCORED
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.scoring import (
     Engine,
@@ -26,65 +28,35 @@ from neuronllm_eval.scoring import (
     PathIntegral,
     PathIntegrals,
     Target,
-    right_pad,
 )
 
 SEQUENCES_PER_PASS = 16
 TOKENS_PER_PASS = 4096  # with gradients, memory grows with the tokens of a pass
 
 
-@dataclass(frozen=True)
-class _Sequences:
-    """The token sequences that score one prompt's options.
-
-    Attributes:
-        tokens: [sequences, positions] right-padded ids.
-        scored: [sequences, positions] bool, the scored positions.
-        sequence_of: per option, the sequence that scores it.
-        prompt: the prompt.
-    """
-
-    tokens: Tensor
-    scored: Tensor
-    sequence_of: tuple[int, ...]
-    prompt: Prompt
-
-    @classmethod
-    def build(cls, prompt: Prompt, device: torch.device) -> _Sequences:
-        heads = [prompt.context + option[:-1] for option in prompt.options]
-        distinct = list(dict.fromkeys(heads))
-        tokens = right_pad(distinct, device)
-        columns = torch.arange(tokens.shape[1], device=device)
-        lengths = torch.tensor([len(sequence) for sequence in distinct], device=device)
-        scored = (columns >= len(prompt.context) - 1) & (columns < lengths[:, None])
-        return cls(tokens, scored, tuple(distinct.index(head) for head in heads), prompt)
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def option_scores(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [edits, sequences, positions, vocabulary] -> two of [edits, options]."""
-        start = len(self.prompt.context) - 1
-        totals, greedy = [], []
-        for option, sequence in zip(self.prompt.options, self.sequence_of, strict=True):
-            rows = logits[:, sequence, start : start + len(option)].float()
-            ids = torch.tensor(option, device=logits.device)
-            token_logits = rows.gather(-1, ids.expand(len(rows), -1)[..., None])[..., 0]
-            totals.append((token_logits - rows.logsumexp(-1)).sum(-1))
-            greedy.append((rows.argmax(-1) == ids).all(-1))
-        return torch.stack(totals, -1), torch.stack(greedy, -1)
-
-
 class ReplayEngine(Engine):
-    """One full forward pass per edit; any causal LM, options of any length."""
+    """One full forward pass per edit; any causal LM, options of any length, any positions.
+
+    Args:
+        model: a Hugging Face causal LM in eval mode.
+        layers: its FFN down-projections.
+        positions: that are edited, one of `positions.POSITIONS`.
+        rows_per_pass: most sequences in one pass; bounds the memory.
+    """
 
     name = "replay"
 
     def __init__(
-        self, model: nn.Module, layers: FFNLayers, *, rows_per_pass: int = SEQUENCES_PER_PASS
+        self,
+        model: nn.Module,
+        layers: FFNLayers,
+        *,
+        positions: str = SCORED,
+        rows_per_pass: int = SEQUENCES_PER_PASS,
     ) -> None:
         self.model = model
         self.layers = layers
+        self.positions = positions
         self.rows_per_pass = rows_per_pass
 
     @cached_property
@@ -97,20 +69,22 @@ class ReplayEngine(Engine):
 
     @torch.no_grad()
     def _score_one(self, prompt: Prompt, scales: Tensor) -> OptionScores:
-        sequences = _Sequences.build(prompt, self._input_device)
+        sequences = OptionSequences.build(prompt, self._input_device, self.positions)
+        # Elsewhere these tokens come before all that is edited.
+        n_shared = prompt.n_shared if self.positions == ALL else 0
         parts = []
         for start, stop in self._chunks(len(scales), sequences):
             chunk = scales[start:stop]
 
             def edit(layer: int, neurons: Tensor, chunk: Tensor = chunk) -> Tensor:
-                grid = neurons.reshape(len(chunk), *sequences.scored.shape, -1)
+                grid = neurons.reshape(len(chunk), *sequences.edited.shape, -1)
                 factor = chunk[:, layer].to(grid)[:, None, None]
-                keep = sequences.scored.to(grid.device)[..., None]
+                keep = sequences.edited.to(grid.device)[..., None]
                 return torch.where(keep, grid * factor, grid).reshape(neurons.shape)
 
             with edit_neurons(self.layers.modules, edit):
                 logits = self._forward(sequences, len(chunk))
-            parts.append(sequences.option_scores(logits))
+            parts.append(sequences.option_scores(logits, n_shared))
         totals, greedy = zip(*parts, strict=True)
         return OptionScores(torch.cat(totals).cpu(), torch.cat(greedy).cpu())
 
@@ -119,16 +93,22 @@ class ReplayEngine(Engine):
     ) -> list[PathIntegrals]:
         """See `Engine.integrate_all`."""
         with frozen_parameters(self.model):
+            if bool((nodes == 1).all()):
+                return [
+                    found
+                    for batch in self._batches(prompts)
+                    for found in unedited_integrals(self.model, self.layers, batch, integrands)
+                ]
             return [self._integrate_one(prompt, nodes, integrands) for prompt in prompts]
 
     def _integrate_one(
         self, prompt: Prompt, nodes: Tensor, integrands: Sequence[Integrand]
     ) -> PathIntegrals:
-        sequences = _Sequences.build(prompt, self._input_device)
+        sequences = OptionSequences.build(prompt, self._input_device, self.positions)
         unedited: dict[int, Tensor] = {}
 
         def record(layer: int, neurons: Tensor) -> Tensor:
-            unedited[layer] = neurons.detach().reshape(*sequences.scored.shape, -1)
+            unedited[layer] = neurons.detach().reshape(*sequences.edited.shape, -1)
             return neurons
 
         with torch.no_grad(), edit_neurons(self.layers.modules, record):
@@ -149,7 +129,7 @@ class ReplayEngine(Engine):
                     weights = integrand.weights[start:stop].to(product.device)
                     sums[place, layer] += (product * weights[:, None]).sum(0).to(home)
                     values[place, layer, start:stop] = node_values.to(home)
-        last = len(prompt.context) - 1
+        activations = [sequences.activations(unedited[layer]) for layer in range(shape[1])]
         return PathIntegrals(
             tuple(
                 PathIntegral(
@@ -160,12 +140,12 @@ class ReplayEngine(Engine):
                 )
                 for place, integrand in enumerate(integrands)
             ),
-            torch.stack([unedited[layer][0, last].float().to(home) for layer in range(shape[1])]),
+            torch.stack([each.to(home) for each in activations]),
         )
 
     def _node_gradients(
         self,
-        sequences: _Sequences,
+        sequences: OptionSequences,
         layer: int,
         base: Tensor,
         nodes: Tensor,
@@ -175,7 +155,7 @@ class ReplayEngine(Engine):
         steps = nodes.to(base.device)[:, None, None, None]
         # [nodes, sequences, positions, neurons]; the nodes keep their digits in 16 bits too.
         leaf = (steps * base.float()).to(base.dtype).requires_grad_(True)
-        keep = sequences.scored.to(base.device)[..., None]
+        keep = sequences.edited.to(base.device)[..., None]
 
         def edit(_: int, neurons: Tensor) -> Tensor:
             grid = neurons.reshape(leaf.shape)
@@ -194,14 +174,28 @@ class ReplayEngine(Engine):
                 found[target] = product.sum((1, 2)), values.detach()
         return found
 
-    def _forward(self, sequences: _Sequences, n_edits: int) -> Tensor:
+    def _forward(self, sequences: OptionSequences, n_edits: int) -> Tensor:
         rows = sequences.tokens.repeat(n_edits, 1)
         logits = self.model(input_ids=rows, use_cache=False).logits
         return logits.reshape(n_edits, *sequences.tokens.shape, -1)
 
-    def _chunks(self, n_edits: int, sequences: _Sequences) -> Iterator[tuple[int, int]]:
+    def _chunks(self, n_edits: int, sequences: OptionSequences) -> Iterator[tuple[int, int]]:
         n_sequences, n_tokens = sequences.tokens.shape
         n_rows = min(self.rows_per_pass, TOKENS_PER_PASS // n_tokens)
         size = max(1, n_rows // n_sequences)
         for start in range(0, n_edits, size):
             yield start, min(start + size, n_edits)
+
+    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[OptionSequences]]:
+        """Prompts in order, as many as go into one pass; at least one."""
+        batch: list[OptionSequences] = []
+        for prompt in prompts:
+            one = OptionSequences.build(prompt, self._input_device, self.positions)
+            n_rows = len(one) + sum(map(len, batch))
+            longest = max(each.tokens.shape[1] for each in (*batch, one))
+            if batch and (n_rows > self.rows_per_pass or n_rows * longest > TOKENS_PER_PASS):
+                yield batch
+                batch = []
+            batch.append(one)
+        if batch:
+            yield batch

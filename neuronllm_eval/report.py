@@ -11,7 +11,8 @@ from pytablewriter import MarkdownTableWriter
 from neuronllm_eval import evidence
 from neuronllm_eval.conditions import CONDITIONS, factor_text
 from neuronllm_eval.markdown_text import escaped
-from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.positions import SCORED
 from neuronllm_eval.selection import layer_counts
 from neuronllm_eval.stability import stability_of
 from neuronllm_eval.summary import EXPECTED_SIGN, ConditionSummary
@@ -72,6 +73,7 @@ class TaskReport:
         summaries: one per condition and point of a sweep; empty before validation.
         docs: for `selection` and `validation`, what became of the docs; empty where all are asked.
         metrics: by name of condition or point, the harness's metrics.
+        applied_at: positions at which conditions act (`positions.POSITIONS`).
     """
 
     task: str
@@ -81,6 +83,7 @@ class TaskReport:
     summaries: tuple[ConditionSummary, ...]
     docs: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    applied_at: str = SCORED
 
 
 def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
@@ -112,14 +115,31 @@ def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
 
 
 def headline(report: TaskReport) -> str:
-    """One plain sentence on what suppressing the good neurons did, or on what was found."""
+    """One plain sentence on what suppressing the good neurons did, or on what was found.
+
+    Positions are named where they are not the paper's, the scored ones.
+    """
+    chosen_at = report.scores.provenance.positions
     for summary in report.summaries:
         if summary.name == "suppress_good":
-            return evidence.sentence(len(report.neurons.good), summary)
+            said = evidence.sentence(len(report.neurons.good), summary)
+            where = places(chosen_at, report.applied_at)
+            return said if {chosen_at, report.applied_at} == {SCORED} else f"{said} ({where}.)"
+    where = "" if chosen_at == SCORED else f", {chosen_text(chosen_at)}"
     return (
         f"Found {len(report.neurons.good)} good and {len(report.neurons.bad)} bad neurons of "
-        f"{report.scores.score.size}."
+        f"{report.scores.score.size}{where}."
     )
+
+
+def chosen_text(positions: str) -> str:
+    """Where neurons were chosen."""
+    return f"chosen at {escaped(positions)} positions"
+
+
+def places(chosen_at: str, applied_at: str) -> str:
+    """Where neurons were chosen, and where conditions were applied."""
+    return f"Neurons {chosen_text(chosen_at)}, applied at {escaped(applied_at)} positions"
 
 
 def table_rows(summaries: Sequence[ConditionSummary]) -> list[list[str]]:
@@ -198,6 +218,22 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return str(writer.dumps()).strip()
 
 
+def gap_text(provenance: Provenance) -> str:
+    """What attributions miss of the change that they add up to."""
+    gaps = (
+        provenance.completeness_gap_max,
+        provenance.completeness_gap_mean,
+        provenance.completeness_gap_share,
+    )
+    if None in gaps:
+        return "completeness gap not measured"
+    most, mean, share = gaps
+    return (
+        f"completeness gap at most {most:.2g} log-nats, {mean:.2g} on average, {share:.2%} of the "
+        "change in all"
+    )
+
+
 def render(report: TaskReport) -> str:
     """The content of `report.md`, and what the console shows."""
     provenance = report.scores.provenance
@@ -208,7 +244,8 @@ def render(report: TaskReport) -> str:
             markdown_table(HEADERS, table_rows(report.summaries)),
             "",
             f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the "
-            f"{escaped(report.split)} split; intervals and p are paired, by question.",
+            f"{escaped(report.split)} split; intervals and p are paired, by question. "
+            f"{places(provenance.positions, report.applied_at)}.",
         ]
         if any(each.controls and each.controls.n_controls for each in report.summaries):
             lines.append(_CONTROLS)
@@ -231,9 +268,7 @@ def render(report: TaskReport) -> str:
         f"{escaped(provenance.method)}, "
         f"{provenance.n_steps} nodes of {escaped(provenance.quadrature)}, "
         f"{escaped(provenance.engine)} engine; "
-        f"completeness gap at most {provenance.completeness_gap_max:.2g} log-nats, "
-        f"{provenance.completeness_gap_mean:.2g} on average, "
-        f"{provenance.completeness_gap_share:.2%} of the change in all.",
+        f"{gap_text(provenance)}.",
         f"Split-half rank correlation of the scores {stability.rank_correlation:.2f}; of the top "
         f"good neurons {stability.top_k_overlap:.0%}, of the bad {stability.bottom_k_overlap:.0%} "
         "are found by both halves.",

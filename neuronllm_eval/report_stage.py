@@ -7,6 +7,7 @@ from collections.abc import Callable
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.harness_results import read_metrics
+from neuronllm_eval.positions import SCORED
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.run_directory import RunDirectory, read_lines, set_aside_ids, write_whole
 from neuronllm_eval.settings import RunSettings, read_doc_counts
@@ -27,11 +28,12 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
     scores = load_scores(run, neurons)
     task, split = settings.task, ""
     docs = {"selection": read_doc_counts(run.settings)}
-    scales = Scales()
+    scales, applied_at = Scales(), SCORED
     if run.validation.exists() or run.conditions.exists():
         validation = ValidationRecord.load(run.validation)
         neurons = validation.judged(neurons, run.validation)
         docs["validation"], scales = validation.docs, validation.scales
+        applied_at = validation.positions
     for role in ("selection", "validation"):
         if aside := set_aside_ids(run, role):
             docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
@@ -46,10 +48,14 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
             if run.result(each.name).exists()
         }
     halves = stability_of(scores.half_sums, neurons.top_k)
-    text = render(TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics))
+    text = render(
+        TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics, applied_at)
+    )
     if show is not None:
         show(text)
     if run.conditions.exists():
-        write_whole(run.summary, summary_json(task, split, summaries, docs, metrics, halves))
+        where = {"chosen_at": neurons.provenance.positions, "applied_at": applied_at}
+        text_of = summary_json(task, split, summaries, docs, metrics, halves, where)
+        write_whole(run.summary, text_of)
     write_whole(run.report, text)
     return text

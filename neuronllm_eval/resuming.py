@@ -56,9 +56,11 @@ def refuse_before_work(
     Raises:
         UsageError: a directory cannot be written, or holds a run of other settings; or all hold
             finished runs, and the user did not say to keep them.
+        ArtifactError: a folder is where a file belongs, or the other way round.
     """
     for run, _ in runs:
         run.require_writable()
+        run.require_places()
     if overwrite:
         return
     for run, settings in runs:
@@ -136,6 +138,7 @@ def validation_identity(
         **{name: value for name, value in known.items() if name not in _RESOLVED},
         "conditions": plan.names,
         "scales": dataclasses.asdict(plan.scales),
+        "positions": plan.positions,  # where they are applied; the neurons say where chosen
         "neurons": digest(neurons.to_json()),
     }
 
@@ -174,7 +177,7 @@ def keeps_validation(
     Args:
         run: of the neurons.
         names: of all that is scored.
-        judged: the content of validation.json.
+        judged: the content of validation.json, but for the batch size, which may be another.
         questions: what would be asked.
 
     Raises:
@@ -183,7 +186,9 @@ def keeps_validation(
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
     try:
-        known = exact_keys(read_json(run.validation), set(judged), run.validation, "the file")
+        content, keys = read_json(run.validation), {*judged, "batch_size"}
+        known = dict(exact_keys(content, keys, run.validation, "the file"))
+        del known["batch_size"]
         lines = read_lines(run.conditions)
         task = str(questions.task.config.task)
         there = DocTable.from_lines(lines, run.conditions, task).conditions

@@ -14,6 +14,7 @@ from typing import Any
 import jsonlines
 
 from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
+from neuronllm_eval.near_folders import folders_near, one_of
 from neuronllm_eval.neurons import NEURONS_FILE, SCORES_FILE
 from neuronllm_eval.strict_json import parse_json, require_file, require_size
 
@@ -187,15 +188,10 @@ class RunDirectory:
             ArtifactError: a folder is where a file belongs, or the other way round; then nothing
                 is removed.
         """
-        identified = (self.neurons, self.scores, self.questions, self.settings)
-        explained = (self.explanation, self.explanation_text)
-        files = (*identified, *explained, self.commands, self.set_aside("selection"))
-        for path in files:
-            require_no_folder(path)
-        self._require_places()
+        self.require_places()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in files:
+            for path in self._identified:
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.identifying, ignore_errors=True)
             shutil.rmtree(self.path / ADAPTERS_FOLDER, ignore_errors=True)
@@ -210,7 +206,7 @@ class RunDirectory:
             ArtifactError: a folder is where a file of it belongs, or the other way round; then
                 nothing is removed.
         """
-        self._require_places()
+        self.require_places()
         for path in self._judged:
             path.unlink(missing_ok=True)
         for path in (self.path / RESULTS_FOLDER).glob("*.json"):
@@ -223,9 +219,20 @@ class RunDirectory:
         aside = self.set_aside("validation")
         return (self.conditions, self.validation, self.summary, self.report, aside)
 
-    def _require_places(self) -> None:
-        """Raise ArtifactError unless a validation can write its files and folders."""
-        for path in (*self._judged, self.commands):
+    @property
+    def _identified(self) -> tuple[Path, ...]:
+        """The files that an identification writes, and what explains it."""
+        found = (self.neurons, self.scores, self.questions, self.settings)
+        explained = (self.explanation, self.explanation_text)
+        return (*found, *explained, self.commands, self.set_aside("selection"))
+
+    def require_places(self) -> None:
+        """Refuse a folder in the place of a file, or the other way round. Changes nothing.
+
+        Raises:
+            ArtifactError: a stage could not write its files and folders.
+        """
+        for path in (*self._identified, *self._judged):
             require_no_folder(path)
         checkpoint = self.path / CHECKPOINT_FOLDER
         folders = (self.path / RESULTS_FOLDER, self.path / ADAPTERS_FOLDER, checkpoint)
@@ -292,9 +299,18 @@ def find_runs(path: Path) -> list[RunDirectory]:
         raise ArtifactError(
             f"{path} holds no run",
             expected=f"a directory with {SETTINGS_FILE}, or with such directories in it",
-            remedy="check the path, or run `neuronllm-eval identify` first",
+            remedy=_remedy_near(path),
         )
     return [RunDirectory(run) for run in runs]
+
+
+def _remedy_near(path: Path) -> str:
+    near = folders_near(path, SETTINGS_FILE)
+    if any(path in folder.parents for folder in near):  # of runs that are deeper, what holds them
+        near = sorted({folder.parent for folder in near})
+    if near:
+        return f"pass one of: {one_of(near)}"
+    return "check the path, or run `neuronllm-eval identify` first"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

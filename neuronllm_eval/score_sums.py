@@ -83,11 +83,14 @@ class ScoreSums:
         return self.group_sums.sum(0)
 
     def add_gaps(self, attribution: Attribution) -> None:
-        """Add up what a prompt's attributions miss."""
-        gaps = attribution.completeness_gap.cpu().double()
+        """Add up what a prompt's attributions miss, if that is measured."""
+        if attribution.completeness_gap is None:
+            return
+        missed, change = attribution.gaps()
+        gaps = missed.cpu().double()
         self.gap_max = max(self.gap_max, float(gaps.max()))
         self.gap_sum += int(_gap_units(gaps).sum())
-        self.change_sum += int(_gap_units(attribution.target_change.abs()).sum())
+        self.change_sum += int(_gap_units(change.abs()).sum())
         self.n_gaps += gaps.numel()
 
     def tally(self, prefix: str = "") -> Tally:

@@ -62,6 +62,8 @@ class OptionScores(NamedTuple):
 
     Attributes:
         loglikelihoods: [edits, options] float32, log-nats over the whole vocabulary, as lm-eval.
+            Tokens that all options share count only if all positions are edited: else no edit
+            changes them (`score_shared_tokens`).
         greedy: [edits, options] bool, whether the option is what greedy decoding would say.
     """
 
@@ -90,7 +92,8 @@ class PathIntegrals(NamedTuple):
 
     Attributes:
         integrals: one for each integrand.
-        neurons: [layers, neurons] float32 of the unedited prompt at the last context token.
+        neurons: [layers, neurons] float32 of the unedited prompt at the last context token, or
+            their mean over the context if all positions are edited.
     """
 
     integrals: tuple[PathIntegral, ...]
@@ -98,9 +101,10 @@ class PathIntegrals(NamedTuple):
 
 
 class Engine(Protocol):
-    """Many edits of one prompt at the scored position -> option log-likelihoods."""
+    """Many edits of one prompt at the scored or at all positions -> option log-likelihoods."""
 
     name: str
+    positions: str
     model: nn.Module
     layers: FFNLayers
 
@@ -109,7 +113,7 @@ class Engine(Protocol):
 
         Args:
             prompts: scored together as one batch.
-            scales: [conditions, layers, neurons] factors applied at the scored position.
+            scales: [conditions, layers, neurons] factors applied at the engine's positions.
         """
         ...
 
@@ -154,7 +158,7 @@ def score_shared_tokens(model: nn.Module, prompt: Prompt) -> tuple[float, bool]:
     """Log-likelihood of the options' shared leading tokens, and whether they are greedy.
 
     The harness counts them in every option. They come before the scored position, so no edit
-    changes them.
+    of it changes them.
 
     Returns:
         log-nats, and whether greedy decoding would say all of them; 0 and True without any.

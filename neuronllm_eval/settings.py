@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -14,6 +14,7 @@ from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.methods import METHODS, make_method
 from neuronllm_eval.neurons import AMBIGUOUS
+from neuronllm_eval.positions import POSITIONS, SCORED
 from neuronllm_eval.strict_json import exact_keys, require_schema
 from neuronllm_eval.strict_yaml import dump_yaml, read_yaml
 
@@ -24,6 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "engine": tuple(ENGINES),
     "quadrature": (AUTO_QUADRATURE, *QUADRATURES),
     "ambiguous": AMBIGUOUS,
+    "positions": POSITIONS,
 }
 
 
@@ -33,7 +35,8 @@ class RunSettings:
 
     The names are those of the command line, which are lm_eval's where lm_eval has them.
     `top_k` and `top_z` are shares below 1 and counts from 1. Of prompts and AQUA settings, None
-    leaves what the task's YAML says. `method_args` are the method's settings (`methods`).
+    leaves what the task's YAML says. `method_args` are the method's settings (`methods`), and
+    `positions` is where neurons are chosen.
     """
 
     model_args: dict[str, Any]
@@ -60,12 +63,17 @@ class RunSettings:
     engine: str = "auto"
     method: str = "ace"
     method_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    positions: str = SCORED
     quadrature: str = "auto"
     n_steps: int | None = None
     top_z: float = 0.1
     top_k: float = 0.02
     ambiguous: str = "keep"
     attribution_dtype: str = "auto"
+
+    def batch_size_or(self, auto: Callable[[], int]) -> int:
+        """Prompts of a batch: the number that is set, or what `auto` comes to."""
+        return auto() if isinstance(self.batch_size, str) else self.batch_size
 
     def to_yaml(self, versions: dict[str, str], docs: dict[str, Any]) -> str:
         """The content of `run.yaml`.

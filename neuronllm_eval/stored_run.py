@@ -8,8 +8,8 @@ from typing import Any
 
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.masked_lm import POSITIONS
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.positions import POSITIONS
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.settings import RunSettings, require_doc_counts
 from neuronllm_eval.strict_json import exact_keys, read_json
@@ -24,11 +24,15 @@ class ValidationRecord:
     Attributes:
         top_k: good and bad neurons of the conditions that are no points.
         scales: their factors.
+        positions: where they were applied.
+        batch_size: about how many prompts went through the model together; what `auto` came to.
         docs: what became of the validation split's docs.
     """
 
     top_k: int
     scales: Scales
+    positions: str
+    batch_size: int
     docs: dict[str, Any]
 
     @classmethod
@@ -38,10 +42,11 @@ class ValidationRecord:
         Raises:
             ArtifactError: it is missing or damaged, or holds what validation never writes.
         """
-        keys = {"top_k", "suppress_scale", "enhance_scale", "positions", "docs"}
+        keys = {"top_k", "suppress_scale", "enhance_scale", "positions", "batch_size", "docs"}
         found = exact_keys(read_json(path, _AGAIN), keys, path, "the file", _AGAIN)
         number = (int, float)
-        kinds = {"top_k": (int,), "suppress_scale": number, "enhance_scale": number}
+        kinds = {"top_k": (int,), "suppress_scale": number, "enhance_scale": number,
+                 "batch_size": (int,)}  # fmt: skip
         for name, known in kinds.items():
             if type(found[name]) not in known:
                 raise ArtifactError(
@@ -55,6 +60,10 @@ class ValidationRecord:
                 expected=" or ".join(POSITIONS),
                 remedy=_AGAIN,
             )
+        if found["batch_size"] < 1:
+            raise ArtifactError(
+                f"{path}: batch_size is {found['batch_size']}", expected="1 or more", remedy=_AGAIN
+            )
         require_doc_counts(found["docs"], path, _AGAIN)
         try:
             scales = Scales(found["suppress_scale"], found["enhance_scale"])
@@ -62,7 +71,8 @@ class ValidationRecord:
             raise ArtifactError(
                 f"{path}: {error.found}", expected=error.expected, remedy=_AGAIN
             ) from error
-        return cls(found["top_k"], scales, found["docs"])
+        positions, batch_size = found["positions"], found["batch_size"]
+        return cls(found["top_k"], scales, positions, batch_size, found["docs"])
 
     def judged(self, chosen: NeuronSet, path: Path) -> NeuronSet:
         """The neurons that were judged, of those that were chosen.
@@ -83,7 +93,8 @@ def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
     """The neurons of a run.
 
     Raises:
-        ArtifactError: `neurons.json` is missing or damaged, or is another task's.
+        ArtifactError: `neurons.json` is missing or damaged, or is of another task or
+            other positions.
     """
     if run.settings.exists() and run.identifying.is_dir() and not run.neurons.exists():
         raise ArtifactError(
@@ -96,6 +107,13 @@ def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
         raise ArtifactError(
             f"{run.neurons} is of task {neurons.provenance.task!r}, and {run.settings} of "
             f"{settings.task!r}",
+            expected="files of one run",
+            remedy="run identify again",
+        )
+    if neurons.provenance.positions != settings.positions:
+        raise ArtifactError(
+            f"{run.neurons} was chosen at positions={neurons.provenance.positions!r:.100}, and "
+            f"{run.settings} says {settings.positions!r}",
             expected="files of one run",
             remedy="run identify again",
         )

@@ -179,6 +179,7 @@ def summary_json(
     docs: dict[str, Any],
     metrics: Mapping[str, Mapping[str, float]],
     split_half: SplitHalf,
+    positions: Mapping[str, str],
 ) -> str:
     """The content of `summary.json`; what is not a number is null.
 
@@ -189,6 +190,7 @@ def summary_json(
         docs: per split, what became of its docs.
         metrics: by name of condition or point, the harness's metrics.
         split_half: how far two halves of the selection agree on the neurons.
+        positions: where neurons were `chosen_at`, and where conditions were `applied_at`.
     """
 
     def plain(value: Any) -> Any:
@@ -206,6 +208,7 @@ def summary_json(
         "task": task,
         "split": split,
         "docs": docs,
+        "positions": dict(positions),
         "split_half": plain(dataclasses.asdict(split_half)),
         "conditions": conditions,
     }

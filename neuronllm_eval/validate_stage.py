@@ -15,12 +15,12 @@ from neuronllm_eval.fingerprints import task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.identify_stage import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.masked_lm import require_same_shape, require_same_weights
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.preparation import prepare_validation
 from neuronllm_eval.resuming import identity, keeps_validation, validation_identity
 from neuronllm_eval.run_directory import RunDirectory, line_writer, set_aside_ids, write_whole
 from neuronllm_eval.run_tasks import data_split, doc_counts, how_asked, prompt_settings
+from neuronllm_eval.same_model import require_same_shape, require_same_weights
 from neuronllm_eval.set_aside import setting_aside, without_set_aside
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch, SharedWork, batch_size_of, close
@@ -66,7 +66,10 @@ def validate_task(
     )
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
-    judged = {**judged_with(neurons.top_k, plan.scales), "docs": doc_counts(questions)}
+    judged = {
+        **judged_with(neurons.top_k, plan.scales, plan.positions),
+        "docs": doc_counts(questions),
+    }
     if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, judged, questions)):
         return
     stage = prepare_validation(
@@ -110,7 +113,7 @@ def validate_task(
         records = without_set_aside(whole.records(), run, "validation")
         docs = [DocScores.from_record(record) for record in records]
         questions = questions.without(set_aside_ids(run, "validation"))
-        write_whole(run.validation, dump_json(judged))
+        write_whole(run.validation, dump_json({**judged, "batch_size": batch_size}))
         with line_writer(run.conditions) as lines:
             for doc in docs:
                 lines.write(_condition_line(doc, names, settings, split))
@@ -131,13 +134,13 @@ def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -
         )
 
 
-def judged_with(top_k: int, scales: Scales) -> dict[str, Any]:
-    """Which of a run's neurons a validation judged, and how: the content of validation.json."""
+def judged_with(top_k: int, scales: Scales, positions: str) -> dict[str, Any]:
+    """Which of a run's neurons a validation judged, and how, as validation.json has it."""
     return {
         "top_k": top_k,
         "suppress_scale": scales.suppress,
         "enhance_scale": scales.enhance,
-        "positions": "scored",
+        "positions": positions,
     }
 
 
@@ -199,6 +202,7 @@ def write_results(
         mask: dict[str, Any] = {"condition": name}
         if name != UNMASKED:
             parts = ConditionName.parse(name)
-            judged = judged_with(parts.top_k or neurons.top_k, parts.scales(plan.scales))
+            top_k, scales = parts.top_k or neurons.top_k, parts.scales(plan.scales)
+            judged = judged_with(top_k, scales, plan.positions)
             mask |= {"neurons": str(run.path), **judged}
         write_result(run.result(name), metrics, context, mask)

@@ -2,7 +2,8 @@
 
 1. Conditions, the points of a sweep over them (`sweep`) and their random controls become factors
    on every neuron (`conditions`).
-2. The engine scores every prompt under all of them at the scored position, in one pass.
+2. The engine scores every prompt under all of them: at the scored position in one pass, at all
+   positions by a full pass each.
 3. Per doc and condition, the option log-likelihoods go to `conditions.jsonl`.
 4. The harness turns them into its own metrics and result files (`harness_results`).
 """
@@ -32,6 +33,7 @@ from neuronllm_eval.control_rank import FEWEST_CONTROLS
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.harness_results import Answers
 from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.positions import SCORED
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.scoring import Engine, OptionScores, score_shared_tokens
 from neuronllm_eval.sweep import Sweep
@@ -50,6 +52,7 @@ class ConditionPlan:
         scales: factors of suppressing and enhancing.
         sweep: the numbers of neurons and the factors to try besides.
         points: names of the sweep's points, each with as many random controls; see `over`.
+        positions: where they act, one of `positions.POSITIONS`.
     """
 
     conditions: tuple[str, ...] = CONDITIONS
@@ -58,6 +61,7 @@ class ConditionPlan:
     scales: Scales = field(default_factory=Scales)
     sweep: Sweep = field(default_factory=Sweep)
     points: tuple[str, ...] = ()
+    positions: str = SCORED
 
     def __post_init__(self) -> None:
         for condition in self.conditions:
@@ -219,7 +223,9 @@ def score_conditions(
 def _doc_scores(
     question_id: str, prompt: Prompt, result: OptionScores, engine: Engine
 ) -> DocScores:
-    shared, shared_greedy = score_shared_tokens(engine.model, prompt)
+    shared, shared_greedy = 0.0, True  # are in the engine's answers
+    if engine.positions == SCORED:
+        shared, shared_greedy = score_shared_tokens(engine.model, prompt)
     loglikelihoods = result.loglikelihoods.numpy() + np.float32(shared)
     greedy = result.greedy.numpy() & shared_greedy
     if not np.isfinite(loglikelihoods).all():

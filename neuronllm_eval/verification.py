@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neuronllm_eval.asked_again import Attributing, origins, run_batch_size, sampled
-from neuronllm_eval.conditions import Scales
+from neuronllm_eval.asked_again import Attributing, origins, sampled
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.engine import build_engine
@@ -168,7 +167,7 @@ def check_questions(
         for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
             gaps.append(_difference(one, there))
         gap = record.completeness_gap[attributing.method.name]
-        gaps.append(abs(gap - float(line["completeness_gap"])))
+        gaps.append(_gap_difference(gap, line["completeness_gap"]))
 
     identify(attributing.engine, chosen, attributing.how, compare)
     checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
@@ -204,7 +203,7 @@ def check_conditions(
     settings: RunSettings,
     questions: QuestionSet,
     neurons: NeuronSet,
-    scales: Scales,
+    record: ValidationRecord,
     run: RunDirectory,
     sample: int,
     seed: int = 0,
@@ -216,7 +215,7 @@ def check_conditions(
         settings: of the run.
         questions: of the whole validation split.
         neurons: what was judged.
-        scales: the factors it was judged with.
+        record: how it was judged.
         run: whose `conditions.jsonl` is compared.
         sample: how many questions; all of them if there are no more.
         seed: which.
@@ -229,9 +228,15 @@ def check_conditions(
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
     some = next(iter(next(iter(lines.values())).values()))
     names = list(some["loglikelihoods"])
-    engine = build_engine(model.lm.model, model.layers, questions.prompts, settings.engine)
-    factors = condition_factors(names, neurons, scales)
-    batch_size = run_batch_size(settings, neurons)
+    engine = build_engine(
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        positions=record.positions,
+    )
+    factors = condition_factors(names, neurons, record.scales)
+    batch_size = settings.batch_size_or(lambda: record.batch_size)
     docs = score_conditions(engine, chosen, factors, batch_size, lambda _: None)
     gaps = [0.0]
     for doc in docs:
@@ -252,9 +257,16 @@ def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
     return float(np.abs(np.asarray(ones) - np.asarray(others)).max())
 
 
+def _gap_difference(one: float | None, other: float | None) -> float:
+    """Of two completeness gaps; infinite where only one is measured."""
+    if one is None or other is None:
+        return 0.0 if one is other else float("inf")
+    return abs(one - float(other))
+
+
 def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine: Engine) -> Check:
     prompts = [question.prompts[0] for question in chosen[:3]]
-    read = [(prompt.context, [option[0] for option in prompt.options]) for prompt in prompts]
+    read = [(prompt.context, prompt.options) for prompt in prompts]
     with torch.no_grad():
         tolerance = rounding_tolerance(engine.model, read, largest=20.0)
     largest = max(gaps)
@@ -294,7 +306,7 @@ def verify(
         if run.conditions.is_file():
             record = ValidationRecord.load(run.validation)
             judged = record.judged(neurons, run.validation)
-            found += check_conditions(model, settings, judging, judged, record.scales, run, sample)
+            found += check_conditions(model, settings, judging, judged, record, run, sample)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{run.path} has a line that does not fit: {type(error).__name__}: {error}",

@@ -30,6 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", type=int, default=80, help="faults injected by test_faults.py")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many faults this process injected, for `make reliability`."""
+    fixtures = sys.modules.get("tests.fault_fixtures")
+    if fixtures is not None and fixtures.INJECTED:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(fixtures.INJECTED.items()))
+        terminalreporter.write_line(f"{fixtures.INJECTED.total()} faults injected: {kinds}")
+
+
 @pytest.fixture(autouse=True)
 def _log_levels_as_at_the_start() -> None:
     """The command line sets log levels for its whole process, which here is that of all tests."""

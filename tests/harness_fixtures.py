@@ -371,10 +371,10 @@ def sequences(prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
 def provenance(**changes: Any) -> Provenance:
     """Some provenance; the numbers mean nothing."""
     values: dict[str, Any] = {
-        name: {"str": "x", "int": 1, "float": 0.5}[str(kind)]
+        name: {"str": "x", "int": 1, "float | None": 0.5}[str(kind)]
         for name, kind in Provenance.__annotations__.items()
     }
-    return Provenance(**{**values, **changes})
+    return Provenance(**{**values, "positions": "scored", **changes})
 
 
 def neuron_set(

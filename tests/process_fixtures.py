@@ -80,13 +80,21 @@ def second_killed_after_one(rank: int) -> None:
         Part.add = after_units(1, lambda: os.kill(os.getpid(), signal.SIGKILL))  # type: ignore
 
 
+def second_scores_row_by_row(rank: int) -> None:
+    """The second rank finds that its model cannot score forks."""
+    from neuronllm_eval import masked_scoring
+
+    if rank == 1:
+        masked_scoring.exact_style = lambda *_: None  # type: ignore[assignment]
+
+
 def second_fails(rank: int) -> None:
     """The second rank meets a question that it cannot attribute."""
+    from neuronllm_eval import identification
     from neuronllm_eval.errors import DocError
-    from neuronllm_eval.identification import ScoreSums
 
     def add(*_: object) -> None:
         raise DocError("doc 7 is rotten", expected="a fresh one", remedy="throw it away")
 
     if rank == 1:
-        ScoreSums.add = add  # type: ignore
+        identification.add_question = add

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import CONFIGS, loaded, random_prompt, relative_difference, tiny_model
 from torch import Tensor, nn
 
+from neuronllm_eval import preparation
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.attribution import (
     LEAST_N_STEPS,
@@ -26,6 +29,7 @@ from neuronllm_eval.preparation import attributing
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.replay import ReplayEngine
 from neuronllm_eval.scoring import Engine, option_cross_entropy
+from neuronllm_eval.settings import RunSettings
 
 PROMPT = random_prompt(3, 7)
 LONG_OPTIONS = Prompt(8, PROMPT.context, ((5,), (6, 7), (6, 8, 9)), 1)
@@ -133,11 +137,11 @@ def test_three_gauss_lobatto_nodes_are_simpsons_rule():
 class TestChoosingARule:
     PROMPTS = tuple(random_prompt(number, 12 + number) for number in range(9))
 
-    def choose(self, architecture, name="auto", n_steps=None):
+    def choose(self, architecture, name="auto", n_steps=None, n_probes=4):
         model, layers = loaded(architecture)
         engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
         compute = attributing(engine, option_cross_entropy, 4)
-        return choose_quadrature(compute, self.PROMPTS, name, n_steps)
+        return choose_quadrature(compute, self.PROMPTS, name, n_steps, n_probes)
 
     @pytest.mark.parametrize("architecture", sorted(CONFIGS))
     def test_auto_is_lobatto_but_where_the_output_is_normalised(self, architecture):
@@ -145,10 +149,36 @@ class TestChoosingARule:
         normalised = architecture.startswith(("gemma", "olmo2"))
         expected = ("gauss_legendre", 4) if normalised else ("gauss_lobatto", 5)
         assert self.choose(architecture) == Quadrature(*expected)
+        if normalised:  # of a single prompt the other rule may be taken for nothing, which is sound
+            assert self.choose(architecture, n_probes=1) == Quadrature(*expected)
 
     def test_auto_takes_a_number_of_nodes(self):
         assert self.choose("llama", n_steps=3) == Quadrature("gauss_lobatto", 3)
         assert self.choose("gemma2", n_steps=3) == Quadrature("gauss_legendre", 2)
+
+    @pytest.mark.parametrize(
+        ("name", "n_prompts", "asked"), [("fan_out", 9, 4), ("replay", 9, 1), ("replay", 120, 2)]
+    )
+    def test_a_slow_engine_tries_rules_on_few_of_the_prompts(
+        self, name, n_prompts, asked, monkeypatch
+    ):
+        model, layers = loaded("llama")
+        prompts = (self.PROMPTS * 20)[:n_prompts]
+        engine = build_engine(model, layers, prompts, name, n_nodes=8)
+        tried = []
+        monkeypatch.setattr(
+            preparation, "attribute", lambda _, batch, rule, *more, **named: tried.extend(
+                (rule.name, prompt) for prompt in batch) or attribute(engine, batch, rule)
+        )  # fmt: skip
+        questions = SimpleNamespace(prompts=prompts)
+        settings = RunSettings({}, "task", batch_size=4)
+        assert (
+            preparation._quadrature(settings, questions, engine, option_cross_entropy).name
+            == "gauss_lobatto"
+        )
+        assert Counter(rule for rule, _ in tried) == {
+            "gauss_lobatto": asked, "gauss_legendre": asked
+        }  # fmt: skip
 
     def test_a_named_rule_is_taken(self):
         assert self.choose("gemma2", "gauss_lobatto", 4) == Quadrature("gauss_lobatto", 4)

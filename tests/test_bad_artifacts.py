@@ -175,6 +175,10 @@ REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
      ("validation.json: the enhance scale is 1000",)),
     ("positions", as_json("validation.json", lambda v: v.update(positions="everywhere")),
      ("validation.json: positions is 'everywhere'", "scored or all")),
+    ("batches of none", as_json("validation.json", lambda v: v.update(batch_size=0)),
+     ("validation.json: batch_size is 0", "1 or more")),
+    ("batches of some", as_json("validation.json", lambda v: v.update(batch_size="auto")),
+     ("validation.json: batch_size is 'auto'", "int")),
     ("judged docs", as_json("validation.json", lambda v: v.update(docs={"prompts": "x"})),
      ("validation.json: docs has 'prompts'",)),
     # conditions.jsonl

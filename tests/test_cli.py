@@ -16,11 +16,12 @@ from pathlib import Path
 import lm_eval
 import numpy as np
 import pytest
+import torch
 import yaml
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
-from neuronllm_eval import cli
+from neuronllm_eval import cli, preparation
 from neuronllm_eval.arguments import run_settings
 from neuronllm_eval.conditions import CONDITIONS
 from neuronllm_eval.demo import MODEL_DIR
@@ -29,6 +30,7 @@ from neuronllm_eval.masked_lm import NeuronMaskedLM
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.stored_run import ValidationRecord
 from neuronllm_eval.tasks_path import tasks_dir
 from tests.cli_fixtures import (
     QUICK,
@@ -290,6 +292,29 @@ def test_validate_with_fewer_neurons_says_so(copied):
     assert call("validate", copied.path, *QUICK, "--top_k", 2)[0] == 0
     assert "Suppressing 2 good neurons " in copied.report.read_text()
     assert len(NeuronSet.load(copied.neurons).good) == 6  # what was found stays
+
+
+@pytest.mark.parametrize(("given", "there", "warned"), [
+    ([], True, True), ([], False, False), (["--dry_run"], True, False), (["-L", "3"], True, False),
+])  # fmt: skip
+def test_the_demo_says_that_it_replaces_one(tmp_path, monkeypatch, caplog, given, there, warned):
+    monkeypatch.chdir(tmp_path)
+    if there:
+        (tmp_path / "runs" / "demo").mkdir(parents=True)
+    monkeypatch.setattr(cli, "_identify", lambda *_, **__: 0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert call(*given, entry=cli.run_eval_main)[0] == 0
+    assert ("runs/demo: the demo that was there is replaced" in caplog.text) == warned
+
+
+def test_validate_says_what_batch_size_auto_came_to(copied, monkeypatch):
+    assert ValidationRecord.load(copied.validation).batch_size == 1
+    monkeypatch.setattr(preparation, "auto_batch_size", lambda *_: 5)
+    assert call("validate", copied.path, *QUICK, "--batch_size", "auto")[0] == 0
+    assert ValidationRecord.load(copied.validation).batch_size == 5
+    # Another time it may come to another number: that is no other validation.
+    assert call("validate", copied.path, *QUICK, "--batch_size", 2, "--resume")[0] == 0
+    assert ValidationRecord.load(copied.validation).batch_size == 5
 
 
 def test_validate_with_other_scales_says_so(copied):

@@ -132,6 +132,26 @@ def test_identify_refuses(tmp_path, only_own_tasks, flags, code, parts):
 
 
 @pytest.mark.parametrize(
+    ("flag", "value", "part"),
+    [
+        ("--n_steps", 0, "n_steps is 0"),
+        ("--n_steps", 1, "2 to 1000 nodes"),  # auto begins with gauss_lobatto
+        ("--output_path", "{file}", "cannot be written"),
+        ("--output_path", "{file}/deeper", "cannot be written"),
+        ("--output_path", "{place}", "demo_topic/neurons.json is a folder"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_one_is_loaded(
+    tmp_path, only_own_tasks, monkeypatch, flag, value, part
+):
+    monkeypatch.setattr(cli, "load_model", lambda _: pytest.fail("a model is loaded"))
+    (tmp_path / "file").touch()
+    (tmp_path / "place" / "demo_topic" / "neurons.json").mkdir(parents=True)
+    given = str(value).format(file=tmp_path / "file", place=tmp_path / "place")
+    assert_one_message(call(*identify(tmp_path / "runs", flag, given)), None, part)
+
+
+@pytest.mark.parametrize(
     ("flag", "value"),
     [("--n_steps", 0), ("--top_k", 97), ("--top_z", 0), ("--selection_split", "dev"),
      ("--model_args", "pretrained=no/such/model")],
@@ -259,6 +279,19 @@ def test_a_run_directory_that_is_missing(tmp_path, command):
 )
 def test_flags_that_do_not_parse(arguments):
     assert_one_message(call(*arguments), 2)
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "unknown"),
+    [
+        ("identify", ("--lmit", 3), "--lmit 3 (perhaps --limit is meant)"),
+        ("tasks make", ("x", "-o", "y", "--order=a"), "--order=a (perhaps --orders is meant)"),
+        ("validate", ("x", "y"), "y."),
+    ],
+)
+def test_an_unknown_flag_leads_to_the_help_of_its_command(own, given, unknown):
+    said = f"neuronllm-eval {own}: unrecognized arguments: {unknown}"
+    assert_one_message(call(*own.split(), *given), 2, said, f"see `neuronllm-eval {own} --help`")
 
 
 def test_processes_that_no_launcher_started(tmp_path, monkeypatch):

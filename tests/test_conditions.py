@@ -127,7 +127,7 @@ def test_unknown_conditions_are_refused(condition):
         "Expected: unmasked, suppress_good, suppress_bad, enhance_good, enhance_bad, degrade, "
         "enhance, or one of them with .kCOUNT.xFACTOR (degrade and enhance: .kCOUNT), with "
         ".random_SEED, or with both.\n"
-        "Remedy: check condition or --conditions."
+        "Remedy: check --conditions."
     )
     with pytest.raises(UsageError) as refusal:
         require_condition(condition)

@@ -15,11 +15,13 @@ ORDER = (
     "errors",
     "interrupts",
     "ranks",
+    "near_folders",
     "run_lock",
     "array_checks",
     "markdown_text",
     "strict_json",
     "strict_yaml",
+    "positions",
     "prompts",
     "work",
     "checkpoint",
@@ -49,6 +51,8 @@ ORDER = (
     "path_copies",
     "late_staircase",
     "option_head",
+    "option_sequences",
+    "one_pass",
     "replay",
     "fan_out",
     "exactness",
@@ -64,6 +68,7 @@ ORDER = (
     "token_effects",
     "conditions",
     "hub",
+    "mask_options",
     "ia3",
     "exported",
     "control_rank",
@@ -85,6 +90,7 @@ ORDER = (
     "selftest",
     "masked_scoring",
     "hf_loading",
+    "same_model",
     "adapter_base",
     "masked_lm",
     "harness_results",
@@ -129,6 +135,7 @@ ORDER = (
     "report_stage",
     "selftest_command",
     "method_arguments",
+    "run_command",
     "config_file",
     "arguments",
     "export_command",
@@ -149,7 +156,7 @@ FORBIDDEN_CALLS = {
     "yaml.unsafe_load",
 }
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"}
-PRINTING = {"cli.py", "demo/train.py"}
+PRINTING = {"cli.py", "__main__.py", "demo/train.py"}
 
 
 def sources() -> dict[str, ast.Module]:

@@ -19,6 +19,7 @@ import pytest
 from benchmarks.kill_resume import content
 from benchmarks.launched import Launched, free_port
 from neuronllm_eval.demo import MODEL_DIR
+from tests.damage import contents
 from tests.process_fixtures import (
     LIMIT,
     TASK,
@@ -28,6 +29,7 @@ from tests.process_fixtures import (
     run_eval,
     second_fails,
     second_killed_after_one,
+    second_scores_row_by_row,
     uninterrupted,
 )
 
@@ -201,6 +203,41 @@ def test_two_processes_split_the_docs(neurons, masked_alone, tmp_path):
     # Four docs of four options on one, three and a doc to fill up on the other.
     assert "Building contexts for demo_topic on rank 1" in run.said()
     assert run.said().count("Tokenizing inputs: 100%") <= 2
+
+
+def test_the_batch_size_of_a_masked_model_is_asked_for_equally_often(
+    neurons, masked_alone, tmp_path
+):
+    """Each time they ask, all ranks meet: one that asks more often would wait for ever."""
+    given = masked(neurons, tmp_path, "--batch_size", "auto", "--max_batch_size", 4)
+    run = Launched(2, given, tmp_path / "log", before=second_scores_row_by_row)
+    assert run.wait(90) == [0, 0], run.said()
+    _, answers, asked = results(tmp_path)
+    assert asked == Counter(range(7))
+    np.testing.assert_allclose(answers, masked_alone[1], atol=1e-4)
+
+
+# Commands that write nothing --------------------------------------------------------------------
+
+
+def test_a_dry_run_is_told_by_one_process(tmp_path):
+    run = launched(2, tmp_path / "runs", "--dry_run")
+    assert run.wait(90) == [0, 0], run.said()
+    assert run.said().count("identify") == run.said().count("validate") == 1
+    assert "[rank" not in run.said()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_verification_is_told_by_one_process(neurons, tmp_path):
+    before = contents(neurons)
+    run = Launched(2, ["verify", neurons, "--limit", 2], tmp_path / "log")
+    assert run.wait(90) == [0, 0], run.said()
+    assert run.said().count("All is sound.") == 1
+    assert "[rank" not in run.said()
+    assert contents(neurons) == before
+
+
+# Machines ---------------------------------------------------------------------------------------
 
 
 def test_two_machines_split_the_docs(neurons, masked_alone, tmp_path):

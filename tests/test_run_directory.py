@@ -178,9 +178,25 @@ def test_find_runs(tmp_path):
     assert [run.path.name for run in find_runs(tmp_path)] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("name", [".", "nowhere", "deep"])
-def test_no_run_to_find(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("deep", "deep/er"),  # the runs are one level deeper than looked for
+        ("deep/er/run/results", "deep/er/run"),  # or higher
+        ("deep/er/run/run.yaml", "deep/er/run"),
+    ],
+)
+def test_runs_a_level_away_are_named(tmp_path, name, meant):
     a_run(tmp_path / "deep" / "er" / "run")
+    a_run(tmp_path / "deep" / "er" / "another")
+    with pytest.raises(ArtifactError, match=r"holds no run") as error:
+        find_runs(tmp_path / name)
+    assert error.value.remedy == f"pass one of: {tmp_path / meant}"
+
+
+@pytest.mark.parametrize("name", [".", "nowhere"])
+def test_no_run_to_find(tmp_path, name):
+    a_run(tmp_path / "ve" / "ry" / "deep" / "run")
     with pytest.raises(ArtifactError, match=r"(?s)holds no run\..*run\.yaml.*identify` first"):
         find_runs(tmp_path / name)
 

@@ -38,6 +38,7 @@ from neuronllm_eval.attribution import Quadrature, attribute
 from neuronllm_eval.conditions import CONDITIONS, condition_scales
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ModelError
+from neuronllm_eval.exactness import Unlike
 from neuronllm_eval.fan_out import FanOutEngine, Savings
 from neuronllm_eval.identification import IdentificationSettings, QuestionRecord, identify
 from neuronllm_eval.late_staircase import OutputCopies, all_plain
@@ -352,9 +353,21 @@ def assert_joins_at_the_layer(
     assert_equal_on(engine, ReplayEngine(model, engine.layers), [RUN], relative=3e-5)
 
 
+def test_an_error_in_late_joining_is_warned_of(monkeypatch, caplog):
+    """It may be a fault, where a difference is what the model is like."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault\nand its details")
+
+    monkeypatch.setattr(OutputCopies, "joined", fail)
+    assert_joins_at_the_layer(tiny_model("llama"), "RuntimeError: a fault", caplog)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 @pytest.mark.parametrize("architecture", ["gemma2", "olmo2"])
 def test_layers_that_normalise_what_the_ffn_gives(architecture, caplog):
     assert_joins_at_the_layer(tiny_model(architecture), "attributions differ by ", caplog)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.97, 1.03])
@@ -590,7 +603,7 @@ def test_padding_between_stem_and_rest_does_not_leave_a_window_that_counts_colum
 @pytest.mark.parametrize("n_nodes", [1, 2])
 def test_gradients_are_checked_for_any_number_of_nodes(n_nodes, monkeypatch, caplog):
     model, layers = loaded("llama")
-    monkeypatch.setattr(engine_module, "unlike_plain", lambda *_: "a reason")
+    monkeypatch.setattr(engine_module, "unlike_plain", lambda *_: Unlike("a reason"))
     with caplog.at_level(logging.INFO, logger="neuronllm_eval.engine"):
         built = build_engine(model, layers, RUN, n_nodes=n_nodes)
         assert caplog.messages == ["computing every token, row and logit: a reason"]

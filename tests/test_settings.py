@@ -36,6 +36,7 @@ FULL = RunSettings(
     engine="replay",
     method="random",
     method_args={"seed": 4},
+    positions="all",
     quadrature="right_riemann",
     n_steps=20,
     top_z=5.0,

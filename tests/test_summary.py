@@ -16,6 +16,7 @@ from neuronllm_eval.summary import EXPECTED_SIGN, Corrected, summarise, summary_
 from tests.doc_tables import the_table
 
 HALVES = SplitHalf(k=3, rank_correlation=math.nan, top_k_overlap=1.0, bottom_k_overlap=0.5)
+PLACES = {"chosen_at": "scored", "applied_at": "all"}
 
 
 def judged(table: DocTable, *settings, **more):
@@ -162,7 +163,7 @@ def test_what_was_done_at_each_point():
         ("enhance.k3", "enhance", 3, None, True),
     ]
     written = json.loads(
-        summary_json("t", "s", summaries, {}, {"enhance.k3": {"acc": 0.5}}, HALVES)
+        summary_json("t", "s", summaries, {}, {"enhance.k3": {"acc": 0.5}}, HALVES, PLACES)
     )
     keys = ("name", "condition", "top_k", "scale")
     entries = [tuple(entry[key] for key in keys) for entry in written["conditions"]]
@@ -245,7 +246,7 @@ def test_what_is_not_a_number_is_null():
     table = table_of(unmasked="0000", degrade="0001")
     summaries = judged(table, 10)
     assert math.isnan(summaries[1].rac)
-    text = summary_json("some_task", "dev", summaries, {"validation": DOCS}, {}, HALVES)
+    text = summary_json("some_task", "dev", summaries, {"validation": DOCS}, {}, HALVES, PLACES)
     assert text.endswith("}\n")
     found = strictly(text)
     assert (found["task"], found["split"]) == ("some_task", "dev")
@@ -265,7 +266,7 @@ def test_what_is_not_a_number_is_null():
 def test_summary_json_holds_every_number():
     summaries = judged(the_table())
     metrics = {"degrade": {"acc_consistent": 0.25}}
-    whole = strictly(summary_json("t", "s", summaries, {}, metrics, HALVES))
+    whole = strictly(summary_json("t", "s", summaries, {}, metrics, HALVES, PLACES))
     found = whole["conditions"][1]
     assert whole["split_half"] == {
         "k": 3,

@@ -200,6 +200,7 @@ class BrokenEngine:
     """Answers, but the last option of doc 7 under the second condition is not a number."""
 
     model = None
+    positions = "scored"
 
     def score(self, prompts, scales):
         results = []

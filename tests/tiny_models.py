@@ -192,12 +192,12 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
 
 def provenance(**changes: Any) -> Provenance:
     """A provenance with every field filled: names as texts, 3 and 0.5 as numbers."""
-    fillings = {"int": 3, "float": 0.5}
+    fillings = {"int": 3, "float | None": 0.5}
     values = {
         field.name: fillings.get(str(field.type), field.name)
         for field in dataclasses.fields(Provenance)
     }
-    return Provenance(**(values | changes))
+    return Provenance(**(values | {"positions": "scored"} | changes))
 
 
 def random_scales(shape: tuple[int, int], n_conditions: int = 4) -> Tensor:

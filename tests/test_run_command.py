@@ -1,0 +1,102 @@
+"""`neuronllm-eval run`: what cannot be right is refused before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from neuronllm_eval import __main__, cli
+from neuronllm_eval.errors import NeuronLLMError
+from neuronllm_eval.run_command import refuse_run
+from tests.cli_fixtures import assert_one_message, call, finished_run
+
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "lm_eval.tasks", "neuronllm_eval.cli")
+SOME_TASK = ("--model", "neuronllm", "--tasks", "demo_topic")
+
+
+def refused(*given: object) -> str:
+    with pytest.raises(NeuronLLMError) as error:
+        refuse_run([str(word) for word in given])
+    return f"{error.value.exit_code} {error.value}"
+
+
+def test_a_typo_is_refused_with_nothing_heavy_imported():
+    script = (
+        "import json, sys\nfrom neuronllm_eval.__main__ import main\n"
+        "sys.argv = ['neuronllm-eval', 'run', '--model', 'neuronllm', '--model_args',\n"
+        "            'pretrained=m,condition=supress_good,neurons=nowhere']\n"
+        f"print(json.dumps([main(), [name for name in {HEAVY} if name in sys.modules]]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert json.loads(done.stdout) == [2, []], done.stderr
+    assert_one_message((2, "", done.stderr), 2, "unknown condition 'supress_good'")
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        (("--tsks", "x"), ("2 neuronllm-eval run: unrecognized arguments: --tsks x", "run --help")),
+        (("--limit", "many"), ("2 neuronllm-eval run: argument --limit",)),
+        (("--tasks", "aqua:arc_easy"), ("2 lm_eval does not know aqua:arc_easy", "tasks make")),
+        (SOME_TASK, ("2 --model_args names no model",)),
+        ((*SOME_TASK, "--model_args", "pretrained=m,condition=degrade"), ("without neurons",)),
+        (
+            (*SOME_TASK, "--model_args", "pretrained=m,neurons=x,condition=harm"),
+            ("2 unknown condition 'harm'", "Remedy: check condition in --model_args."),
+        ),
+        (
+            (*SOME_TASK, "--model_args", "pretrained=m,neurons=x,condition=suppress_good,scale=no"),
+            ("2 the suppress scale is 'no'",),
+        ),
+        (
+            (*SOME_TASK, "--model_args", "pretrained=m,neurons=nowhere,condition=suppress_good"),
+            ("1 there is no nowhere/neurons.json",),
+        ),
+        ((*SOME_TASK, "--model_args", "pretrained=m,positions=some"), ("2 positions is 'some'",)),
+        ((*SOME_TASK, "--model_args", "pretrained=m,max_length=abc"), ("2 max_length is 'abc'",)),
+    ],
+)
+def test_what_is_refused(given, parts):
+    said = refused(*given)
+    for part in parts:
+        assert part in said
+
+
+def test_an_output_path_that_cannot_be_used_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    given = ("--model", "hf", "--tasks", "x", "--output_path")
+    assert "no directory that can be written" in refused(*given, tmp_path / "file" / "deeper")
+    refuse_run([*given, str(tmp_path / "results.json")])  # lm_eval writes into its folder
+
+
+def test_neurons_one_level_too_high_or_low_name_the_run():
+    run = finished_run()
+    given = (*SOME_TASK, "--model_args")
+    for neurons in (run.path.parent, run.path / "results"):
+        said = refused(*given, f"pretrained=m,condition=degrade,neurons={neurons}")
+        assert f"1 {neurons} holds no neurons.json" in said
+        assert f"pass neurons= one of: {run.path}." in said
+
+
+def test_what_may_be_right_is_left_to_lm_eval():
+    refuse_run([*SOME_TASK, "--model_args", f"pretrained=m,neurons={finished_run().path},"
+                "condition=suppress_good.k2.x0.5,top_k=3"])  # fmt: skip
+    refuse_run([*SOME_TASK, "--config", "some.yaml"])  # which may name the model
+    refuse_run(["--model", "hf", "--tasks", "no_such_task"])
+
+
+@pytest.mark.parametrize(("rank", "first"), [("0", True), ("1", False)])
+def test_the_first_of_several_processes_refuses(rank, first, monkeypatch, capsys):
+    """The others come to the same later, and say it after the first."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["neuronllm-eval", "run", "--tsks", "x"])
+    monkeypatch.setattr(cli, "main", lambda _: 77)
+    assert __main__.main() == (2 if first else 77)
+    assert capsys.readouterr().err.startswith("error: neuronllm-eval run: unrec") == first
+
+
+def test_the_full_command_line_refuses_the_same():
+    assert_one_message(call("run", "--tsks", "x"), 2, "unrecognized arguments: --tsks x")
