@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,12 @@ from pytablewriter import MarkdownTableWriter
 from neuronllm_eval import evidence
 from neuronllm_eval.conditions import CONDITIONS, factor_text
 from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.methods import METHODS
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.positions import SCORED
+from neuronllm_eval.scoring import gold_probability
 from neuronllm_eval.selection import layer_counts
-from neuronllm_eval.stability import stability_of
+from neuronllm_eval.stability import SplitHalf, stability_of
 from neuronllm_eval.summary import EXPECTED_SIGN, ConditionSummary
 
 HEADERS = (
@@ -218,6 +221,22 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return str(writer.dumps()).strip()
 
 
+def _unit(method: str) -> str:
+    """Of what a method attributes; methods of the user's own need not be known here."""
+    quantity = getattr(METHODS.get(method), "quantity", None)
+    return "" if quantity is not None and quantity.target is gold_probability else " log-nats"
+
+
+def _stability_text(stability: SplitHalf) -> str:
+    shares = {
+        "the top good neurons": stability.top_k_overlap,
+        "the bad": stability.bottom_k_overlap,
+    }
+    named = [f"of {which} {share:.0%}" for which, share in shares.items() if not math.isnan(share)]
+    overlaps = f"; {', '.join(named)} are found by both halves" if named else ""
+    return f"Split-half rank correlation of the scores {stability.rank_correlation:.2f}{overlaps}."
+
+
 def gap_text(provenance: Provenance) -> str:
     """What attributions miss of the change that they add up to."""
     gaps = (
@@ -229,8 +248,8 @@ def gap_text(provenance: Provenance) -> str:
         return "completeness gap not measured"
     most, mean, share = gaps
     return (
-        f"completeness gap at most {most:.2g} log-nats, {mean:.2g} on average, {share:.2%} of the "
-        "change in all"
+        f"completeness gap at most {most:.2g}{_unit(provenance.method)}, {mean:.2g} on average, "
+        f"{share:.2%} of the change in all"
     )
 
 
@@ -269,9 +288,7 @@ def render(report: TaskReport) -> str:
         f"{provenance.n_steps} nodes of {escaped(provenance.quadrature)}, "
         f"{escaped(provenance.engine)} engine; "
         f"{gap_text(provenance)}.",
-        f"Split-half rank correlation of the scores {stability.rank_correlation:.2f}; of the top "
-        f"good neurons {stability.top_k_overlap:.0%}, of the bad {stability.bottom_k_overlap:.0%} "
-        "are found by both halves.",
+        _stability_text(stability),
         *filter(None, (docs_sentence(role, counts) for role, counts in report.docs.items())),
         f"Good neurons by layer {layer_counts(report.neurons.good, report.neurons.n_layers)}, "
         f"bad {layer_counts(report.neurons.bad, report.neurons.n_layers)}.",

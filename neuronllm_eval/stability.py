@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.stats
@@ -26,8 +26,9 @@ class SplitHalf:
     Attributes:
         k: number of neurons taken at each end.
         rank_correlation: Spearman's, over neurons not 0 in both halves; nan where undefined.
-        top_k_overlap: share of the k highest neurons that both halves name, 0 to 1.
-        bottom_k_overlap: share of the k lowest neurons that both halves name, 0 to 1.
+        top_k_overlap: share of the k highest neurons that both halves name, 0 to 1; nan if a half
+            has none above 0.
+        bottom_k_overlap: the same of the k lowest, and of neurons below 0.
     """
 
     k: int
@@ -77,15 +78,22 @@ def stability_of(half_sums: ArrayLike, top_k: int) -> SplitHalf:
     Args:
         half_sums: [2, layers, neurons], the sums of either half of the questions.
         top_k: neurons chosen at each end; as many are compared, but no more than either half has
-            of each sign.
+            of each sign. A sign that a half lacks, as all do whose method knows no bad neurons, is
+            not compared.
 
     Raises:
         UsageError: the sums are empty or not finite.
     """
     first, second = (checked_array("half_sums", half).ravel() for half in np.asarray(half_sums))
-    signed = (sign * half > 0 for half in (first, second) for sign in (1, -1))
-    available = min(int(np.count_nonzero(each)) for each in signed)
-    return split_half_stability(first, second, max(1, min(top_k, available)))
+    good, bad = (
+        min(int(np.count_nonzero(sign * half > 0)) for half in (first, second)) for sign in (1, -1)
+    )
+    found = split_half_stability(first, second, min(top_k, *(n or top_k for n in (good, bad))))
+    return replace(
+        found,
+        top_k_overlap=found.top_k_overlap if good else math.nan,
+        bottom_k_overlap=found.bottom_k_overlap if bad else math.nan,
+    )
 
 
 def _spearman(a: FloatArray, b: FloatArray) -> float:

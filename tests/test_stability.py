@@ -105,8 +105,15 @@ def test_halves_are_compared_over_as_many_neurons_as_both_have_of_each_sign() ->
 
 def test_halves_without_any_score_agree_on_nothing() -> None:
     found = stability_of(np.zeros((2, 3, 4)), 5)
-    assert found.k == 1
-    assert math.isnan(found.rank_correlation)
+    for value in (found.rank_correlation, found.top_k_overlap, found.bottom_k_overlap):
+        assert math.isnan(value)
+
+
+def test_scores_without_a_sign_are_compared_at_one_end() -> None:
+    # As of a method that knows no bad neurons: [5 4 3 0] and [5 0 4 3] share one of the first 2.
+    found = stability_of([[[5.0, 4, 3, 0]], [[5.0, 0, 4, 3]]], 2)
+    assert (found.k, found.top_k_overlap) == (2, 0.5)
+    assert math.isnan(found.bottom_k_overlap)
 
 
 ERRORS: list[tuple[Callable[[], object], list[str]]] = [
