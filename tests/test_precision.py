@@ -55,7 +55,7 @@ def test_gradients_of_16_bits_are_summed_in_32(kind, nodes_axis, dtype, monkeypa
     nodes, weights = torch.linspace(0.03, 0.97, 16), torch.ones(16)
 
     def attributed(others: float) -> torch.Tensor:
-        def gradients(_sum, inputs):
+        def gradients(_sum, inputs, **_):
             inputs = inputs if isinstance(inputs, list) else [inputs]
             filled = [torch.full_like(each, others) for each in inputs]
             for each in filled:
