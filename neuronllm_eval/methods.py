@@ -100,6 +100,13 @@ class ACE(Method):
     votes = True
 
 
+class ACEVocabulary(ACE):
+    """ACE with log p(gold) in place of F: an ablation of the contrast between the options."""
+
+    name = "ace_vocabulary"
+    quantity = Quantity(gold_loglikelihood)
+
+
 class GradXAct(Method):
     """ACE with one step: h * dF/dh at the unedited prompt in place of IG(F)."""
 
@@ -288,7 +295,17 @@ class Random(ACE):
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (ACE, KN, QRNCA, TN, GradXAct, Activation, ContrastActivation, Random)
+    for method in (
+        ACE,
+        KN,
+        QRNCA,
+        TN,
+        GradXAct,
+        Activation,
+        ContrastActivation,
+        Random,
+        ACEVocabulary,
+    )
 }
 
 
