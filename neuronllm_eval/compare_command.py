@@ -15,8 +15,10 @@ from pathlib import Path
 from neuronllm_eval import arguments
 from neuronllm_eval.comparison import as_json, compare, delta_table, overview, relative_table
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.methods import METHODS
 from neuronllm_eval.ranks import own_rank
+from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name, write_whole
 from neuronllm_eval.strict_json import dump_json
 
@@ -137,6 +139,8 @@ def _write(
     runs: Sequence[RunDirectory], seconds: dict[str, float], output: Path | None, show: Show
 ) -> None:
     found = compare(runs)
+    times = [[escaped(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
+    table = ["## Seconds", "", markdown_table(["stage", "s"], times), ""] if times else []
     text = "\n".join(
         [
             "## Accuracy under each condition, points against unmasked",
@@ -154,6 +158,7 @@ def _write(
             "",
             relative_table(found),
             "",
+            *table,
         ]
     )
     if output is not None:
