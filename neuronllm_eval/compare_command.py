@@ -82,6 +82,7 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
                 path /= f"seed_{seed}"
                 own.seed = seed
             own.output_path = str(path)
+            own.resume = own.resume or not own.overwrite  # repeated, it goes on with what is left
             found: dict[str, float] = {}
             code = evaluate(own, found)
             if code:

@@ -34,6 +34,7 @@ from neuronllm_eval.prompts import Question
 from neuronllm_eval.score_sums import ScoreSums
 from neuronllm_eval.scoring import Engine
 from neuronllm_eval.selection import resolve_count
+from neuronllm_eval.work import prompts_digest
 
 # By method, the sums over questions.
 Sums = dict[str, ScoreSums]
@@ -223,8 +224,11 @@ def empty_sums(
 ) -> Sums:
     """Sums of nothing yet, over these questions."""
     n_letters = max(len(prompt.options) for question in questions for prompt in question.prompts)
+    asked = prompts_digest(questions)
     return {
-        method.name: ScoreSums.zeros(engine.layers.shape, n_letters, method.n_groups, method.unit)
+        method.name: ScoreSums.zeros(
+            engine.layers.shape, n_letters, method.n_groups, method.unit, asked
+        )
         for method in methods
     }
 

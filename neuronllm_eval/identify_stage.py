@@ -29,9 +29,10 @@ from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.set_aside import setting_aside, without_set_aside
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch, SharedWork, batch_size_of, close
-from neuronllm_eval.work import Work
+from neuronllm_eval.work import WORK_FILE, Work, recorded_identity
 
 logger = logging.getLogger(__name__)
+_METHODS = "methods"  # in the identity of a pass
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
 LARGE_GAP = 0.1
 # Below this many questions the log warns, for choosing and for judging.
@@ -128,14 +129,17 @@ def _identify(
     launch: Launch,
     announce: Announce | None,
 ) -> list[NeuronSet]:
-    ranks, home = launch.ranks, runs[0].run
+    ranks = launch.ranks
+    waiting = [runs[place] for place in ranks.on_first(lambda: _waiting(runs, launch.overwrite))]
+    of_pass = waiting or runs
+    home = of_pass[0].run
     how, stage = prepare_identification(
         model,
         settings,
         questions,
         home.path,
         lambda choose: batch_size_of(home.identifying, launch, choose),
-        [each.method for each in runs],
+        [each.method for each in of_pass],
     )
     engine, quadrature = stage.engine, how.quadrature
     resolved = dataclasses.replace(
@@ -146,31 +150,36 @@ def _identify(
         selection_split=settings.selection_split if is_aqua(questions.task) else questions.split,
         num_fewshot=questions.num_fewshot,
     )
-    if not launch.overwrite and ranks.on_first(
-        lambda: all(
-            keeps_neurons(each.run, each.settings(resolved), model, questions) for each in runs
-        )
-    ):
+    kept = [each for each in runs if each not in waiting]
+    ranks.on_first(
+        lambda: [
+            keeps_neurons(each.run, each.settings(resolved), model, questions) for each in kept
+        ]
+    )
+    if not waiting:
         return [NeuronSet.load(each.run.neurons) for each in runs]
     warn_of_few(questions, "choose the neurons; expect unstable scores")
-    made_of = identity(model, resolved, questions, engine)
-    made_of["methods"] = {each.method.name: dataclasses.asdict(each.method) for each in runs}
+    made_of = identity(model, waiting[0].settings(resolved), questions, engine)
+    made_of[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in waiting}
     work = Work.plan(made_of, questions.questions, how.batch_size)
 
     def begin() -> None:  # everything that could be refused has been
-        for each in runs:
+        for each in waiting:
             launch.locks.take(each.run.path)
             each.run.start()
 
     shared = SharedWork(work, home.identifying, launch, begin)
     if ranks.is_first:
-        for each in runs:
+        for each in waiting:
             each.run.note_command("identify", launch.command, ranks.n_ranks, versions())
     announce_if_long(stage, announce, launch)
+
+    def write_settings(each: MethodRun) -> None:
+        text = each.settings(resolved).to_yaml(versions(), doc_counts(questions))
+        write_whole(each.run.settings, text)
+
     if ranks.is_first:
-        for each in runs:
-            text = each.settings(resolved).to_yaml(versions(), doc_counts(questions))
-            write_whole(each.run.settings, text)
+        write_settings(waiting[0])
     sums = empty_sums(engine, questions.questions, how.methods)
 
     def record(kept: QuestionRecord) -> None:
@@ -192,7 +201,7 @@ def _identify(
     whole = shared.finish()
     if whole is not None:
         records = list(whole.records())
-        for each in reversed(runs):  # the first is finished last: it says that all are
+        for each in reversed(waiting):  # the first is finished last: it says that all are
             name = each.method.name
             counted = without_set_aside(records, each.run, "selection")
             gaps, notes = _write_questions(counted, name, each.run)
@@ -200,9 +209,28 @@ def _identify(
             added = sums[name].of(whole.tally, largest, f"{name}/")
             scores = _write_scores(model, resolved, questions, stage, each, added, notes)
             _write_neurons(model, scores, resolved, each, or_none=len(runs) > 1)
+            write_settings(each)  # from now on it is a run of its own
         close(home.identifying)
     ranks.wait()
     return [NeuronSet.load(each.run.neurons) for each in runs]
+
+
+def _waiting(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
+    """Places of the runs whose neurons are to be found; first the one that holds the checkpoint.
+
+    An interrupted pass is gone on with for all its methods. Runs that are finished are kept.
+    """
+    for place, home in enumerate(runs):
+        identity = None if overwrite else recorded_identity(home.run.identifying / WORK_FILE)
+        if identity is not None:
+            names = identity.get(_METHODS, {home.method.name: {}})
+            left = [
+                other
+                for other, each in enumerate(runs)
+                if other != place and (each.method.name in names or not each.run.neurons.is_file())
+            ]
+            return [place, *left]
+    return [place for place, each in enumerate(runs) if overwrite or not each.run.neurons.is_file()]
 
 
 def _write_questions(

@@ -16,6 +16,7 @@ reading, and said so.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,10 @@ class Method:
     def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """[layers, neurons] the scores; arguments as `halves`."""
         return sums.floats(sums.half_sums.sum(0))
+
+    def counts(self, sums: ScoreSums) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Two [layers, neurons]: questions that put the neuron in G_e, and in B_e."""
+        return sums.good_count, sums.bad_count
 
 
 class ACE(Method):
@@ -264,6 +269,8 @@ class ContrastActivation(Method):
 class Random(ACE):
     """ACE's scores dealt out anew within each layer, so that chance has the same layers.
 
+    The questions decide the dealing too: another task or seed is another draw.
+
     Attributes:
         seed: of the dealing.
     """
@@ -283,14 +290,21 @@ class Random(ACE):
     def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.halves`; each half is dealt out by itself."""
         found = super().halves(sums, notes)
-        return np.stack([self._dealt(half, 1 + place) for place, half in enumerate(found)])
+        return np.stack([self._dealt(half, sums, 1 + place) for place, half in enumerate(found)])
 
     def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.score`."""
-        return self._dealt(super().score(sums, notes), 0)
+        return self._dealt(super().score(sums, notes), sums, 0)
 
-    def _dealt(self, values: Floats, number: int) -> Floats:
-        return np.random.default_rng([self.seed, number, 0xDEA1]).permuted(values, axis=1)
+    def counts(self, sums: ScoreSums) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `Method.counts`; they stay with their scores."""
+        good, bad = super().counts(sums)
+        return self._dealt(good, sums, 0), self._dealt(bad, sums, 0)
+
+    def _dealt(self, values: NDArray[Any], sums: ScoreSums, number: int) -> NDArray[Any]:
+        questions = hashlib.sha256(sums.questions.encode()).digest()
+        seeds = [self.seed, number, int.from_bytes(questions[:8], "little")]
+        return np.random.default_rng(seeds).permuted(values, axis=1)
 
 
 METHODS: dict[str, type[Method]] = {
@@ -369,10 +383,11 @@ def to_scores(
         notes: of the questions, in any order.
         provenance: where they come from.
     """
+    good_count, bad_count = method.counts(sums)
     return NeuronScores(
         score=method.score(sums, notes),
-        good_count=sums.good_count,
-        bad_count=sums.bad_count,
+        good_count=good_count,
+        bad_count=bad_count,
         half_sums=method.halves(sums, notes),
         letter_sums=sums.floats(sums.letter_sums),
         provenance=provenance,

@@ -92,8 +92,6 @@ def prepare_identification(
     """
     layers = model.layers
     methods = tuple(methods) or (make_method(settings.method, settings.method_args),)
-    quantity = methods[0].quantity
-    target = option_cross_entropy if quantity is None else quantity.target
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
@@ -105,7 +103,8 @@ def prepare_identification(
     if one_pass and settings.quadrature == AUTO_QUADRATURE:
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
     else:
-        quadrature = _quadrature(settings, questions, engine, target)
+        # Whatever the methods, so that a method's scores do not depend on its company.
+        quadrature = _quadrature(settings, questions, engine, option_cross_entropy)
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
     how = replace(how, quadrature=quadrature, batch_size=batch_size)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from neuronllm_eval.attribution import Attribution
 from neuronllm_eval.checkpoint import Tally
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.errors import ArtifactError, DocError
 
 # One unit of the sums is 2**-40 log-nats; sums up to 2**23 log-nats fit.
 FIXED_POINT = 2.0**40
+_MOST_UNITS = 2.0**61  # a few processes' sums still fit into 63 bits together
 _ARRAYS = ("group_sums", "letter_sums", "good_count", "bad_count", "group_count")
 _COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
 
@@ -38,6 +39,8 @@ class ScoreSums:
         bad_count: [layers, neurons] questions that put it in B_e.
         group_count: [groups, 2] prompts that were added.
         unit: how many units of the sums are 1.
+        questions: digest of the questions that are summed over.
+        bound: what no sum can exceed, in units, after all that was added here.
     """
 
     group_sums: NDArray[np.int64]
@@ -46,12 +49,14 @@ class ScoreSums:
     bad_count: NDArray[np.int64]
     group_count: NDArray[np.int64]
     unit: float = FIXED_POINT
+    questions: str = ""
     gap_max: float = 0.0
     gap_sum: int = 0
     change_sum: int = 0
     n_gaps: int = 0
     n_questions: int = 0
     n_prompts: int = 0
+    bound: float = 0.0
 
     @classmethod
     def zeros(
@@ -60,6 +65,7 @@ class ScoreSums:
         n_letters: int,
         n_groups: int = 1,
         unit: float = FIXED_POINT,
+        questions: str = "",
     ) -> ScoreSums:
         """Empty sums for a model of `shape` [layers, neurons]."""
 
@@ -67,11 +73,23 @@ class ScoreSums:
             return np.zeros((*leading, *shape), dtype=np.int64)
 
         counts = np.zeros((n_groups, 2), dtype=np.int64)
-        return cls(empty(n_groups, 2), empty(n_letters), empty(), empty(), counts, unit)
+        return cls(empty(n_groups, 2), empty(n_letters), empty(), empty(), counts, unit, questions)
 
     def fixed(self, values: Tensor) -> NDArray[np.int64]:
-        """Numbers as the sums keep them."""
-        return torch.round(values.cpu().double() * self.unit).to(torch.int64).numpy()
+        """Numbers as the sums keep them.
+
+        Raises:
+            DocError: these and all before might add up to more than a sum can hold.
+        """
+        units = torch.round(values.cpu().double() * self.unit)
+        self.bound += float(units.abs().max())
+        if not self.bound < _MOST_UNITS:
+            raise DocError(
+                f"scores of up to {float(values.abs().max()):.3g} add up to too much",
+                expected=f"less than {_MOST_UNITS / self.unit:.3g} in all",
+                remedy="use fewer questions, or a method of coarser `unit` (docs/extending.md)",
+            )
+        return units.to(torch.int64).numpy()
 
     def floats(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
         """The other way round."""
@@ -121,7 +139,7 @@ class ScoreSums:
                     remedy="pass --overwrite to start anew",
                 )
             values[name] = found
-        return ScoreSums(**values, unit=self.unit, gap_max=gap_max)
+        return ScoreSums(**values, unit=self.unit, questions=self.questions, gap_max=gap_max)
 
     @property
     def gap_mean(self) -> float:

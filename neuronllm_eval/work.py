@@ -147,6 +147,11 @@ def recorded_batch_size(path: Path) -> int | None:
     return int(_read(path)["batch_size"]) if path.is_file() else None
 
 
+def recorded_identity(path: Path) -> dict[str, Any] | None:
+    """The identity of that work; None if there is none."""
+    return dict(_read(path)["identity"]) if path.is_file() else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import statistics
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuronllm_eval import cli, methods
+from neuronllm_eval import cli, identification, methods
 from neuronllm_eval.comparison import SWAPPED, compare
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
@@ -125,6 +126,51 @@ def test_methods_are_found_anew_as_before(tmp_path):
     assert call(*given, "--overwrite")[0] == 0
     for method in METHODS:
         assert RunDirectory(tmp_path / method / "demo_topic").scores.read_bytes() == whole[method]
+
+
+def test_methods_go_on_after_an_interruption_and_further_ones_join(tmp_path, monkeypatch):
+    flags_of = functools.partial(identify, tmp_path, "--top_k", 5)
+    given = flags_of("--method", "ace,tn")
+    add = identification.add_question
+
+    def interrupt(*arguments):
+        if arguments[2] == 2:  # the third question
+            raise KeyboardInterrupt
+        return add(*arguments)
+
+    monkeypatch.setattr(identification, "add_question", interrupt)
+    assert call(*given)[0] == 130
+    monkeypatch.setattr(identification, "add_question", add)
+    code, _, err = call(*given)
+    assert code == 0, err
+    ace, tn = (RunDirectory(tmp_path / name / "demo_topic") for name in ("ace", "tn"))
+    assert call("validate", ace.path, *CONDITIONS, *QUICK)[0] == 0
+    kept = {path: path.read_bytes() for run in (ace, tn) for path in run.path.rglob("*.json*")}
+    code, _, err = call(*flags_of("--method", "ace,tn,kn"))
+    assert code == 0, err
+    assert kept == {path: path.read_bytes() for path in kept}
+    assert RunDirectory(tmp_path / "kn" / "demo_topic").neurons.is_file()
+    code, _, err = call(*flags_of("--method", "ace,tn,kn", "--top_z", 5, "--resume"))
+    assert (code, "top_z" in err) == (2, True)
+
+
+def test_a_comparison_that_is_repeated_is_printed_again(compared):
+    output, out = compared
+    given = ("--method", ",".join(METHODS), "--top_k", "2,5", "--seeds", 0, 1)
+    code, again, err = call(*flags(output, *given))
+    assert code == 0, err
+    assert out.split("## Seconds")[0] in again
+
+
+def test_other_settings_are_other_rows(compared, tmp_path):
+    output, _ = compared
+    code, _, err = call(*flags(tmp_path, "--method", "ace", "--top_z", 3, "--seed", 1))
+    assert code == 0, err
+    runs = [output / "seed_0" / "ace", tmp_path]
+    code, out, err = call("compare", *runs)
+    assert code == 0, err
+    assert "ace top_z=3.0" in out
+    assert "ace top_z=0.1" in out
 
 
 def test_verify_computes_a_methods_scores_again(compared):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.attribution import Attribution, Attributions, Quadrature, attribute_all
 from neuronllm_eval.engine import build_engine
-from neuronllm_eval.errors import UsageError
+from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.identification import (
     IdentificationSettings,
     QuestionRecord,
@@ -297,6 +297,14 @@ def test_the_random_method_keeps_each_layers_scores():
         assert sorted(own) == sorted(other)
     again = identified(Random(seed=1))["random"]
     assert not np.array_equal(again.score, dealt.score)
+    # Counts stay with their scores; other questions are another draw.
+    assert ((dealt.good_count + dealt.bad_count > 0) == (dealt.score != 0)).all()
+    sums = [ScoreSums.zeros((1, 9), 2, questions=asked) for asked in ("one", "other")]
+    for each in sums:
+        each.group_sums[0, 0, 0] = np.arange(9) << 40
+    one, other = (Random().score(each, []) for each in sums)
+    assert not np.array_equal(one, other)
+    assert sorted(one[0]) == sorted(other[0])
 
 
 def test_activations_of_thousands_do_not_overflow():
@@ -305,6 +313,11 @@ def test_activations_of_thousands_do_not_overflow():
     sums.group_sums *= 10_000  # as of a million prompts
     sums.n_prompts *= 10_000
     assert method.score(sums, []).tolist() == [[3e4, -3e4]]
+
+
+def test_sums_that_would_overflow_are_refused():
+    with pytest.raises(DocError, match="add up to too much"):
+        added(ACE(), [[1e6, 1.0]] * 3, [[-1.0, -2.0]] * 3)
 
 
 def test_a_question_that_no_neuron_helps_has_an_empty_cluster():
