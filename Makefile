@@ -33,7 +33,7 @@ bench: $(READY)
 reliability: $(READY)
 	$(BIN)/python -m benchmarks.kill_resume
 	$(BIN)/python -m benchmarks.process_speed
-	$(BIN)/python -m pytest -q tests/test_faults.py --faults 250
+	$(BIN)/python -m pytest -q tests/test_faults.py --faults 150
 
 # torch comes first and alone, so that its pin is the one chosen.
 $(READY): pyproject.toml constraints.txt
