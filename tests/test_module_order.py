@@ -127,6 +127,8 @@ ORDER = (
     "explanation",
     "explanation_text",
     "explain_stage",
+    "compared_runs",
+    "method_effects",
     "comparison",
     "preparation",
     "set_aside",
