@@ -157,7 +157,7 @@ def test_kn_is_its_papers_formula(engine):
 
 
 @pytest.mark.parametrize("settings", [{}, {"threshold": 0.05, "common": 0.5, "top_v": 3}])
-def test_qrnca_is_its_papers_formula(settings):
+def test_qrnca_is_as_its_authors_code_has_it(settings):
     threshold, common, top_v = ({"threshold": 0.2, "common": 0.3, "top_v": 10} | settings).values()
     clusters: list[dict[int, float]] = []
     for attribution in probability_gradients():

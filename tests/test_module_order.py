@@ -132,6 +132,7 @@ ORDER = (
     "comparison",
     "preparation",
     "set_aside",
+    "identified_files",
     "identify_stage",
     "validate_stage",
     "report_stage",
