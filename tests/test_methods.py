@@ -232,7 +232,7 @@ def test_methods_say_the_same_together_and_alone(engine, quadrature):
         assert relative_gap(together[method.name].half_sums, alone.half_sums) <= RELATIVE
 
 
-def test_all_methods_take_one_forward_pass_and_one_backward_per_target(monkeypatch):
+def test_all_methods_take_one_forward_pass_and_two_backward_passes(monkeypatch):
     model, layers = loaded()
     engine = build_engine(model, layers, PROMPTS, "fan_out", 5)
     quantities = IdentificationSettings(tuple(make_method(name) for name in METHODS)).quantities
@@ -260,7 +260,8 @@ def test_all_methods_take_one_forward_pass_and_one_backward_per_target(monkeypat
     n_targets = len({quantity.target for quantity in quantities})
     assert n_targets == 3
     assert counts["forward"] - before["forward"] == alone["forward"]
-    assert counts["backward"] - before["backward"] == alone["backward"] + n_targets - 1
+    # p(gold) and log p(gold) share theirs.
+    assert counts["backward"] - before["backward"] == alone["backward"] + n_targets - 2
 
 
 # By hand ----------------------------------------------------------------------------------------
