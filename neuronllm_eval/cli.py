@@ -31,6 +31,7 @@ from neuronllm_eval.estimate_text import estimate_line, estimate_table
 from neuronllm_eval.explain_command import explain
 from neuronllm_eval.identify_stage import identify_by_methods, method_runs
 from neuronllm_eval.interrupts import Interrupted, handled
+from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.method_arguments import chosen_methods
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
@@ -390,6 +391,7 @@ COMMANDS: dict[str, Command] = {
     "push": lambda options: hub_command.push(options, print),
     "compare": lambda options: compare_finished(options, print),
     "compare-methods": _compare_methods,
+    "leaderboard": lambda options: show_leaderboard(options, print),
     "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,

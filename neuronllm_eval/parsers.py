@@ -11,6 +11,7 @@ from neuronllm_eval import (
     explain_command,
     export_command,
     hub_command,
+    leaderboard_command,
     selftest_command,
 )
 
@@ -138,6 +139,15 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     _add_run_dir(compare, nargs="+")
     compare_command.add_reading_flags(compare)
     compare.set_defaults(execute=commands["compare"])
+
+    leaderboard = added.add_parser(
+        "leaderboard",
+        help="put finished runs of any models, tasks and methods into one table",
+        allow_abbrev=False,
+    )
+    _add_run_dir(leaderboard, nargs="+")
+    leaderboard_command.add_flags(leaderboard)
+    leaderboard.set_defaults(execute=commands["leaderboard"])
 
     export = added.add_parser(
         "export",
