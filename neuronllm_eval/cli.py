@@ -62,6 +62,7 @@ logger = logging.getLogger(__name__)
 # An error of all processes is the first one's to tell: the others give it so many seconds.
 _FIRST_WORD = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+_PIPE_CLOSED = 141  # as the shell has it: 128 and the number of SIGPIPE
 DEFAULT_OUTPUT = "runs"
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
@@ -127,6 +128,9 @@ def _guarded(action: Callable[[], int]) -> int:
             time.sleep(_FIRST_WORD)
         print(f"{mark}error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

@@ -34,7 +34,7 @@ class Terms:
         num_fewshot: demonstrations.
         description: digest of the role and rule line.
         system_instruction: digest.
-        chat_template: "no", "the model's own", or a name.
+        chat_template: "none", "the model's own", or a name.
         multiturn: whether demonstrations are turns of their own; True without a chat template.
         metadata: digest of what `--metadata` gave to the task.
         task_config: digest of the rest of the harness task's configuration.
@@ -53,12 +53,12 @@ class Terms:
     n_questions: int
     question_ids: str
     docs: str
-    n_proxies: int
+    n_proxies: str
     orders: str
     letter_style: str
     n_options: str
     distractors: str
-    num_fewshot: int
+    num_fewshot: str
     description: str
     system_instruction: str
     chat_template: str
@@ -80,18 +80,18 @@ _ASKED = ("n_proxies", "orders", "n_options", "distractors")
 # term -> how a difference is said, and terms whose difference says it already.
 _WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "split": ("validation split {} instead of {}", ()),
-    "n_questions": ("{} questions instead of {}", ()),
+    "n_questions": ("{} question{s} instead of {}", ()),
     "question_ids": ("other questions", ("split", "n_questions")),
     "docs": (
         "other orders of the questions or of their options",
         ("split", "n_questions", "question_ids", *_ASKED),
     ),
-    "n_proxies": ("each asked {} times instead of {}", ()),
+    "n_proxies": ("each asked {} time{s} instead of {}", ()),
     "orders": ("orders {} instead of {}", ()),
     "letter_style": ("letter style {} instead of {}", ()),
     "n_options": ("number of options {} instead of {}", ()),
     "distractors": ("distractors {} instead of {}", ()),
-    "num_fewshot": ("{} demonstrations instead of {}", ()),
+    "num_fewshot": ("{} demonstration{s} instead of {}", ()),
     "description": ("other description", ()),
     "system_instruction": ("other system instruction", ()),
     "chat_template": ("chat template: {} instead of {}", ()),
@@ -99,7 +99,7 @@ _WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "metadata": ("other --metadata", ()),
     "task_config": ("other definition of the task", ("lm_eval", "neuronllm_eval")),
     "chosen_split": ("neurons chosen on split {} instead of {}", ()),
-    "n_chosen_on": ("neurons chosen on {} questions instead of {}", ()),
+    "n_chosen_on": ("neurons chosen on {} question{s} instead of {}", ()),
     "chosen_at": ("neurons chosen at {} positions instead of {}", ()),
     "applied_at": ("neurons edited at {} positions instead of {}", ()),
     "top_k": ("K {} instead of {}", ()),
@@ -115,7 +115,9 @@ def differences(terms: Terms, other: Terms) -> tuple[str, ...]:
     mine, theirs = dataclasses.asdict(terms), dataclasses.asdict(other)
     differing = [name for name in _WORDS if mine[name] != theirs[name]]
     return tuple(
-        _WORDS[name][0].format(_text(mine[name]), _text(theirs[name]))
+        _WORDS[name][0].format(
+            _text(mine[name]), _text(theirs[name]), s="" if str(mine[name]) == "1" else "s"
+        )
         for name in differing
         if not set(_WORDS[name][1]) & set(differing)
     )

@@ -150,7 +150,8 @@ def _board(
 ) -> str:
     from neuronllm_eval import leaderboard_tables as tables
     from neuronllm_eval.leaderboard import leaderboard
-    from neuronllm_eval.leaderboard_text import overlap_sections, sections, unfinished
+    from neuronllm_eval.leaderboard_overlap_text import overlap_sections
+    from neuronllm_eval.leaderboard_text import sections, unfinished
 
     entries = [each for run in runs for each in run.entries]
     if not entries:
@@ -182,7 +183,7 @@ def _board(
 def _overlaps(kind: str, runs: Sequence[BoardRun]) -> str:
     """Of `--overlaps`: nothing else."""
     from neuronllm_eval import leaderboard_tables as tables
-    from neuronllm_eval.leaderboard_text import overlap_sections
+    from neuronllm_eval.leaderboard_overlap_text import overlap_sections
 
     found = _overlaps_of(runs)
     if not found:

@@ -5,7 +5,6 @@ Figures are rounded as in `report.md`. What is the same in every row is said onc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,23 +14,17 @@ from neuronllm_eval.comparability import ComparableSet
 from neuronllm_eval.conditions import UNMASKED, factor_text
 from neuronllm_eval.evidence import p_text
 from neuronllm_eval.leaderboard import Leaderboard, last_part
-from neuronllm_eval.leaderboard_overlaps import RunsOverlap
+from neuronllm_eval.leaderboard_labels import directories, method_labels, model_labels
 from neuronllm_eval.leaderboard_runs import BoardRun
 from neuronllm_eval.markdown_text import one_line
 
-# Pairs of runs of a model that are shown, those that share most; json and csv have all.
-MOST_PAIRS = 30
 NOTE = (
     "Rank: within a task, a condition and a set, by the delta in the condition's direction. Delta "
     "and changes: points against the unmasked run; 95% interval and p paired, by question, p "
-    "corrected for the run's conditions. Controls outdone: layer-matched random neurons under the "
-    "same operation. Consistent: questions right under every order of the options; majority: whose "
-    "most frequent answer is right; position bias: how far the letters said are from the right "
-    "ones'."
-)
-OVERLAP_NOTE = (
-    "Neurons that two runs share, the Jaccard index (shared over those in either), and in brackets "
-    "what is expected of random sets with as many neurons in each layer."
+    "corrected for the run's conditions (a point's for its points too). Controls outdone: "
+    "layer-matched random neurons under the same operation. Consistent: questions right under "
+    "every order of the options; majority: whose most frequent answer is right; position bias: how "
+    "far the letters said are from the right ones'."
 )
 
 
@@ -73,7 +66,9 @@ def sections(board: Leaderboard, group_by: str) -> list[Section]:
         shown = rows[list(columns)].rename(columns=columns)
         once = ~(shown.duplicated() & unmasked)
         found.append(Section(str(title), shown[once].reset_index(drop=True)))
-    return [*found, Section("", None, (NOTE, *legend(board.sets)))]
+    _, above = directories(list(board.frame["run"]))
+    where = [f"Directories are below {one_line(above)}."] if above and "run" in columns else []
+    return [*found, Section("", None, (NOTE, *where, *legend(board.sets)))]
 
 
 def legend(sets: Sequence[ComparableSet]) -> list[str]:
@@ -144,6 +139,7 @@ def _needless(board: Leaderboard, words: pd.DataFrame) -> set[str]:
 def _in_words(board: Leaderboard) -> pd.DataFrame:
     """All columns of `_HEADS` as text; empty where there is nothing."""
     frame = board.frame
+    below, _ = directories(list(frame["run"]))
     interval = [
         "" if pd.isna(low) else f"{low:+.1f} to {high:+.1f}"
         for low, high in zip(frame["low"], frame["high"], strict=True)
@@ -154,9 +150,9 @@ def _in_words(board: Leaderboard) -> pd.DataFrame:
             "set": _cells(frame["set"], str),
             "model": _models(frame),
             "task": _cells(frame["task"], one_line),
-            "method": _methods(frame),
+            "method": method_labels(frame),
             "seed": _cells(frame["seed"], str),
-            "run": _cells(frame["run"], one_line),
+            "run": [below[path] for path in frame["run"]],
             "condition": _cells(frame["condition"], str),
             "top_k": _cells(frame["top_k"], str),
             "scale": _cells(frame["scale"], factor_text),
@@ -194,101 +190,10 @@ def _of_so_many(values: pd.Series, totals: pd.Series) -> list[str]:
     return ["" if pd.isna(one) or pd.isna(of) else f"{one} of {of}" for one, of in pairs]
 
 
-def model_labels(models: Sequence[tuple[str, str, str]]) -> dict[str, str]:
-    """What to call each model, by the digest of its weights: as short as tells them apart.
-
-    Args:
-        models: (name, digest, dtype), any number of times.
-    """
-    known = {digest: (name, dtype) for name, digest, dtype in sorted(models, reverse=True)}
-    forms: tuple[Callable[[str, str, str], str], ...] = (
-        lambda name, _digest, _dtype: last_part(name),
-        lambda name, _digest, _dtype: name,
-        lambda name, _digest, dtype: f"{last_part(name)} ({dtype})",
-        lambda name, _digest, dtype: f"{name} ({dtype})",
-        lambda name, digest, dtype: f"{name} ({dtype}, {digest})",
-    )
-    for form in forms:
-        found = {key: one_line(form(name, key, dtype)) for key, (name, dtype) in known.items()}
-        if len(set(found.values())) == len(found):
-            return found
-    return {key: key for key in known}
-
-
 def _models(frame: pd.DataFrame) -> list[str]:
     columns = (frame["model"], frame["model_hash"], frame["dtype"])
     labels = model_labels(list(zip(*columns, strict=True)))
     return [labels[each] for each in frame["model_hash"]]
-
-
-def _methods(frame: pd.DataFrame) -> list[str]:
-    """Methods by name, with those of their settings in which runs of a model and task differ."""
-    settings = [json.loads(text) for text in frame["method_settings"]]
-    keys = list(zip(frame["model_hash"], frame["task"], frame["method"], strict=True))
-    values: dict[tuple[tuple[str, str, str], str], set[str]] = {}
-    for key, own in zip(keys, settings, strict=True):
-        for name, value in own.items():
-            values.setdefault((key, name), set()).add(str(value))
-    found = []
-    for key, own in zip(keys, settings, strict=True):
-        varying = [f"{name}={own[name]}" for name in own if len(values[key, name]) > 1]
-        found.append(one_line(f"{key[2]} ({', '.join(varying)})" if varying else key[2]))
-    return found
-
-
-_PAIR_HEADS = ("run", "other run", "good", "bad", "good in other's bad", "bad in other's good")
-
-
-def overlap_sections(found: Sequence[RunsOverlap], runs: Sequence[BoardRun]) -> list[Section]:
-    """A section for each model with several runs, the pairs that share most first."""
-    labels = _run_labels(runs)
-    titles = model_labels([(run.model, run.model_hash, "") for run in runs])
-    by_model: dict[str, dict[tuple[str, str], list[RunsOverlap]]] = {}
-    for each in found:
-        pairs = by_model.setdefault(each.model_hash, {})
-        pairs.setdefault((each.run, each.other_run), []).append(each)
-    sections = []
-    for model, pairs in by_model.items():
-        order = sorted(pairs, key=lambda pair: -sum(_likeness(each) for each in pairs[pair]))
-        shown = [
-            [labels[one], labels[other], *map(_overlap_cell, pairs[one, other])]
-            for one, other in order[:MOST_PAIRS]
-        ]
-        n_left = len(order) - len(shown)
-        left = (f"{n_left} more pairs, which share less; json has all, and csv with --overlaps.",)
-        sections.append(
-            Section(
-                f"Neurons shared by runs of {titles[model]}",
-                pd.DataFrame(shown, columns=list(_PAIR_HEADS), dtype=object),
-                (OVERLAP_NOTE, *(left if n_left else ())),
-            )
-        )
-    return sections
-
-
-def _likeness(each: RunsOverlap) -> float:
-    return (each.jaccard or 0.0) if each.neurons == each.other_neurons else 0.0
-
-
-def _overlap_cell(each: RunsOverlap) -> str:
-    smaller = min(each.size, each.other_size)
-    if not smaller:
-        return ""
-    return f"{each.shared} of {smaller}, {each.jaccard or 0:.2f} ({each.chance or 0:.2f})"
-
-
-def _run_labels(runs: Sequence[BoardRun]) -> dict[str, str]:
-    """By directory, what to call a run among those of its model."""
-    forms: tuple[Callable[[BoardRun], str], ...] = (
-        lambda run: f"{run.task} {run.method}",
-        lambda run: f"{run.task} {run.method} seed {run.seed}",
-        lambda run: run.path,
-    )
-    for form in forms:
-        named = {run.path: one_line(form(run)) for run in runs}
-        if len({(run.model_hash, named[run.path]) for run in runs}) == len(runs):
-            break
-    return named
 
 
 def unfinished(runs: Sequence[BoardRun]) -> list[Section]:
