@@ -83,9 +83,10 @@ def legend(sets: Sequence[ComparableSet]) -> list[str]:
                 f"K {first.top_k}",
                 *(f"{each.letter}: {_runs(each)}, {', '.join(each.differs)}" for each in own[1:]),
             ]
+            words = "; ".join(map(_whole_line, parts)).rstrip(".")
             found.append(
                 f"{one_line(task)} has results that cannot be compared with each other, by set. "
-                f"{'; '.join(map(_whole_line, parts))}."
+                f"{words}."
             )
     return found
 
