@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from neuronllm_eval.leaderboard import COLUMNS, leaderboard
 from neuronllm_eval.leaderboard_choices import FORMATS, SUFFIXES
+from neuronllm_eval.leaderboard_command import add_flags
 from neuronllm_eval.leaderboard_overlap_text import MOST_PAIRS, overlap_sections
 from neuronllm_eval.leaderboard_overlaps import overlaps
 from neuronllm_eval.leaderboard_tables import PAGES, as_csv, as_json, as_table, tex
@@ -231,6 +235,43 @@ def test_html_is_one_page_of_closed_tags_without_script():
     assert 'm|o&d_e<l>%$#{}~^\\" [31m **x**' in parser.text
     long = "x" * 90  # pandas cuts cells at 50 unless told otherwise
     assert f"<td>{long}</td>" in page([entry(method=long), entry()], kind="html")
+
+
+# The docs -----------------------------------------------------------------------------------------
+
+
+def _table(text: str, head: str) -> list[list[str]]:
+    """The cells of a table's rows."""
+    rows = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_docs_name_every_column_and_flag():
+    text = Path("docs/leaderboard.md").read_text(encoding="utf-8")
+    columns = _table(text, "| column | in tables |")
+    named = [name for row in columns for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(COLUMNS)
+    heads = [head for row in columns for head in row[1].split(", ") if head]
+    entries = [
+        entry(task=t, model=m, model_hash=m, method=k, seed=s, top_k=k_, n_questions=n, run=r)
+        for t, m, k, s, k_, n, r in (
+            ("a", "m", "ace", 0, 1, 5, "r/1"),
+            ("b", "n", "kn", 1, 2, 6, "r/2"),
+        )
+        for _ in range(2)
+    ]
+    entries[0] = entry(task="a", model="m", model_hash="m", terms={"top_k": 1}, run="r/3")
+    shown = {head for group in ("task", "model") for part in
+             sections(leaderboard(entries, group), group) if part.table is not None
+             for head in part.table.columns}  # fmt: skip
+    assert sorted(heads) == sorted(shown)
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    flags -= {"-h", "--help", "-o", "-v", "--verbosity"}
+    told = {flag for row in _table(text, "| flag | meaning |") for flag in
+            re.findall(r"`(--\w+)`", row[0])}  # fmt: skip
+    assert told == flags
 
 
 # Figures in full ----------------------------------------------------------------------------------
