@@ -52,7 +52,7 @@ def asked_docs(path: Path, task: str) -> AskedDocs:
     """
     require_file(path)
     require_size(path, MOST_LINES_BYTES, _AGAIN)
-    splits, docs, first = set(), [], b""
+    splits, docs, ids, first = set(), [], set(), b""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_LENGTH), b""), 1):
@@ -62,6 +62,9 @@ def asked_docs(path: Path, task: str) -> AskedDocs:
                 values = _start(start, path, number)
                 if values["task"] != task:
                     raise _damaged(path, f"line {number} is of task {values['task']!r:.100}")
+                if values["doc_id"] in ids:
+                    raise _damaged(path, f"line {number} is of doc {values['doc_id']} again")
+                ids.add(values["doc_id"])
                 splits.add(values["split"])
                 docs.append((values["question_id"], values["gold"]))
                 first = first or line

@@ -278,6 +278,7 @@ DAMAGES = {
     "a line that is cut": lambda run: run.conditions.write_text(run.conditions.read_text()[:-9]),
     "a line of another task": damage.replaced("conditions.jsonl", "demo_topic", "other"),
     "a line of another split": damage.replaced("conditions.jsonl", "validation", "selection"),
+    "a doc twice": damage.replaced("conditions.jsonl", '"doc_id":1,', '"doc_id":0,'),
     "a line with no gold": damage.replaced("conditions.jsonl", '"gold":', '"bold":'),
     "lines that are not text": damage.as_bytes(
         "conditions.jsonl", b'{"task":"\xff","loglikelihoods":{"a":1}}\n'
