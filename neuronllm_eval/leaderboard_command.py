@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from neuronllm_eval import arguments
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.leaderboard_choices import FORMATS, GROUPS, SUFFIXES
-from neuronllm_eval.run_directory import write_whole
+from neuronllm_eval.run_directory import RunDirectory, write_whole
 from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.strict_json import dump_json
 
@@ -96,10 +96,8 @@ def show_leaderboard(options: argparse.Namespace, show: Show) -> int:
     """
     output = Path(options.output_path) if options.output_path else None
     kind = options.format or _format_of(output)
-    if output is not None and output.is_dir():
-        raise UsageError(
-            f"--output_path is {output}, a folder", expected="a file", remedy="add a file name"
-        )
+    if output is not None:
+        _require_file(output)
     runs, damaged = _read(options)
     text = _overlaps(kind, runs) if options.overlaps else _board(options, kind, runs, damaged)
     if output is None:
@@ -110,6 +108,14 @@ def show_leaderboard(options: argparse.Namespace, show: Show) -> int:
     if damaged:
         raise _unreadable(damaged)
     return 0
+
+
+def _require_file(output: Path) -> None:
+    if output.is_dir():
+        raise UsageError(
+            f"--output_path is {output}, a folder", expected="a file", remedy="add a file name"
+        )
+    RunDirectory(output.parent).require_writable()
 
 
 def _format_of(output: Path | None) -> str:
@@ -155,8 +161,9 @@ def _board(
 
     entries = [each for run in runs for each in run.entries]
     if not entries:
+        others = f"; {', '.join(map(str, damaged))} cannot be read" if damaged else ""
         raise ArtifactError(
-            f"none of {len(runs)} runs has results under these conditions",
+            f"none of {len(runs)} runs has results under these conditions{others}",
             expected="runs that are validated",
             remedy=f"run `neuronllm-eval validate {runs[0].path}`, or --overlaps",
         )

@@ -320,6 +320,18 @@ def test_folders_without_results(tree, tmp_path):
     assert_one_message(call("leaderboard", tmp_path / "none"), 1, "holds no run")
     result = call("leaderboard", tree / "without_conditions")
     assert_one_message(result, 1, "none of 1 runs has results", "neuronllm-eval validate")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.yaml").touch()
+    result = call("leaderboard", tree / "without_conditions", tmp_path)
+    assert_one_message(
+        result, 1, "none of 1 runs has results", f"{tmp_path / 'bad'} cannot be read"
+    )
+
+
+def test_a_file_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    result = call("leaderboard", finished_run().path, "-o", tmp_path / "file" / "board.csv")
+    assert_one_message(result, 2, "cannot be written", "--output_path")
 
 
 # The parts ----------------------------------------------------------------------------------------
