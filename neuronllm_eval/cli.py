@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import shtab
 import torch
 import transformers
 
@@ -387,6 +388,11 @@ def _make_tasks(options: argparse.Namespace) -> int:
     return 0
 
 
+def _complete(options: argparse.Namespace) -> int:
+    print(shtab.complete(main_parser(COMMANDS), options.shell))
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "identify": _identify,
     "validate": _validate,
@@ -401,6 +407,7 @@ COMMANDS: dict[str, Command] = {
     "tasks": _tasks,
     "tasks make": _make_tasks,
     "selftest": lambda options: selftest(options, print),
+    "completion": _complete,
 }
 
 
