@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from neuronllm_eval import arguments
 from neuronllm_eval.compared_runs import read_compared
 from neuronllm_eval.comparison import (
     Comparison,
+    against_text,
     as_json,
     compare,
     delta_table,
@@ -34,6 +36,7 @@ from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name, w
 from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.strict_json import dump_json
 
+logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = "runs/comparison"
 # Identifies, validates and reports as parsed flags say, and notes what took how many seconds.
 Evaluate = Callable[[argparse.Namespace, dict[str, float]], int]
@@ -81,6 +84,7 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
             expected="numbers of 0 or more, each once",
             remedy="check --seeds",
         )
+    _require_against(options.against, _method_names(options.method))
     seconds: dict[str, float] = {}
     folders: list[Path] = []
 
@@ -100,7 +104,10 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
             seconds |= {f"{lead}: {stage}": taken for stage, taken in found.items()}
             folders.append(path)
     except NeuronLLMError:  # a model that fails takes nothing from those before it
-        finish()
+        try:
+            finish()
+        except NeuronLLMError as error:
+            logger.warning("the others are not compared: %s", error)
         raise
     finish()
     return code
@@ -139,8 +146,22 @@ def _require_no_pretrained(model_args: Sequence[str] | None) -> None:
         )
 
 
+def _require_against(against: str | None, methods: Sequence[str]) -> None:
+    """Refuse a method that will not be among the runs, before they are made."""
+    if against is not None and against.split(" ")[0] not in methods:
+        raise UsageError(
+            f"--against is {against!r:.100}",
+            expected=f"one of the methods that are compared: {', '.join(methods)}",
+            remedy="check --against and --method",
+        )
+
+
+def _method_names(groups: Sequence[str]) -> list[str]:
+    return [name for group in groups for name in group.split(",") if name]
+
+
 def _runs_of(folder: Path, methods: Sequence[str]) -> list[RunDirectory]:
-    names = [name for group in methods for name in group.split(",") if name]
+    names = _method_names(methods)
     if len(names) < 2:
         return find_runs(folder)
     return [run for name in names for run in find_runs(folder / name)]
@@ -162,7 +183,8 @@ def _add_against(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="METHOD",
-        help="method that the others are tested against (default: ace, or the first)",
+        help="method that the others are tested against, with settings where runs have it with "
+        "several, such as 'ace ambiguous=drop' (default: ace, or the first)",
     )
 
 
@@ -202,13 +224,14 @@ def _text(found: Comparison, seconds: dict[str, float]) -> str:
         "## Enhance minus degrade, points",
         overview(found),
     ]
-    if found.differences:
+    against = escaped(against_text(found))
+    if against:
         parts += [
-            f"## Enhance minus degrade less that of {escaped(found.against)}, points",
+            f"## Enhance minus degrade less that of {against}, points",
             difference_table(found),
             "On the same questions and seeds, by question; p: of the signs of the questions' "
-            f"differences, corrected (Holm) for all methods held against {escaped(found.against)} "
-            "at the same K, model and task.",
+            f"differences, corrected (Holm) for all methods held against {against} at the same K, "
+            "model and task.",
         ]
     parts += ["## Relative changes", relative_table(found)]
     if seconds:

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from neuronllm_eval.asked_docs import asked_docs
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.run_directory import RunDirectory, read_lines
+from neuronllm_eval.run_terms import method_settings, run_terms
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_run import ValidationRecord, load_neurons
 
-# Of a run's settings, those that are compared, are in the key, or do not decide numbers.
-_NOT_COMPARED = ("seed", "model_args", "task", "include_path", "method", "method_args", "top_k",
-                 "batch_size", "device", "engine")  # fmt: skip
+# Terms that another seed changes, and those that a key has by themselves.
+_NOT_IN_KEY = ("question_ids", "docs", "n_questions", "n_chosen_on", "split", "top_k")
 
 
 class Key(NamedTuple):
@@ -28,20 +29,20 @@ class Key(NamedTuple):
         model: name and weights' digest.
         task: of the harness.
         split: that judged.
-        settings: names and values of all that decides how neurons are chosen and judged and is
-            not named here, the seed aside.
+        terms: names and values of all else that has to be equal where methods are compared, the
+            seed and what it changes aside (`comparability.Terms`).
         top_k: good and bad neurons that were asked for.
         method: that scored the neurons.
-        method_args: its settings, JSON.
+        settings: names and values of what the method was set to (`run_terms.method_settings`).
     """
 
     model: tuple[str, str]
     task: str
     split: str
-    settings: tuple[tuple[str, str], ...]
+    terms: tuple[tuple[str, str], ...]
     top_k: int
     method: str
-    method_args: str
+    settings: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def _of_run(run: RunDirectory) -> list[Compared]:
     record = ValidationRecord.load(run.validation)
     table = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
     known = neurons.provenance
+    asked = asked_docs(run.conditions, settings.task)
+    terms = asdict(run_terms(run, settings, neurons, record, asked))
     by_count: dict[int, dict[str, str]] = {}
     for name in table.conditions:
         parts = ConditionName.parse(name)
@@ -117,21 +120,14 @@ def _of_run(run: RunDirectory) -> list[Compared]:
             (known.model, known.model_hash),
             settings.task,
             table.split,
-            _other_settings(settings, record),
+            tuple((n, str(value)) for n, value in terms.items() if n not in _NOT_IN_KEY),
             count,
             known.method,
-            known.method_args,
+            tuple((n, str(value)) for n, value in method_settings(settings).items()),
         )
         chosen = neurons.top(count)
         found.append(Compared(key, known.seed, len(chosen.good), len(chosen.bad), table, names))
     return found
-
-
-def _other_settings(settings: RunSettings, record: ValidationRecord) -> tuple[tuple[str, str], ...]:
-    values = {k: v for k, v in asdict(settings).items() if k not in _NOT_COMPARED}
-    values |= {f"{name}_scale": factor for name, factor in asdict(record.scales).items()}
-    values["judged at"] = record.positions
-    return tuple((name, str(value)) for name, value in values.items())
 
 
 def _as_the_run(parts: ConditionName, scales: Scales) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from neuronllm_eval.compared_runs import Compared, Key
+from neuronllm_eval.comparison_names import Names
 from neuronllm_eval.evidence import p_text
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.method_effects import (
@@ -19,10 +19,10 @@ from neuronllm_eval.method_effects import (
     differences,
     effect,
     groups,
+    reference,
 )
-from neuronllm_eval.methods import ACE
 from neuronllm_eval.report import markdown_table
-from neuronllm_eval.statistics import RelativeChange
+from neuronllm_eval.statistics import MeanChange, PairedDelta, RelativeChange
 
 SHOWN = ("suppress_good", "suppress_bad", "enhance_good", "enhance_bad", "degrade", "enhance")
 _LEAD = ("model", "task", "K", "method", "good, bad", "runs")
@@ -36,13 +36,11 @@ class Comparison:
         effects: a method's repeats together.
         single: every run by itself.
         differences: of methods to the one they are held against.
-        against: that method's name; empty if there is no other.
     """
 
     effects: tuple[Effect, ...]
     single: tuple[Effect, ...]
     differences: tuple[Difference, ...]
-    against: str
 
 
 def compare(
@@ -55,41 +53,38 @@ def compare(
 
     Args:
         found: what `compared_runs.read_compared` gives.
-        against: the method that others are held against; of the first run if not given, and ACE
-            where that is among them.
+        against: the method that others are held against (`method_effects.reference`).
         n_resamples: draws of the bootstrap.
         progress: is called after each of `found`.
 
     Raises:
-        UsageError: no run is of the method `against`.
+        UsageError: as `reference`.
     """
-    methods = list(dict.fromkeys(each.key.method for each in found))
-    other = against or (ACE.name if ACE.name in methods else methods[0])
-    by_key = groups(found)
-    differing = differences(found, other, n_resamples)  # refuses first
+    held = reference(found, against)  # refuses first
+    differing = differences(found, held, n_resamples) if held else []
     single: dict[int, Effect] = {}
     for each in found:
         single[id(each)] = effect([each], n_resamples)
         progress()
+    pooled = (
+        single[id(own[0])] if len(own) == 1 else effect(own, n_resamples)
+        for own in groups(found).values()
+    )
     return Comparison(
-        tuple(
-            single[id(own[0])] if len(own) == 1 else effect(own, n_resamples)
-            for own in by_key.values()
-        ),
+        tuple(each for each in pooled if each.accuracy),
         tuple(single.values()),
         tuple(differing),
-        other if len(methods) > 1 or against else "",
     )
 
 
 def delta_table(found: Comparison) -> str:
     """Accuracy deltas in points with their intervals; of several runs, pooled."""
-    effects, names = found.effects, _Names(found)
+    effects, names = found.effects, _names(found)
     shown = [name for name in (*SHOWN, SWAPPED) if any(name in each.accuracy for each in effects)]
     rows = [
         [
-            *names.lead(each),
-            f"{next(iter(each.accuracy.values())).unmasked:.1f}",
+            *_lead_cells(names, each),
+            f"{each.unmasked:.1f}",
             *(_interval(each.accuracy.get(name)) for name in shown),
         ]
         for each in effects
@@ -100,26 +95,35 @@ def delta_table(found: Comparison) -> str:
 
 def overview(found: Comparison) -> str:
     """Enhance minus degrade in points, with intervals: one column per model, task and split."""
-    names = _Names(found)
+    names = _names(found)
     cells = {each.key: _interval(each.accuracy.get(SWAPPED)) for each in found.effects}
-    return names.wide(cells)
+    return _wide(names, cells)
 
 
 def difference_table(found: Comparison) -> str:
     """Enhance minus degrade less that of the method they are held against, in points."""
-    cells = {
-        each.key: f"{_interval(each.change)} p {p_text(each.corrected_p)}"
-        for each in found.differences
-    }
-    return _Names(found).wide(cells)
+    names, n_repeats = _names(found), {each.key: len(each.seeds) for each in found.effects}
+
+    def cell(each: Difference) -> str:
+        seeds = f" ({len(each.seeds)} of {n_repeats[each.key]} seeds)"
+        fewer = len(each.seeds) < n_repeats.get(each.key, 0)
+        return f"{_interval(each.change)} p {p_text(each.corrected_p)}{seeds if fewer else ''}"
+
+    return _wide(names, {each.key: cell(each) for each in found.differences})
+
+
+def against_text(found: Comparison) -> str:
+    """What the methods are held against; empty if nothing is."""
+    names = _names(found)
+    return " or ".join(dict.fromkeys(names.method(each.against) for each in found.differences))
 
 
 def relative_table(found: Comparison) -> str:
     """RAC and RCC of degrade and enhance in percent, as the paper lays its table out."""
-    names = _Names(found)
+    names = _names(found)
     rows = [
         [
-            *names.lead(each),
+            *_lead_cells(names, each),
             *(_percent(measure.get(name)) for name in PAPERS for measure in (each.rac, each.rcc)),
         ]
         for each in found.effects
@@ -129,77 +133,35 @@ def relative_table(found: Comparison) -> str:
     return markdown_table([*_LEAD, *heads], rows)
 
 
-class _Names:
-    """How rows and columns are called: in full where they could be taken for each other."""
-
-    def __init__(self, found: Comparison) -> None:
-        keys = [each.key for each in found.effects]
-        self._several_models = len({key.model for key in keys}) > 1
-        self._splits = _distinct(keys, lambda key: (key.model, key.task), lambda key: key.split)
-        names = dict.fromkeys(name for key in keys for name, _ in key.settings)
-        self._varying = [
-            name
-            for name in names
-            if _distinct(
-                keys,
-                lambda key: (key.model, key.task),
-                lambda key, name=name: dict(key.settings).get(name),  # type: ignore[misc]
-            )
-        ]
-        self._hashes = _distinct(keys, lambda key: _short(key), lambda key: key.model)
-
-    def model(self, key: Key) -> str:
-        name = _short(key)
-        return f"{name} ({key.model[1].rsplit(':', 1)[-1][:8]})" if name in self._hashes else name
-
-    def task(self, key: Key) -> str:
-        several = (key.model, key.task) in self._splits
-        return f"{key.task} ({key.split})" if several else key.task
-
-    def method(self, key: Key) -> str:
-        settings = {} if key.method_args == "{}" else json.loads(key.method_args)
-        of_run = dict(key.settings)
-        settings |= {name: of_run.get(name, "") for name in self._varying}
-        return " ".join([key.method, *(f"{name}={value}" for name, value in settings.items())])
-
-    def lead(self, each: Effect) -> list[str]:
-        """The first cells of a row."""
-        key = each.key
-        sizes = sorted({f"{g}, {b}" for g, b in zip(each.n_good, each.n_bad, strict=True)})
-        cells = (self.model(key), self.task(key), str(key.top_k), self.method(key))
-        return [escaped(cell) for cell in (*cells, " / ".join(sizes), str(len(each.seeds)))]
-
-    def wide(self, cells: Mapping[Key, str]) -> str:
-        """A table with a row for each K and method, a column for each model, task and split."""
-        columns: dict[tuple[str, str], None] = {}
-        rows: dict[tuple[int, str], dict[tuple[str, str], str]] = {}
-        for key, cell in cells.items():
-            column = (self.model(key), self.task(key))
-            columns[column] = None
-            rows.setdefault((key.top_k, self.method(key)), {})[column] = cell
-        heads = [f"{model}: {task}" if self._several_models else task for model, task in columns]
-        lines = [
-            [str(top_k), escaped(method), *(own.get(column, "") for column in columns)]
-            for (top_k, method), own in sorted(rows.items(), key=lambda each: each[0][0])
-        ]
-        return markdown_table(["K", "method", *map(escaped, heads)], lines)
+def _names(found: Comparison) -> Names:
+    return Names([each.key for each in found.effects])
 
 
-def _short(key: Key) -> str:
-    return key.model[0].rstrip("/").rsplit("/", 1)[-1]
+def _lead_cells(names: Names, each: Effect) -> list[str]:
+    """The first cells of a row, under `_LEAD`."""
+    key = each.key
+    sizes = sorted({f"{g}, {b}" for g, b in zip(each.n_good, each.n_bad, strict=True)})
+    cells = (names.model(key), names.task(key), str(key.top_k), names.method(key))
+    return [escaped(cell) for cell in (*cells, " / ".join(sizes), str(len(each.seeds)))]
 
 
-def _distinct(
-    keys: Sequence[Key], within: Callable[[Key], Any], value: Callable[[Key], Any]
-) -> set[Any]:
-    """The groups of keys, by `within`, that have several values."""
-    by_group: dict[Any, set[Any]] = {}
-    for key in keys:
-        by_group.setdefault(within(key), set()).add(value(key))
-    return {group for group, values in by_group.items() if len(values) > 1}
+def _wide(names: Names, cells: Mapping[Key, str]) -> str:
+    """A table with a row for each K and method, a column for each model, task and split."""
+    columns: dict[tuple[str, str], None] = {}
+    rows: dict[tuple[int, str], dict[tuple[str, str], str]] = {}
+    for key, cell in cells.items():
+        column = (names.model(key), names.task(key))
+        columns[column] = None
+        rows.setdefault((key.top_k, names.method(key)), {})[column] = cell
+    heads = [f"{model}: {task}" if names.several_models else task for model, task in columns]
+    lines = [
+        [str(top_k), escaped(method), *(own.get(column, "") for column in columns)]
+        for (top_k, method), own in sorted(rows.items(), key=lambda each: each[0][0])
+    ]
+    return markdown_table(["K", "method", *map(escaped, heads)], lines)
 
 
-def _interval(change: Any) -> str:
+def _interval(change: PairedDelta | MeanChange | None) -> str:
     """A change in points and its interval; empty for None."""
     if change is None:
         return ""
@@ -259,8 +221,8 @@ def _named(key: Key) -> dict[str, Any]:
         **key._asdict(),
         "model": model,
         "model_hash": weights,
+        "terms": dict(key.terms),
         "settings": dict(key.settings),
-        "method_args": json.loads(key.method_args),
     }
 
 

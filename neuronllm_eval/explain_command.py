@@ -14,13 +14,13 @@ from pathlib import Path
 from neuronllm_eval import arguments
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.explain_stage import StoredRun, explain_run
-from neuronllm_eval.explanation import COMPARED, SetOverlap
+from neuronllm_eval.explanation import SetOverlap
 from neuronllm_eval.explanation_text import overlap_table, render, summary
 from neuronllm_eval.loading import LoadedModel, load_model
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.run_directory import find_runs, write_whole
 from neuronllm_eval.run_tasks import load_run_task, selection_questions
-from neuronllm_eval.set_overlap import overlap
+from neuronllm_eval.set_overlap import COMPARED, overlap
 
 DEFAULT_TOP_N = 10
 DEFAULT_ASKED = 100  # questions

@@ -19,8 +19,6 @@ from neuronllm_eval.token_effects import Promotion, TokenEffect
 
 SCHEMA_VERSION = 1
 _FIRST_WORDS = 12
-# Of two runs: sets that agree, and sets that contradict each other.
-COMPARED = (("good", "good"), ("bad", "bad"), ("good", "bad"), ("bad", "good"))
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class QuestionEffect:
     Attributes:
         question_id: the question.
         text: its first words.
-        attribution: the method's value summed over its prompts; above 0 where it helped.
+        attribution: the method's value summed over its prompts.
     """
 
     question_id: str

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from neuronllm_eval.aqua import LETTERS
 from neuronllm_eval.explanation import (
-    COMPARED,
     Explanation,
     NeuronExplanation,
     SetOverlap,
@@ -16,7 +15,7 @@ from neuronllm_eval.letter_bias import LETTER_NEURON
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neuron_evidence import Mean
 from neuronllm_eval.report import markdown_table
-from neuronllm_eval.set_overlap import Overlap
+from neuronllm_eval.set_overlap import COMPARED, Overlap
 from neuronllm_eval.token_effects import TokenEffect
 
 _SHOWN_TOKENS = 5
@@ -78,8 +77,8 @@ def render(explanation: Explanation) -> str:
         "",
         _questions_table(explanation),
         "",
-        "The questions that a neuron helped most, then those it hurt most, by the same values "
-        "summed over a question's prompts.",
+        "The questions with the highest values, then those with the lowest, summed over a "
+        "question's prompts; an attribution says how far the neuron helped or hurt.",
         "",
         "### Layers",
         "",

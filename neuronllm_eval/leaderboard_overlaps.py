@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neuronllm_eval.explanation import COMPARED
 from neuronllm_eval.leaderboard_runs import BoardRun
+from neuronllm_eval.set_overlap import COMPARED
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100

@@ -18,7 +18,7 @@ from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.leaderboard import Entry
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
-from neuronllm_eval.run_terms import run_terms
+from neuronllm_eval.run_terms import method_settings, run_terms
 from neuronllm_eval.set_overlap import Places
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_run import ValidationRecord, load_neurons
@@ -26,8 +26,6 @@ from neuronllm_eval.stored_summary import StoredSummary
 from neuronllm_eval.summary import ConditionSummary
 
 _AGAIN = "run validate again"
-# Settings of a run that a method has besides its own.
-_METHOD_SETTINGS = ("quadrature", "n_steps", "top_z", "ambiguous", "attribution_dtype")
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def _entries(run: RunDirectory, settings: RunSettings, neurons: NeuronSet) -> tu
     _require_one_validation(run, settings, record, summary, asked)
     terms = run_terms(run, settings, neurons, record, asked)
     unmasked = summary.metrics.get(UNMASKED, {})
-    method = {name: getattr(settings, name) for name in _METHOD_SETTINGS} | settings.method_args
+    method = method_settings(settings)
     known = neurons.provenance
     found = []
     for each in summary.conditions:

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.compared_runs import Compared, Key
+from neuronllm_eval.comparison_names import Names
 from neuronllm_eval.conditions import UNMASKED
 from neuronllm_eval.doc_table import numbered
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.holm import holm
+from neuronllm_eval.methods import ACE
 from neuronllm_eval.statistics import (
     MeanChange,
     PairedDelta,
@@ -34,6 +36,7 @@ from neuronllm_eval.statistics import (
 
 SWAPPED = "enhance_minus_degrade"
 PAPERS = ("degrade", "enhance")
+Measure = Literal["correct", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Effect:
         seeds: of the repeats.
         n_good: good neurons of each repeat.
         n_bad: bad ones.
+        unmasked: accuracy without intervention, percent.
         accuracy: by condition the paired delta to unmasked, and `SWAPPED`.
         confidence: the same of the softmax over options at gold.
         rac: of the conditions in `PAPERS`, the relative change of accuracy.
@@ -55,6 +59,7 @@ class Effect:
     seeds: tuple[int, ...]
     n_good: tuple[int, ...]
     n_bad: tuple[int, ...]
+    unmasked: float
     accuracy: dict[str, PairedDelta]
     confidence: dict[str, PairedDelta]
     rac: dict[str, RelativeChange]
@@ -80,6 +85,18 @@ class Difference:
     corrected_p: float
 
 
+class Reference(NamedTuple):
+    """A method that others are held against.
+
+    Attributes:
+        method: its name.
+        settings: as `Key.settings`.
+    """
+
+    method: str
+    settings: tuple[tuple[str, str], ...]
+
+
 def groups(found: Sequence[Compared]) -> dict[Key, list[Compared]]:
     """Repeats together, by model, task, number of neurons and method."""
     by_key: dict[Key, list[Compared]] = {}
@@ -102,10 +119,10 @@ def effect(repeats: Sequence[Compared], n_resamples: int = 10_000) -> Effect:
     if set(PAPERS) <= set(conditions):
         pairs[SWAPPED] = PAPERS
 
-    def values(measure: str, name: str) -> NDArray[np.float64]:
+    def values(measure: Measure, name: str) -> NDArray[np.float64]:
         return np.concatenate([_values(each, measure, name) for each in repeats])
 
-    def deltas(measure: str) -> dict[str, PairedDelta]:
+    def deltas(measure: Measure) -> dict[str, PairedDelta]:
         return {
             name: paired_delta(
                 values(measure, before),
@@ -116,7 +133,7 @@ def effect(repeats: Sequence[Compared], n_resamples: int = 10_000) -> Effect:
             for name, (before, after) in pairs.items()
         }
 
-    def relative(measure: str) -> dict[str, RelativeChange]:
+    def relative(measure: Measure) -> dict[str, RelativeChange]:
         return {
             name: relative_change(
                 values(measure, UNMASKED),
@@ -133,6 +150,7 @@ def effect(repeats: Sequence[Compared], n_resamples: int = 10_000) -> Effect:
         tuple(each.seed for each in repeats),
         tuple(each.n_good for each in repeats),
         tuple(each.n_bad for each in repeats),
+        100 * float(values("correct", UNMASKED).mean()),
         deltas("correct"),
         deltas("confidence"),
         relative("correct"),
@@ -140,48 +158,68 @@ def effect(repeats: Sequence[Compared], n_resamples: int = 10_000) -> Effect:
     )
 
 
+def reference(found: Sequence[Compared], against: str | None) -> Reference | None:
+    """The method that others are held against.
+
+    Args:
+        found: runs of any models, tasks and methods.
+        against: its name, and settings where runs have it with several, such as
+            `ace ambiguous=drop`; `ace` or the first if not given.
+
+    Returns:
+        None if none was given and runs have the method with several settings.
+
+    Raises:
+        UsageError: no run is of that method and settings, or runs of it differ in others.
+    """
+    keys = {Reference(each.key.method, each.key.settings): each.key for each in found}
+    methods = dict.fromkeys(variant.method for variant in keys)
+    default = ACE.name if ACE.name in methods else next(iter(methods), "")
+    name, *wanted = (against or default).split() or [""]
+    of_name = [variant for variant in keys if variant.method == name]
+    fitting = [each for each in of_name if set(wanted) <= {f"{k}={v}" for k, v in each.settings}]
+    if len(fitting) == 1:
+        return fitting[0]
+    if against is None:
+        return None
+    names = Names(list(keys.values()))
+    known = dict.fromkeys(names.method(keys[each]) for each in of_name or keys)
+    raise UsageError(
+        f"{len(fitting) or 'no'} methods of the runs are {against!r:.100}",
+        expected=f"one of: {'; '.join(known)}",
+        remedy="check --against",
+    )
+
+
 def differences(
-    found: Sequence[Compared], against: str, n_resamples: int = 10_000
+    found: Sequence[Compared], against: Reference, n_resamples: int = 10_000
 ) -> list[Difference]:
     """Every method against one, where both have the same seeds and docs.
 
     Args:
         found: runs of any models, tasks and methods.
-        against: name of the method that the others are held against.
+        against: what the others are held against.
         n_resamples: draws of the bootstrap.
-
-    Raises:
-        UsageError: no run is of that method.
     """
-    methods = dict.fromkeys(each.key.method for each in found)
-    if against not in methods:
-        raise UsageError(
-            f"no run is of the method {against!r:.100}",
-            expected=f"one of {', '.join(methods)}",
-            remedy="check --against",
-        )
     blocks: dict[Key, list[list[Compared]]] = {}
     for key, repeats in groups(found).items():
-        blocks.setdefault(key._replace(method="", method_args=""), []).append(repeats)
+        blocks.setdefault(key._replace(method="", settings=()), []).append(repeats)
     return [each for block in blocks.values() for each in _of_block(block, against, n_resamples)]
 
 
 def _of_block(
-    block: Sequence[Sequence[Compared]], against: str, n_resamples: int
+    block: Sequence[Sequence[Compared]], against: Reference, n_resamples: int
 ) -> list[Difference]:
-    reference = next((own for own in block if own[0].key.method == against), None)
-    if reference is None:
-        return []
-    others = [own for own in block if own is not reference]
-    pairs = [_same_docs(own, reference) for own in others]
-    changes = [_change(own, n_resamples) for own in pairs if own]
-    corrected = iter(zip(changes, holm([each.p_value for each in changes]), strict=True))
+    by_method = {Reference(own[0].key.method, own[0].key.settings): own for own in block}
+    others = by_method.pop(against, [])
+    pairs = [pair for own in by_method.values() if (pair := _same_docs(own, others))]
+    changes = [_change(pair, n_resamples) for pair in pairs]
+    corrected = holm([each.p_value for each in changes])
     return [
         Difference(
-            own[0].key, reference[0].key, tuple(each.seed for each, _ in pair), *next(corrected)
+            pair[0][0].key, pair[0][1].key, tuple(each.seed for each, _ in pair), change, p_value
         )
-        for own, pair in zip(others, pairs, strict=True)
-        if pair
+        for pair, change, p_value in zip(pairs, changes, corrected, strict=True)
     ]
 
 
@@ -210,6 +248,6 @@ def _change(pairs: Sequence[tuple[Compared, Compared]], n_resamples: int) -> Mea
     return mean_change(changes, questions, n_resamples=n_resamples)
 
 
-def _values(each: Compared, measure: str, condition: str) -> NDArray[np.float64]:
-    by_name: Any = getattr(each.table, measure)
-    return np.asarray(by_name[each.names.get(condition, condition)])
+def _values(each: Compared, measure: Measure, condition: str) -> NDArray[np.float64]:
+    by_name = each.table.correct if measure == "correct" else each.table.confidence
+    return by_name[each.names.get(condition, condition)]

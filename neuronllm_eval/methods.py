@@ -115,7 +115,10 @@ class ACEVocabulary(ACE):
 
 
 class GradXAct(Method):
-    """ACE with one step: h * dF/dh at the unedited prompt in place of IG(F)."""
+    """ACE with one step: h * dF/dh at the unedited prompt in place of IG(F).
+
+    Source: gradient times input (Shrikumar et al. 2016), of the target F.
+    """
 
     name = "gradxact"
     quantity = _ONE_STEP
@@ -225,7 +228,10 @@ class TN(Method):
 
 
 class Activation(Method):
-    """Mean of h over all prompts: the highest are good, the lowest negative ones bad."""
+    """Mean of h over all prompts: the highest are good, the lowest negative ones bad.
+
+    Source: none, a baseline; target: none, what the model says does not matter.
+    """
 
     name = "activation"
     unit = 2.0**24  # activations of thousands, summed over millions of prompts
@@ -243,7 +249,8 @@ class Activation(Method):
 class ContrastActivation(Method):
     """Mean of h over prompts answered right, minus that over prompts answered wrong.
 
-    Zero where all prompts are answered alike.
+    Zero where all prompts are answered alike. Source: none, a baseline; target: whether the
+    likeliest option is the right one.
     """
 
     name = "contrast_activation"
@@ -276,7 +283,8 @@ class ContrastActivation(Method):
 class Random(ACE):
     """ACE's scores dealt out anew within each layer, so that chance has the same layers.
 
-    The questions decide the dealing too: another task or seed is another draw.
+    The questions decide the dealing too: another task or seed is another draw. Source: none, a
+    baseline; target: F, which decides how many neurons of a layer are good or bad.
 
     Attributes:
         seed: of the dealing.

@@ -10,12 +10,16 @@ from neuronllm_eval.comparability import Terms
 from neuronllm_eval.conditions import UNMASKED
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.fingerprints import digest, task_hash
+from neuronllm_eval.methods import METHODS
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_run import ValidationRecord
 from neuronllm_eval.strict_json import read_json
 
+# Settings of a run that a method has besides its own; only attribution along a path has the first.
+_PATH_SETTINGS = ("quadrature", "n_steps")
+_CHOOSING_SETTINGS = ("top_z", "ambiguous", "attribution_dtype")
 _AGAIN = "run validate again"
 _TEMPLATES = {False: "none", True: "the model's own"}
 
@@ -69,6 +73,14 @@ def run_terms(
         lm_eval=lm_eval,
         neuronllm_eval=_version(run) or known.tool_version,
     )
+
+
+def method_settings(settings: RunSettings) -> dict[str, Any]:
+    """What a run's method was set to: its own settings, and the run's that decide its neurons."""
+    method = METHODS.get(settings.method)  # a method of the user's own need not be known here
+    along_path = method is None or (method.quantity is not None and method.quantity.path)
+    names = (*(_PATH_SETTINGS if along_path else ()), *_CHOOSING_SETTINGS)
+    return {name: getattr(settings, name) for name in names} | dict(settings.method_args)
 
 
 def _harness(run: RunDirectory, task: str) -> tuple[dict[str, Any], str]:

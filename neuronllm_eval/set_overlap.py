@@ -15,6 +15,9 @@ from neuronllm_eval.selection import layer_counts
 
 _NEGLIGIBLE = 1e-20  # a probability
 
+# Of two runs: sets that agree, and sets that contradict each other.
+COMPARED = (("good", "good"), ("bad", "bad"), ("good", "bad"), ("bad", "good"))
+
 
 @dataclass(frozen=True)
 class Overlap:

@@ -106,10 +106,11 @@ class RunSettings:
                     remedy="run identify again",
                 )
             if value not in _choices().get(name, (value,)):
+                own = "; of a method of your own, start your script with this command's arguments"
                 raise ArtifactError(
                     f"{path}: settings.{name} is {value!r:.100}",
                     expected=" or ".join(_choices()[name]),
-                    remedy="run identify again",
+                    remedy=f"run identify again{own if name == 'method' else ''}",
                 )
         try:
             make_method(settings["method"], settings["method_args"])

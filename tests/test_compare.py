@@ -137,7 +137,7 @@ def test_what_is_no_comparison_is_refused(compared, tmp_path):
     twin = copy_of(run, tmp_path / "twin")
     assert_one_message(call("compare", run.path, twin.path), 1, "two of the runs", "each once")
     given = ("compare", run.path, "--against", "kn")
-    assert_one_message(call(*given), 2, "no run is of the method 'kn'", "one of ace")
+    assert_one_message(call(*given), 2, "no methods of the runs are 'kn'", "one of: ace")
     twin.conditions.unlink()
     assert_one_message(call("compare", twin.path), 1, "is not validated", "neuronllm-eval validate")
 
@@ -190,13 +190,17 @@ def test_a_comparison_that_is_repeated_is_printed_again(compared):
 
 def test_other_settings_are_other_rows(compared, tmp_path):
     output, _ = compared
-    code, _, err = call(*flags(tmp_path, "--method", "ace", "--top_z", 3, "--seed", 1))
+    code, _, err = call(*flags(tmp_path, "--method", "ace", "--top_z", 3, "--seed", 0))
     assert code == 0, err
     runs = [output / "seed_0" / "ace", tmp_path]
     code, out, err = call("compare", *runs)
     assert code == 0, err
     assert "ace top_z=3.0" in out
     assert "ace top_z=0.1" in out
+    assert "less that of" not in out
+    code, out, err = call("compare", *runs, "--against", "ace top_z=0.1")
+    assert code == 0, err
+    assert "## Enhance minus degrade less that of ace top" in out
 
 
 def test_verify_computes_a_methods_scores_again(compared):
@@ -229,6 +233,7 @@ def test_methods_that_cannot_be(tmp_path, more, parts):
     [
         (["--seeds", 1, 1], ("seeds are 1 1", "each once")),
         (["--seeds", -1], ("seeds are -1",)),
+        (["--against", "knn"], ("--against is 'knn'", "compared: ace, kn", "check --against")),
         (["--models", "a"], ("--models and pretrained= in --model_args", "one of them")),
     ],
 )

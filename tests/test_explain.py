@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuronllm_eval.asked_again import Attributing
 from neuronllm_eval.explanation import (
-    COMPARED,
     Explanation,
     NeuronExplanation,
     QuestionEffect,
@@ -24,7 +23,7 @@ from neuronllm_eval.neuron_evidence import Mean
 from neuronllm_eval.neurons import Neuron, NeuronSet
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.run_tasks import load_run_task, selection_questions
-from neuronllm_eval.set_overlap import Overlap
+from neuronllm_eval.set_overlap import COMPARED, Overlap
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.token_effects import Promotion, TokenEffect
 from tests.cli_fixtures import (
