@@ -36,6 +36,8 @@ class DocTable:
     Attributes:
         conditions: names, in order.
         split: the split the docs are of.
+        doc_ids: [docs] of the harness.
+        question_ids: [docs] of the question that a doc is a copy of.
         question_index: [docs] int64.
         correct: condition -> [docs] float64, 0 or 1.
         confidence: condition -> [docs] float64, softmax over options at gold.
@@ -43,6 +45,8 @@ class DocTable:
 
     conditions: tuple[str, ...]
     split: str
+    doc_ids: tuple[int, ...]
+    question_ids: tuple[str, ...]
     question_index: NDArray[np.int64]
     correct: Mapping[str, NDArray[np.float64]]
     confidence: Mapping[str, NDArray[np.float64]]
@@ -71,8 +75,7 @@ class DocTable:
             if line["doc_id"] in docs:
                 raise _refusal(path, f"line {number} is of doc {line['doc_id']} again")
             docs.add(line["doc_id"])
-        place = {line["question_id"]: 0 for line in lines}
-        place = {question: index for index, question in enumerate(place)}
+        question_ids = tuple(line["question_id"] for line in lines)
         correct = np.empty((len(lines), len(names)))
         confidence = np.empty_like(correct)
         n_options = np.array([len(line["loglikelihoods"][UNMASKED]) for line in lines])
@@ -86,10 +89,18 @@ class DocTable:
         return cls(
             names,
             lines[0]["split"],
-            np.array([place[line["question_id"]] for line in lines], dtype=np.int64),
+            tuple(line["doc_id"] for line in lines),
+            question_ids,
+            numbered(question_ids),
             dict(zip(names, correct.T, strict=True)),
             dict(zip(names, confidence.T, strict=True)),
         )
+
+
+def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    """Equal names as equal numbers, from 0 in the order of their first appearance."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _refusal(path: Path, what: str) -> ArtifactError:

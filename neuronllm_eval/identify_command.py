@@ -12,7 +12,8 @@ from pathlib import Path
 from neuronllm_eval import arguments
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_table
-from neuronllm_eval.identify_stage import Announce, identify_by_methods, method_runs
+from neuronllm_eval.identified_files import method_runs
+from neuronllm_eval.identify_stage import Announce, identify_by_methods
 from neuronllm_eval.launching import launched, take_locks
 from neuronllm_eval.loading import LoadedModel, load_model
 from neuronllm_eval.method_arguments import chosen_methods

@@ -69,7 +69,8 @@ def table_of(**accuracies: str) -> DocTable:
         for name, digits in accuracies.items()
     }
     n_docs = len(rows["unmasked"])
-    return DocTable(tuple(rows), "test", np.arange(n_docs), rows, rows)
+    ids = tuple(map(str, range(n_docs)))
+    return DocTable(tuple(rows), "test", tuple(range(n_docs)), ids, np.arange(n_docs), rows, rows)
 
 
 def test_controls_belong_to_their_own_condition():
