@@ -14,7 +14,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"README.md": "index.md"} | {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
+PAGES = {"README.md": "index.md", "examples/README.md": "examples.md"} | {
+    name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md")
+}
 COPIED = "repository"  # folder of the site
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
 
@@ -54,7 +56,7 @@ def in_repository(path: str, page: str) -> str | None:
         page: of the site.
     """
     name = path.removeprefix("../")
-    if page in PAGES.values():  # links are from the top of the repository
+    if page in PAGES.values():  # links there are from the top of the repository
         if path.startswith("docs/"):
             return path.removeprefix("docs/")
     elif name == path:

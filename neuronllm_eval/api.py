@@ -3,7 +3,7 @@
 1. Keyword arguments are the flags, and become the words of a command line; what is None is not
    given. So defaults, checks and messages are the parser's, and `commands.jsonl` has a command
    that does the same.
-2. The command runs. Nothing is printed; what is amiss is logged or raised.
+2. The command runs. Nothing goes to standard output; what is amiss is logged or raised.
 3. The result is a `Run` for each directory that was written.
 
 An example:

@@ -34,6 +34,7 @@ def test_the_site_builds_strictly(tmp_path):
     assert done.returncode == 0, done.stderr
     pages = {path.name for path in (tmp_path / "site").glob("*.html")}
     assert {f"{path.stem}.html" for path in PAGES} - {"README.html"} < pages
+    assert (tmp_path / "site" / "repository" / "examples" / "own_method.py").is_file()
     assert 'href="method.html#statistics"' in (tmp_path / "site" / "index.html").read_text("utf-8")
 
 
