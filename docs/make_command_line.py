@@ -50,6 +50,7 @@ EXAMPLES = {
     "compare-methods": "neuronllm-eval compare-methods --tasks demo_topic --method ace,kn,tn "
     "--top_k 10,41 --output_path runs/methods",
     "compare": "neuronllm-eval compare runs/methods/ace runs/methods/tn",
+    "leaderboard": "neuronllm-eval leaderboard runs/arc runs/methods --conditions degrade,enhance",
     "export": "neuronllm-eval export runs/arc/aqua_arc_easy --condition enhance "
     "--output_path out/enhance",
     "push": "neuronllm-eval push runs/arc --repo_id user/neurons --private",

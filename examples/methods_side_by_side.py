@@ -1,4 +1,4 @@
-"""docs/results.md: rival methods on the same questions, compared at equal numbers of neurons."""
+"""docs/results.md, docs/leaderboard.md: methods on the same questions, at equal numbers of neurons."""
 
 from __future__ import annotations
 
@@ -12,3 +12,7 @@ more = ["--method", "ace,random", "--conditions", "degrade,enhance", "--overwrit
 assert cli.main(["compare-methods", *flags, *more, "--output_path", "runs/methods"]) == 0
 rows = json.loads(Path("runs/methods/comparison.json").read_text())["rows"]
 assert {row["method"] for row in rows} == {"ace", "random"}
+
+board = ["leaderboard", "runs/methods", "--output_path", "runs/board.csv"]
+assert cli.main(board) == 0
+assert "degrade" in Path("runs/board.csv").read_text()

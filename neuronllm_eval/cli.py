@@ -30,6 +30,7 @@ from neuronllm_eval.estimate_text import estimate_line
 from neuronllm_eval.explain_command import explain
 from neuronllm_eval.identify_command import Listeners, identify
 from neuronllm_eval.interrupts import Interrupted, handled
+from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.ranks import OtherRankFailed, own_rank
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 # An error of all processes is the first one's to tell: the others give it so many seconds.
 _FIRST_WORD = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+_PIPE_CLOSED = 141  # as the shell has it: 128 and the number of SIGPIPE
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
 DEMO_LIMIT = 120
@@ -118,6 +120,9 @@ def _guarded(action: Callable[[], int]) -> int:
             time.sleep(_FIRST_WORD)
         print(f"{mark}error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -243,6 +248,7 @@ COMMANDS: dict[str, Command] = {
     "push": lambda options: hub_command.push(options, print),
     "compare": lambda options: compare_finished(options, print),
     "compare-methods": _compare_methods,
+    "leaderboard": lambda options: show_leaderboard(options, print),
     "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,
