@@ -1,4 +1,4 @@
-"""docs/results.md, docs/leaderboard.md: methods on the same questions, at equal numbers of neurons."""
+"""docs/results.md, docs/leaderboard.md: methods on the same questions, at equal K."""
 
 from __future__ import annotations
 
