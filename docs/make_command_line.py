@@ -56,6 +56,7 @@ EXAMPLES = {
     "push": "neuronllm-eval push runs/arc --repo_id user/neurons --private",
     "tasks": "neuronllm-eval tasks",
     "tasks make": "neuronllm-eval tasks make belebele_eng_Latn --output_path my_tasks",
+    "completion": "neuronllm-eval completion bash",
     "selftest": "neuronllm-eval selftest --strengths 1,0.125",
     "run": "neuronllm-eval run --model neuronllm --tasks demo_topic --model_args "
     "pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good",

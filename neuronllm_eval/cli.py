@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import shtab
 import torch
 import transformers
 
@@ -239,6 +240,11 @@ def _make_tasks(options: argparse.Namespace) -> int:
     return 0
 
 
+def _complete(options: argparse.Namespace) -> int:
+    print(shtab.complete(main_parser(COMMANDS), options.shell))
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "identify": _identify,
     "validate": _validate,
@@ -253,6 +259,7 @@ COMMANDS: dict[str, Command] = {
     "tasks": _tasks,
     "tasks make": _make_tasks,
     "selftest": lambda options: selftest(options, print),
+    "completion": _complete,
 }
 
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import logging
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.api.model import CacheHook
-from lm_eval.api.registry import register_model
+from lm_eval.api.registry import model_registry, register_model
 from torch import Tensor
 
 from neuronllm_eval.adapter_base import warn_of_other_base
@@ -40,9 +41,22 @@ from neuronllm_eval.same_model import has_other_weights, require_same_shape
 
 logger = logging.getLogger(__name__)
 _CACHE_STAMP = "neuronllm_eval"
+NAME = "neuronllm"  # of the model in lm_eval
 
 
-@register_model("neuronllm")
+def _register(model: type[MaskedScoringLM]) -> type[MaskedScoringLM]:
+    """Register a model with lm_eval, unless lm_eval discovered it as a plugin and is loading it.
+
+    Then its registry holds the entry point, which it cannot compare with a class (0.4.13).
+    """
+    held = getattr(model_registry, "_objs", {}).get(NAME)
+    own = f"{model.__module__}:{model.__qualname__}"
+    if not (isinstance(held, EntryPoint) and held.value == own):
+        register_model(NAME)(model)
+    return model
+
+
+@_register
 class NeuronMaskedLM(MaskedScoringLM):
     """A Hugging Face causal LM under one condition.
 

@@ -10,6 +10,7 @@ from neuronllm_eval import (
     compare_command,
     explain_command,
     export_command,
+    help_examples,
     hub_command,
     leaderboard_command,
     selftest_command,
@@ -17,27 +18,8 @@ from neuronllm_eval import (
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
+SHELLS = ("bash", "zsh", "tcsh")
 Command = Callable[[argparse.Namespace], int]
-EXAMPLES = """examples:
-  # the embedded model on its four families of questions
-  neuronllm-eval identify --tasks demo --output_path runs/demo
-  neuronllm-eval validate runs/demo
-
-  # a model of the Hub on a multiple-choice task of the harness
-  neuronllm-eval identify --tasks mmlu_professional_law --selection_split validation \\
-      --model_args pretrained=meta-llama/Llama-3.2-1B --batch_size 16 --output_path runs/law
-  neuronllm-eval validate runs/law --conditions suppress_good,enhance
-
-  # dose-response: every condition at these numbers of neurons and factors
-  neuronllm-eval validate runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4
-
-  # what the top neurons do, and how far the tasks share them
-  neuronllm-eval explain runs/demo --batch_size 48
-
-  # lm_eval's own command line, with the masked model registered
-  neuronllm-eval run --model neuronllm --tasks demo_topic \\
-      --model_args pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good
-"""
 
 
 def run_eval_parser() -> argparse.ArgumentParser:
@@ -65,7 +47,7 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
         prog="neuronllm-eval",
         description="Find the neurons that help or hurt a language model at a multiple-choice "
         "task, and measure what suppressing or enhancing them does.",
-        epilog=EXAMPLES,
+        epilog=help_examples.ALL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -73,7 +55,14 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, what: str) -> argparse.ArgumentParser:
-        own: argparse.ArgumentParser = added.add_parser(name, help=what, allow_abbrev=False)
+        own: argparse.ArgumentParser = added.add_parser(
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=help_examples.of_command(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         own.set_defaults(execute=commands[name])
         return own
 
@@ -157,6 +146,10 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     )
     selftest_command.add_flags(planted)
     arguments.add_verbosity(planted)
+
+    completion = command("completion", "print a script that completes commands and flags")
+    completion.add_argument("shell", choices=SHELLS, help="for which shell")
+    arguments.add_verbosity(completion)
 
     added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
     parser.commands = added.choices

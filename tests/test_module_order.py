@@ -157,6 +157,7 @@ ORDER = (
     "run_command",
     "config_file",
     "arguments",
+    "help_examples",
     "export_command",
     "hub_command",
     "explain_command",
