@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench reliability clean
+.PHONY: demo test lint docs bench reliability clean
 
 demo: $(READY)
 	$(BIN)/python run_eval.py
@@ -17,6 +17,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python docs/make_command_line.py
+	$(BIN)/python docs/run_transcripts.py
+	$(BIN)/mkdocs build
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.engine_cost

@@ -1,3 +1,54 @@
-"""NeuronLLM for EleutherAI's lm-evaluation-harness (arXiv 2601.04548)."""
+"""NeuronLLM for EleutherAI's lm-evaluation-harness (arXiv 2601.04548).
+
+The public names are loaded when they are first used: torch and the harness take seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuronllm_eval.api import identify as identify
+    from neuronllm_eval.api import validate as validate
+    from neuronllm_eval.errors import NeuronLLMError as NeuronLLMError
+    from neuronllm_eval.finished_run import Run as Run
+    from neuronllm_eval.masked_lm import NeuronMaskedLM as NeuronMaskedLM
+    from neuronllm_eval.neurons import Neuron as Neuron
+    from neuronllm_eval.neurons import NeuronScores as NeuronScores
+    from neuronllm_eval.neurons import NeuronSet as NeuronSet
 
 __version__ = "0.1.0"
+_PUBLIC = {
+    "identify": "api",
+    "validate": "api",
+    "Neuron": "neurons",
+    "NeuronLLMError": "errors",
+    "NeuronMaskedLM": "masked_lm",
+    "NeuronScores": "neurons",
+    "NeuronSet": "neurons",
+    "Run": "finished_run",
+}
+__all__ = [
+    "Neuron",
+    "NeuronLLMError",
+    "NeuronMaskedLM",
+    "NeuronScores",
+    "NeuronSet",
+    "Run",
+    "__version__",
+    "identify",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

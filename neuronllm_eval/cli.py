@@ -14,8 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import shtab
@@ -28,36 +27,28 @@ from neuronllm_eval.compare_command import compare_finished, compare_methods
 from neuronllm_eval.config_file import with_config
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.estimate import Estimate
-from neuronllm_eval.estimate_text import estimate_line, estimate_table
+from neuronllm_eval.estimate_text import estimate_line
 from neuronllm_eval.explain_command import explain
-from neuronllm_eval.identified_files import method_runs
-from neuronllm_eval.identify_stage import identify_by_methods
+from neuronllm_eval.identify_command import Listeners, identify
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.method_arguments import chosen_methods
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
-from neuronllm_eval.preparation import estimate_identification, estimate_validation
-from neuronllm_eval.ranks import OtherRankFailed, Ranks, own_rank
+from neuronllm_eval.ranks import OtherRankFailed, own_rank
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.report_stage import report_task
-from neuronllm_eval.resuming import refuse_before_work, validation_goes_on
 from neuronllm_eval.run_command import run_lm_eval
-from neuronllm_eval.run_directory import RunDirectory, find_runs
+from neuronllm_eval.run_directory import find_runs
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
     load_run_task,
-    load_run_tasks,
     selection_questions,
     validation_questions,
 )
 from neuronllm_eval.selftest_command import selftest
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.shared_work import Launch
-from neuronllm_eval.stored_run import load_neurons
 from neuronllm_eval.tasks_path import tasks_dir
-from neuronllm_eval.validate_stage import validate_task
-from neuronllm_eval.validation import ConditionPlan
+from neuronllm_eval.validate_command import validate
 from neuronllm_eval.verification import verify
 
 logger = logging.getLogger(__name__)
@@ -65,7 +56,6 @@ logger = logging.getLogger(__name__)
 _FIRST_WORD = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 _PIPE_CLOSED = 141  # as the shell has it: 128 and the number of SIGPIPE
-DEFAULT_OUTPUT = "runs"
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
 DEMO_LIMIT = 120
@@ -106,7 +96,8 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
         _set_up_logging(options.verbosity)
         if is_demo and not options.dry_run and Path(DEMO_OUTPUT).is_dir():
             logger.warning("%s: the demo that was there is replaced", DEMO_OUTPUT)
-        return _identify(options, validate=True)
+        identify(options, _LISTENERS, validate=True)
+        return 0
 
     return _guarded(execute)
 
@@ -160,171 +151,32 @@ def _guarded(action: Callable[[], int]) -> int:
         return error.exit_code if isinstance(error, Interrupted) else 130
 
 
-@contextmanager
-def _launched(options: argparse.Namespace) -> Iterator[Launch]:
-    """The processes of this command, and what it does with what is there."""
-    arguments.require_launch(options)
-    launch = Launch(
-        Ranks.join(options.device),
-        options.checkpoint_every,
-        options.overwrite,
-        options.resume,
-        command=options.command,
-    )
-    try:
-        yield launch
-        launch.ranks.leave()
-    finally:
-        launch.locks.release()
+def _announce(expected: Estimate) -> None:
+    print(estimate_line(expected), file=sys.stderr)
 
 
-def _take_locks(launch: Launch, runs: Sequence[RunDirectory]) -> None:
-    """Lock the run directories that are there; others are locked when they are made."""
-    launch.ranks.on_first(
-        lambda: launch.locks.take_all(run.path for run in runs if run.path.is_dir())
-    )
+_LISTENERS = Listeners(print, _announce)
 
 
-def _identify(
-    options: argparse.Namespace,
-    *,
-    validate: bool = False,
-    show: Callable[[str], object] = print,
-    seconds: dict[str, float] | None = None,
-) -> int:
-    # Whatever flags can be wrong in is refused before any work.
-    plan = arguments.condition_plan(options) if validate else None
-    if plan is None:
-        arguments.require_one_top_k(options)
-    settings = arguments.run_settings(options)
-    RunDirectory(Path(options.output_path or DEFAULT_OUTPUT)).require_writable()
-    with _launched(options) as launch:
-        return _identify_in(
-            launch, options, settings, plan, show, {} if seconds is None else seconds
-        )
-
-
-def _identify_in(
-    launch: Launch,
-    options: argparse.Namespace,
-    settings: RunSettings,
-    plan: ConditionPlan | None,
-    show: Callable[[str], object],
-    seconds: dict[str, float],
-) -> int:
-    output = Path(options.output_path or DEFAULT_OUTPUT)
-    methods = chosen_methods(options.method, options.method_args)
-    tasks = [
-        (method_runs(output, methods, name), own, task)
-        for name, (own, task) in load_run_tasks(settings).items()
-    ]
-    runs = [(each.run, each.settings(own)) for own_runs, own, _ in tasks for each in own_runs]
-    launch.ranks.on_first(
-        lambda: refuse_before_work(
-            runs,
-            validating=plan is not None,
-            overwrite=launch.overwrite,
-            resume=launch.keep,
-        )
-    )
-    if not options.dry_run:
-        _take_locks(launch, [run for run, _ in runs])
-    launch = dataclasses.replace(launch, keep=True)  # what is left would have been refused
-    model = load_model(settings)
-    # All questions of all tasks are built first: what is wrong with one of them shows at once.
-    asked = [
-        (selection_questions(model.lm, own, task), validation_questions(model.lm, own, task))
-        for _, own, task in tasks
-    ]
-    if options.dry_run:
-        estimates: list[Estimate] = []
-        for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
-            path = own_runs[0].run.path
-            estimates.append(estimate_identification(model, own, choosing, path, methods))
-            if plan is not None:
-                judged = [estimate_validation(model, own, judging, plan, path)] * len(methods)
-                estimates += judged
-        if launch.ranks.is_first:
-            print(estimate_table(estimates))
-        return 0
-    for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
-        with _timed(seconds, f"identify {own.task}"):
-            found = identify_by_methods(model, own, choosing, own_runs, launch, _announce)
-        for each, neurons in zip(own_runs, found, strict=True):
-            if plan is not None:
-                points, mine = plan.over(neurons), each.settings(own)
-                with _timed(seconds, f"validate {own.task} {each.method.name}"):
-                    validate_task(model, mine, judging, *points, each.run, launch, _announce)
-            if launch.ranks.is_first:
-                report_task(each.run, show)
-    if launch.ranks.is_first:
-        show(f"written to {output}")
+def _identify(options: argparse.Namespace) -> int:
+    identify(options, _LISTENERS)
     return 0
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - started, 3)
-
-
 def _compare_methods(options: argparse.Namespace) -> int:
+    # The runs' own reports are not shown; what they would take is.
+    listeners = dataclasses.replace(_LISTENERS, show=print if options.dry_run else lambda _: None)
+
     def evaluate(own: argparse.Namespace, seconds: dict[str, float]) -> int:
-        return _identify(own, validate=True, show=lambda _: None, seconds=seconds)
+        identify(own, listeners, validate=True, seconds=seconds)
+        return 0
 
     return compare_methods(options, evaluate, print)
 
 
 def _validate(options: argparse.Namespace) -> int:
-    plan = arguments.condition_plan(options)
-    with _launched(options) as launch:
-        return _validate_in(launch, options, plan)
-
-
-def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPlan) -> int:
-    given = arguments.given(options, "batch_size", "device", "limit", "engine")
-    model, loaded = None, None
-    estimates: list[Estimate] = []
-    # A number of neurons that one of the runs does not have is refused before any is judged.
-    runs = [
-        (
-            run,
-            settings,
-            *arguments.plan_for(plan, options, settings).over(load_neurons(run, settings)),
-        )
-        for run in find_runs(Path(options.run_dir))
-        for settings in [RunSettings.load(run.settings)]
-    ]
-    if not options.dry_run:
-        for run, _, _, _ in runs:
-            run.require_writable()
-        _take_locks(launch, [run for run, _, _, _ in runs])
-    goes_on = launch.ranks.on_first(lambda: any(validation_goes_on(run) for run, _, _, _ in runs))
-    launch = dataclasses.replace(launch, keep=(launch.keep or goes_on) and not launch.overwrite)
-    for run, saved, judged, points in runs:
-        settings = dataclasses.replace(saved, **given)
-        arguments.require_counts(settings)
-        arguments.require_trust(settings, options.trust_remote_code)
-        task = load_run_task(settings)
-        if model is None or loaded != settings.model_args:
-            model, loaded = load_model(settings), settings.model_args
-        questions = validation_questions(model.lm, settings, task)
-        if options.dry_run:
-            estimates.append(
-                estimate_validation(model, settings, questions, points, run.path, judged)
-            )
-            continue
-        validate_task(model, settings, questions, judged, points, run, launch, _announce)
-        if launch.ranks.is_first:
-            report_task(run, print)
-    if options.dry_run and launch.ranks.is_first:
-        print(estimate_table(estimates))
+    validate(options, _LISTENERS)
     return 0
-
-
-def _announce(expected: Estimate) -> None:
-    print(estimate_line(expected), file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> int:

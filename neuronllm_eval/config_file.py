@@ -51,6 +51,24 @@ def with_config(given: Sequence[str], parser: argparse.ArgumentParser, n_words: 
             expected="flags and their values, such as `tasks: demo`",
             remedy=f"check {FLAG}",
         )
+    written = as_words(values, parser, path, f"check {FLAG}")
+    return [*rest[:n_words], *written, *rest[n_words:]]
+
+
+def as_words(
+    values: Mapping[Any, Any], parser: argparse.ArgumentParser, source: str, remedy: str
+) -> list[str]:
+    """The words of a command line that say the same as some values.
+
+    Args:
+        values: by flag, without its dashes; None is not given.
+        parser: of the command.
+        source: where the values are from, for error messages.
+        remedy: of what is refused.
+
+    Raises:
+        UsageError: a key is no flag of the command, or a value none that a flag takes.
+    """
     flags = {
         text.removeprefix("--"): action
         for action in parser._actions
@@ -61,12 +79,12 @@ def with_config(given: Sequence[str], parser: argparse.ArgumentParser, n_words: 
     for key, value in values.items():
         if key not in flags:
             raise UsageError(
-                f"{path} has {key!r:.100}",
+                f"{source} has {key!r:.100}",
                 expected=f"flags of {parser.prog}: {', '.join(sorted(flags))}",
-                remedy=f"check {FLAG}",
+                remedy=remedy,
             )
-        written += _as_flag(str(key), value, flags[key], path)
-    return [*rest[:n_words], *written, *rest[n_words:]]
+        written += _as_flag(str(key), value, flags[key], source)
+    return written
 
 
 def _taken_out(given: Sequence[str]) -> tuple[list[str], str | None]:
@@ -84,7 +102,7 @@ def _taken_out(given: Sequence[str]) -> tuple[list[str], str | None]:
     return rest, path
 
 
-def _as_flag(key: str, value: Any, action: argparse.Action, path: str) -> list[str]:
+def _as_flag(key: str, value: Any, action: argparse.Action, source: str) -> list[str]:
     """The words of the command line that say the same."""
     flag = f"--{key}"
     if value is None:
@@ -92,7 +110,7 @@ def _as_flag(key: str, value: Any, action: argparse.Action, path: str) -> list[s
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise UsageError(
-                f"{path}: {key} is {value!r:.100}", expected="true or false", remedy="check it"
+                f"{source}: {key} is {value!r:.100}", expected="true or false", remedy="check it"
             )
         return [flag] if value else []
     if isinstance(value, bool) and action.nargs == "?":
@@ -101,7 +119,7 @@ def _as_flag(key: str, value: Any, action: argparse.Action, path: str) -> list[s
         return [flag, ",".join(f"{name}={each}" for name, each in value.items())]
     if isinstance(value, Mapping):
         return [flag, json.dumps(value)]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         if action.nargs == "+":
             return [flag, *map(str, value)]
         return [f"{flag}={','.join(map(str, value))}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import simple_parse_args_string
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
 from neuronllm_eval.errors import ModelError, UsageError
@@ -44,6 +46,35 @@ def load_model(settings: RunSettings) -> LoadedModel:
     require_model_args(arguments)
     with readable_loading(arguments.get("pretrained")):
         lm = HFLM(**given)
+    return _loaded(lm)
+
+
+def wrap_model(
+    settings: RunSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> LoadedModel:
+    """As `load_model`, of a model that is in memory; it stays on its device, in evaluation mode.
+
+    Args:
+        settings: of the run, whose `pretrained` names the model.
+        model: as it is.
+        tokenizer: of the model, of which a copy is used; the one of its folder or repository if
+            not given.
+
+    Raises:
+        UsageError: the arguments ask for another device or for what only loading can do.
+        ModelError: the tokenizer cannot be loaded, or the model has no FFN down-projections.
+    """
+    arguments = {**settings.model_args}
+    require_model_args(arguments)
+    name = arguments.pop("pretrained")
+    given = {"batch_size": settings.batch_size, **arguments}
+    with readable_loading(name):
+        lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), **given)
+    lm.pretrained = name  # as if loaded, for the result files
+    return _loaded(lm)
+
+
+def _loaded(lm: HFLM) -> LoadedModel:
     share_docs(lm)
     if lm.backend != "causal":
         raise ModelError(

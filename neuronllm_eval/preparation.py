@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from neuronllm_eval.attribution import (
     AUTO_QUADRATURE,
@@ -37,6 +36,7 @@ from neuronllm_eval.methods import Method, make_method
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.positions import ALL
 from neuronllm_eval.precision import computing_in
+from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.same_model import require_same_shape
@@ -141,12 +141,12 @@ def _quadrature(settings: RunSettings, questions: QuestionSet, engine: Engine) -
         n_probes = max(1, min(N_PROBES, len(questions.prompts) // _PROMPTS_PER_PROBE))
         logger.info("choosing the quadrature on %d prompts", n_probes)
     compute = attributing(engine, settings.batch_size_or(lambda: 1))
-    with tqdm(
+    with bar(
         total=2 * n_probes,
         desc="choose the quadrature",
         unit="prompt",
         leave=False,
-        disable=None if is_slow and not own_rank() else True,
+        shown=is_slow and not own_rank(),
     ) as progress:
 
         def shown(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:

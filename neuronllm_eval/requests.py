@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from neuronllm_eval.encoding import Encoder, PromptSettings, QuestionSet, prompt_format
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness_tasks import doc_content, is_aqua, question_id
+from neuronllm_eval.progress import harness_bars
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +64,14 @@ def build_questions(
     _require_clean_demonstrations(task)
     chosen = _choose_docs(task, limit, set(exclude), draw_seed)
     try:
-        task.build_all_requests(
-            samples=set(chosen),  # a set: the harness looks every doc of the split up in it
-            rank=0,
-            world_size=1,
-            **prompt_format(lm, settings),
-            tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
-        )
+        with harness_bars():
+            task.build_all_requests(
+                samples=set(chosen),  # a set: the harness looks every doc of the split up in it
+                rank=0,
+                world_size=1,
+                **prompt_format(lm, settings),
+                tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
+            )
     except Exception as error:  # whatever templates, samplers and the task's functions raise
         raise TaskError(
             f"the harness cannot build the requests of task {task.config.task}: "

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from neuronllm_eval.checkpoint import Part, Tally, merge_parts, rank_part, write_durably
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.interrupts import Interrupted, Stop, deferred
+from neuronllm_eval.progress import bar
 from neuronllm_eval.ranks import Ranks
 from neuronllm_eval.run_lock import RunLocks
 from neuronllm_eval.work import WORK_FILE, Work, recorded_batch_size
@@ -122,11 +123,11 @@ class SharedWork:
             description += f", process 1 of {self.ranks.n_ranks}"
         with (
             deferred() as stop,
-            tqdm(
+            bar(
                 total=sum(len(self.work.units[number]) for number in self.mine),
                 desc=description,
                 unit="question",
-                disable=None if self.ranks.is_first else True,
+                shown=self.ranks.is_first,
             ) as progress,
         ):
             compute(self._units(part, tally, stop, progress))

@@ -301,7 +301,7 @@ def test_the_demo_says_that_it_replaces_one(tmp_path, monkeypatch, caplog, given
     monkeypatch.chdir(tmp_path)
     if there:
         (tmp_path / "runs" / "demo").mkdir(parents=True)
-    monkeypatch.setattr(cli, "_identify", lambda *_, **__: 0)
+    monkeypatch.setattr(cli, "identify", lambda *_, **__: [])
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     assert call(*given, entry=cli.run_eval_main)[0] == 0
     assert ("runs/demo: the demo that was there is replaced" in caplog.text) == warned
@@ -485,7 +485,7 @@ def test_run_eval_does_it_all_in_one_go(run, tmp_path, monkeypatch):
 def test_run_eval_without_arguments_is_the_demo(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        cli, "_identify", lambda options, validate: seen.append((options, validate)) or 0
+        cli, "identify", lambda options, _, validate: seen.append((options, validate)) or []
     )
     assert cli.run_eval_main([]) == 0
     ((options, validate),) = seen

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import MambaConfig, MambaForCausalLM
 
-from neuronllm_eval import cli
+from neuronllm_eval import cli, identify_command
 from neuronllm_eval.errors import NeuronLLMError
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.neurons import NeuronSet
@@ -144,7 +144,7 @@ def test_identify_refuses(tmp_path, only_own_tasks, flags, code, parts):
 def test_what_needs_no_model_is_refused_before_one_is_loaded(
     tmp_path, only_own_tasks, monkeypatch, flag, value, part
 ):
-    monkeypatch.setattr(cli, "load_model", lambda _: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(identify_command, "load_model", lambda _: pytest.fail("a model is loaded"))
     (tmp_path / "file").touch()
     (tmp_path / "place" / "demo_topic" / "neurons.json").mkdir(parents=True)
     given = str(value).format(file=tmp_path / "file", place=tmp_path / "place")

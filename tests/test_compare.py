@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuronllm_eval import cli, identification, methods
+from neuronllm_eval import cli, identification, identify_command, methods
 from neuronllm_eval.compared_runs import read_compared
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ModelError
@@ -252,14 +252,14 @@ def test_models_in_turn(tmp_path):
 
 
 def test_a_model_that_fails_leaves_the_others_table(tmp_path, monkeypatch):
-    done = cli.identify_by_methods
+    done = identify_command.identify_by_methods
 
     def failing(model, settings, *rest):
         if settings.seed == 1:
             raise ModelError("no such weights")
         return done(model, settings, *rest)
 
-    monkeypatch.setattr(cli, "identify_by_methods", failing)
+    monkeypatch.setattr(identify_command, "identify_by_methods", failing)
     result = call(*flags(tmp_path, "--method", "ace,tn", "--seeds", 0, 1))
     assert result[0] == 1
     assert "no such weights" in result[2]

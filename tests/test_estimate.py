@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval import cli, estimate, identify_stage, validate_stage
+from neuronllm_eval import cli, estimate, identify_command, identify_stage, validate_stage
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.batch_sizes import Pass, batch_bytes, replay_bytes
 from neuronllm_eval.demo import MODEL_DIR
@@ -360,7 +360,7 @@ def test_what_is_written_is_about_what_was_estimated(tmp_path):
     flags = identify(tmp_path, "--limit", 60, "--batch_size", 24, path=MODEL_DIR)[1:]
     seen: list[Estimate] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "estimate_table", lambda found: seen.extend(found) or "")
+        patch.setattr(identify_command, "estimate_table", lambda found: seen.extend(found) or "")
         assert call(*flags, "--dry_run", entry=cli.run_eval_main)[0] == 0
     assert call("identify", *flags)[0] == 0
     run = tmp_path / "demo_topic"
@@ -378,7 +378,7 @@ def test_the_time_is_about_what_the_run_takes(tmp_path, monkeypatch):
     flags = identify(tmp_path, "--limit", 120, "--batch_size", 24, path=MODEL_DIR)[1:]
     seen: list[Estimate] = []
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "estimate_table", lambda found: seen.extend(found) or "")
+        patch.setattr(identify_command, "estimate_table", lambda found: seen.extend(found) or "")
         assert call(*flags, "--dry_run", entry=cli.run_eval_main)[0] == 0
     taken = []
 

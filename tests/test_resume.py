@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.kill_resume import content
 from benchmarks.launched import CONTEXT
-from neuronllm_eval import checkpoint, cli, identify_stage, validate_stage
+from neuronllm_eval import checkpoint, cli, identify_command, identify_stage, validate_stage
 from neuronllm_eval.checkpoint import Part
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.run_lock import RunLocks
@@ -129,8 +129,8 @@ def test_interrupted_in_validation(tmp_path):
         (identify_stage, "close"),
         (validate_stage, "close"),
         (validate_stage, "write_results"),
-        (cli, "validate_task"),
-        (cli, "report_task"),
+        (identify_command, "validate_task"),
+        (identify_command, "report_task"),
     ],
 )
 def test_interrupted_between_the_stages(tmp_path, monkeypatch, module, place):

@@ -1,0 +1,205 @@
+"""Write `docs/command-line.md` from the parsers of the command line.
+
+    python docs/make_command_line.py            # write the page
+    python docs/make_command_line.py --check    # exit code 1 if it would differ
+
+Each command has its help line, an example and its flags by group. A group that an earlier command
+has too, with the same help, is named and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the parsers of this checkout
+
+from neuronllm_eval.cli import COMMANDS  # noqa: E402
+from neuronllm_eval.parsers import main_parser, run_eval_parser  # noqa: E402
+
+PAGE = ROOT / "docs" / "command-line.md"
+OTHER = "other"
+HEAD = """# Command line
+
+*Made from the parsers by `python docs/make_command_line.py`.*
+
+Names are `lm_eval`'s wherever it has the flag; `--limit` counts questions here, `--batch_size` is a
+number of prompts or `auto`, and `--seed` one whole number. Several values are given with spaces
+between, names also with commas. `--config FILE` reads flags from YAML, keys without dashes; the
+command line goes before the file.
+
+Exit codes: 0; 2 for an argument or a setting that cannot be used; 1 for data, a task, a model or an
+artifact ([bad input](bad-input.md)); 128 + the signal's number after an
+[interruption](reliability.md#interruptions).
+"""
+# By command, an example that a test parses.
+EXAMPLES = {
+    "run_eval.py": "python run_eval.py --tasks demo_topic --limit 120 --batch_size 48 "
+    "--output_path runs/topic",
+    "identify": "neuronllm-eval identify --tasks aqua_arc_easy --batch_size 16 "
+    "--output_path runs/arc --model_args pretrained=meta-llama/Llama-3.2-1B,dtype=bfloat16",
+    "validate": "neuronllm-eval validate runs/arc --conditions suppress_good,enhance --top_k 10,50",
+    "report": "neuronllm-eval report runs/arc",
+    "verify": "neuronllm-eval verify runs/arc --limit 50 --batch_size 16",
+    "explain": "neuronllm-eval explain runs/arc --top_n 20 --batch_size 16",
+    "compare-methods": "neuronllm-eval compare-methods --tasks demo_topic --method ace,kn,tn "
+    "--top_k 10,41 --output_path runs/methods",
+    "compare": "neuronllm-eval compare runs/methods/ace runs/methods/tn",
+    "leaderboard": "neuronllm-eval leaderboard runs/arc runs/methods --conditions degrade,enhance",
+    "export": "neuronllm-eval export runs/arc/aqua_arc_easy --condition enhance "
+    "--output_path out/enhance",
+    "push": "neuronllm-eval push runs/arc --repo_id user/neurons --private",
+    "tasks": "neuronllm-eval tasks",
+    "tasks make": "neuronllm-eval tasks make belebele_eng_Latn --output_path my_tasks",
+    "completion": "neuronllm-eval completion bash",
+    "selftest": "neuronllm-eval selftest --strengths 1,0.125",
+    "run": "neuronllm-eval run --model neuronllm --tasks demo_topic --model_args "
+    "pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good",
+}
+RUN = """`lm_eval`'s own command line with the model `neuronllm` registered: all flags are those
+of the installed `lm_eval run`. What `--model neuronllm` takes as `--model_args`:
+[the README's table](../README.md#with-stock-lm_eval).
+"""
+
+
+def commands() -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
+    """Name, parser and help line of every command."""
+    for name, parser, text in _subcommands(main_parser(COMMANDS)):
+        yield name, parser, text
+        for more, own, its_text in _subcommands(parser):
+            yield f"{name} {more}", own, its_text
+    yield "run_eval.py", run_eval_parser(), "identify, validate and report in one go"
+
+
+def _subcommands(
+    parser: argparse.ArgumentParser,
+) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            help_texts = {each.dest: each.help for each in action._choices_actions}
+            for name, own in action.choices.items():
+                yield name, own, help_texts[name] or ""
+
+
+@dataclass
+class Seen:
+    """What the page has already.
+
+    Attributes:
+        titles: by rows of a table, the command that has it.
+        defaults: by flag, the default that the help says.
+    """
+
+    titles: dict[tuple[str, ...], str] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+def page() -> str:
+    """The text of the page."""
+    parts, seen = [HEAD], Seen()
+    for name, parser, text in commands():
+        title = name if name.endswith(".py") else f"neuronllm-eval {name}"
+        what = RUN if name == "run" else f"{_sentence(parser.description or text)}\n"
+        parts.append(f"## {title}\n\n{what}")
+        if name in EXAMPLES:
+            parts.append(f"```sh\n{EXAMPLES[name]}\n```\n")
+        if name != "run":
+            parts += _flags(parser, title, seen)
+    return "\n".join(parts)
+
+
+def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]:
+    """A command's tables, a line for those that the page has already, and its own defaults."""
+    parts = []
+    earlier: dict[str, list[str]] = {}
+    for heading, rows in sorted(_groups(parser), key=lambda group: group[0] == OTHER):
+        if rows in seen.titles:
+            earlier.setdefault(seen.titles[rows], []).append(f"*{heading}*")
+            continue
+        if len(rows) > 2:
+            seen.titles[rows] = title
+        parts.append("\n".join([f"*{heading}*\n", "| flag | meaning |", "|---|---|", *rows, ""]))
+    for of, headings in earlier.items():
+        parts.append(f"{', '.join(headings)}: as of [{of}](#{_anchor(of)}).\n")
+    own = {action.dest: action.default for action in parser._actions}
+    differing = [
+        f"`--{flag} {_shown(value)}`"
+        for flag, value in own.items()
+        if earlier and flag in seen.defaults and value not in (seen.defaults[flag], None)
+    ]
+    if differing:
+        parts.append(f"Defaults of its own: {', '.join(differing)}.\n")
+    seen.defaults = {**own, **seen.defaults}
+    return parts
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _groups(parser: argparse.ArgumentParser) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Of each group of flags, its heading and the rows of its table."""
+    formatter = parser._get_formatter()
+    for group in parser._action_groups:
+        rows = []
+        for action in group._group_actions:
+            if isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)):
+                continue
+            names = ", ".join(action.option_strings)
+            shown = f"{names} {_value(action)}".strip()
+            meaning = formatter._expand_help(action) if action.help else ""
+            rows.append(f"| `{_cell(shown)}` | {_cell(meaning)} |")
+        if rows:
+            yield _heading(group.title or ""), tuple(rows)
+
+
+def _value(action: argparse.Action) -> str:
+    """What stands behind a flag, or in place of an argument."""
+    if action.nargs == 0:
+        return ""
+    default = action.dest.upper() if action.option_strings else action.dest
+    metavar = action.metavar if isinstance(action.metavar, str) else default
+    if action.choices is not None:
+        metavar = f"{{{','.join(map(str, action.choices))}}}"
+    return {"+": f"{metavar} ...", "*": f"[{metavar} ...]", "?": f"[{metavar}]"}.get(
+        str(action.nargs), metavar
+    )
+
+
+def _heading(title: str) -> str:
+    return {"positional arguments": "arguments", "options": OTHER}.get(title, title)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+
+
+def _anchor(title: str) -> str:
+    kept = "".join(sign for sign in title.lower() if sign.isalnum() or sign in "-_ ")
+    return kept.replace(" ", "-")
+
+
+def main() -> int:
+    """Write the page, or check it; the exit code."""
+    parser = argparse.ArgumentParser(description="Write docs/command-line.md.")
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    if not parser.parse_args().check:
+        PAGE.write_text(page(), encoding="utf-8")
+        return 0
+    if PAGE.read_text(encoding="utf-8") == page():
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} is out of date: run python docs/make_command_line.py")
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

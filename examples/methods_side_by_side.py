@@ -1,0 +1,18 @@
+"""docs/results.md, docs/leaderboard.md: methods on the same questions, at equal K."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from neuronllm_eval import cli
+
+flags = ["--tasks", "demo_topic", "--limit", "15", "--batch_size", "48", "--top_k", "20"]
+more = ["--method", "ace,random", "--conditions", "degrade,enhance", "--overwrite"]
+assert cli.main(["compare-methods", *flags, *more, "--output_path", "runs/methods"]) == 0
+rows = json.loads(Path("runs/methods/comparison.json").read_text())["rows"]
+assert {row["method"] for row in rows} == {"ace", "random"}
+
+board = ["leaderboard", "runs/methods", "--output_path", "runs/board.csv"]
+assert cli.main(board) == 0
+assert "degrade" in Path("runs/board.csv").read_text()

@@ -1,0 +1,147 @@
+"""`neuronllm-eval identify` and `run_eval.py`: flags -> runs, with or without their validation."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neuronllm_eval import arguments
+from neuronllm_eval.estimate import Estimate
+from neuronllm_eval.estimate_text import estimate_table
+from neuronllm_eval.identified_files import method_runs
+from neuronllm_eval.identify_stage import Announce, identify_by_methods
+from neuronllm_eval.launching import launched, take_locks
+from neuronllm_eval.loading import LoadedModel, load_model
+from neuronllm_eval.method_arguments import chosen_methods
+from neuronllm_eval.preparation import estimate_identification, estimate_validation
+from neuronllm_eval.report_stage import report_task
+from neuronllm_eval.resuming import refuse_before_work
+from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.run_tasks import load_run_tasks, selection_questions, validation_questions
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.shared_work import Launch
+from neuronllm_eval.validate_stage import validate_task
+from neuronllm_eval.validation import ConditionPlan
+
+DEFAULT_OUTPUT = "runs"
+Load = Callable[[RunSettings], LoadedModel]
+
+
+@dataclasses.dataclass(frozen=True)
+class Listeners:
+    """Who is told what a command has to say.
+
+    Attributes:
+        show: what people are to read.
+        announce: beforehand, what a long stage will take; None to have nothing measured.
+    """
+
+    show: Callable[[str], object]
+    announce: Announce | None = None
+
+
+def identify(
+    options: argparse.Namespace,
+    listeners: Listeners,
+    *,
+    validate: bool = False,
+    seconds: dict[str, float] | None = None,
+    load: Load | None = None,
+) -> list[RunDirectory]:
+    """Identify, and validate on request; the directories of the runs, none of a dry run.
+
+    Args:
+        options: parsed flags.
+        listeners: see `Listeners`.
+        validate: whether the neurons are judged too.
+        seconds: is told what took how long.
+        load: makes the model; `load_model` if not given.
+
+    Raises:
+        NeuronLLMError: whatever flags, tasks, models and folders can be wrong in.
+    """
+    # Whatever flags can be wrong in is refused before any work.
+    plan = arguments.condition_plan(options) if validate else None
+    if plan is None:
+        arguments.require_one_top_k(options)
+    settings = arguments.run_settings(options)
+    RunDirectory(_output(options)).require_writable()
+    with launched(options) as launch:
+        return _identify_in(
+            launch, options, settings, plan, listeners, {} if seconds is None else seconds,
+            load or load_model,
+        )  # fmt: skip
+
+
+def _output(options: argparse.Namespace) -> Path:
+    return Path(options.output_path or DEFAULT_OUTPUT)
+
+
+def _identify_in(
+    launch: Launch,
+    options: argparse.Namespace,
+    settings: RunSettings,
+    plan: ConditionPlan | None,
+    listeners: Listeners,
+    seconds: dict[str, float],
+    load: Load,
+) -> list[RunDirectory]:
+    output, announce = _output(options), listeners.announce
+    methods = chosen_methods(options.method, options.method_args)
+    tasks = [
+        (method_runs(output, methods, name), own, task)
+        for name, (own, task) in load_run_tasks(settings).items()
+    ]
+    runs = [(each.run, each.settings(own)) for own_runs, own, _ in tasks for each in own_runs]
+    launch.ranks.on_first(
+        lambda: refuse_before_work(
+            runs,
+            validating=plan is not None,
+            overwrite=launch.overwrite,
+            resume=launch.keep,
+        )
+    )
+    if not options.dry_run:
+        take_locks(launch, [run for run, _ in runs])
+    launch = dataclasses.replace(launch, keep=True)  # what is left would have been refused
+    model = load(settings)
+    # All questions of all tasks are built first: what is wrong with one of them shows at once.
+    asked = [
+        (selection_questions(model.lm, own, task), validation_questions(model.lm, own, task))
+        for _, own, task in tasks
+    ]
+    if options.dry_run:
+        estimates: list[Estimate] = []
+        for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
+            path = own_runs[0].run.path
+            estimates.append(estimate_identification(model, own, choosing, path, methods))
+            if plan is not None:
+                judged = [estimate_validation(model, own, judging, plan, path)] * len(methods)
+                estimates += judged
+        if launch.ranks.is_first:
+            listeners.show(estimate_table(estimates))
+        return []
+    for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
+        with _timed(seconds, f"identify {own.task}"):
+            found = identify_by_methods(model, own, choosing, own_runs, launch, announce)
+        for each, neurons in zip(own_runs, found, strict=True):
+            if plan is not None:
+                points, mine = plan.over(neurons), each.settings(own)
+                with _timed(seconds, f"validate {own.task} {each.method.name}"):
+                    validate_task(model, mine, judging, *points, each.run, launch, announce)
+            if launch.ranks.is_first:
+                report_task(each.run, listeners.show)
+    if launch.ranks.is_first:
+        listeners.show(f"written to {output}")
+    return [run for run, _ in runs]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - started, 3)
