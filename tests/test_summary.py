@@ -69,7 +69,11 @@ def table_of(**accuracies: str) -> DocTable:
         for name, digits in accuracies.items()
     }
     n_docs = len(rows["unmasked"])
-    return DocTable(tuple(rows), "test", np.arange(n_docs), rows, rows)
+    docs = np.arange(n_docs)
+    names = tuple(f"q{doc}" for doc in docs)
+    zeros = np.zeros(n_docs, dtype=np.int64)
+    ids = tuple(docs.tolist())
+    return DocTable(tuple(rows), "test", ids, names, docs, zeros + 2, zeros, rows, rows, rows)
 
 
 def test_controls_belong_to_their_own_condition():
