@@ -31,21 +31,19 @@ class Flip:
 
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """Accuracy on a group of questions, before and under a condition.
+    """Accuracy on a group of questions.
 
     Attributes:
         name: of the group.
         n_questions: in it.
         n_docs: of these questions.
-        before: percent.
-        after: percent.
+        accuracy: [conditions], percent.
     """
 
     name: str
     n_questions: int
     n_docs: int
-    before: float
-    after: float
+    accuracy: tuple[float, ...]
 
 
 def flips(table: DocTable, condition: str, gained: bool, most: int) -> list[Flip]:
@@ -74,21 +72,23 @@ def letter_counts(said: NDArray[np.int64], n_letters: int) -> list[int]:
     return np.bincount(said, minlength=n_letters).tolist()
 
 
-def group_accuracies(table: DocTable, groups: Sequence[str], condition: str) -> list[GroupAccuracy]:
+def group_accuracies(
+    table: DocTable, groups: Sequence[str], conditions: Sequence[str]
+) -> list[GroupAccuracy]:
     """Accuracy by group, by name; docs without a group are left out.
 
     Args:
         table: of all docs.
         groups: [docs], the name of each doc's group, or empty.
-        condition: what is compared to the unmasked run.
+        conditions: names.
     """
-    names = np.array(groups, dtype=object)
+    names = sorted(set(filter(None, groups)))
+    place = {name: index for index, name in enumerate(names)}
+    group_of = np.array([place.get(name, -1) for name in groups])
     found = []
-    for name in sorted(set(filter(None, groups))):
-        rows = np.flatnonzero(names == name)
-        before, after = (table.correct[each][rows].mean() for each in (UNMASKED, condition))
+    for index, name in enumerate(names):
+        rows = np.flatnonzero(group_of == index)
         n_questions = np.unique(table.question_index[rows]).size
-        found.append(
-            GroupAccuracy(name, n_questions, rows.size, 100 * float(before), 100 * float(after))
-        )
+        accuracy = (100 * float(table.correct[each][rows].mean()) for each in conditions)
+        found.append(GroupAccuracy(name, n_questions, rows.size, tuple(accuracy)))
     return found

@@ -116,6 +116,18 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in values.items())
 
 
+def _quoted(text: str) -> str:
+    """A word for the shell; of one with line breaks and the like, in signs that can be seen."""
+    if text.isprintable():
+        return shlex.quote(text)
+    seen = (sign if sign.isprintable() and sign not in "\\'" else _escape(sign) for sign in text)
+    return f"$'{''.join(seen)}'"
+
+
+def _escape(sign: str) -> str:
+    return f"\\{sign}" if sign in "\\'" else f"\\U{ord(sign):08x}"
+
+
 def _command(start: str, flags: Mapping[str, Any]) -> str:
     """A command over several lines; flags whose value is None are left out."""
     parts = [start]
@@ -124,5 +136,5 @@ def _command(start: str, flags: Mapping[str, Any]) -> str:
             continue
         values = value if isinstance(value, list) else [value]
         texts = [factor_text(each) if isinstance(each, float) else str(each) for each in values]
-        parts.append(" ".join([f"--{name}", *map(shlex.quote, texts)]))
+        parts.append(" ".join([f"--{name}", *map(_quoted, texts)]))
     return " \\\n    ".join(parts)

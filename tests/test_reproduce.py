@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
+import subprocess
 
 import pytest
 
@@ -23,7 +23,7 @@ ODD = RunSettings(
     num_fewshot=0,
     apply_chat_template=True,
     system_instruction="It's $HOME; rm -rf",
-    description="Answer\nwith a letter.",
+    description="Answer\nwith \x1b[31ma letter: it's \\n \u202e.",
     metadata={"n": 3, "text": "it's"},
     selection_split="dev",
     overlap="drop",
@@ -53,7 +53,9 @@ NEURONS = neuron_set(good=tuple((0, i) for i in range(8)), bad=((1, 3),))
 
 def words_of(command):
     """The words of a command over several lines, as a shell takes them."""
-    return shlex.split(command.replace(" \\\n", " "))
+    shell = ["bash", "-c", f"printf '%s\\0' {command}"]
+    said = subprocess.run(shell, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
+    return said.stdout.decode().split("\0")[:-1]
 
 
 def parsed(command):

@@ -1,0 +1,280 @@
+"""`report.html`: a run on one page that needs nothing but itself. Pure.
+
+1. What is known of the run becomes sections of text, figures (`charts`, `panels`) and tables
+   (`report_tables`, `report_details`), which are the same as in `report.md`.
+2. A template writes them; all text is escaped by it. The page has no script and loads nothing, and
+   its content security policy forbids both.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from neuronllm_eval import charts, panels
+from neuronllm_eval.drawing import Drawing
+from neuronllm_eval.markdown_text import visible
+from neuronllm_eval.report import TaskReport, docs_sentence, gap_text, headline, places
+from neuronllm_eval.report_details import (
+    RunDetails,
+    flips_table,
+    gap_table,
+    group_rows,
+    groups_table,
+    letter_shares,
+    letters_table,
+    main_condition,
+    neurons_table,
+    provenance_table,
+    stability_table,
+    tested,
+)
+from neuronllm_eval.report_tables import (
+    DOSE_NOTE,
+    SURFACES,
+    Table,
+    conditions_table,
+    dose_tables,
+    evidence_table,
+    metrics_table,
+)
+from neuronllm_eval.selection import layer_counts
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LONG = 12  # rows of a table that stands folded
+_DOSE_CAPTION = (
+    "Change of accuracy in points, with 95% intervals; grey: the range of the point's own random "
+    "controls; square: the unmasked model."
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Drawings with one caption.
+
+    Attributes:
+        drawings: one, or small multiples.
+        caption: what they show, and how to read the marks.
+    """
+
+    drawings: tuple[Drawing, ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        anchor: its id.
+        title: its heading.
+        text: paragraphs.
+        figures: beside each other where there is room.
+        tables: below them.
+        commands: for a shell.
+    """
+
+    anchor: str
+    title: str
+    text: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+def render_page(report: TaskReport, details: RunDetails) -> str:
+    """The content of `report.html`; the same run gives the same bytes."""
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return _template().render(
+        title=visible(report.task),
+        headline=visible(headline(report)),
+        facts=[(name, visible(value)) for name, value in _facts(report)],
+        sections=[_seen(section) for section in _sections(report, details)],
+        style=Markup(style),
+        style_hash=digest,
+        long=_LONG,
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _seen(section: Section) -> Section:
+    """The same without signs that cannot be seen; commands have none."""
+    tables = tuple(
+        replace(
+            table,
+            title=visible(table.title),
+            headers=tuple(map(visible, table.headers)),
+            rows=tuple(tuple(map(visible, row)) for row in table.rows),
+        )
+        for table in section.tables
+    )
+    return replace(section, tables=tables)
+
+
+def _facts(report: TaskReport) -> list[tuple[str, str]]:
+    """What stands below the headline."""
+    known = report.scores.provenance
+    n_layers, width = report.scores.shape
+    found = [
+        ("Model", f"{Path(known.model).name}, {n_layers} × {width:,} neurons"),
+        ("Neurons", f"{len(report.neurons.good):,} good, {len(report.neurons.bad):,} bad"),
+        ("Chosen on", f"{known.n_questions:,} questions ({known.split})"),
+    ]
+    if report.summaries:
+        first = report.summaries[0].accuracy
+        found.append(("Judged on", f"{first.n_questions:,} questions ({report.split})"))
+        found.append(("Accuracy, unmasked", f"{first.unmasked:.1f}%"))
+    return found
+
+
+def _sections(report: TaskReport, details: RunDetails) -> list[Section]:
+    found: list[Section | None] = []
+    if report.summaries:
+        found += [_conditions(report), _dose(report)]
+    condition = main_condition(report.summaries)
+    if details.table is not None and condition is not None:
+        found += [
+            _flips(report, details, condition),
+            _letters(report, details),
+            _groups(report, details, condition),
+        ]
+    found += [_neurons(report, details), _stability(report), _provenance(report, details)]
+    return [section for section in found if section is not None]
+
+
+def _conditions(report: TaskReport) -> Section:
+    known = tested(report.summaries)
+    first = report.summaries[0].accuracy
+    text = (
+        f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the {report.split} "
+        "split; intervals and p are paired, by question. "
+        f"{places(report.scores.provenance.positions, report.applied_at)}.",
+    )
+    caption = (
+        "Filled: p below 0.05 after Holm's correction; hollow: not. Band: from the lowest to the "
+        "highest random control, which are layer-matched random neurons under the same operation."
+    )
+    figures = (Figure((charts.deltas(known),), caption),) if known else ()
+    tables = (conditions_table(report.summaries), evidence_table(report.summaries))
+    return Section(
+        "conditions",
+        "What each condition did",
+        text,
+        figures,
+        tuple(table for table in tables if table is not None),
+    )
+
+
+def _dose(report: TaskReport) -> Section | None:
+    tables = dose_tables(report.summaries)
+    if not tables:
+        return None
+    figures = []
+    for title, conditions in SURFACES.items():
+        points = [each for each in report.summaries if each.condition in conditions]
+        if not any(each.is_point for each in points):
+            continue
+        for kind, drawings in (
+            ("by factor", panels.by_factor(points)),
+            ("by number of neurons", panels.by_number(points)),
+        ):
+            if drawings:
+                figures.append(Figure(tuple(drawings), f"{title}, {kind}. {_DOSE_CAPTION}"))
+    return Section("dose", "Dose and response", (DOSE_NOTE,), tuple(figures), tuple(tables))
+
+
+def _flips(report: TaskReport, details: RunDetails, condition: str) -> Section:
+    tables = (flips_table(details, condition, gained) for gained in (False, True))
+    return Section(
+        "flips",
+        "Questions won and lost",
+        (),
+        (Figure((charts.flip_bars(tested(report.summaries)),), "Docs whose answer became wrong, "
+                "or right, against the unmasked run."),),
+        tuple(table for table in tables if table is not None),
+    )  # fmt: skip
+
+
+def _letters(report: TaskReport, details: RunDetails) -> Section:
+    assert details.table is not None
+    shares = letter_shares(details.table, report.summaries)
+    tables = (letters_table(shares), metrics_table(report.metrics))
+    caption = "Bars: letters said; lines: where the right options are."
+    return Section(
+        "letters",
+        "Letters before and after",
+        (),
+        (Figure(tuple(panels.letter_panels(shares)), caption),),
+        tuple(table for table in tables if table is not None),
+    )
+
+
+def _groups(report: TaskReport, details: RunDetails, condition: str) -> Section | None:
+    table = groups_table(details, report.summaries)
+    if table is None:
+        return None
+    found = group_rows(details, ("unmasked", condition))
+    before, after = zip(*(each.accuracy for each in found), strict=True)
+    names = [visible(each.name) for each in found]
+    drawing = charts.groups(names, before, after, condition)
+    caption = "Accuracy on each group of questions; those that lost most stand first."
+    return Section("groups", "By family or subject", (), (Figure((drawing,), caption),), (table,))
+
+
+def _neurons(report: TaskReport, details: RunDetails) -> Section:
+    sets = (report.neurons.good, report.neurons.bad)
+    counts = [layer_counts(each, report.neurons.n_layers) for each in sets]
+    figure = Figure(
+        (charts.layers(*counts),), "Chosen neurons by layer: good ones up, bad ones down."
+    )
+    return Section(
+        "neurons", "Where the neurons sit", (), (figure,), (neurons_table(report, details),)
+    )
+
+
+def _stability(report: TaskReport) -> Section:
+    table = stability_table(report)
+    said = f"rank correlation {table.rows[0][1] or 'not defined'}"
+    drawing = charts.halves(report.scores.half_sums, report.neurons.good, report.neurons.bad, said)
+    caption = (
+        "The chosen neurons' scores from either half of the questions; on the dashed line both "
+        "halves agree."
+    )
+    gap = gap_table(report.scores.provenance)
+    text = () if gap is not None else (f"{gap_text(report.scores.provenance).capitalize()}.",)
+    tables = (table,) if gap is None else (table, gap)
+    figure = Figure((drawing,), caption)
+    return Section("stability", "How firm the choice is", text, (figure,), tables)
+
+
+def _provenance(report: TaskReport, details: RunDetails) -> Section:
+    said = (docs_sentence(role, counts) for role, counts in report.docs.items())
+    text: Sequence[str] = [visible(sentence) for sentence in said if sentence]
+    return Section(
+        "provenance",
+        "Provenance, and the same again",
+        tuple(text),
+        (),
+        (provenance_table(report),),
+        details.commands,
+    )
