@@ -16,7 +16,7 @@ from neuronllm_eval.neurons import Neuron
 from neuronllm_eval.summary import ConditionSummary
 
 WIDTH = 356
-_LABELS = 104  # pixels for the names of rows
+_LABELS = 122  # pixels for the names of rows
 _RIGHT = WIDTH - 12
 _MOST_MARKS = 150  # of each kind in a scatter
 _MOST_GROUPS = 40
@@ -37,9 +37,10 @@ def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
     row, top = 30, 30
     bottom = top + row * len(summaries)
     drawing = Drawing(WIDTH, bottom + 38, f"Accuracy deltas in points: {said}.")
-    _legend(
-        drawing, (("circle", "mark", "delta, 95% interval"), ("bar", "band", "random controls"))
-    )
+    legend = [("circle", "mark", "delta, 95% interval")]
+    if any(each.controls and each.controls.n_controls for each in summaries):
+        legend.append(("bar", "band", "random controls"))
+    _legend(drawing, legend)
     values = [value for each in summaries for value in _extent(each)]
     scale = spanning(values, _LABELS, _RIGHT)
     _value_axis(drawing, scale, top, bottom, "change of accuracy, points")
@@ -79,7 +80,7 @@ def _legend(drawing: Drawing, entries: Sequence[tuple[str, str, str]], x: float 
         else:
             drawing.mark(kind, x + 7, 9, css, r=4)
         drawing.text(x + 20, 13, text, "tick")
-        x += 32 + 5.6 * len(text)
+        x += 36 + 6 * len(text)
 
 
 def flip_bars(summaries: Sequence[ConditionSummary]) -> Drawing:
@@ -90,9 +91,10 @@ def flip_bars(summaries: Sequence[ConditionSummary]) -> Drawing:
     bottom = top + row * len(pairs)
     drawing = Drawing(WIDTH, bottom + 38, f"Docs that changed: {said}.")
     _legend(drawing, (("bar", "bad hatched", "lost"), ("bar", "good", "won")))
-    most = max([1, *(max(lost, won) for _, lost, won in pairs)])
+    low = -max([1, *(lost for _, lost, _ in pairs)])
+    high = max([1, *(won for _, _, won in pairs)])
     # Room for the numbers at the ends of the bars.
-    scale = Scale(-1.22 * most, 1.22 * most, _LABELS, _RIGHT)
+    scale = Scale(low, high, _LABELS + 30, _RIGHT - 26)
     for value in scale.ticks(5):
         x = scale(value)
         drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")

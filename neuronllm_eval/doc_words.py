@@ -10,7 +10,9 @@ from lm_eval.api.task import ConfigurableTask
 from neuronllm_eval.doc_groups import group_of
 from neuronllm_eval.encoding import QuestionSet
 
-_QUESTION_WORDS, _QUESTION_SIGNS = 12, 120
+FIRST_WORDS = 12
+_QUESTION_WORDS = 30
+_QUESTION_SIGNS = 200
 _OPTION_WORDS, _OPTION_SIGNS = 8, 60
 _MOST_OPTIONS = 26
 _OPTION_COLUMNS = ("choices", "options", "endings")
@@ -23,17 +25,17 @@ def doc_lines(questions: QuestionSet) -> Iterator[dict[str, Any]]:
         doc = docs[prompt.doc_id]
         yield {
             "doc_id": prompt.doc_id,
-            "question": question_words(questions.task, doc),
+            "question": question_words(questions.task, doc, _QUESTION_WORDS),
             "options": _options(questions.task, doc, len(prompt.options)),
             "group": group_of(doc),
         }
 
 
-def question_words(task: ConfigurableTask, doc: Mapping[str, Any]) -> str:
+def question_words(task: ConfigurableTask, doc: Mapping[str, Any], most: int = FIRST_WORDS) -> str:
     """How a doc's question begins; its prompt, where the data have no question by that name."""
     question = doc.get("question")
     text = question if isinstance(question, str) else task.doc_to_text(doc)
-    return _cut(str(text), _QUESTION_WORDS, _QUESTION_SIGNS)
+    return _cut(str(text), most, _QUESTION_SIGNS)
 
 
 def _options(task: ConfigurableTask, doc: Mapping[str, Any], n_options: int) -> list[str]:

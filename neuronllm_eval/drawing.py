@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from unicodedata import east_asian_width
 
 
 @dataclass(frozen=True)
@@ -152,5 +154,9 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def clipped(text: str, most: int) -> str:
-    """A label that fits."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """A label of at most so many signs, of which those of East Asia are two wide."""
+    wide = [2 if east_asian_width(sign) in "WF" else 1 for sign in text]
+    if sum(wide) <= most:
+        return text
+    kept = sum(1 for end in accumulate(wide) if end < most)
+    return f"{text[:kept]}…"

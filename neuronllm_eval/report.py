@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +53,16 @@ class TaskReport:
     applied_at: str = SCORED
 
 
-def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
+def docs_sentence(
+    role: str, counts: Mapping[str, Any], written: Callable[[str], str] = escaped
+) -> str:
     """What became of a split's docs; empty if all of them can be asked as they are.
 
     Args:
         role: `selection` or `validation`.
         counts: `data`, the counts of reading (`aqua_cleaning.DocCounts`), and `prompts`, those of
             encoding (`encoding.QuestionSet.counts`), where there are any.
+        written: what becomes of texts from elsewhere.
     """
     data, prompts = counts.get("data", {}), counts.get("prompts", {})
     known = (
@@ -71,13 +74,13 @@ def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
         ("that play the other part, since one split serves as both", data.get("other_half")),
     )
     parts = [f"{number} {what}" for what, number in known if number]
-    parts += [f"{n} skipped ({escaped(reason)})" for reason, n in data.get("skipped", {}).items()]
+    parts += [f"{n} skipped ({written(reason)})" for reason, n in data.get("skipped", {}).items()]
     if n_short := prompts.get("demonstrations_dropped"):
         parts.append(f"{n_short} prompts with fewer demonstrations, for room")
     if n_aside := counts.get("set_aside"):
         parts.append(f"{n_aside} questions set aside (NaN or infinite numbers)")
     asked = prompts.get("skipped", {})
-    parts += [f"{n} prompts skipped ({escaped(reason)})" for reason, n in asked.items()]
+    parts += [f"{n} prompts skipped ({written(reason)})" for reason, n in asked.items()]
     return f"Docs of the {role} split: {', '.join(parts)}." if parts else ""
 
 
@@ -123,7 +126,7 @@ def markdown(table: Table) -> str:
     return markdown_table(table.headers, table.rows)
 
 
-def _unit(method: str) -> str:
+def unit(method: str) -> str:
     """Of what a method attributes; methods of the user's own need not be known here."""
     quantity = getattr(METHODS.get(method), "quantity", None)
     return "" if quantity is not None and quantity.target is gold_probability else " log-nats"
@@ -150,7 +153,7 @@ def gap_text(provenance: Provenance) -> str:
         return "completeness gap not measured"
     most, mean, share = gaps
     return (
-        f"completeness gap at most {most:.2g}{_unit(provenance.method)}, {mean:.2g} on average, "
+        f"completeness gap at most {most:.2g}{unit(provenance.method)}, {mean:.2g} on average, "
         f"{share:.2%} of the change in all"
     )
 

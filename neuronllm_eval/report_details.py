@@ -19,7 +19,7 @@ from neuronllm_eval.explained_tokens import NeuronTokens
 from neuronllm_eval.judged_docs import JudgedDoc
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import Neuron, Provenance
-from neuronllm_eval.report import TaskReport, markdown_table
+from neuronllm_eval.report import TaskReport, markdown_table, unit
 from neuronllm_eval.report_tables import Table
 from neuronllm_eval.stability import stability_of
 from neuronllm_eval.summary import ConditionSummary
@@ -214,10 +214,11 @@ def gap_table(provenance: Provenance) -> Table | None:
     share = provenance.completeness_gap_share
     if most is None or mean is None or share is None:
         return None
+    named = unit(provenance.method)
     return Table(
         "Completeness gap",
         ("largest", "mean", "share of the change"),
-        ((f"{most:.2g}", f"{mean:.2g}", f"{share:.2%}"),),
+        ((f"{most:.2g}{named}", f"{mean:.2g}{named}", f"{share:.2%}"),),
         "Per prompt and layer, how far the sum of the attributions is from the change of the "
         "target along the path.",
     )

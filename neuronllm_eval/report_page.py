@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from neuronllm_eval import charts, panels
-from neuronllm_eval.drawing import Drawing
+from neuronllm_eval.drawing import Drawing, clipped
 from neuronllm_eval.markdown_text import visible
 from neuronllm_eval.report import TaskReport, docs_sentence, gap_text, headline, places
 from neuronllm_eval.report_details import (
@@ -48,10 +47,10 @@ from neuronllm_eval.report_tables import (
 from neuronllm_eval.selection import layer_counts
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LONG = 12  # rows of a table that stands folded
-_DOSE_CAPTION = (
-    "Change of accuracy in points, with 95% intervals; grey: the range of the point's own random "
-    "controls; square: the unmasked model."
+_LONG = 20  # rows of a table that stands folded
+_DOSE_MARKS = (
+    "In the panels, delta in points with its 95% interval; grey: the range of the point's own "
+    "random controls; square: the unmasked model."
 )
 
 
@@ -61,11 +60,13 @@ class Figure:
 
     Attributes:
         drawings: one, or small multiples.
-        caption: what they show, and how to read the marks.
+        caption: what they show, and how to read the marks; may be empty.
+        title: a line above them; may be empty.
     """
 
     drawings: tuple[Drawing, ...]
-    caption: str
+    caption: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def render_page(report: TaskReport, details: RunDetails) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return _template().render(
         title=visible(report.task),
-        headline=visible(headline(report)),
+        headline=headline(report),
         facts=[(name, visible(value)) for name, value in _facts(report)],
         sections=[_seen(section) for section in _sections(report, details)],
         style=Markup(style),
@@ -136,13 +137,15 @@ def _facts(report: TaskReport) -> list[tuple[str, str]]:
     known = report.scores.provenance
     n_layers, width = report.scores.shape
     found = [
-        ("Model", f"{Path(known.model).name}, {n_layers} × {width:,} neurons"),
+        ("Model", f"{clipped(Path(known.model).name, 48)}, {n_layers} × {width:,} neurons"),
         ("Neurons", f"{len(report.neurons.good):,} good, {len(report.neurons.bad):,} bad"),
-        ("Chosen on", f"{known.n_questions:,} questions ({known.split})"),
+        ("Chosen on", f"{known.n_questions:,} questions ({clipped(known.split, 24)})"),
     ]
     if report.summaries:
         first = report.summaries[0].accuracy
-        found.append(("Judged on", f"{first.n_questions:,} questions ({report.split})"))
+        found.append(
+            ("Judged on", f"{first.n_questions:,} questions ({clipped(report.split, 24)})")
+        )
         found.append(("Accuracy, unmasked", f"{first.unmasked:.1f}%"))
     return found
 
@@ -154,11 +157,11 @@ def _sections(report: TaskReport, details: RunDetails) -> list[Section]:
     condition = main_condition(report.summaries)
     if details.table is not None and condition is not None:
         found += [
-            _flips(report, details, condition),
+            _flips(details, condition),
             _letters(report, details),
             _groups(report, details, condition),
         ]
-    found += [_neurons(report, details), _stability(report), _provenance(report, details)]
+    found += [_neurons(report, details), _provenance(report, details)]
     return [section for section in found if section is not None]
 
 
@@ -166,21 +169,27 @@ def _conditions(report: TaskReport) -> Section:
     known = tested(report.summaries)
     first = report.summaries[0].accuracy
     text = (
-        f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the {report.split} "
-        "split; intervals and p are paired, by question. "
+        f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the "
+        f"{visible(report.split)} split; intervals and p are paired, by question. "
         f"{places(report.scores.provenance.positions, report.applied_at)}.",
     )
-    caption = (
-        "Filled: p below 0.05 after Holm's correction; hollow: not. Band: from the lowest to the "
-        "highest random control, which are layer-matched random neurons under the same operation."
+    figures = (
+        Figure(
+            (charts.deltas(known),),
+            "Filled: p below 0.05 after Holm's correction; hollow: not. Random controls: from the "
+            "lowest to the highest.",
+        ),
+        Figure(
+            (charts.flip_bars(known),),
+            "Docs whose answer became wrong, or right, against the unmasked run.",
+        ),
     )
-    figures = (Figure((charts.deltas(known),), caption),) if known else ()
     tables = (conditions_table(report.summaries), evidence_table(report.summaries))
     return Section(
         "conditions",
         "What each condition did",
         text,
-        figures,
+        figures if known else (),
         tuple(table for table in tables if table is not None),
     )
 
@@ -199,20 +208,16 @@ def _dose(report: TaskReport) -> Section | None:
             ("by number of neurons", panels.by_number(points)),
         ):
             if drawings:
-                figures.append(Figure(tuple(drawings), f"{title}, {kind}. {_DOSE_CAPTION}"))
-    return Section("dose", "Dose and response", (DOSE_NOTE,), tuple(figures), tuple(tables))
-
-
-def _flips(report: TaskReport, details: RunDetails, condition: str) -> Section:
-    tables = (flips_table(details, condition, gained) for gained in (False, True))
+                figures.append(Figure(tuple(drawings), title=f"{title}, {kind}"))
     return Section(
-        "flips",
-        "Questions won and lost",
-        (),
-        (Figure((charts.flip_bars(tested(report.summaries)),), "Docs whose answer became wrong, "
-                "or right, against the unmasked run."),),
-        tuple(table for table in tables if table is not None),
-    )  # fmt: skip
+        "dose", "Dose and response", (DOSE_NOTE, _DOSE_MARKS), tuple(figures), tuple(tables)
+    )
+
+
+def _flips(details: RunDetails, condition: str) -> Section | None:
+    found = (flips_table(details, condition, gained) for gained in (False, True))
+    tables = tuple(table for table in found if table is not None)
+    return Section("flips", "Questions won and lost", tables=tables) if tables else None
 
 
 def _letters(report: TaskReport, details: RunDetails) -> Section:
@@ -244,36 +249,34 @@ def _groups(report: TaskReport, details: RunDetails, condition: str) -> Section 
 def _neurons(report: TaskReport, details: RunDetails) -> Section:
     sets = (report.neurons.good, report.neurons.bad)
     counts = [layer_counts(each, report.neurons.n_layers) for each in sets]
-    figure = Figure(
-        (charts.layers(*counts),), "Chosen neurons by layer: good ones up, bad ones down."
-    )
-    return Section(
-        "neurons", "Where the neurons sit", (), (figure,), (neurons_table(report, details),)
-    )
-
-
-def _stability(report: TaskReport) -> Section:
-    table = stability_table(report)
-    said = f"rank correlation {table.rows[0][1] or 'not defined'}"
-    drawing = charts.halves(report.scores.half_sums, report.neurons.good, report.neurons.bad, said)
-    caption = (
-        "The chosen neurons' scores from either half of the questions; on the dashed line both "
-        "halves agree."
+    stability = stability_table(report)
+    said = f"rank correlation {stability.rows[0][1] or 'not defined'}"
+    figures = (
+        Figure((charts.layers(*counts),), "Chosen neurons by layer: good ones up, bad ones down."),
+        Figure(
+            (charts.halves(report.scores.half_sums, *sets, said),),
+            "The chosen neurons' scores from either half of the questions that chose them; on the "
+            "dashed line the halves agree.",
+        ),
     )
     gap = gap_table(report.scores.provenance)
     text = () if gap is not None else (f"{gap_text(report.scores.provenance).capitalize()}.",)
-    tables = (table,) if gap is None else (table, gap)
-    figure = Figure((drawing,), caption)
-    return Section("stability", "How firm the choice is", text, (figure,), tables)
+    tables = (neurons_table(report, details), stability, gap)
+    return Section(
+        "neurons",
+        "Where the neurons sit, and how firm the choice is",
+        text,
+        figures,
+        tuple(table for table in tables if table is not None),
+    )
 
 
 def _provenance(report: TaskReport, details: RunDetails) -> Section:
-    said = (docs_sentence(role, counts) for role, counts in report.docs.items())
-    text: Sequence[str] = [visible(sentence) for sentence in said if sentence]
+    said = (docs_sentence(role, counts, visible) for role, counts in report.docs.items())
     return Section(
         "provenance",
         "Provenance, and the same again",
-        tuple(text),
+        tuple(filter(None, said)),
         (),
         (provenance_table(report),),
         details.commands,
