@@ -17,6 +17,7 @@ from neuronllm_eval.summary import ConditionSummary
 
 WIDTH = 356
 _LABELS = 122  # pixels for the names of rows
+_SIGNS = 16  # that fit there
 _RIGHT = WIDTH - 12
 _MOST_MARKS = 150  # of each kind in a scatter
 _MOST_GROUPS = 40
@@ -46,7 +47,7 @@ def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
     _value_axis(drawing, scale, top, bottom, "change of accuracy, points")
     for number, each in enumerate(summaries):
         y = top + row * (number + 0.5)
-        drawing.text(_LABELS - 8, y + 4, clipped(each.name, 17), "label", "end")
+        drawing.text(_LABELS - 8, y + 4, clipped(each.name, _SIGNS), "label", "end")
         controls = each.controls
         if controls is not None and controls.n_controls:
             low, high = scale(controls.low), scale(controls.high)
@@ -102,7 +103,7 @@ def flip_bars(summaries: Sequence[ConditionSummary]) -> Drawing:
     drawing.text((_LABELS + _RIGHT) / 2, bottom + 30, "docs", "axis", "middle")
     for number, (name, lost, won) in enumerate(pairs):
         y = top + row * (number + 0.5)
-        drawing.text(_LABELS - 8, y + 4, clipped(name, 17), "label", "end")
+        drawing.text(_LABELS - 8, y + 4, clipped(name, _SIGNS), "label", "end")
         left, right = scale(-lost), scale(won)
         drawing.bar(scale(0), y - 7, left - scale(0), 14, "bad hatched", f"{lost} lost")
         drawing.bar(scale(0), y - 7, right - scale(0), 14, "good", f"{won} won")
@@ -199,7 +200,7 @@ def groups(
     for number, index in enumerate(order):
         y = top + row * (number + 0.5)
         one, other = scale(before[index]), scale(after[index])
-        drawing.text(_LABELS - 8, y + 4, clipped(names[index], 17), "label", "end")
+        drawing.text(_LABELS - 8, y + 4, clipped(names[index], _SIGNS), "label", "end")
         drawing.line(one, y, other, y, "whisker")
         says = f"{names[index]}: {before[index]:.1f} to {after[index]:.1f}"
         drawing.mark("circle", one, y, "before", says)

@@ -334,7 +334,7 @@ def _report(options: argparse.Namespace) -> int:
         raise ArtifactError(
             f"the report cannot be written: {', '.join(unwritten)}",
             expected="a disk with room, that can be written",
-            remedy="make room, or take what is printed above, which is all of it",
+            remedy="make room, or take the tables that are printed above",
         )
     return 0
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from neuronllm_eval.answer_tables import LetterShares
 from neuronllm_eval.conditions import factor_text
 from neuronllm_eval.drawing import Drawing, Scale, spanning, spread, tick_text
-from neuronllm_eval.report_details import LetterShares
 from neuronllm_eval.summary import ConditionSummary
 
 WIDTH, HEIGHT = 172, 150

@@ -12,9 +12,10 @@ from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.judged_docs import read_judged_docs
 from neuronllm_eval.positions import SCORED
 from neuronllm_eval.report import TaskReport, render
-from neuronllm_eval.report_details import RunDetails, appendix
+from neuronllm_eval.report_details import appendix
 from neuronllm_eval.report_page import render_page
 from neuronllm_eval.reproduce import Judged, identify_command, validate_command
+from neuronllm_eval.run_details import RunDetails
 from neuronllm_eval.run_directory import RunDirectory, read_lines, set_aside_ids, write_whole
 from neuronllm_eval.settings import RunSettings, read_doc_counts
 from neuronllm_eval.stability import stability_of

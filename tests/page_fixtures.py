@@ -12,8 +12,8 @@ from neuronllm_eval.explained_tokens import NeuronTokens
 from neuronllm_eval.judged_docs import JudgedDoc
 from neuronllm_eval.neurons import NeuronScores
 from neuronllm_eval.report import TaskReport
-from neuronllm_eval.report_details import RunDetails
 from neuronllm_eval.reproduce import identify_command
+from neuronllm_eval.run_details import RunDetails
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.summary import summarise
 from tests.harness_fixtures import neuron_set, provenance

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
-from neuronllm_eval.report_details import EXPLAIN, appendix, detail_tables
+from neuronllm_eval.neuron_tables import EXPLAIN
+from neuronllm_eval.report_details import appendix, detail_tables
 from neuronllm_eval.report_page import render_page
 from tests.page_fixtures import HOSTILE, POINTS, a_run
 
