@@ -33,6 +33,7 @@ from neuronllm_eval.identify_stage import identify_by_methods, method_runs
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.method_arguments import chosen_methods
+from neuronllm_eval.overview import write_overview
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.preparation import estimate_identification, estimate_validation
 from neuronllm_eval.ranks import OtherRankFailed, Ranks, own_rank
@@ -251,6 +252,8 @@ def _identify_in(
             if launch.ranks.is_first:
                 report_task(each.run, show)
     if launch.ranks.is_first:
+        for folder in dict.fromkeys(run.path.parent for run, _ in runs):
+            write_overview(folder)
         show(f"written to {output}")
     return 0
 
@@ -313,6 +316,8 @@ def _validate_in(launch: Launch, options: argparse.Namespace, plan: ConditionPla
             report_task(run, print)
     if options.dry_run and launch.ranks.is_first:
         print(estimate_table(estimates))
+    elif launch.ranks.is_first:
+        write_overview(Path(options.run_dir))
     return 0
 
 
@@ -330,6 +335,8 @@ def _report(options: argparse.Namespace) -> int:
             if error.errno not in _DISK_ERRORS:
                 raise
             unwritten.append(f"{run.path} ({error.strerror})")
+    if not unwritten and not own_rank():
+        write_overview(Path(options.run_dir))
     if unwritten:
         raise ArtifactError(
             f"the report cannot be written: {', '.join(unwritten)}",

@@ -69,6 +69,7 @@ class Section:
         figures: beside each other where there is room.
         tables: below them.
         commands: for a shell.
+        links: text and relative address of other pages.
     """
 
     anchor: str
@@ -77,6 +78,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     commands: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 def page_facts(report: TaskReport) -> list[tuple[str, str]]:

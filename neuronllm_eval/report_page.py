@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +27,31 @@ _LONG = 20  # rows of a table that stands folded
 
 def render_page(report: TaskReport, details: RunDetails) -> str:
     """The content of `report.html`; the same run gives the same bytes."""
+    sections = page_sections(report, details)
+    return page_of(visible(report.task), headline(report), page_facts(report), sections)
+
+
+def page_of(
+    title: str,
+    headline: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+) -> str:
+    """A whole page.
+
+    Args:
+        title: of what it is.
+        headline: one sentence.
+        facts: names and values that stand below it.
+        sections: in order.
+    """
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return _template().render(
-        title=visible(report.task),
-        headline=headline(report),
-        facts=[(name, visible(value)) for name, value in page_facts(report)],
-        sections=[_seen(section) for section in page_sections(report, details)],
+        title=title,
+        headline=headline,
+        facts=[(name, visible(value)) for name, value in facts],
+        sections=[_seen(section) for section in sections],
         style=Markup(style),
         style_hash=digest,
         long=_LONG,

@@ -411,7 +411,11 @@ def test_the_artifacts_of_a_sweep(swept):
     report = swept.report.read_text()
     assert report.startswith("## demo_topic\n\nSuppressing 4 good neurons ")
     assert "suppress_good x0.5" in report
-    assert call("report", swept.path) == (0, report + "\n", "")
+    code, out, err = call("report", swept.path)
+    assert (code, err) == (0, "")
+    assert report.startswith(out)
+    assert "--top_k 2,4 " in report
+    assert "Good neurons, by factor" in swept.page.read_text()
 
 
 @pytest.mark.parametrize(("top_k", "scale"), [(2, 0.5), (4, 0.5), (2, 0), (4, 0)])
@@ -487,7 +491,7 @@ def test_run_eval_does_it_all_in_one_go(run, tmp_path, monkeypatch):
     for name in (*SAME_BYTES, "summary.json", "report.md", "report.html"):
         assert (tmp_path / "demo_topic" / name).read_bytes() == (run.path / name).read_bytes(), name
     report = (tmp_path / "demo_topic" / "report.md").read_text()
-    assert report.split("\n### Questions ")[0] in out.getvalue()
+    assert report.split("\n\n### ")[0] in out.getvalue()
 
 
 def test_run_eval_without_arguments_is_the_demo(monkeypatch):

@@ -149,6 +149,7 @@ ORDER = (
     "identify_stage",
     "validate_stage",
     "report_stage",
+    "overview",
     "selftest_command",
     "method_arguments",
     "run_command",
