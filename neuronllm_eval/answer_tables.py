@@ -36,7 +36,7 @@ def flips_table(details: RunDetails, condition: str, gained: bool) -> Table | No
 def _flip_row(details: RunDetails, flip: Flip) -> tuple[str, ...]:
     assert details.table is not None
     if not details.docs:
-        question = details.table.question_ids[int(details.table.question_index[flip.row])]
+        question = details.table.question_ids[flip.row]
         return (question, *(letter(option) for option in (flip.gold, flip.before, flip.after)))
     doc = details.docs[flip.row]
 

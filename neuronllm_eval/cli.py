@@ -29,7 +29,8 @@ from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line, estimate_table
 from neuronllm_eval.explain_command import explain
-from neuronllm_eval.identify_stage import identify_by_methods, method_runs
+from neuronllm_eval.identified_files import method_runs
+from neuronllm_eval.identify_stage import identify_by_methods
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.method_arguments import chosen_methods

@@ -9,12 +9,23 @@ from __future__ import annotations
 import argparse
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from neuronllm_eval import arguments
-from neuronllm_eval.comparison import as_json, compare, delta_table, overview, relative_table
-from neuronllm_eval.errors import UsageError
+from neuronllm_eval.compared_runs import read_compared
+from neuronllm_eval.comparison import (
+    Comparison,
+    as_json,
+    compare,
+    delta_table,
+    difference_table,
+    overview,
+    relative_table,
+)
+from neuronllm_eval.errors import NeuronLLMError, UsageError
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.methods import METHODS
 from neuronllm_eval.ranks import own_rank
@@ -50,6 +61,7 @@ def add_comparing_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SEED",
         help="repeat with each of these in place of --seed",
     )
+    _add_against(parser)
     parser.set_defaults(method=[",".join(METHODS)], n_random=0)
 
 
@@ -69,7 +81,34 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
             remedy="check --seeds",
         )
     seconds: dict[str, float] = {}
-    folders = []
+    folders: list[Path] = []
+
+    def finish() -> None:
+        if folders and not options.dry_run and not own_rank():
+            runs = [run for folder in folders for run in _runs_of(folder, options.method)]
+            _write(runs, options.against, seconds, output, show)
+
+    code = 0
+    try:
+        for path, own in _repeats(options, output):
+            found: dict[str, float] = {}
+            code = evaluate(own, found)
+            if code:
+                break
+            lead = str(path.relative_to(output)) if path != output else "."
+            seconds |= {f"{lead}: {stage}": taken for stage, taken in found.items()}
+            folders.append(path)
+    except NeuronLLMError:  # a model that fails takes nothing from those before it
+        finish()
+        raise
+    finish()
+    return code
+
+
+def _repeats(
+    options: argparse.Namespace, output: Path
+) -> Iterator[tuple[Path, argparse.Namespace]]:
+    """Every model and seed: its folder, and its flags."""
     for model in options.models or [None]:
         for seed in options.seeds or [None]:
             own = copy.copy(options)
@@ -83,18 +122,7 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
                 own.seed = seed
             own.output_path = str(path)
             own.resume = own.resume or not own.overwrite  # repeated, it goes on with what is left
-            found: dict[str, float] = {}
-            code = evaluate(own, found)
-            if code:
-                return code
-            lead = str(path.relative_to(output)) if path != output else "."
-            seconds |= {f"{lead}: {stage}": taken for stage, taken in found.items()}
-            folders.append(path)
-    if options.dry_run or own_rank():
-        return 0
-    runs = [run for folder in folders for run in _runs_of(folder, options.method)]
-    _write(runs, seconds, output, show)
-    return 0
+            yield path, own
 
 
 def _model_folder(model: str) -> str:
@@ -125,46 +153,64 @@ def add_reading_flags(parser: argparse.ArgumentParser) -> None:
         type=arguments.a_path,
         help="folder for comparison.md and comparison.json (default: nothing is written)",
     )
+    _add_against(parser)
     arguments.add_verbosity(parser)
+
+
+def _add_against(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against",
+        metavar="METHOD",
+        help="method that the others are tested against (default: ace, or the first)",
+    )
 
 
 def compare_finished(options: argparse.Namespace, show: Show) -> int:
     """Print the tables of runs that are there; returns the exit code."""
     runs = {run.path.resolve(): run for path in options.run_dir for run in find_runs(Path(path))}
     output = Path(options.output_path) if options.output_path else None
-    _write(list(runs.values()), {}, output, show)
+    _write(list(runs.values()), options.against, {}, output, show)
     return 0
 
 
 def _write(
-    runs: Sequence[RunDirectory], seconds: dict[str, float], output: Path | None, show: Show
+    runs: Sequence[RunDirectory],
+    against: str | None,
+    seconds: dict[str, float],
+    output: Path | None,
+    show: Show,
 ) -> None:
-    found = compare(runs)
-    times = [[escaped(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
-    table = ["## Seconds", "", markdown_table(["stage", "s"], times), ""] if times else []
-    text = "\n".join(
-        [
-            "## Accuracy under each condition, points against unmasked",
-            "",
-            delta_table(found),
-            "",
-            "Brackets: the 95% interval of one run, paired, by question. Of several runs the mean, "
-            "and in parentheses the smallest and the largest.",
-            "",
-            "## Enhance minus degrade, points",
-            "",
-            overview(found),
-            "",
-            "## Relative changes",
-            "",
-            relative_table(found),
-            "",
-            *table,
-        ]
-    )
+    own = read_compared(runs)
+    with tqdm(total=len(own), desc="comparing", unit="run", disable=None, leave=False) as bar:
+        found = compare(own, against, progress=bar.update)
+    text = _text(found, seconds)
     if output is not None:
         write_whole(output / "comparison.json", dump_json(as_json(found, seconds)))
         write_whole(output / "comparison.md", text)
     show(text)
     if output is not None:
         show(f"written to {output}")
+
+
+def _text(found: Comparison, seconds: dict[str, float]) -> str:
+    parts = [
+        "## Accuracy under each condition, points against unmasked",
+        delta_table(found),
+        "Brackets: 95% interval, paired, by question. Several runs (seeds) are pooled, and a "
+        "question that several of them ask is one; comparison.json has each run.",
+        "## Enhance minus degrade, points",
+        overview(found),
+    ]
+    if found.differences:
+        parts += [
+            f"## Enhance minus degrade less that of {escaped(found.against)}, points",
+            difference_table(found),
+            "On the same questions and seeds, by question; p: of the signs of the questions' "
+            f"differences, corrected (Holm) for all methods held against {escaped(found.against)} "
+            "at the same K, model and task.",
+        ]
+    parts += ["## Relative changes", relative_table(found)]
+    if seconds:
+        times = [[escaped(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
+        parts += ["## Seconds", markdown_table(["stage", "s"], times)]
+    return "\n\n".join(parts) + "\n"

@@ -1,312 +1,283 @@
-"""Methods side by side: the deltas of validated runs, by model, task, method and number of neurons.
-
-Every figure is computed anew from `conditions.jsonl`. Runs that differ only in their seed are
-repeats of each other.
-"""
+"""Methods side by side as tables and as JSON: by model, task, method and number of neurons."""
 
 from __future__ import annotations
 
 import json
 import math
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
-from neuronllm_eval.doc_table import DocTable
-from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.fingerprints import digest
+from neuronllm_eval.compared_runs import Compared, Key
+from neuronllm_eval.evidence import p_text
 from neuronllm_eval.markdown_text import escaped
-from neuronllm_eval.neurons import NeuronSet
-from neuronllm_eval.relative_changes import relative_accuracy_change, relative_confidence_change
+from neuronllm_eval.method_effects import (
+    PAPERS,
+    SWAPPED,
+    Difference,
+    Effect,
+    differences,
+    effect,
+    groups,
+)
+from neuronllm_eval.methods import ACE
 from neuronllm_eval.report import markdown_table
-from neuronllm_eval.run_directory import RunDirectory, read_lines
-from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.statistics import PairedDelta, paired_delta
-from neuronllm_eval.stored_run import ValidationRecord, load_neurons
+from neuronllm_eval.statistics import RelativeChange
 
-SWAPPED = "enhance_minus_degrade"
-# Of a run's settings, those that are compared, are in the key, or do not decide numbers.
-_NOT_COMPARED = ("seed", "model_args", "task", "include_path", "method", "method_args", "top_k",
-                 "batch_size", "device", "engine")  # fmt: skip
 SHOWN = ("suppress_good", "suppress_bad", "enhance_good", "enhance_bad", "degrade", "enhance")
-_PAPERS = ("degrade", "enhance")
-
-
-class Key(NamedTuple):
-    """What makes runs comparable.
-
-    Attributes:
-        model: name and weights' digest.
-        task: of the harness.
-        split: that judged.
-        method: that scored the neurons.
-        method_args: its settings, JSON.
-        settings: digest of all else that decides how neurons are chosen and judged, the seed aside.
-        top_k: good and bad neurons that were asked for.
-    """
-
-    model: tuple[str, str]
-    task: str
-    split: str
-    method: str
-    method_args: str
-    settings: str
-    top_k: int
+_LEAD = ("model", "task", "K", "method", "good, bad", "runs")
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What a run's first `top_k` neurons did.
+class Comparison:
+    """What is shown of runs.
 
     Attributes:
-        key: see `Key`.
-        seed: of the run's questions.
-        settings: all that `Key.settings` is a digest of, by name.
-        n_good: good neurons that there were; a method may find fewer than asked for.
-        n_bad: bad ones.
-        accuracy: by condition the paired delta to unmasked, and `enhance_minus_degrade`.
-        confidence: the same of the softmax over options at gold.
+        effects: a method's repeats together.
+        single: every run by itself.
+        differences: of methods to the one they are held against.
+        against: that method's name; empty if there is no other.
     """
 
-    key: Key
-    seed: int
-    settings: dict[str, str]
-    n_good: int
-    n_bad: int
-    accuracy: dict[str, PairedDelta]
-    confidence: dict[str, PairedDelta]
+    effects: tuple[Effect, ...]
+    single: tuple[Effect, ...]
+    differences: tuple[Difference, ...]
+    against: str
 
 
-def compare(runs: Sequence[RunDirectory], n_resamples: int = 10_000) -> list[Compared]:
-    """Read validated runs.
+def compare(
+    found: Sequence[Compared],
+    against: str | None = None,
+    n_resamples: int = 10_000,
+    progress: Callable[[], object] = lambda: None,
+) -> Comparison:
+    """Compute what is shown of runs.
 
     Args:
-        runs: their directories.
+        found: what `compared_runs.read_compared` gives.
+        against: the method that others are held against; of the first run if not given, and ACE
+            where that is among them.
         n_resamples: draws of the bootstrap.
+        progress: is called after each of `found`.
 
     Raises:
-        ArtifactError: a run is not validated, or cannot be read; or two are the same run.
+        UsageError: no run is of the method `against`.
     """
-    found: list[Compared] = []
-    places: dict[tuple[Key, int], RunDirectory] = {}
-    twins: list[RunDirectory] = []
-    for run in runs:
-        own = _of_run(run, n_resamples)
-        for each in own:
-            other = places.setdefault((each.key, each.seed), run)
-            twins = twins or ([other, run] if other is not run else [])
-        found += own
-    if twins:
-        raise ArtifactError(
-            "two of the runs are of the same model, task, method, settings and seed, such as "
-            f"{twins[0].path} and {twins[1].path}",
-            expected="each once",
-            remedy="name the runs to compare one by one",
-        )
-    return found
-
-
-def _of_run(run: RunDirectory, n_resamples: int) -> list[Compared]:
-    settings = RunSettings.load(run.settings)
-    neurons = load_neurons(run, settings)
-    if not run.conditions.is_file():
-        raise ArtifactError(
-            f"{run.path} is not validated",
-            expected=run.conditions.name,
-            remedy=f"run `neuronllm-eval validate {run.path}` first",
-        )
-    record = ValidationRecord.load(run.validation)
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
-    known = neurons.provenance
-    by_count: dict[int, dict[str, str]] = {}
-    for name in table.conditions:
-        parts = ConditionName.parse(name)
-        if parts.seed is None and name != UNMASKED and _as_the_run(parts, record.scales):
-            count = parts.top_k or record.top_k
-            by_count.setdefault(count, {})[parts.condition] = name
-    found = []
-    others = _other_settings(settings, record)
-    for count, names in sorted(by_count.items()):
-        key = Key(
-            (known.model, known.model_hash),
-            settings.task,
-            table.split,
-            known.method,
-            known.method_args,
-            digest(json.dumps(others, sort_keys=True)),
-            count,
-        )
-        chosen: NeuronSet = neurons.top(count)
-        deltas = [
-            _deltas(table.correct, table, names, n_resamples),
-            _deltas(table.confidence, table, names, n_resamples),
-        ]
-        found.append(Compared(key, known.seed, others, len(chosen.good), len(chosen.bad), *deltas))
-    return found
-
-
-def _other_settings(settings: RunSettings, record: ValidationRecord) -> dict[str, str]:
-    values = asdict(settings)
-    for name in _NOT_COMPARED:
-        del values[name]
-    values |= {f"{name}_scale": factor for name, factor in asdict(record.scales).items()}
-    values["judged at"] = record.positions
-    return {name: str(value) for name, value in values.items()}
-
-
-def _as_the_run(parts: ConditionName, scales: Scales) -> bool:
-    """Whether a condition has the run's own factors: other factors are no comparison of methods."""
-    return parts.scales(scales) == scales
-
-
-def _deltas(
-    values: Any, table: DocTable, names: dict[str, str], n_resamples: int
-) -> dict[str, PairedDelta]:
-    def paired(before: str, after: str) -> PairedDelta:
-        return paired_delta(
-            values[before], values[after], table.question_index, n_resamples=n_resamples
-        )
-
-    found = {condition: paired(UNMASKED, name) for condition, name in names.items()}
-    if set(_PAPERS) <= set(names):
-        found[SWAPPED] = paired(names["degrade"], names["enhance"])
-    return found
-
-
-def groups(found: Sequence[Compared]) -> dict[Key, list[Compared]]:
-    """Repeats together, by model, task, number of neurons and method."""
-    by_key: dict[Key, list[Compared]] = {}
+    methods = list(dict.fromkeys(each.key.method for each in found))
+    other = against or (ACE.name if ACE.name in methods else methods[0])
+    by_key = groups(found)
+    differing = differences(found, other, n_resamples)  # refuses first
+    single: dict[int, Effect] = {}
     for each in found:
-        by_key.setdefault(each.key, []).append(each)
-    order = sorted(by_key, key=lambda key: (key.model, key.task, key.split, key.top_k))
-    return {key: by_key[key] for key in order}
+        single[id(each)] = effect([each], n_resamples)
+        progress()
+    return Comparison(
+        tuple(
+            single[id(own[0])] if len(own) == 1 else effect(own, n_resamples)
+            for own in by_key.values()
+        ),
+        tuple(single.values()),
+        tuple(differing),
+        other if len(methods) > 1 or against else "",
+    )
 
 
-def delta_table(found: Sequence[Compared]) -> str:
-    """Accuracy deltas in points: mean over repeats, and the interval.
-
-    Of one run that is its bootstrap interval, of several the smallest and the largest delta.
-    """
-    shown = [name for name in (*SHOWN, SWAPPED) if any(name in each.accuracy for each in found)]
-    rows, varying = [], _varying(found)
-    for key, repeats in groups(found).items():
-        unmasked = statistics.fmean(_unmasked(each) for each in repeats)
-        cells = [_cell([each.accuracy[name] for each in repeats if name in each.accuracy])
-                 for name in shown]  # fmt: skip
-        rows.append([*_lead(key, repeats, varying), f"{unmasked:.1f}", *cells])
+def delta_table(found: Comparison) -> str:
+    """Accuracy deltas in points with their intervals; of several runs, pooled."""
+    effects, names = found.effects, _Names(found)
+    shown = [name for name in (*SHOWN, SWAPPED) if any(name in each.accuracy for each in effects)]
+    rows = [
+        [
+            *names.lead(each),
+            f"{next(iter(each.accuracy.values())).unmasked:.1f}",
+            *(_interval(each.accuracy.get(name)) for name in shown),
+        ]
+        for each in effects
+    ]
     heads = [*_LEAD, "unmasked", *(name.replace("_", " ") for name in shown)]
     return markdown_table(heads, rows)
 
 
-def overview(found: Sequence[Compared]) -> str:
-    """Enhance minus degrade in points, mean over repeats: one column per model and task."""
-    by_column: dict[tuple[int, str], dict[tuple[str, str], str]] = {}
-    columns: dict[tuple[str, str], None] = {}
-    varying = _varying(found)
-    for key, repeats in groups(found).items():
-        values = [each.accuracy[SWAPPED] for each in repeats if SWAPPED in each.accuracy]
-        lead = _lead(key, repeats, varying)
-        column = (lead[0], lead[1])
-        columns[column] = None
-        by_column.setdefault((key.top_k, lead[3]), {})[column] = _cell(values)
-    several = len({model for model, _ in columns}) > 1
-    heads = [f"{model}: {task}" if several else task for model, task in columns]
-    rows = [
-        [str(top_k), method, *(cells.get(column, "") for column in columns)]
-        for (top_k, method), cells in sorted(by_column.items(), key=lambda each: each[0][0])
-    ]
-    return markdown_table(["K", "method", *heads], rows)
+def overview(found: Comparison) -> str:
+    """Enhance minus degrade in points, with intervals: one column per model, task and split."""
+    names = _Names(found)
+    cells = {each.key: _interval(each.accuracy.get(SWAPPED)) for each in found.effects}
+    return names.wide(cells)
 
 
-def relative_table(found: Sequence[Compared]) -> str:
+def difference_table(found: Comparison) -> str:
+    """Enhance minus degrade less that of the method they are held against, in points."""
+    cells = {
+        each.key: f"{_interval(each.change)} p {p_text(each.corrected_p)}"
+        for each in found.differences
+    }
+    return _Names(found).wide(cells)
+
+
+def relative_table(found: Comparison) -> str:
     """RAC and RCC of degrade and enhance in percent, as the paper lays its table out."""
-    rows, varying = [], _varying(found)
-    for key, repeats in groups(found).items():
-        full = [each for each in repeats if set(_PAPERS) <= set(each.accuracy)]
-        if not full:
-            continue
-        changes = [
-            statistics.fmean(change(each, name) for each in full)
-            for name in _PAPERS
-            for change in (_rac, _rcc)
+    names = _Names(found)
+    rows = [
+        [
+            *names.lead(each),
+            *(_percent(measure.get(name)) for name in PAPERS for measure in (each.rac, each.rcc)),
         ]
-        cells = ["" if math.isnan(value) else f"{value:+.1f}" for value in changes]
-        rows.append([*_lead(key, full, varying), *cells])
-    heads = [f"{name} {measure}" for name in _PAPERS for measure in ("RAC %", "RCC %")]
+        for each in found.effects
+        if each.rac
+    ]
+    heads = [f"{name} {measure}" for name in PAPERS for measure in ("RAC %", "RCC %")]
     return markdown_table([*_LEAD, *heads], rows)
 
 
-_LEAD = ("model", "task", "K", "method", "good, bad", "runs")
+class _Names:
+    """How rows and columns are called: in full where they could be taken for each other."""
+
+    def __init__(self, found: Comparison) -> None:
+        keys = [each.key for each in found.effects]
+        self._several_models = len({key.model for key in keys}) > 1
+        self._splits = _distinct(keys, lambda key: (key.model, key.task), lambda key: key.split)
+        names = dict.fromkeys(name for key in keys for name, _ in key.settings)
+        self._varying = [
+            name
+            for name in names
+            if _distinct(
+                keys,
+                lambda key: (key.model, key.task),
+                lambda key, name=name: dict(key.settings).get(name),  # type: ignore[misc]
+            )
+        ]
+        self._hashes = _distinct(keys, lambda key: _short(key), lambda key: key.model)
+
+    def model(self, key: Key) -> str:
+        name = _short(key)
+        return f"{name} ({key.model[1].rsplit(':', 1)[-1][:8]})" if name in self._hashes else name
+
+    def task(self, key: Key) -> str:
+        several = (key.model, key.task) in self._splits
+        return f"{key.task} ({key.split})" if several else key.task
+
+    def method(self, key: Key) -> str:
+        settings = {} if key.method_args == "{}" else json.loads(key.method_args)
+        of_run = dict(key.settings)
+        settings |= {name: of_run.get(name, "") for name in self._varying}
+        return " ".join([key.method, *(f"{name}={value}" for name, value in settings.items())])
+
+    def lead(self, each: Effect) -> list[str]:
+        """The first cells of a row."""
+        key = each.key
+        sizes = sorted({f"{g}, {b}" for g, b in zip(each.n_good, each.n_bad, strict=True)})
+        cells = (self.model(key), self.task(key), str(key.top_k), self.method(key))
+        return [escaped(cell) for cell in (*cells, " / ".join(sizes), str(len(each.seeds)))]
+
+    def wide(self, cells: Mapping[Key, str]) -> str:
+        """A table with a row for each K and method, a column for each model, task and split."""
+        columns: dict[tuple[str, str], None] = {}
+        rows: dict[tuple[int, str], dict[tuple[str, str], str]] = {}
+        for key, cell in cells.items():
+            column = (self.model(key), self.task(key))
+            columns[column] = None
+            rows.setdefault((key.top_k, self.method(key)), {})[column] = cell
+        heads = [f"{model}: {task}" if self._several_models else task for model, task in columns]
+        lines = [
+            [str(top_k), escaped(method), *(own.get(column, "") for column in columns)]
+            for (top_k, method), own in sorted(rows.items(), key=lambda each: each[0][0])
+        ]
+        return markdown_table(["K", "method", *map(escaped, heads)], lines)
 
 
-def _varying(found: Sequence[Compared]) -> list[str]:
-    """Settings in which runs of one model and task differ."""
-    names = dict.fromkeys(name for each in found for name in each.settings)
-    by_task: dict[tuple[tuple[str, str], str], list[Compared]] = {}
-    for each in found:
-        by_task.setdefault((each.key.model, each.key.task), []).append(each)
-    return [
-        name
-        for name in names
-        if any(len({each.settings.get(name) for each in own}) > 1 for own in by_task.values())
-    ]
+def _short(key: Key) -> str:
+    return key.model[0].rstrip("/").rsplit("/", 1)[-1]
 
 
-def _lead(key: Key, repeats: Sequence[Compared], varying: Sequence[str]) -> list[str]:
-    sizes = sorted({f"{each.n_good}, {each.n_bad}" for each in repeats})
-    name = key.model[0].rstrip("/").rsplit("/", 1)[-1]
-    settings = {} if key.method_args == "{}" else json.loads(key.method_args)
-    settings |= {each: repeats[0].settings.get(each, "") for each in varying}
-    method = " ".join([key.method, *(f"{each}={value}" for each, value in settings.items())])
-    fixed = (name, key.task, str(key.top_k), method, " / ".join(sizes), str(len(repeats)))
-    return [escaped(each) for each in fixed]
+def _distinct(
+    keys: Sequence[Key], within: Callable[[Key], Any], value: Callable[[Key], Any]
+) -> set[Any]:
+    """The groups of keys, by `within`, that have several values."""
+    by_group: dict[Any, set[Any]] = {}
+    for key in keys:
+        by_group.setdefault(within(key), set()).add(value(key))
+    return {group for group, values in by_group.items() if len(values) > 1}
 
 
-def _unmasked(each: Compared) -> float:
-    return next(iter(each.accuracy.values())).unmasked
-
-
-def _cell(deltas: Sequence[PairedDelta]) -> str:
-    if not deltas:
+def _interval(change: Any) -> str:
+    """A change in points and its interval; empty for None."""
+    if change is None:
         return ""
-    if len(deltas) == 1:
-        return f"{deltas[0].delta:+.1f} [{deltas[0].low:+.1f}, {deltas[0].high:+.1f}]"
-    values = [each.delta for each in deltas]
-    return f"{statistics.fmean(values):+.1f} ({min(values):+.1f} to {max(values):+.1f})"
+    return f"{change.delta:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"
 
 
-def _rac(each: Compared, name: str) -> float:
-    delta = each.accuracy[name]
-    return relative_accuracy_change(delta.unmasked, delta.condition)
+def _percent(change: RelativeChange | None) -> str:
+    if change is None or math.isnan(change.change):
+        return ""
+    bounds = "" if math.isnan(change.low) else f" [{change.low:+.1f}, {change.high:+.1f}]"
+    return f"{change.change:+.1f}{bounds}"
 
 
-def _rcc(each: Compared, name: str) -> float:
-    delta = each.confidence[name]
-    return relative_confidence_change(delta.unmasked, delta.condition)
-
-
-def as_json(found: Sequence[Compared], seconds: dict[str, float]) -> dict[str, Any]:
+def as_json(found: Comparison, seconds: dict[str, float]) -> dict[str, Any]:
     """The content of `comparison.json`.
 
     Args:
         found: what `compare` gives.
         seconds: by stage, what it took here; stages that were finished before are not there.
     """
-    rows = []
-    for each in found:
-        model, weights = each.key.model
-        lead = {**each.key._asdict(), "model": model, "model_hash": weights}
-        rest = asdict(each)
-        del rest["key"]
-        relative = {
-            name: {"rac": _number(_rac(each, name)), "rcc": _number(_rcc(each, name))}
-            for name in each.accuracy
-            if name != SWAPPED
+    return {
+        "rows": [
+            {
+                **_row(each),
+                "seed": each.seeds[0],
+                "n_good": each.n_good[0],
+                "n_bad": each.n_bad[0],
+            }
+            for each in found.single
+        ],
+        "pooled": [
+            {
+                **_row(each),
+                "seeds": list(each.seeds),
+                "n_good": list(each.n_good),
+                "n_bad": list(each.n_bad),
+            }
+            for each in found.effects
+        ],
+        "differences": [
+            {
+                **_named(each.key),
+                "against": _named(each.against),
+                "seeds": list(each.seeds),
+                **asdict(each.change),
+                "p_holm": each.corrected_p,
+            }
+            for each in found.differences
+        ],
+        "seconds": seconds,
+    }
+
+
+def _named(key: Key) -> dict[str, Any]:
+    model, weights = key.model
+    return {
+        **key._asdict(),
+        "model": model,
+        "model_hash": weights,
+        "settings": dict(key.settings),
+        "method_args": json.loads(key.method_args),
+    }
+
+
+def _row(each: Effect) -> dict[str, Any]:
+    relative = {
+        name: {
+            measure + ending: _number(getattr(changes[name], part))
+            for measure, changes in (("rac", each.rac), ("rcc", each.rcc))
+            for ending, part in (("", "change"), ("_low", "low"), ("_high", "high"))
         }
-        rows.append({**lead, **rest, "relative": relative})
-    return {"rows": rows, "seconds": seconds}
+        for name in each.rac
+    }
+    measures = {
+        measure: {name: asdict(delta) for name, delta in getattr(each, measure).items()}
+        for measure in ("accuracy", "confidence")
+    }
+    return {**_named(each.key), **measures, "relative": relative}
 
 
 def _number(value: float) -> float | None:

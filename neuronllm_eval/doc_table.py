@@ -36,8 +36,8 @@ class DocTable:
     Attributes:
         conditions: names, in order.
         split: the split the docs are of.
-        doc_ids: [docs], in the task.
-        question_ids: [questions], in the order that `question_index` counts.
+        doc_ids: [docs] of the harness.
+        question_ids: [docs] of the question that a doc is a copy of.
         question_index: [docs] int64.
         n_options: [docs] int64.
         gold: [docs] int64.
@@ -81,8 +81,7 @@ class DocTable:
             if line["doc_id"] in docs:
                 raise _refusal(path, f"line {number} is of doc {line['doc_id']} again")
             docs.add(line["doc_id"])
-        place = {line["question_id"]: 0 for line in lines}
-        place = {question: index for index, question in enumerate(place)}
+        question_ids = tuple(line["question_id"] for line in lines)
         golds = np.array([line["gold"] for line in lines], dtype=np.int64)
         predicted = np.empty((len(lines), len(names)), dtype=np.int64)
         confidence = np.empty(predicted.shape)
@@ -98,14 +97,20 @@ class DocTable:
             names,
             lines[0]["split"],
             tuple(line["doc_id"] for line in lines),
-            tuple(place),
-            np.array([place[line["question_id"]] for line in lines], dtype=np.int64),
+            question_ids,
+            numbered(question_ids),
             n_options,
             golds,
             dict(zip(names, predicted.T, strict=True)),
             dict(zip(names, correct.T, strict=True)),
             dict(zip(names, confidence.T, strict=True)),
         )
+
+
+def numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    """Equal names as equal numbers, from 0 in the order of their first appearance."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _refusal(path: Path, what: str) -> ArtifactError:

@@ -136,6 +136,7 @@ def explain_run(
         task=stored.settings.task,
         model=stored.model_name,
         method=neurons.provenance.method,
+        measures=attributing.method.measures,
         n_questions=len(chosen),
         n_chosen_on=len(stored.lines),
         letter_counts=tuple(stored.letter_counts.tolist()),

@@ -30,7 +30,7 @@ class QuestionEffect:
     Attributes:
         question_id: the question.
         text: its first words.
-        attribution: summed over its prompts, log-nats; above 0 where it helped.
+        attribution: the method's value summed over its prompts; above 0 where it helped.
     """
 
     question_id: str
@@ -94,7 +94,8 @@ class Explanation:
     Attributes:
         task: the run's.
         model: the run's.
-        method: what its attributions are of.
+        method: that its neurons are chosen by.
+        measures: what the method's values are, and so those by letter and of questions.
         n_questions: how many were asked again.
         n_chosen_on: how many the neurons were chosen on.
         letter_counts: [letters] prompts by gold letter that the neurons were chosen on.
@@ -107,6 +108,7 @@ class Explanation:
     task: str
     model: str
     method: str
+    measures: str
     n_questions: int
     n_chosen_on: int
     letter_counts: tuple[int, ...]

@@ -29,8 +29,8 @@ _TOKENS_NOTE = (
     "later layers make of it is not in this."
 )
 _LETTERS_NOTE = (
-    "Mean attribution by the letter of the right option, in log-nats a prompt, over all questions "
-    "that chose the neurons. The letter-bias index is the share of its second moment that lies "
+    "By the letter of the right option: mean over the prompts of all questions that chose the "
+    "neurons. The letter-bias index is the share of its second moment that lies "
     f"between letters: 0 where it is the same for each, 1 where the letters cancel out; from "
     f"{LETTER_NEURON:g} on a neuron is called a letter neuron. With few prompts for each letter it "
     "is too high."
@@ -47,7 +47,7 @@ def render(explanation: Explanation) -> str:
     lines = [
         f"## What the neurons of {escaped(explanation.task)} do",
         "",
-        f"Model {escaped(explanation.model)}; attributions are of the method "
+        f"Model {escaped(explanation.model)}; neurons are those of the method "
         f"{escaped(explanation.method)}. Neurons are named layer:index. {asked} of the "
         f"{explanation.n_chosen_on} questions that chose them were asked again for activations "
         "and for single questions.",
@@ -59,7 +59,7 @@ def render(explanation: Explanation) -> str:
         "",
         _letters_table(explanation),
         "",
-        _LETTERS_NOTE,
+        f"Values: {explanation.measures}. {_LETTERS_NOTE}",
         "",
         "### Activation",
         "",
@@ -78,8 +78,8 @@ def render(explanation: Explanation) -> str:
         "",
         _questions_table(explanation),
         "",
-        "The questions that a neuron helped most, then those it hurt most: its attribution summed "
-        "over a question's prompts, in log-nats.",
+        "The questions that a neuron helped most, then those it hurt most, by the same values "
+        "summed over a question's prompts.",
         "",
         "### Layers",
         "",
@@ -202,7 +202,7 @@ def _questions_table(explanation: Explanation) -> str:
         for each in explanation.neurons
         for one in (*each.helped, *each.hurt)
     ]
-    return markdown_table(("neuron", "kind", "attribution", "question", "first words"), rows)
+    return markdown_table(("neuron", "kind", "value", "question", "first words"), rows)
 
 
 def _totals(explanation: Explanation) -> str:

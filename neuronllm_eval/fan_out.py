@@ -187,7 +187,7 @@ class FanOutEngine(Engine):
         """One unedited copy in the first row, then copies (l, k) for the given layers."""
         by_target: dict[Target, list[int]] = {}
         for place, integrand in enumerate(integrands):
-            by_target.setdefault(integrand.target, []).append(place)
+            by_target.setdefault(integrand.differentiated, []).append(place)
         batch = len(prompts)
         with torch.enable_grad(), self.copies.joined(layers, nodes, batch) as parts:
             restrict = SHIFT_INVARIANT.issuperset(by_target)
@@ -203,11 +203,16 @@ class FanOutEngine(Engine):
                 )  # [batch, rows]
                 leaves = [leaf for layer in layers for leaf in parts[layer].leaves]
                 gradients = iter(torch.autograd.grad(values.sum(), leaves, retain_graph=left > 0))
-                weights = torch.stack([integrands[place].weights for place in places])
+                at_nodes = _at_nodes(values.detach(), len(layers), nodes)
+                of_target = [integrands[place] for place in places]
+                targets[places] = torch.stack([each.values(at_nodes) for each in of_target])
+                weights = torch.stack(
+                    [each.weights.to(home) * each.slopes(at_nodes) for each in of_target]
+                )  # [sums, batch, layers, nodes]
                 for number, layer in enumerate(layers):
                     own = [next(gradients) for _ in parts[layer].leaves]
-                    sums[places, :, number] = parts[layer].attribution(own, weights).to(home)
-                targets[places] = _at_nodes(values.detach(), len(layers), nodes)
+                    found_here = parts[layer].attribution(own, weights[:, :, number])
+                    sums[places, :, number] = found_here.to(home)
             neurons = [parts[layer].neurons.float().to(home) for layer in layers]
         return _LayerIntegrals(sums, targets, torch.stack(neurons, dim=1), unedited)
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from neuronllm_eval.adapter_files import write_standard_adapters
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.estimate import Estimate, Stage, estimate_if_long
-from neuronllm_eval.fingerprints import digest, task_hash, tokenizer_hash, versions
+from neuronllm_eval.fingerprints import versions
 from neuronllm_eval.harness_tasks import is_aqua
 from neuronllm_eval.identification import QuestionRecord, empty_sums, identify, tally_of
+from neuronllm_eval.identified_files import (
+    MethodRun,
+    write_neurons,
+    write_questions,
+    write_scores,
+)
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.methods import Method, make_method, to_scores
-from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
-from neuronllm_eval.precision import computing_in, dtype_name
+from neuronllm_eval.methods import make_method
+from neuronllm_eval.neurons import NeuronSet
+from neuronllm_eval.precision import computing_in
 from neuronllm_eval.preparation import prepare_identification
 from neuronllm_eval.resuming import identity, keeps_neurons
-from neuronllm_eval.run_directory import RunDirectory, folder_name, line_writer, write_whole
-from neuronllm_eval.run_tasks import data_split, doc_counts, how_asked
-from neuronllm_eval.score_sums import ScoreSums
-from neuronllm_eval.selection import resolve_count, select_neurons
+from neuronllm_eval.run_directory import RunDirectory, write_whole
+from neuronllm_eval.run_tasks import doc_counts
 from neuronllm_eval.set_aside import setting_aside, without_set_aside
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch, SharedWork, batch_size_of, close
@@ -33,40 +32,10 @@ from neuronllm_eval.work import WORK_FILE, Work, recorded_identity
 
 logger = logging.getLogger(__name__)
 _METHODS = "methods"  # in the identity of a pass
-# Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
-LARGE_GAP = 0.1
 # Below this many questions the log warns, for choosing and for judging.
 FEW_QUESTIONS = 30
 # Is told beforehand what a long stage will take.
 Announce = Callable[[Estimate], object]
-
-
-@dataclass(frozen=True)
-class MethodRun:
-    """A method, and where its neurons go.
-
-    Attributes:
-        method: that scores them.
-        run: the directory.
-    """
-
-    method: Method
-    run: RunDirectory
-
-    def settings(self, of_all: RunSettings) -> RunSettings:
-        """The settings of a run, with this method's."""
-        method_args = dataclasses.asdict(self.method)
-        return dataclasses.replace(of_all, method=self.method.name, method_args=method_args)
-
-
-def method_runs(output: Path, methods: Sequence[Method], task: str) -> list[MethodRun]:
-    """Where each method's neurons of a task go: a folder per task; of several methods, one each."""
-    folder = folder_name(task)
-    several = len(methods) > 1
-    return [
-        MethodRun(each, RunDirectory(output / each.name / folder if several else output / folder))
-        for each in methods
-    ]
 
 
 def identify_task(
@@ -204,11 +173,11 @@ def _identify(
         for each in reversed(waiting):  # the first is finished last: it says that all are
             name = each.method.name
             counted = without_set_aside(records, each.run, "selection")
-            gaps, notes = _write_questions(counted, name, each.run)
+            gaps, notes = write_questions(counted, name, each.run)
             largest = max((gap for gap in gaps if gap is not None), default=0.0)
             added = sums[name].of(whole.tally, largest, f"{name}/")
-            scores = _write_scores(model, resolved, questions, stage, each, added, notes)
-            _write_neurons(model, scores, resolved, each, or_none=len(runs) > 1)
+            scores = write_scores(model, resolved, questions, stage, each, added, notes)
+            write_neurons(model, scores, resolved, each, or_none=len(runs) > 1)
             write_settings(each)  # from now on it is a run of its own
         close(home.identifying)
     ranks.wait()
@@ -233,65 +202,6 @@ def _waiting(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
     return [place for place, each in enumerate(runs) if overwrite or not each.run.neurons.is_file()]
 
 
-def _write_questions(
-    records: Sequence[dict[str, Any]], method: str, run: RunDirectory
-) -> tuple[list[float | None], list[Any]]:
-    """questions.jsonl; returns the completeness gaps, and what the method kept of questions."""
-    gaps, notes = [], []
-    with line_writer(run.questions) as lines:
-        for record in records:
-            gap = record["completeness_gap"][method]
-            own = {name: value for name, value in record.items() if name != "notes"}
-            lines.write({**own, "completeness_gap": gap})
-            gaps.append(gap)
-            if method in record["notes"]:
-                notes.append(record["notes"][method])
-    return gaps, notes
-
-
-def _write_scores(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    stage: Stage,
-    which: MethodRun,
-    sums: ScoreSums,
-    notes: Sequence[Any],
-) -> NeuronScores:
-    """scores.safetensors, from the sums over all questions."""
-    method, run = which.method, which.run
-    integrates = method.quantity is not None and method.quantity.path
-    if integrates and sums.gap_share > LARGE_GAP:
-        logger.warning(
-            "%s: attributions miss %.0f%% of the change they should add up to. Models that "
-            "normalise the FFN's output (gemma2, gemma3, olmo2) do this at any number of nodes, "
-            "and their scores deserve doubt; for others raise --n_steps.",
-            settings.task,
-            100 * sums.gap_share,
-        )
-    provenance = _provenance(model, which.settings(settings), questions, stage, sums)
-    scores = to_scores(method, sums, notes, provenance)
-    write_whole(run.scores, scores.to_bytes())
-    return scores
-
-
-def _write_neurons(
-    model: LoadedModel,
-    scores: NeuronScores,
-    settings: RunSettings,
-    which: MethodRun,
-    *,
-    or_none: bool,
-) -> None:
-    """adapters/ and neurons.json; that a method finds none is no reason to lose others' neurons."""
-    neurons = select_neurons(scores, settings.top_k, settings.ambiguous, or_none=or_none)
-    if not (neurons.good or neurons.bad):
-        logger.warning("%s: method %s finds no neurons", settings.task, which.method.name)
-    # Before neurons.json, whose presence says that nothing is missing.
-    write_standard_adapters(which.run, neurons, model.lm.model, model.layers, settings.model_args)
-    write_whole(which.run.neurons, neurons.to_json())
-
-
 def announce_if_long(stage: Stage, announce: Announce | None, launch: Launch) -> None:
     """Tell what a stage will take, if it takes long; the first process does for all."""
     if announce is None or not launch.ranks.is_first:
@@ -309,52 +219,3 @@ def warn_of_few(questions: QuestionSet, what: str) -> None:
             len(questions.questions),
             what,
         )
-
-
-def _provenance(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    stage: Stage,
-    sums: ScoreSums,
-) -> Provenance:
-    known = versions()
-    template = model.lm.tokenizer.chat_template if settings.apply_chat_template else ""
-    asked = how_asked(questions.task)
-    proxies = {len(question.prompts) for question in questions.questions}
-    assert settings.n_steps is not None
-    return Provenance(
-        tool_version=known["neuronllm-eval"],
-        lm_eval_version=known["lm_eval"],
-        transformers_version=known["transformers"],
-        torch_version=known["torch"],
-        model=str(settings.model_args.get("pretrained", "")),
-        model_revision=str(settings.model_args.get("revision", "main")),
-        model_hash=model.hash,
-        tokenizer_hash=tokenizer_hash(model.lm.tokenizer),
-        dtype=model.dtype,
-        attribution_dtype=dtype_name(model.lm.model),
-        device=str(model.lm.device.type),
-        task=settings.task,
-        task_hash=task_hash(questions.task.dump_config(), asked),
-        split=data_split(questions.task, questions.split),
-        n_questions=sums.n_questions,
-        n_prompts=sums.n_prompts,
-        n_proxies=max(proxies),
-        num_fewshot=questions.num_fewshot,
-        chat_template_hash=digest(str(template)),
-        system_instruction=settings.system_instruction or "",
-        method=settings.method,
-        method_args=json.dumps(settings.method_args, sort_keys=True),
-        quadrature=settings.quadrature,
-        n_steps=settings.n_steps,
-        top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
-        positions=settings.positions,
-        seed=int(asked.get("seed", settings.seed or 0)),
-        asked=json.dumps(asked, sort_keys=True),
-        engine=stage.engine.name,
-        batch_size=stage.batch_size,
-        completeness_gap_max=sums.gap_max if sums.n_gaps else None,
-        completeness_gap_mean=sums.gap_mean if sums.n_gaps else None,
-        completeness_gap_share=sums.gap_share if sums.n_gaps else None,
-    )

@@ -38,7 +38,7 @@ class LetterProfile:
     """A neuron's attribution by gold letter.
 
     Attributes:
-        means: per letter, log-nats a prompt; None for a letter that is right in no prompt.
+        means: per letter, the method's value a prompt; None for a letter that is never right.
         index: the letter-bias index, 0 to 1; None where it is not defined.
     """
 
@@ -74,7 +74,7 @@ def letter_profile(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> Lett
     """A neuron's profile.
 
     Args:
-        sums: [letters] attributions added up by gold letter, log-nats.
+        sums: [letters] the method's values added up by gold letter.
         counts: [letters] prompts with that gold letter.
     """
     there = counts > 0

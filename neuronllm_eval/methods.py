@@ -50,6 +50,7 @@ class Method:
         votes: whether a question counts only for the neurons it puts in G_e or B_e.
         n_groups: into how many groups prompts are parted.
         unit: of the sums, see `ScoreSums`.
+        measures: what `values` are, in words, for those who read them.
     """
 
     name: ClassVar[str]
@@ -57,6 +58,7 @@ class Method:
     votes: ClassVar[bool] = False
     n_groups: ClassVar[int] = 1
     unit: ClassVar[float] = FIXED_POINT
+    measures: ClassVar[str] = "attribution, in log-nats"
 
     def values(self, found: Attributions) -> Tensor:
         """[layers, neurons] what a prompt says of every neuron; summed up over questions."""
@@ -129,6 +131,7 @@ class KN(Method):
 
     name = "kn"
     quantity = _PROBABILITY
+    measures = "attribution of the right option's probability"
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,7 @@ class QRNCA(Method):
 
     name = "qrnca"
     quantity = _PROBABILITY
+    measures = KN.measures
 
     def __post_init__(self) -> None:
         ranges = {
@@ -213,6 +217,7 @@ class TN(Method):
 
     name = "tn"
     quantity = _LOSS
+    measures = "size of the attribution, in log-nats"
 
     def values(self, found: Attributions) -> Tensor:
         """See `Method.values`."""
@@ -224,6 +229,7 @@ class Activation(Method):
 
     name = "activation"
     unit = 2.0**24  # activations of thousands, summed over millions of prompts
+    measures = "activation"
 
     def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.halves`."""
@@ -243,6 +249,7 @@ class ContrastActivation(Method):
     name = "contrast_activation"
     n_groups = 2
     unit = Activation.unit
+    measures = Activation.measures
 
     def group(self, right: bool) -> int:
         """See `Method.group`."""

@@ -60,7 +60,7 @@ class Evidence:
 
     Attributes:
         questions: what was asked.
-        attributions: [questions, neurons] float64, log-nats, summed over a question's prompts.
+        attributions: [questions, neurons] float64, the method's values, summed over prompts.
         activations: [prompts, neurons] float64, at the scored position, or means over contexts.
         right: [prompts] bool, whether the likeliest option is the gold one.
         question_of: [prompts] int64, the question's place.

@@ -51,7 +51,7 @@ def unedited_integrals(
         home = logits.device
         parts = zip(batch, _own_rows(batch, logits), strict=True)
         scores = [sequences.option_scores(own[None])[0][0] for sequences, own in parts]
-        targets = tuple(dict.fromkeys(integrand.target for integrand in integrands))
+        targets = tuple(dict.fromkeys(integrand.differentiated for integrand in integrands))
         leaves = [kept[layer] for layer in range(layers.n_layers)]
         values: dict[Target, Tensor] = {}  # [prompts]
         products: dict[Target, list[Tensor]] = {}  # per prompt [layers, neurons]
@@ -69,9 +69,11 @@ def unedited_integrals(
     rows = [_own_rows(batch, leaf.detach().reshape(*edited.shape, -1)) for leaf in leaves]
 
     def integral(integrand: Integrand, place: int) -> PathIntegral:
-        value = values[integrand.target][place]
+        found = values[integrand.differentiated][place]
+        weight = float(integrand.weights.sum()) * float(integrand.slopes(found))
+        value = integrand.values(found)
         return PathIntegral(
-            float(integrand.weights.sum()) * products[integrand.target][place],
+            weight * products[integrand.differentiated][place],
             value.expand(len(leaves), len(integrand.weights)),
             float(value),
             scores[place].detach(),

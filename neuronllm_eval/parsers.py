@@ -71,17 +71,17 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     arguments.add_version(parser)
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    identify = added.add_parser(
-        "identify", help="find a task's good and bad neurons", allow_abbrev=False
-    )
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        own: argparse.ArgumentParser = added.add_parser(name, help=what, allow_abbrev=False)
+        own.set_defaults(execute=commands[name])
+        return own
+
+    identify = command("identify", "find a task's good and bad neurons")
     arguments.add_identify_flags(identify)
     arguments.add_model_flags(identify)
     arguments.add_run_flags(identify)
-    identify.set_defaults(execute=commands["identify"])
 
-    validate = added.add_parser(
-        "validate", help="judge a run's neurons on its validation split", allow_abbrev=False
-    )
+    validate = command("validate", "judge a run's neurons on its validation split")
     _add_run_dir(validate)
     _add_trust(validate)
     validate.add_argument(
@@ -94,17 +94,13 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     arguments.add_validation_flags(validate)
     arguments.add_model_flags(validate, "questions (default: the run's own limit)")
     arguments.add_run_flags(validate)
-    validate.set_defaults(execute=commands["validate"])
 
-    report = added.add_parser("report", help="print and write a run's report again")
+    report = command("report", "print and write a run's report again")
     _add_run_dir(report)
     arguments.add_verbosity(report)
-    report.set_defaults(execute=commands["report"])
 
-    verify = added.add_parser(
-        "verify",
-        help="compute some of a run again, and say whether its files are what comes out",
-        allow_abbrev=False,
+    verify = command(
+        "verify", "compute some of a run again, and say whether its files are what comes out"
     )
     _add_run_dir(verify)
     _add_trust(verify)
@@ -114,90 +110,70 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
         "a whole (default: %(default)s)",
         DEFAULT_VERIFIED,
     )
-    verify.set_defaults(execute=commands["verify"])
 
-    explain = added.add_parser(
-        "explain", help="say what the top neurons of finished runs do", allow_abbrev=False
-    )
+    explain = command("explain", "say what the top neurons of finished runs do")
     _add_run_dir(explain, nargs="+")
     _add_trust(explain)
     explain_command.add_flags(explain)
-    explain.set_defaults(execute=commands["explain"])
 
-    methods = added.add_parser(
-        "compare-methods",
-        help="run rival methods on the same questions, and compare what their neurons do",
-        allow_abbrev=False,
+    compare_command.add_comparing_flags(
+        command(
+            "compare-methods",
+            "run rival methods on the same questions, and compare what their neurons do",
+        )
     )
-    compare_command.add_comparing_flags(methods)
-    methods.set_defaults(execute=commands["compare-methods"])
 
-    compare = added.add_parser(
-        "compare", help="compare validated runs of rival methods", allow_abbrev=False
-    )
+    compare = command("compare", "compare validated runs of rival methods")
     _add_run_dir(compare, nargs="+")
     compare_command.add_reading_flags(compare)
-    compare.set_defaults(execute=commands["compare"])
 
-    export = added.add_parser(
-        "export",
-        help="write a condition as a PEFT adapter or a merged checkpoint",
-        allow_abbrev=False,
-    )
+    export = command("export", "write a condition as a PEFT adapter or a merged checkpoint")
     _add_run_dir(export)
     _add_trust(export)
     export_command.add_flags(export)
-    export.set_defaults(execute=commands["export"])
 
-    push = added.add_parser(
-        "push", help="put a run or an export onto the Hugging Face Hub", allow_abbrev=False
-    )
-    hub_command.add_flags(push)
-    push.set_defaults(execute=commands["push"])
+    hub_command.add_flags(command("push", "put a run or an export onto the Hugging Face Hub"))
 
-    tasks = added.add_parser(
-        "tasks",
-        help="print the folder of the packaged tasks, or make AQUA tasks of others",
-        allow_abbrev=False,
-    )
+    tasks = command("tasks", "print the folder of the packaged tasks, or make AQUA tasks of others")
     arguments.add_verbosity(tasks)
-    tasks.set_defaults(execute=commands["tasks"])
     make = tasks.add_subparsers(metavar="make").add_parser(
         "make",
         help="write a multiple-choice task or group as AQUA tasks that stock lm_eval runs",
         allow_abbrev=False,
     )
-    make.add_argument("task", help="a task or group of the harness")
-    make.add_argument(
+    _add_make_flags(make)
+    make.set_defaults(execute=commands["tasks make"])
+
+    planted = command(
+        "selftest",
+        "plant neurons of known parts in the embedded model, and see which methods find them",
+    )
+    selftest_command.add_flags(planted)
+    arguments.add_verbosity(planted)
+
+    added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
+    parser.commands = added.choices
+    return parser
+
+
+def _add_make_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", help="a task or group of the harness")
+    parser.add_argument(
         "--output_path",
         "-o",
         required=True,
         type=arguments.a_path,
         help="folder for the YAML, for --include_path",
     )
-    make.add_argument(
+    parser.add_argument(
         "--include_path",
         nargs="+",
         type=arguments.a_path,
         default=[],
         help="folders of further tasks",
     )
-    arguments.add_aqua_flags(make)
-    arguments.add_verbosity(make)
-    make.set_defaults(execute=commands["tasks make"])
-
-    selftest = added.add_parser(
-        "selftest",
-        help="plant neurons of known parts in the embedded model, and see which methods find them",
-        allow_abbrev=False,
-    )
-    selftest_command.add_flags(selftest)
-    arguments.add_verbosity(selftest)
-    selftest.set_defaults(execute=commands["selftest"])
-
-    added.add_parser("run", help="lm_eval's own command line, with the model `neuronllm`")
-    parser.commands = added.choices
-    return parser
+    arguments.add_aqua_flags(parser)
+    arguments.add_verbosity(parser)
 
 
 def _add_run_dir(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:

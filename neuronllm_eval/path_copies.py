@@ -42,10 +42,10 @@ class PathLayer:
 
         Args:
             gradients: of the leaves.
-            weights: [sums, nodes].
+            weights: [sums, batch, nodes].
         """
         nodes = torch.cat(list(gradients), dim=1).float()
-        mean = torch.einsum("sk,bkw->sbw", weights.to(nodes.device), nodes)
+        mean = torch.einsum("sbk,bkw->sbw", weights.to(nodes.device), nodes)
         if self.down is not None:
             mean = (mean.to(self.down) @ self.down).float()
         return self.neurons.float() * mean.to(self.neurons.device)

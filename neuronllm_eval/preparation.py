@@ -40,7 +40,7 @@ from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.same_model import require_same_shape
-from neuronllm_eval.scoring import Engine, Target, option_cross_entropy
+from neuronllm_eval.scoring import Engine, option_cross_entropy
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.validation import ConditionPlan, score_conditions
@@ -104,7 +104,7 @@ def prepare_identification(
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
     else:
         # Whatever the methods, so that a method's scores do not depend on its company.
-        quadrature = _quadrature(settings, questions, engine, option_cross_entropy)
+        quadrature = _quadrature(settings, questions, engine)
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
@@ -133,16 +133,14 @@ def prepare_identification(
     )
 
 
-def _quadrature(
-    settings: RunSettings, questions: QuestionSet, engine: Engine, target: Target
-) -> Quadrature:
+def _quadrature(settings: RunSettings, questions: QuestionSet, engine: Engine) -> Quadrature:
     """The rule for the path integrals, which `auto` chooses by attributing a few prompts."""
     n_probes = N_PROBES
     is_slow = engine.name == "replay" and settings.quadrature == AUTO_QUADRATURE
     if is_slow:  # layers x nodes passes for each prompt and rule: no more than a small share of all
         n_probes = max(1, min(N_PROBES, len(questions.prompts) // _PROMPTS_PER_PROBE))
         logger.info("choosing the quadrature on %d prompts", n_probes)
-    compute = attributing(engine, target, settings.batch_size_or(lambda: 1))
+    compute = attributing(engine, settings.batch_size_or(lambda: 1))
     with tqdm(
         total=2 * n_probes,
         desc="choose the quadrature",
@@ -167,7 +165,7 @@ def _quadrature(
         )
 
 
-def attributing(engine: Engine, target: Target, batch_size: int) -> Probe:
+def attributing(engine: Engine, batch_size: int) -> Probe:
     """How `choose_quadrature` attributes: as a run does, in batches that are halved if need be."""
 
     def compute(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:
@@ -175,7 +173,7 @@ def attributing(engine: Engine, target: Target, batch_size: int) -> Probe:
         found = in_batches(
             alone,
             batch_size,
-            lambda batch: attribute(engine, batch, rule, target, finite=False),
+            lambda batch: attribute(engine, batch, rule, option_cross_entropy, finite=False),
         )
         return [attribution for _, (attribution,) in found]
 

@@ -115,7 +115,7 @@ class ReplayEngine(Engine):
             logits = self._forward(sequences, 1)
         loglikelihoods = sequences.option_scores(logits)[0][0]
         home = loglikelihoods.device
-        targets = tuple(dict.fromkeys(integrand.target for integrand in integrands))
+        targets = tuple(dict.fromkeys(integrand.differentiated for integrand in integrands))
         shape = (len(integrands), self.layers.n_layers)
         sums = torch.zeros(*shape, self.layers.width, device=home)
         values = torch.zeros(*shape, len(nodes), device=home)
@@ -125,10 +125,11 @@ class ReplayEngine(Engine):
                     sequences, layer, unedited[layer], nodes[start:stop], targets
                 )
                 for place, integrand in enumerate(integrands):
-                    product, node_values = found[integrand.target]
+                    product, at_nodes = found[integrand.differentiated]
                     weights = integrand.weights[start:stop].to(product.device)
+                    weights = weights * integrand.slopes(at_nodes).to(product.device)
                     sums[place, layer] += (product * weights[:, None]).sum(0).to(home)
-                    values[place, layer, start:stop] = node_values.to(home)
+                    values[place, layer, start:stop] = integrand.values(at_nodes).to(home)
         activations = [sequences.activations(unedited[layer]) for layer in range(shape[1])]
         return PathIntegrals(
             tuple(

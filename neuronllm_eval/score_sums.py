@@ -18,7 +18,7 @@ from neuronllm_eval.attribution import Attribution
 from neuronllm_eval.checkpoint import Tally
 from neuronllm_eval.errors import ArtifactError, DocError
 
-# One unit of the sums is 2**-40 log-nats; sums up to 2**23 log-nats fit.
+# One unit of the sums is 2**-40 log-nats; sums up to 2**21 log-nats fit.
 FIXED_POINT = 2.0**40
 _MOST_UNITS = 2.0**61  # a few processes' sums still fit into 63 bits together
 _ARRAYS = ("group_sums", "letter_sums", "good_count", "bad_count", "group_count")
@@ -81,15 +81,14 @@ class ScoreSums:
         Raises:
             DocError: these and all before might add up to more than a sum can hold.
         """
-        units = torch.round(values.cpu().double() * self.unit)
-        self.bound += float(units.abs().max())
+        self.bound += float(values.abs().max()) * self.unit + 1  # with rounding
         if not self.bound < _MOST_UNITS:
             raise DocError(
                 f"scores of up to {float(values.abs().max()):.3g} add up to too much",
                 expected=f"less than {_MOST_UNITS / self.unit:.3g} in all",
                 remedy="use fewer questions, or a method of coarser `unit` (docs/extending.md)",
             )
-        return units.to(torch.int64).numpy()
+        return _units(values, self.unit)
 
     def floats(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
         """The other way round."""
@@ -107,8 +106,8 @@ class ScoreSums:
         missed, change = attribution.gaps()
         gaps = missed.cpu().double()
         self.gap_max = max(self.gap_max, float(gaps.max()))
-        self.gap_sum += int(_gap_units(gaps).sum())
-        self.change_sum += int(_gap_units(change.abs()).sum())
+        self.gap_sum += int(_units(gaps, FIXED_POINT).sum())
+        self.change_sum += int(_units(change.abs(), FIXED_POINT).sum())
         self.n_gaps += gaps.numel()
 
     def tally(self, prefix: str = "") -> Tally:
@@ -152,5 +151,5 @@ class ScoreSums:
         return self.gap_sum / max(1, self.change_sum)
 
 
-def _gap_units(values: Tensor) -> NDArray[np.int64]:
-    return torch.round(values.cpu().double() * FIXED_POINT).to(torch.int64).numpy()
+def _units(values: Tensor, unit: float) -> NDArray[np.int64]:
+    return torch.round(values.cpu().double() * unit).to(torch.int64).numpy()

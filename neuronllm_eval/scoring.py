@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -45,16 +45,34 @@ def gold_probability(loglikelihoods: Tensor, gold: int) -> Tensor:
 SHIFT_INVARIANT: frozenset[Target] = frozenset({option_cross_entropy})
 
 
+# Targets that are e to the power of another, whose gradients so are the other's times themselves.
+POWERS: Mapping[Target, Target] = {gold_probability: gold_loglikelihood}
+
+
 class Integrand(NamedTuple):
     """What is summed up over the nodes of a path.
 
     Attributes:
-        target: whose gradients; one backward pass serves all integrands of a target.
+        target: what is attributed.
         weights: [nodes] quadrature weights.
     """
 
     target: Target
     weights: Tensor
+
+    @property
+    def differentiated(self) -> Target:
+        """Whose gradients are taken; one backward pass serves all integrands that share it."""
+        return POWERS.get(self.target, self.target)
+
+    def values(self, differentiated: Tensor) -> Tensor:
+        """Values of the target from those of what is differentiated, of any shape."""
+        return differentiated.exp() if self.target in POWERS else differentiated
+
+    def slopes(self, differentiated: Tensor) -> Tensor:
+        """What gradients are to be multiplied with; as `values`."""
+        values = self.values(differentiated)
+        return values if self.target in POWERS else torch.ones_like(values)
 
 
 class OptionScores(NamedTuple):

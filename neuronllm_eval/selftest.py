@@ -5,7 +5,7 @@
    whatever is asked helps or hurts a little, as the other letters happen to stand, and would stand
    in the ranking of the first.
 2. Every method scores all neurons of both, from one pass. Neurons of earlier layers than those
-   planted in are left out: they feed what is planted, and what is true of them is not known.
+   planted in are ranked apart: they feed what is planted, and what is true of them is not known.
 3. Of each kind, the K neurons that the method puts first are looked at, where K is how many there
    are: the highest scores for `right`, the lowest for `wrong`, the largest of either sign for
    `alike` and `silent`. At this K precision and recall are the same number; recall is taken again
@@ -48,6 +48,10 @@ Scores = NDArray[np.float64]  # [layers, neurons]
 SKILL_KINDS = (RIGHT, WRONG, ALIKE, SILENT)
 POSITION_KINDS = (RIGHT, WRONG, POSITION)
 WIDE = 0.02
+# Down to these strengths, in log-nats, the promises are kept: among the neurons of the layers
+# planted in, and among those of all layers.
+FLOOR = 0.125
+WHOLE_FLOOR = 0.25
 _BATCH_SIZE = 48
 _QUADRATURE = Quadrature("gauss_lobatto")
 # A neuron that pushes its letter whatever is asked has sums by right letter that cancel out; so
@@ -62,10 +66,12 @@ class Found:
     Attributes:
         at_k: share of its first K neurons that are of the kind, K as many as there are of it.
         wide: share of the kind among its first `WIDE` of the neurons.
+        whole: `at_k` where the neurons of all layers are ranked, not only of those planted in.
     """
 
     at_k: float
     wide: float
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,8 @@ def judge(
     """Ask every method for the neurons of two planted models; arguments as `run_trial`."""
     scores, _ = _score(skilled, asked)
     k = len(skilled.of_kind(RIGHT))
-    first = _first(scores[ACE.name], k) | _first(-scores[ACE.name], k)
+    of_ace = _ranked(skilled, scores[ACE.name])
+    first = _first(of_ace, k) | _first(-of_ace, k)
     harmless = [*skilled.of_kind(ALIKE), *skilled.of_kind(SILENT)]
     shuffled, letter_sums = _score(biased, asked)
     position = biased.of_kind(POSITION)
@@ -160,7 +167,7 @@ def judge(
 def _score(
     planted: PlantedModel, questions: Sequence[Question]
 ) -> tuple[dict[str, Scores], NDArray[np.int64]]:
-    """Scores by method, zero in layers not planted in, and ACE's sums by right letter.
+    """Scores by method, and ACE's sums by right letter.
 
     The sums are [letters, layers, neurons].
     """
@@ -173,10 +180,15 @@ def _score(
         records.append,
     )
     notes = {name: [each.notes[name] for each in records if name in each.notes] for name in METHODS}
+    scores = {each.name: each.score(sums[each.name], notes[each.name]) for each in methods}
+    return scores, sums[ACE.name].letter_sums
+
+
+def _ranked(planted: PlantedModel, scores: Scores) -> Scores:
+    """Scores that are zero in layers not planted in."""
     known = np.zeros((planted.layers.n_layers, 1))
     known[list(planted.chosen)] = 1
-    scores = {each.name: known * each.score(sums[each.name], notes[each.name]) for each in methods}
-    return scores, sums[ACE.name].letter_sums
+    return known * scores
 
 
 def _engine(planted: PlantedModel, questions: Sequence[Question]) -> Engine:
@@ -186,9 +198,11 @@ def _engine(planted: PlantedModel, questions: Sequence[Question]) -> Engine:
 
 def _found(planted: PlantedModel, kind: str, scores: Scores) -> Found:
     signed = {RIGHT: scores, WRONG: -scores}.get(kind, np.abs(scores))
+    ranked = _ranked(planted, signed)
     own = {neuron.place for neuron in planted.of_kind(kind)}
-    counts = (len(own), round(WIDE * len(planted.chosen) * planted.layers.width))
-    return Found(*(len(own & _first(signed, count)) / len(own) for count in counts))
+    k, wide = len(own), round(WIDE * len(planted.chosen) * planted.layers.width)
+    found = (_first(ranked, k), _first(ranked, wide), _first(signed, k))
+    return Found(*(len(own & each) / k for each in found))
 
 
 def _first(scores: Scores, count: int) -> set[tuple[int, int]]:
@@ -199,7 +213,7 @@ def _first(scores: Scores, count: int) -> set[tuple[int, int]]:
 
 
 def _share_found(planted: PlantedModel, neurons: Sequence[PlantedNeuron], scores: Scores) -> float:
-    first = _first(scores, len(planted.of_kind(RIGHT)))
+    first = _first(_ranked(planted, scores), len(planted.of_kind(RIGHT)))
     return sum(neuron.place in first for neuron in neurons) / len(neurons)
 
 
@@ -229,8 +243,14 @@ def _exposed(neuron: PlantedNeuron, letter_sums: NDArray[np.int64]) -> bool:
 
 
 def promises(trial: Trial) -> list[Promise]:
-    """What this package promises of planted neurons, and whether this trial keeps it."""
-    right, wrong = (trial.kinds[ACE.name][kind].at_k for kind in (RIGHT, WRONG))
+    """What this package promises of planted neurons, and whether this trial keeps it.
+
+    Nothing below a strength of `FLOOR`.
+    """
+    if trial.strength < FLOOR:
+        return []
+    of_ace = [trial.kinds[ACE.name][kind] for kind in (RIGHT, WRONG)]
+    right, wrong = (found.at_k for found in of_ace)
     alike = trial.kinds[KN.name][ALIKE].wide
     silent = trial.kinds[Activation.name][SILENT].at_k
     unshuffled = trial.unshuffled[ACE.name]
@@ -243,6 +263,9 @@ def promises(trial: Trial) -> list[Promise]:
         ("ace takes position for skill where nothing is shuffled", _is_all, unshuffled),
         ("where options are shuffled, ace's sums by letter expose it", _is_all, trial.exposed),
     ]
+    if trial.strength >= WHOLE_FLOOR:
+        whole = min(found.whole for found in of_ace)
+        rows.append(("ace does so among the neurons of all layers", _is_all, whole))
     return [
         Promise(name, trial.strength, holds(figure), f"{figure:.2f}")
         for name, holds, figure in rows

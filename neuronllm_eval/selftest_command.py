@@ -16,12 +16,21 @@ import torch
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fingerprints import versions
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.planted_neurons import POSITION
+from neuronllm_eval.planted_neurons import POSITION, RIGHT, WRONG
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_directory import write_whole
 from neuronllm_eval.run_tasks import load_run_task, selection_questions, validation_questions
-from neuronllm_eval.selftest import SKILL_KINDS, WIDE, Promise, Trial, promises, run_trial
+from neuronllm_eval.selftest import (
+    FLOOR,
+    SKILL_KINDS,
+    WHOLE_FLOOR,
+    WIDE,
+    Promise,
+    Trial,
+    promises,
+    run_trial,
+)
 from neuronllm_eval.settings import RunSettings
 
 logger = logging.getLogger(__name__)
@@ -31,8 +40,6 @@ N_LETTERS = 4
 N_FITTING = 100
 DEFAULT_LIMIT = 40
 DEFAULT_STRENGTHS = "1,0.125"
-# Down to this strength, in log-nats, the promises are kept.
-FLOOR = 0.125
 _SCHEMA_VERSION = 1
 
 
@@ -96,7 +103,7 @@ def selftest(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     for strength in strengths:
         logger.info("planting at %g log-nats", strength)
         trials.append(run_trial(model.lm.model, fitting.questions, asked, strength, options.seed))
-    kept = [promise for each in trials if each.strength >= FLOOR for promise in promises(each)]
+    kept = [promise for each in trials for promise in promises(each)]
     show(report(trials, kept, asked))
     if options.output_path:
         options.output_path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,13 +132,16 @@ def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Que
             f"{trial.strength:g}",
             method,
             *(f"{kinds[kind].at_k:.2f} / {kinds[kind].wide:.2f}" for kind in SKILL_KINDS),
+            *(f"{kinds[kind].whole:.2f}" for kind in (RIGHT, WRONG)),
             f"{trial.unshuffled[method]:.2f}",
             f"{trial.shuffled[method]:.2f}",
         ]
         for trial in trials
         for method, kinds in trial.kinds.items()
     ]
-    heads = ("strength", "method", *SKILL_KINDS, f"{POSITION}, one order", f"{POSITION}, shuffled")
+    whole = (f"{RIGHT}, all layers", f"{WRONG}, all layers")
+    positions = (f"{POSITION}, one order", f"{POSITION}, shuffled")
+    heads = ("strength", "method", *SKILL_KINDS, *whole, *positions)
     judged = [[p.name, f"{p.strength:g}", "yes" if p.kept else "NO", p.figure] for p in kept]
     broken = sum(not promise.kept for promise in kept)
     verdict = f"{broken} of {len(kept)} promises are broken" if broken else "All promises are kept"
@@ -144,7 +154,8 @@ def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Que
         f"Planted truth: {TASK}, {len(asked)} questions in {N_LETTERS} orders each.",
         markdown_table(heads, rows),
         f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of the "
-        f"layers planted in; for {POSITION} recall among the first good. Effects as measured, "
+        f"layers planted in; all layers: precision@K among the neurons of the whole model; for "
+        f"{POSITION} recall among the first good. Effects as measured, "
         f"log-nats: {measured}.",
         markdown_table(("promise", "strength", "kept", "figure"), judged),
         f"{verdict}.",
@@ -160,6 +171,7 @@ def _json(trials: Sequence[Trial], kept: Sequence[Promise], options: argparse.Na
         "limit": options.limit,
         "seed": options.seed,
         "floor": FLOOR,
+        "whole_floor": WHOLE_FLOOR,
         "trials": [dataclasses.asdict(trial) for trial in trials],
         "promises": [dataclasses.asdict(promise) for promise in kept],
     }

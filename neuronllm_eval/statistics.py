@@ -18,19 +18,58 @@ width with one question or where all questions changed alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from neuronllm_eval.array_checks import (
+    FloatArray,
     check_resampling,
     checked_accuracies,
+    checked_vector,
     question_labels,
     require_same_length,
 )
 from neuronllm_eval.resampling import bootstrap_deltas
 from neuronllm_eval.sign_flips import sign_flip_p
+
+
+@dataclass(frozen=True)
+class MeanChange:
+    """A mean over docs of numbers that would be around 0 if nothing had changed.
+
+    Attributes:
+        delta: the mean, percentage points.
+        low: lower bound of its interval, percentage points.
+        high: upper bound, percentage points.
+        p_value: two-sided, in (0, 1].
+        n_docs: number of docs.
+        n_questions: number of questions, the unit of resampling.
+    """
+
+    delta: float
+    low: float
+    high: float
+    p_value: float
+    n_docs: int
+    n_questions: int
+
+
+@dataclass(frozen=True)
+class RelativeChange:
+    """A change in percent of what it was before; nan where that was 0.
+
+    Attributes:
+        change: percent.
+        low: lower bound of its interval, percent; nan where before may as well have been 0.
+        high: upper bound, percent.
+    """
+
+    change: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -90,26 +129,107 @@ def paired_delta(
         UsageError: lengths differ, an input is empty, not finite or outside 0 to 1, labels are
             not integers, or a setting is out of range.
     """
-    before = checked_accuracies("unmasked", unmasked)
-    after = checked_accuracies("condition", condition)
-    require_same_length("condition", after, "unmasked", before)
-    question, n_questions = question_labels(question_index, like=("unmasked", before))
-    check_resampling(confidence_level, n_resamples, seed)
-
-    sums = np.bincount(question, weights=after - before)
-    differences = np.asarray(sums, dtype=np.float64)
-    doc_counts = np.bincount(question).astype(np.float64)
-    bootstrap_rng, flip_rng = np.random.default_rng(seed).spawn(2)
-    deltas = bootstrap_deltas(differences, doc_counts, n_resamples, bootstrap_rng)
-    tail = (1.0 - confidence_level) / 2.0
-    low, high = np.quantile(deltas, [tail, 1.0 - tail])
+    before, after = _checked_pair(unmasked, condition)
+    question, _ = question_labels(question_index, like=("unmasked", before))
+    change = mean_change(
+        after - before,
+        question,
+        confidence_level=confidence_level,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
     return PairedDelta(
         unmasked=100.0 * float(before.sum()) / before.size,
         condition=100.0 * float(after.sum()) / after.size,
-        delta=100.0 * float(differences.sum()) / before.size,
-        low=float(low),
-        high=float(high),
-        p_value=sign_flip_p(differences, n_resamples, flip_rng),
-        n_docs=before.size,
+        **asdict(change),
+    )
+
+
+def mean_change(
+    changes: ArrayLike,
+    question_index: ArrayLike,
+    *,
+    confidence_level: float = 0.95,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> MeanChange:
+    """The mean of changes with a cluster bootstrap interval and a sign-flip p-value.
+
+    Args:
+        changes: [docs], such as -1 for a doc that became wrong; 1 is 100 points.
+        question_index: see `paired_delta`, as for the other settings and the errors.
+        confidence_level: of the interval, between 0 and 1.
+        n_resamples: bootstrap draws, and sign flips where these are sampled.
+        seed: of all draws, 0 or more.
+
+    Raises:
+        UsageError: see `paired_delta`.
+    """
+    values = checked_vector("changes", changes)
+    question, n_questions = question_labels(question_index, like=("changes", values))
+    check_resampling(confidence_level, n_resamples, seed)
+    sums = np.bincount(question, weights=values).astype(np.float64)
+    doc_counts = np.bincount(question).astype(np.float64)
+    bootstrap_rng, flip_rng = np.random.default_rng(seed).spawn(2)
+    deltas = bootstrap_deltas(sums, doc_counts, n_resamples, bootstrap_rng)
+    low, high = _bounds(deltas, confidence_level)
+    return MeanChange(
+        delta=100.0 * float(sums.sum()) / values.size,
+        low=low,
+        high=high,
+        p_value=sign_flip_p(sums, n_resamples, flip_rng),
+        n_docs=values.size,
         n_questions=n_questions,
     )
+
+
+def relative_change(
+    unmasked: ArrayLike,
+    condition: ArrayLike,
+    question_index: ArrayLike,
+    *,
+    confidence_level: float = 0.95,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> RelativeChange:
+    """(condition - unmasked) / unmasked in percent, with a cluster bootstrap interval.
+
+    Of right or wrong that is RAC, of the confidence RCC (`relative_changes`).
+
+    Args:
+        unmasked: see `paired_delta`, as for the others and the errors.
+        condition: [docs].
+        question_index: [docs].
+        confidence_level: of the interval, between 0 and 1.
+        n_resamples: bootstrap draws.
+        seed: of the draws, 0 or more.
+
+    Raises:
+        UsageError: see `paired_delta`.
+    """
+    before, after = _checked_pair(unmasked, condition)
+    question, _ = question_labels(question_index, like=("unmasked", before))
+    check_resampling(confidence_level, n_resamples, seed)
+    if not before.any():
+        return RelativeChange(math.nan, math.nan, math.nan)
+    differences = np.bincount(question, weights=after - before).astype(np.float64)
+    bases = np.bincount(question, weights=before).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have no right answer
+        drawn = bootstrap_deltas(differences, bases, n_resamples, np.random.default_rng(seed))
+    low, high = (math.nan, math.nan)
+    if np.isfinite(drawn).all():
+        low, high = _bounds(drawn, confidence_level)
+    return RelativeChange(100.0 * float(differences.sum()) / float(bases.sum()), low, high)
+
+
+def _checked_pair(unmasked: ArrayLike, condition: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    before = checked_accuracies("unmasked", unmasked)
+    after = checked_accuracies("condition", condition)
+    require_same_length("condition", after, "unmasked", before)
+    return before, after
+
+
+def _bounds(drawn: FloatArray, confidence_level: float) -> tuple[float, float]:
+    tail = (1.0 - confidence_level) / 2.0
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    return float(low), float(high)

@@ -43,7 +43,7 @@ def test_accuracy_by_group():
 def test_the_table_keeps_what_was_said():
     table = the_table(LINES)
     assert table.doc_ids == (0, 1, 2, 3, 4)
-    assert table.question_ids == ("q1", "q2", "q3", "q4")
+    assert table.question_ids == ("q1", "q1", "q2", "q3", "q4")
     assert table.predicted["degrade"].tolist() == [1, 1, 1, 0, 1]
     assert table.gold.tolist() == [0] * 5
     assert table.n_options.tolist() == [2] * 5

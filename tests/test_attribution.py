@@ -140,7 +140,7 @@ class TestChoosingARule:
     def choose(self, architecture, name="auto", n_steps=None, n_probes=4):
         model, layers = loaded(architecture)
         engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
-        compute = attributing(engine, option_cross_entropy, 4)
+        compute = attributing(engine, 4)
         return choose_quadrature(compute, self.PROMPTS, name, n_steps, n_probes)
 
     @pytest.mark.parametrize("architecture", sorted(CONFIGS))
@@ -172,10 +172,7 @@ class TestChoosingARule:
         )  # fmt: skip
         questions = SimpleNamespace(prompts=prompts)
         settings = RunSettings({}, "task", batch_size=4)
-        assert (
-            preparation._quadrature(settings, questions, engine, option_cross_entropy).name
-            == "gauss_lobatto"
-        )
+        assert preparation._quadrature(settings, questions, engine).name == "gauss_lobatto"
         assert Counter(rule for rule, _ in tried) == {
             "gauss_lobatto": asked, "gauss_legendre": asked
         }  # fmt: skip
@@ -199,7 +196,7 @@ class TestChoosingARule:
         engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
 
         def compute(prompts, rule):
-            found = attributing(engine, option_cross_entropy, 4)(prompts, rule)
+            found = attributing(engine, 4)(prompts, rule)
             for each in found[: broken[rule.name]]:
                 each.values[0, 0] = float("nan")
                 each.completeness_gap[0] = float("nan")

@@ -147,7 +147,7 @@ def test_prompts_that_choose_a_quadrature_go_in_batches_that_fit(
     memory = Memory(room)
     monkeypatch.setattr(preparation, "attribute", lambda _, prompts, *__, **___: memory(prompts))
     prompts = [question.prompts[0] for question in questions(1, 1, 1, 1, 1)]
-    compute = preparation.attributing(None, option_cross_entropy, batch_size)
+    compute = preparation.attributing(None, batch_size)
     assert compute(prompts, Quadrature()) == [0, 1, 2, 3, 4]
     assert memory.tried == tried
     memory.room = 0

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from neuronllm_eval import cli, identification, methods
-from neuronllm_eval.comparison import SWAPPED, compare
+from neuronllm_eval.compared_runs import read_compared
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.errors import ModelError
+from neuronllm_eval.method_effects import SWAPPED
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, find_runs, read_lines
 from tests.cli_fixtures import (
@@ -90,9 +92,31 @@ def test_the_tables_are_what_the_runs_hold(compared):
         if row["method"] == "tn":
             assert row["n_bad"] == 0
     ace = [r for r in found["rows"] if (r["method"], r["top_k"]) == ("ace", 5)]
+    (pooled,) = (r for r in found["pooled"] if (r["method"], r["top_k"]) == ("ace", 5))
+    assert pooled["seeds"] == [0, 1]
     deltas = [row["accuracy"]["degrade"]["delta"] for row in ace]
-    mean = f"{statistics.fmean(deltas):+.1f} ({min(deltas):+.1f} to {max(deltas):+.1f})"
-    assert mean in out
+    of_all = pooled["accuracy"]["degrade"]
+    assert of_all["delta"] == pytest.approx(statistics.fmean(deltas))
+    assert f"{of_all['delta']:+.1f} [{of_all['low']:+.1f}, {of_all['high']:+.1f}]" in out
+    relative = pooled["relative"]["degrade"]
+    assert f"{relative['rac']:+.1f} [{relative['rac_low']:+.1f}, " in out
+
+
+def test_methods_are_held_against_ace_on_the_same_docs(compared):
+    output, out = compared
+    found = json.loads((output / "comparison.json").read_text())
+    assert {(d["method"], d["top_k"]) for d in found["differences"]} == {
+        (method, k) for method in ("qrnca", "tn") for k in (2, 5)
+    }
+    swapped = {
+        (row["method"], row["top_k"]): row["accuracy"][SWAPPED]["delta"] for row in found["pooled"]
+    }
+    for each in found["differences"]:
+        assert each["against"]["method"] == "ace"
+        own, other = swapped[each["method"], each["top_k"]], swapped["ace", each["top_k"]]
+        assert each["delta"] == pytest.approx(own - other)
+        assert each["p_value"] <= each["p_holm"] <= 2 * each["p_value"]
+        assert f"{each['delta']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}] p " in out
 
 
 def test_compare_reads_runs_that_are_there(compared, tmp_path):
@@ -112,6 +136,8 @@ def test_what_is_no_comparison_is_refused(compared, tmp_path):
     run = RunDirectory(output / "seed_0" / "ace" / "demo_topic")
     twin = copy_of(run, tmp_path / "twin")
     assert_one_message(call("compare", run.path, twin.path), 1, "two of the runs", "each once")
+    given = ("compare", run.path, "--against", "kn")
+    assert_one_message(call(*given), 2, "no run is of the method 'kn'", "one of ace")
     twin.conditions.unlink()
     assert_one_message(call("compare", twin.path), 1, "is not validated", "neuronllm-eval validate")
 
@@ -215,9 +241,26 @@ def test_models_in_turn(tmp_path):
     given.remove("--model_args")
     code, out, err = call(*given, "--models", model_dir(), "--method", "ace,random")
     assert code == 0, err
-    found = [each.key.method for each in compare(find_runs(next(tmp_path.glob("*/ace"))))]
+    found = [each.key.method for each in read_compared(find_runs(next(tmp_path.glob("*/ace"))))]
     assert found == ["ace"]
-    assert out.count("| random ") == 3
+    assert out.count("| random ") == 4
+
+
+def test_a_model_that_fails_leaves_the_others_table(tmp_path, monkeypatch):
+    done = cli.identify_by_methods
+
+    def failing(model, settings, *rest):
+        if settings.seed == 1:
+            raise ModelError("no such weights")
+        return done(model, settings, *rest)
+
+    monkeypatch.setattr(cli, "identify_by_methods", failing)
+    result = call(*flags(tmp_path, "--method", "ace,tn", "--seeds", 0, 1))
+    assert result[0] == 1
+    assert "no such weights" in result[2]
+    rows = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    assert {(row["method"], row["seed"]) for row in rows} == {("ace", 0), ("tn", 0)}
+    assert "Enhance minus degrade less that of ace" in result[1]
 
 
 # --config ---------------------------------------------------------------------------------------
@@ -285,7 +328,7 @@ def test_the_docs_method_of_ones_own_runs(tmp_path, monkeypatch):
         given = flags(output, "--method", "ace,activation_share", "--method_args", "power=2.0")
         code, out, err = call(*given)
         assert code == 0, err
-        assert out.count("| activation_share ") == 3
+        assert out.count("| activation_share ") == 4
         known = NeuronSet.load(output / "activation_share" / "demo_topic")
         assert known.provenance.method_args == '{"power": 2.0}'
     finally:

@@ -321,9 +321,10 @@ def explanation(**changes) -> Explanation:
         hurt=(QuestionEffect("q_2", "Who?", -0.5),),
     )
     values = {
-        "task": "a_task|", "model": "<model>", "method": "ace", "n_questions": 3,
-        "n_chosen_on": 5, "letter_counts": (4, 5, 0), "notes": ("the head is *odd*",),
-        "neurons": (neuron,), "spread": {"good": [0, 1], "bad": [2, 0]}, "overlaps": (),
+        "task": "a_task|", "model": "<model>", "method": "ace", "measures": "luck",
+        "n_questions": 3, "n_chosen_on": 5, "letter_counts": (4, 5, 0),
+        "notes": ("the head is *odd*",), "neurons": (neuron,),
+        "spread": {"good": [0, 1], "bad": [2, 0]}, "overlaps": (),
     }  # fmt: skip
     return Explanation(**{**values, **changes})
 
@@ -336,6 +337,7 @@ def cells(text: str, name: str) -> list[list[str]]:
 
 def test_the_tables_word_for_word():
     text = render(explanation())
+    assert "Values: luck." in text
     tokens, letters, activation, helped, hurt = cells(text, "1:7")
     assert tokens[2:] == ["+2.5", "25", r'"\|x\|\\n" +4.0, "\<b\>" +3.0', '" A" -2.0']
     assert letters[2:] == ["+0.5", "-0.25", "", "0.90 (letter)"]

@@ -149,7 +149,7 @@ def test_a_fault_while_the_weights_are_of_another_type(tasks, tmp_path):
     command = run_eval(tasks, "--attribution_dtype", "bfloat16", "--engine", "fan_out")
     counts = points(command, tmp_path / "undisturbed")
     expected = command.content(tmp_path / "undisturbed")
-    places = ("precision._cast", "grad", "Part.save", "_write_neurons", "to_bytes")
+    places = ("precision._cast", "grad", "Part.save", "write_neurons", "to_bytes")
     faults = [
         Fault(kind, point, counts[point])
         for point in sorted(counts)
@@ -189,7 +189,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
         found = "\n".join(strike(fault, command, tmp_path / "hooks", expected))
     assert "the model's hooks are" in found
     with monkeypatch.context() as patch:
-        patch.setattr("neuronllm_eval.identify_stage.write_whole", careless)
+        patch.setattr("neuronllm_eval.identified_files.write_whole", careless)
         fault = Fault("full disk", "selection.select_neurons", 1)
         found = "\n".join(strike(fault, command, tmp_path / "files", expected))
     assert ".scores.safetensors.1 is left" in found

@@ -125,7 +125,7 @@ def test_interrupted_in_validation(tmp_path):
 @pytest.mark.parametrize(
     ("module", "place"),
     [
-        (identify_stage, "_write_neurons"),
+        (identify_stage, "write_neurons"),
         (identify_stage, "close"),
         (validate_stage, "close"),
         (validate_stage, "write_results"),

@@ -19,6 +19,7 @@ from tests.planted_models import STRENGTH, biased, embedded, skilled
 RIGHT_FIRST = "ace puts neurons that push the right letter first"
 WRONG_LAST = "ace puts neurons that push a wrong letter last"
 NONE_HARMLESS = "ace has none there that push all alike or write nothing"
+ALL_LAYERS = "ace does so among the neurons of all layers"
 EXPOSED = "where options are shuffled, ace's sums by letter expose it"
 
 
@@ -50,7 +51,7 @@ def test_a_score_of_the_wrong_sign_breaks_them(monkeypatch):
 
 KEPT = Trial(
     strength=1.0,
-    kinds={name: dict.fromkeys(SKILL_KINDS, Found(1.0, 1.0)) for name in METHODS},
+    kinds={name: dict.fromkeys(SKILL_KINDS, Found(1.0, 1.0, 1.0)) for name in METHODS},
     intruders=0,
     unshuffled=dict.fromkeys(METHODS, 1.0),
     shuffled=dict.fromkeys(METHODS, 0.0),
@@ -81,14 +82,23 @@ def test_the_command_shows_what_was_found_and_writes_it(monkeypatch, tmp_path):
     written = json.loads(path.read_text())
     assert [trial["strength"] for trial in written["trials"]] == [1.0, 0.125]
     assert all(promise["kept"] for promise in written["promises"])
-    assert len(written["promises"]) == 2 * len(promises(KEPT))
+    weak = dataclasses.replace(KEPT, strength=0.125)
+    assert len(written["promises"]) == len(promises(KEPT)) + len(promises(weak))
 
 
 def test_a_broken_promise_is_exit_code_1_from_the_floor_up(monkeypatch):
     trial = dataclasses.replace(KEPT, intruders=2)
     code, out, _ = command(monkeypatch, trial, "--strengths", "0.125,0.1")
     assert code == 1
-    assert f"1 of {len(promises(KEPT))} promises are broken." in out
+    weak = dataclasses.replace(KEPT, strength=0.125)
+    assert f"1 of {len(promises(weak))} promises are broken." in out
+
+
+def test_all_layers_are_promised_from_a_floor_of_their_own():
+    found = {**KEPT.kinds["ace"], "wrong": Found(1.0, 1.0, 0.9)}
+    trial = dataclasses.replace(KEPT, kinds={**KEPT.kinds, "ace": found})
+    assert broken(dataclasses.replace(trial, strength=0.25)) == {ALL_LAYERS}
+    assert broken(dataclasses.replace(trial, strength=0.2)) == set()
 
 
 def test_no_promise_is_made_below_the_floor(monkeypatch):

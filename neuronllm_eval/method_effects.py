@@ -1,0 +1,215 @@
+"""What methods' neurons did, over repeats with other seeds, and how far methods differ. Pure.
+
+1. Repeats are pooled: a delta is the mean over the docs of all of them, and a question that several
+   of them ask is one question to the bootstrap, so that asking it again does not narrow the
+   interval. That other seeds choose other neurons is in the interval only as far as the repeats
+   show it.
+2. Two methods differ by what they do to the same docs: the mean over docs of enhance minus degrade
+   of the one minus that of the other, with interval and p by question (`statistics`); p is
+   corrected by Holm's method for the methods that are held against the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.compared_runs import Compared, Key
+from neuronllm_eval.conditions import UNMASKED
+from neuronllm_eval.doc_table import numbered
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.holm import holm
+from neuronllm_eval.statistics import (
+    MeanChange,
+    PairedDelta,
+    RelativeChange,
+    mean_change,
+    paired_delta,
+    relative_change,
+)
+
+SWAPPED = "enhance_minus_degrade"
+PAPERS = ("degrade", "enhance")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a method's neurons did in its repeats.
+
+    Attributes:
+        key: what the repeats have in common.
+        seeds: of the repeats.
+        n_good: good neurons of each repeat.
+        n_bad: bad ones.
+        accuracy: by condition the paired delta to unmasked, and `SWAPPED`.
+        confidence: the same of the softmax over options at gold.
+        rac: of the conditions in `PAPERS`, the relative change of accuracy.
+        rcc: the same of the confidence.
+    """
+
+    key: Key
+    seeds: tuple[int, ...]
+    n_good: tuple[int, ...]
+    n_bad: tuple[int, ...]
+    accuracy: dict[str, PairedDelta]
+    confidence: dict[str, PairedDelta]
+    rac: dict[str, RelativeChange]
+    rcc: dict[str, RelativeChange]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far enhance minus degrade of a method differs from that of another.
+
+    Attributes:
+        key: of the method.
+        against: of the other.
+        seeds: of the repeats that both have.
+        change: the method's minus the other's.
+        corrected_p: p after Holm's correction for the methods held against the same one.
+    """
+
+    key: Key
+    against: Key
+    seeds: tuple[int, ...]
+    change: MeanChange
+    corrected_p: float
+
+
+def groups(found: Sequence[Compared]) -> dict[Key, list[Compared]]:
+    """Repeats together, by model, task, number of neurons and method."""
+    by_key: dict[Key, list[Compared]] = {}
+    for each in found:
+        by_key.setdefault(each.key, []).append(each)
+    order = sorted(by_key, key=lambda key: (key.model, key.task, key.split, key.top_k))
+    return {key: by_key[key] for key in order}
+
+
+def effect(repeats: Sequence[Compared], n_resamples: int = 10_000) -> Effect:
+    """What a method's neurons did.
+
+    Args:
+        repeats: of one key, at least one; conditions that not all of them have are left out.
+        n_resamples: draws of the bootstrap.
+    """
+    conditions = [n for n in repeats[0].names if all(n in each.names for each in repeats)]
+    questions = numbered([name for each in repeats for name in each.table.question_ids])
+    pairs = {name: (UNMASKED, name) for name in conditions}
+    if set(PAPERS) <= set(conditions):
+        pairs[SWAPPED] = PAPERS
+
+    def values(measure: str, name: str) -> NDArray[np.float64]:
+        return np.concatenate([_values(each, measure, name) for each in repeats])
+
+    def deltas(measure: str) -> dict[str, PairedDelta]:
+        return {
+            name: paired_delta(
+                values(measure, before),
+                values(measure, after),
+                questions,
+                n_resamples=n_resamples,
+            )
+            for name, (before, after) in pairs.items()
+        }
+
+    def relative(measure: str) -> dict[str, RelativeChange]:
+        return {
+            name: relative_change(
+                values(measure, UNMASKED),
+                values(measure, name),
+                questions,
+                n_resamples=n_resamples,
+            )
+            for name in PAPERS
+            if name in pairs
+        }
+
+    return Effect(
+        repeats[0].key,
+        tuple(each.seed for each in repeats),
+        tuple(each.n_good for each in repeats),
+        tuple(each.n_bad for each in repeats),
+        deltas("correct"),
+        deltas("confidence"),
+        relative("correct"),
+        relative("confidence"),
+    )
+
+
+def differences(
+    found: Sequence[Compared], against: str, n_resamples: int = 10_000
+) -> list[Difference]:
+    """Every method against one, where both have the same seeds and docs.
+
+    Args:
+        found: runs of any models, tasks and methods.
+        against: name of the method that the others are held against.
+        n_resamples: draws of the bootstrap.
+
+    Raises:
+        UsageError: no run is of that method.
+    """
+    methods = dict.fromkeys(each.key.method for each in found)
+    if against not in methods:
+        raise UsageError(
+            f"no run is of the method {against!r:.100}",
+            expected=f"one of {', '.join(methods)}",
+            remedy="check --against",
+        )
+    blocks: dict[Key, list[list[Compared]]] = {}
+    for key, repeats in groups(found).items():
+        blocks.setdefault(key._replace(method="", method_args=""), []).append(repeats)
+    return [each for block in blocks.values() for each in _of_block(block, against, n_resamples)]
+
+
+def _of_block(
+    block: Sequence[Sequence[Compared]], against: str, n_resamples: int
+) -> list[Difference]:
+    reference = next((own for own in block if own[0].key.method == against), None)
+    if reference is None:
+        return []
+    others = [own for own in block if own is not reference]
+    pairs = [_same_docs(own, reference) for own in others]
+    changes = [_change(own, n_resamples) for own in pairs if own]
+    corrected = iter(zip(changes, holm([each.p_value for each in changes]), strict=True))
+    return [
+        Difference(
+            own[0].key, reference[0].key, tuple(each.seed for each, _ in pair), *next(corrected)
+        )
+        for own, pair in zip(others, pairs, strict=True)
+        if pair
+    ]
+
+
+def _same_docs(
+    repeats: Sequence[Compared], others: Iterable[Compared]
+) -> list[tuple[Compared, Compared]]:
+    """Repeats of the same seed and docs that have what is compared."""
+    by_seed = {each.seed: each for each in others}
+    pairs = [(each, by_seed[each.seed]) for each in repeats if each.seed in by_seed]
+    return [
+        pair
+        for pair in pairs
+        if pair[0].table.doc_ids == pair[1].table.doc_ids
+        and pair[0].table.question_ids == pair[1].table.question_ids
+        and all(set(PAPERS) <= set(each.names) for each in pair)
+    ]
+
+
+def _change(pairs: Sequence[tuple[Compared, Compared]], n_resamples: int) -> MeanChange:
+    def swapped(each: Compared) -> NDArray[np.float64]:
+        low, high = (_values(each, "correct", name) for name in PAPERS)
+        return np.asarray(high - low)
+
+    changes = np.concatenate([swapped(each) - swapped(other) for each, other in pairs])
+    questions = numbered([name for each, _ in pairs for name in each.table.question_ids])
+    return mean_change(changes, questions, n_resamples=n_resamples)
+
+
+def _values(each: Compared, measure: str, condition: str) -> NDArray[np.float64]:
+    by_name: Any = getattr(each.table, measure)
+    return np.asarray(by_name[each.names.get(condition, condition)])
