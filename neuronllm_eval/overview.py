@@ -163,6 +163,6 @@ def _headline(
     changes = [each.accuracy[condition] - each.accuracy[UNMASKED] for each in judged]
     return (
         f"Over {len(judged)} task{'s' if len(judged) > 1 else ''}, {condition} changes accuracy by "
-        f"{sum(changes) / len(changes):+.1f} points on average "
-        f"({min(changes):+.1f} to {max(changes):+.1f})."
+        f"{sum(changes) / len(changes):+.1f} points on average, "
+        f"from {min(changes):+.1f} to {max(changes):+.1f}."
     )

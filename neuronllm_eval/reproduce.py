@@ -57,7 +57,7 @@ def identify_command(settings: RunSettings) -> str:
         "include_path": list(settings.include_path) or None,
         # An empty list is a flag without a value.
         "apply_chat_template": {True: [], False: None}.get(template, template),
-        "metadata": json.dumps(settings.metadata) if settings.metadata else None,
+        "metadata": json.dumps(settings.metadata, default=str) if settings.metadata else None,
         "method_args": _pairs(settings.method_args) or None,
         **values,
     }

@@ -27,7 +27,7 @@ WAITING = TaskResult("history", "history", 0, {}, {})
 def test_tasks_side_by_side():
     page = Page(render_overview("runs", [JUDGED, OTHER, WAITING]))
     assert page.said("p")[1] == (
-        "Over 2 tasks, degrade changes accuracy by -12.0 points on average (-20.0 to -4.0)."
+        "Over 2 tasks, degrade changes accuracy by -12.0 points on average, from -20.0 to -4.0."
     )
     assert page.said("th") == ["task", "questions", "unmasked %", "degrade, points", "law", "art",
                                "history"]  # fmt: skip

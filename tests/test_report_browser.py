@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.overview import TaskResult, render_overview
 from neuronllm_eval.report_page import render_page
 from tests.cli_fixtures import finished_run
 from tests.page_fixtures import HOSTILE, POINTS, a_run
@@ -67,14 +69,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    found = {"a real run": finished_run().page}
+    found = {"a real run": finished_run().page, "an overview": folder / "overview.html"}
+    law = TaskResult("law", "law", 20, {"unmasked": 70.0, "degrade": 50.0}, {"degrade": "-20.0"})
+    odd = dataclasses.replace(law, task="y" * 290)
+    found["an overview"].write_text(render_overview("runs", [law, odd] * 30), encoding="utf-8")
     for number, (name, changes) in enumerate(RUNS.items()):
         found[name] = folder / f"{number}.html"
         found[name].write_text(render_page(*a_run(**changes)), encoding="utf-8")
     return found
 
 
-@pytest.mark.parametrize("name", ["a real run", *RUNS])
+@pytest.mark.parametrize("name", ["a real run", "an overview", *RUNS])
 def test_the_page_is_sound_on_phones_and_on_desks(browser, pages, name):
     said, asked = [], []
     page = browser.new_page()
