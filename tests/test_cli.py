@@ -515,7 +515,8 @@ def test_a_group_makes_a_run_for_each_task(tmp_path):
         call(*arguments[1:], "--conditions", "degrade", "--n_random", 1, entry=cli.run_eval_main)[0]
         == 0
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo_sentiment", "demo_topic"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["demo_sentiment", "demo_topic", "report.html"]
     code, out, _ = call("report", tmp_path)
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("## ")] == [
