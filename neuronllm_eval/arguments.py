@@ -71,7 +71,8 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def _names(text: str) -> list[str]:
+def some_names(text: str) -> list[str]:
+    """Names with commas between them, of which there is at least one."""
     names = [name for name in text.split(",") if name]
     if not names:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
@@ -196,7 +197,7 @@ def add_identify_flags(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         "-t",
         nargs="+",
-        type=_names,
+        type=some_names,
         help="multiple-choice tasks or groups (default: demo)",
     )
     what.add_argument(
@@ -314,7 +315,7 @@ def add_validation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--conditions",
         nargs="+",
-        type=_names,
+        type=some_names,
         help=f"of {', '.join(CONDITIONS)} (default: all)",
     )
     group.add_argument(

@@ -32,6 +32,7 @@ from neuronllm_eval.explain_command import explain
 from neuronllm_eval.identified_files import method_runs
 from neuronllm_eval.identify_stage import identify_by_methods
 from neuronllm_eval.interrupts import Interrupted, handled
+from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.method_arguments import chosen_methods
 from neuronllm_eval.overview import write_overview
@@ -63,6 +64,7 @@ logger = logging.getLogger(__name__)
 # An error of all processes is the first one's to tell: the others give it so many seconds.
 _FIRST_WORD = 1.0
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
+_PIPE_CLOSED = 141  # as the shell has it: 128 and the number of SIGPIPE
 DEFAULT_OUTPUT = "runs"
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
@@ -128,6 +130,9 @@ def _guarded(action: Callable[[], int]) -> int:
             time.sleep(_FIRST_WORD)
         print(f"{mark}error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -398,6 +403,7 @@ COMMANDS: dict[str, Command] = {
     "push": lambda options: hub_command.push(options, print),
     "compare": lambda options: compare_finished(options, print),
     "compare-methods": _compare_methods,
+    "leaderboard": lambda options: show_leaderboard(options, print),
     "explain": lambda options: explain(options, print),
     "tasks": _tasks,
     "tasks make": _make_tasks,

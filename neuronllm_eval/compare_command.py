@@ -31,6 +31,7 @@ from neuronllm_eval.methods import METHODS
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name, write_whole
+from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.strict_json import dump_json
 
 DEFAULT_OUTPUT = "runs/comparison"
@@ -167,9 +168,9 @@ def _add_against(parser: argparse.ArgumentParser) -> None:
 
 def compare_finished(options: argparse.Namespace, show: Show) -> int:
     """Print the tables of runs that are there; returns the exit code."""
-    runs = {run.path.resolve(): run for path in options.run_dir for run in find_runs(Path(path))}
+    runs = runs_below(map(Path, options.run_dir))
     output = Path(options.output_path) if options.output_path else None
-    _write(list(runs.values()), options.against, {}, output, show)
+    _write(runs, options.against, {}, output, show)
     return 0
 
 

@@ -6,17 +6,15 @@ It has one row per task, from the runs' `summary.json`, and leads to the page of
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from neuronllm_eval import charts
 from neuronllm_eval.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.markdown_text import visible
+from neuronllm_eval.markdown_text import one_line
 from neuronllm_eval.page_sections import Figure, Section
 from neuronllm_eval.report_page import page_of
 from neuronllm_eval.report_tables import Table
@@ -27,10 +25,9 @@ from neuronllm_eval.run_directory import (
     write_whole,
 )
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.strict_json import read_json
+from neuronllm_eval.stored_summary import StoredSummary
 
 logger = logging.getLogger(__name__)
-_AGAIN = "run `neuronllm-eval report` on it"
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def write_overview(folder: Path) -> None:
         except ArtifactError as error:
             logger.warning("%s is left out of %s: %s", run.path, folder / PAGE_FILE, error.found)
     if len(results) > 1:
-        title = visible(folder.resolve().name)
+        title = one_line(folder.resolve().name)
         write_whole(folder / PAGE_FILE, render_overview(title, results))
 
 
@@ -81,36 +78,26 @@ def read_result(run: RunDirectory) -> TaskResult:
     task = RunSettings.load(run.settings).task
     if not run.summary.is_file():
         return TaskResult(task, run.path.name, 0, {}, {})
-    values = read_json(run.summary, _AGAIN)
-    try:
-        known = {each["name"]: each["accuracy"] for each in values["conditions"]}
-        found = {name: known[name] for name in CONDITIONS if name in known}
-        return TaskResult(
-            task,
-            run.path.name,
-            int(found[UNMASKED]["n_questions"]),
-            {name: _percent(each["condition"]) for name, each in found.items()},
-            {name: _delta(each) for name, each in found.items() if name != UNMASKED},
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    known = {each.name: each.accuracy for each in StoredSummary.load(run.summary).conditions}
+    found = {name: known[name] for name in CONDITIONS if name in known}
+    wrong = [each.condition for each in found.values() if not 0 <= each.condition <= 100]
+    if UNMASKED not in found or wrong:
         raise ArtifactError(
-            f"{run.summary} cannot be read: {type(error).__name__}: {error}",
+            f"{run.summary} has {'accuracies beyond 100%' if wrong else 'no unmasked run'}",
             expected="a file as this package writes it",
-            remedy=_AGAIN,
-        ) from error
-
-
-def _percent(value: Any) -> float:
-    if not 0 <= float(value) <= 100:  # NaN too
-        raise ValueError(f"an accuracy of {value!r:.100}")
-    return float(value)
-
-
-def _delta(values: dict[str, Any]) -> str:
-    delta, low, high = (float(values[name]) for name in ("delta", "low", "high"))
-    if not all(map(math.isfinite, (delta, low, high))):
-        raise ValueError("figures that are not finite")
-    return f"{delta:+.1f} ({low:+.1f} to {high:+.1f})"
+            remedy="run `neuronllm-eval report` on it",
+        )
+    return TaskResult(
+        task,
+        run.path.name,
+        found[UNMASKED].n_questions,
+        {name: each.condition for name, each in found.items()},
+        {
+            name: f"{each.delta:+.1f} ({each.low:+.1f} to {each.high:+.1f})"
+            for name, each in found.items()
+            if name != UNMASKED
+        },
+    )
 
 
 def render_overview(title: str, results: Sequence[TaskResult]) -> str:
@@ -136,7 +123,7 @@ def render_overview(title: str, results: Sequence[TaskResult]) -> str:
     note = "Accuracy without intervention, and its change in points (95% interval)."
     table = Table("Accuracy by task", ("task", "questions", *heads), rows, note if judged else "")
     main = conditions[0] if conditions else None
-    links = tuple((visible(each.task), f"{quote(each.folder)}/{PAGE_FILE}") for each in results)
+    links = tuple((one_line(each.task), f"{quote(each.folder)}/{PAGE_FILE}") for each in results)
     section = Section(
         "tasks",
         "By task",
@@ -148,7 +135,7 @@ def render_overview(title: str, results: Sequence[TaskResult]) -> str:
 
 
 def _figure(judged: Sequence[TaskResult], condition: str) -> Figure:
-    names = [visible(each.task) for each in judged]
+    names = [one_line(each.task) for each in judged]
     before = [each.accuracy[UNMASKED] for each in judged]
     after = [each.accuracy[condition] for each in judged]
     caption = "Accuracy on each task; those that lost most stand first."

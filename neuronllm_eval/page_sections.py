@@ -17,7 +17,7 @@ from neuronllm_eval.answer_tables import (
     letters_table,
 )
 from neuronllm_eval.drawing import Drawing, clipped
-from neuronllm_eval.markdown_text import visible
+from neuronllm_eval.markdown_text import one_line
 from neuronllm_eval.neuron_tables import (
     gap_table,
     neurons_table,
@@ -119,7 +119,7 @@ def _conditions(report: TaskReport) -> Section:
     first = report.summaries[0].accuracy
     text = (
         f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the "
-        f"{visible(report.split)} split; intervals and p are paired, by question. "
+        f"{one_line(report.split)} split; intervals and p are paired, by question. "
         f"{places(report.scores.provenance.positions, report.applied_at)}.",
     )
     figures = (
@@ -189,7 +189,7 @@ def _groups(report: TaskReport, details: RunDetails, condition: str) -> Section 
         return None
     found = group_rows(details, ("unmasked", condition))
     before, after = zip(*(each.accuracy for each in found), strict=True)
-    names = [visible(each.name) for each in found]
+    names = [one_line(each.name) for each in found]
     drawing = charts.groups(names, before, after, condition)
     caption = "Accuracy on each group of questions; those that lost most stand first."
     return Section("groups", "By family or subject", (), (Figure((drawing,), caption),), (table,))
@@ -221,7 +221,7 @@ def _neurons(report: TaskReport, details: RunDetails) -> Section:
 
 
 def _provenance(report: TaskReport, details: RunDetails) -> Section:
-    said = (docs_sentence(role, counts, visible) for role, counts in report.docs.items())
+    said = (docs_sentence(role, counts, one_line) for role, counts in report.docs.items())
     return Section(
         "provenance",
         "Provenance, and the same again",

@@ -11,6 +11,7 @@ from neuronllm_eval import (
     explain_command,
     export_command,
     hub_command,
+    leaderboard_command,
     selftest_command,
 )
 
@@ -126,6 +127,12 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     compare = command("compare", "compare validated runs of rival methods")
     _add_run_dir(compare, nargs="+")
     compare_command.add_reading_flags(compare)
+
+    leaderboard = command(
+        "leaderboard", "put finished runs of any models, tasks and methods into one table"
+    )
+    _add_run_dir(leaderboard, nargs="+")
+    leaderboard_command.add_flags(leaderboard)
 
     export = command("export", "write a condition as a PEFT adapter or a merged checkpoint")
     _add_run_dir(export)

@@ -16,7 +16,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from neuronllm_eval.markdown_text import visible
+from neuronllm_eval.markdown_text import one_line
 from neuronllm_eval.page_sections import Section, page_facts, page_sections
 from neuronllm_eval.report import TaskReport, headline
 from neuronllm_eval.run_details import RunDetails
@@ -28,7 +28,7 @@ _LONG = 20  # rows of a table that stands folded
 def render_page(report: TaskReport, details: RunDetails) -> str:
     """The content of `report.html`; the same run gives the same bytes."""
     sections = page_sections(report, details)
-    return page_of(visible(report.task), headline(report), page_facts(report), sections)
+    return page_of(one_line(report.task), headline(report), page_facts(report), sections)
 
 
 def page_of(
@@ -50,7 +50,7 @@ def page_of(
     return _template().render(
         title=title,
         headline=headline,
-        facts=[(name, visible(value)) for name, value in facts],
+        facts=[(name, one_line(value)) for name, value in facts],
         sections=[_seen(section) for section in sections],
         style=Markup(style),
         style_hash=digest,
@@ -76,9 +76,9 @@ def _seen(section: Section) -> Section:
     tables = tuple(
         replace(
             table,
-            title=visible(table.title),
-            headers=tuple(map(visible, table.headers)),
-            rows=tuple(tuple(map(visible, row)) for row in table.rows),
+            title=one_line(table.title),
+            headers=tuple(map(one_line, table.headers)),
+            rows=tuple(tuple(map(one_line, row)) for row in table.rows),
         )
         for table in section.tables
     )

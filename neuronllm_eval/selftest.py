@@ -48,10 +48,8 @@ Scores = NDArray[np.float64]  # [layers, neurons]
 SKILL_KINDS = (RIGHT, WRONG, ALIKE, SILENT)
 POSITION_KINDS = (RIGHT, WRONG, POSITION)
 WIDE = 0.02
-# Down to these strengths, in log-nats, the promises are kept: among the neurons of the layers
-# planted in, and among those of all layers.
+# Down to this strength, in log-nats, the promises are kept.
 FLOOR = 0.125
-WHOLE_FLOOR = 0.25
 _BATCH_SIZE = 48
 _QUADRATURE = Quadrature("gauss_lobatto")
 # A neuron that pushes its letter whatever is asked has sums by right letter that cancel out; so
@@ -249,8 +247,7 @@ def promises(trial: Trial) -> list[Promise]:
     """
     if trial.strength < FLOOR:
         return []
-    of_ace = [trial.kinds[ACE.name][kind] for kind in (RIGHT, WRONG)]
-    right, wrong = (found.at_k for found in of_ace)
+    right, wrong = (trial.kinds[ACE.name][kind].at_k for kind in (RIGHT, WRONG))
     alike = trial.kinds[KN.name][ALIKE].wide
     silent = trial.kinds[Activation.name][SILENT].at_k
     unshuffled = trial.unshuffled[ACE.name]
@@ -263,9 +260,6 @@ def promises(trial: Trial) -> list[Promise]:
         ("ace takes position for skill where nothing is shuffled", _is_all, unshuffled),
         ("where options are shuffled, ace's sums by letter expose it", _is_all, trial.exposed),
     ]
-    if trial.strength >= WHOLE_FLOOR:
-        whole = min(found.whole for found in of_ace)
-        rows.append(("ace does so among the neurons of all layers", _is_all, whole))
     return [
         Promise(name, trial.strength, holds(figure), f"{figure:.2f}")
         for name, holds, figure in rows

@@ -24,7 +24,6 @@ from neuronllm_eval.run_tasks import load_run_task, selection_questions, validat
 from neuronllm_eval.selftest import (
     FLOOR,
     SKILL_KINDS,
-    WHOLE_FLOOR,
     WIDE,
     Promise,
     Trial,
@@ -171,7 +170,6 @@ def _json(trials: Sequence[Trial], kept: Sequence[Promise], options: argparse.Na
         "limit": options.limit,
         "seed": options.seed,
         "floor": FLOOR,
-        "whole_floor": WHOLE_FLOOR,
         "trials": [dataclasses.asdict(trial) for trial in trials],
         "promises": [dataclasses.asdict(promise) for promise in kept],
     }

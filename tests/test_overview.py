@@ -79,16 +79,25 @@ def test_a_single_run_has_its_own_page_alone(tmp_path):
     assert run.page.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "conditions",
-    [None, [{}], [{"name": "unmasked", "accuracy": None}],
-     [{"name": "unmasked", "accuracy": {"condition": 1e9, "n_questions": 3}}],
-     [{"name": "degrade", "accuracy": {"condition": 1, "n_questions": 3}}]],
-)  # fmt: skip
-def test_a_damaged_summary_is_refused(folder, conditions, caplog):
+def without_unmasked(values):
+    del values["conditions"][0]
+
+
+def of_more_than_all(values):
+    values["conditions"][1]["accuracy"]["condition"] = 1e9
+
+
+def without_conditions(values):
+    values["conditions"] = None
+
+
+@pytest.mark.parametrize("damage", [without_unmasked, of_more_than_all, without_conditions])
+def test_a_damaged_summary_is_refused(folder, damage, caplog):
     run = RunDirectory(folder / "one")
-    run.summary.write_text(json.dumps({"conditions": conditions}))
-    with pytest.raises(ArtifactError, match=r"summary\.json cannot be read"):
+    values = json.loads(run.summary.read_text())
+    damage(values)
+    run.summary.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"summary\.json"):
         read_result(run)
     write_overview(folder)  # of the other alone there is none
     assert not (folder / "report.html").exists()

@@ -19,7 +19,6 @@ from tests.planted_models import STRENGTH, biased, embedded, skilled
 RIGHT_FIRST = "ace puts neurons that push the right letter first"
 WRONG_LAST = "ace puts neurons that push a wrong letter last"
 NONE_HARMLESS = "ace has none there that push all alike or write nothing"
-ALL_LAYERS = "ace does so among the neurons of all layers"
 EXPOSED = "where options are shuffled, ace's sums by letter expose it"
 
 
@@ -36,6 +35,9 @@ def test_the_scorer_keeps_every_promise():
     assert broken(trial) == set()
     assert set(trial.kinds) == set(METHODS)
     assert trial.kinds["random"]["right"].at_k < 1, "a method that knows nothing does not"
+    for found in trial.kinds["ace"].values():  # earlier layers only add neurons to the ranking
+        assert found.whole <= found.at_k
+    assert trial.kinds["ace"]["right"].whole > 0
 
 
 def test_a_score_over_the_whole_vocabulary_breaks_them(monkeypatch):
@@ -92,13 +94,6 @@ def test_a_broken_promise_is_exit_code_1_from_the_floor_up(monkeypatch):
     assert code == 1
     weak = dataclasses.replace(KEPT, strength=0.125)
     assert f"1 of {len(promises(weak))} promises are broken." in out
-
-
-def test_all_layers_are_promised_from_a_floor_of_their_own():
-    found = {**KEPT.kinds["ace"], "wrong": Found(1.0, 1.0, 0.9)}
-    trial = dataclasses.replace(KEPT, kinds={**KEPT.kinds, "ace": found})
-    assert broken(dataclasses.replace(trial, strength=0.25)) == {ALL_LAYERS}
-    assert broken(dataclasses.replace(trial, strength=0.2)) == set()
 
 
 def test_no_promise_is_made_below_the_floor(monkeypatch):

@@ -1,0 +1,200 @@
+"""The leaderboard in the formats of `--format`: text of a page, or of rows for programs. Pure.
+
+| format | what |
+|---|---|
+| table | aligned columns for a terminal |
+| markdown | tables as in `report.md` |
+| latex | `table` environments with booktabs rules |
+| html | one page that needs nothing else |
+| csv | rows with names for programs, numbers in full |
+| json | the same, with overlaps, sets and runs that have no rows |
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from neuronllm_eval.comparability import ComparableSet
+from neuronllm_eval.leaderboard_overlaps import RunsOverlap
+from neuronllm_eval.leaderboard_text import Section
+from neuronllm_eval.markdown_text import escaped, one_line
+from neuronllm_eval.report import markdown_table
+from neuronllm_eval.strict_json import dump_json
+
+_LONGEST_NOTE = 20_000  # characters
+_TITLE = "Leaderboard of NeuronLLM runs"
+
+
+def as_table(sections: Sequence[Section]) -> str:
+    """Aligned columns, for a terminal."""
+    lines: list[str] = []
+    for each in sections:
+        lines += [each.title, ""] if each.title else []
+        lines += [*_aligned(each.table), ""] if each.table is not None else []
+        for note in each.notes:
+            lines += [*textwrap.wrap(one_line(note, _LONGEST_NOTE), 100), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _aligned(table: pd.DataFrame) -> list[str]:
+    cells = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
+    widths = {
+        head: max(map(len, (*column, *head.split())), default=0) for head, column in cells.items()
+    }
+    heads = {head: textwrap.wrap(head, widths[head]) for head in cells}
+    n_lines = max(map(len, heads.values()))
+    columns = [
+        _padded(
+            [*[""] * (n_lines - len(heads[head])), *heads[head], "-" * widths[head], *column],
+            widths[head],
+            str.rjust if _are_figures(column) else str.ljust,
+        )
+        for head, column in cells.items()
+    ]
+    return ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
+
+
+def _padded(cells: Sequence[str], width: int, pad: Callable[[str, int], str]) -> list[str]:
+    return [pad(cell, width) for cell in cells]
+
+
+def _are_figures(cells: Sequence[str]) -> bool:
+    return all(cell[:1] in "+-<0123456789" for cell in cells)
+
+
+def as_markdown(sections: Sequence[Section]) -> str:
+    """Headings, tables and paragraphs."""
+    lines: list[str] = []
+    for each in sections:
+        lines += [f"## {escaped(each.title)}", ""] if each.title else []
+        if each.table is not None:
+            rows = [[escaped(cell) for cell in row] for row in each.table.to_numpy().tolist()]
+            lines += [markdown_table([str(head) for head in each.table.columns], rows), ""]
+        for note in each.notes:
+            lines += [escaped(note, _LONGEST_NOTE), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def tex(text: object) -> str:
+    """A text in which no sign is a command of LaTeX; quotes need the font encoding T1."""
+    return "".join(_TEX.get(sign, sign) for sign in one_line(text, _LONGEST_NOTE))
+
+
+def as_latex(sections: Sequence[Section]) -> str:
+    """A `table` for each table, with booktabs rules, and the notes as paragraphs."""
+    parts = ["% \\usepackage{booktabs}, \\usepackage[T1]{fontenc}"]
+    for each in sections:
+        if each.table is not None:
+            sides = ["r" if _are_figures(list(each.table[head])) else "l" for head in each.table]
+            styler = each.table.style.hide(axis="index").format(tex)
+            styler = styler.format_index(tex, axis="columns")
+            parts.append(
+                styler.to_latex(
+                    hrules=True, column_format="".join(sides), caption=tex(each.title) or None,
+                    position_float="centering",
+                ).rstrip()
+            )  # fmt: skip
+        parts += [f"{{\\footnotesize {tex(note)}\\par}}" for note in each.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: left; white-space: nowrap;
+         border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
+th { border-bottom-width: 2px; vertical-align: bottom; }
+p { max-width: 60rem; }
+"""
+
+
+def as_html(sections: Sequence[Section]) -> str:
+    """One page, without scripts, that is light or dark as the reader's system is."""
+    parts = []
+    for each in sections:
+        parts += [f"<h2>{html.escape(each.title)}</h2>"] if each.title else []
+        if each.table is not None:
+            with pd.option_context("display.max_colwidth", None):
+                table = each.table.to_html(index=False, border=0, justify="left", escape=True)
+            parts.append(f'<div class="wide">\n{table}\n</div>')
+        parts += [f"<p>{html.escape(one_line(note, _LONGEST_NOTE))}</p>" for note in each.notes]
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{_TITLE}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n<h1>{_TITLE}</h1>\n{body}\n</body>\n</html>\n"
+    )
+
+
+# Of sections as they are to be read.
+PAGES: dict[str, Callable[[Sequence[Section]], str]] = {
+    "table": as_table,
+    "markdown": as_markdown,
+    "latex": as_latex,
+    "html": as_html,
+}
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """Rows under names for programs; empty where there is nothing."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def overlap_frame(overlaps: Sequence[RunsOverlap]) -> pd.DataFrame:
+    """A row for each."""
+    return pd.DataFrame([asdict(each) for each in overlaps])
+
+
+def as_json(
+    frame: pd.DataFrame,
+    overlaps: Sequence[RunsOverlap],
+    sets: Sequence[ComparableSet],
+    unfinished: Sequence[Mapping[str, str]],
+    damaged: Sequence[Mapping[str, str]],
+) -> str:
+    """All there is; null where there is nothing.
+
+    Args:
+        frame: the rows.
+        overlaps: of neuron sets.
+        sets: that may be compared.
+        unfinished: runs without results.
+        damaged: runs that cannot be read, and why.
+    """
+    return dump_json(
+        {
+            "rows": _records(frame),
+            "overlaps": [asdict(each) for each in overlaps],
+            "sets": [asdict(each) for each in sets],
+            "unfinished": list(unfinished),
+            "damaged": list(damaged),
+        }
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
