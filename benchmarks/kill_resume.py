@@ -28,7 +28,7 @@ from neuronllm_eval.report import markdown_table
 TASK = "demo_topic"
 SAME_BYTES = (
     "scores.safetensors", "neurons.json", "questions.jsonl", "conditions.jsonl", "run.yaml",
-    "validation.json", "summary.json", "report.md",
+    "validation.json", "validation_docs.jsonl", "summary.json", "report.md", "report.html",
 )  # fmt: skip
 # What may differ between result files of the same run.
 _TIMES = re.compile(r'^ *"(date|start_time|end_time|total_evaluation_time_seconds|neurons)": .*\n',

@@ -33,6 +33,7 @@ from neuronllm_eval.adapter_text import (
 from neuronllm_eval.adapter_words import passage_and_question
 from neuronllm_eval.aqua_cleaning import DocCounts, RawQuestion, gold_index
 from neuronllm_eval.aqua_sources import DEMONSTRATION, SELECTION, VALIDATION, drawn_rows
+from neuronllm_eval.doc_groups import group_of
 from neuronllm_eval.errors import DocError, TaskError
 from neuronllm_eval.harness_tasks import is_aqua, seed_as_lm_eval, validation_split
 
@@ -304,7 +305,12 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
             reason="no question",
         )
     return RawQuestion(
-        row=row, question=question, choices=list(options), answer=answer, passage=passage
+        row=row,
+        question=question,
+        choices=list(options),
+        answer=answer,
+        passage=passage,
+        group=group_of(doc),
     )
 
 

@@ -42,6 +42,7 @@ class MultipleChoiceDoc:
         passage: what is to be read before the question, if anything.
         content: what the question says (`content_key`), before options were filled up or cut.
         stem: likewise, of a long enough question and its right option alone.
+        group: the family or subject that the benchmark says it is of.
 
     Raises:
         DocError: fewer than 2 or more than 26 options, an option that is empty or that repeats
@@ -55,6 +56,7 @@ class MultipleChoiceDoc:
     passage: str = ""
     content: str = ""
     stem: str = ""
+    group: str = ""
 
     def __post_init__(self) -> None:
         n_options = len(self.choices)
@@ -106,6 +108,7 @@ class Proxy:
         answer: index of the gold option in `choices`.
         letters: the options' letters, `[n_options]`.
         passage: what is to be read before the question, unchanged.
+        group: the question's.
     """
 
     question_id: str
@@ -116,6 +119,7 @@ class Proxy:
     answer: int
     letters: tuple[str, ...]
     passage: str = ""
+    group: str = ""
 
 
 def keyed_draw(*key: object) -> int:
@@ -254,6 +258,7 @@ def make_proxies(
             answer=order.index(doc.answer),
             letters=LETTERS[: len(order)],
             passage=doc.passage,
+            group=doc.group,
         )
         for number, order in enumerate(shown)
     )

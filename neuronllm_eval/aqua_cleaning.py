@@ -39,6 +39,7 @@ class RawQuestion:
         passage: what is to be read before the question.
         id: the data set's own id; None for one made from the content.
         is_label: whether the options are the labels of a classification.
+        group: the family or subject that the data set says it is of.
     """
 
     row: int
@@ -48,6 +49,7 @@ class RawQuestion:
     passage: str = ""
     id: str | None = None
     is_label: bool = False
+    group: str = ""
 
 
 @dataclass
@@ -271,7 +273,9 @@ def _with_options(
         gold, filled = choices[answer], [*choices, *drawn]
         filled.sort(key=lambda text: keyed_draw("filled", *key, text))
         choices, answer = tuple(filled), filled.index(gold)
-    return MultipleChoiceDoc(identity, raw.question, choices, answer, raw.passage, content, stem)
+    return MultipleChoiceDoc(
+        identity, raw.question, choices, answer, raw.passage, content, stem, raw.group
+    )
 
 
 def _require_distinct(choices: tuple[str, ...]) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from jinja2 import meta
 
 from neuronllm_eval.aqua_cleaning import DocCounts, RawQuestion
+from neuronllm_eval.doc_groups import GROUP_COLUMNS, group_of
 from neuronllm_eval.errors import DocError, TaskError
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class DatasetSource:
         """A function of (row, doc), and the columns that it looks at."""
         choices = None if self.labels else self.choices
         expressions = [text for text in (choices, self.answer, self.id) if text]
-        used: set[str] = set()
+        used = set(GROUP_COLUMNS) & set(columns)
         for source in (self.question, self.passage, *(f"{{{{ {e} }}}}" for e in expressions)):
             try:
                 names = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
@@ -322,6 +323,7 @@ class DatasetSource:
                     passage=passage.render(doc),
                     id=_as_id(values[self.id]) if self.id else None,
                     is_label=bool(self.labels),
+                    group=group_of(doc),
                 )
             except Exception as error:  # whatever an expression raises on this doc's values
                 return DocError(

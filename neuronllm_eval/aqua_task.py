@@ -51,6 +51,7 @@ PROXY_COLUMNS: tuple[str, ...] = (
     "answer",
     "letters",
     "prompt",
+    "group",
 )
 # The right option at one place in so many docs is no chance.
 _MANY_DOCS = 20

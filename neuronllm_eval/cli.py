@@ -33,6 +33,7 @@ from neuronllm_eval.identify_command import Listeners, identify
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.overview import write_overview
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.ranks import OtherRankFailed, own_rank
 from neuronllm_eval.report import markdown_table
@@ -189,11 +190,13 @@ def _report(options: argparse.Namespace) -> int:
             if error.errno not in _DISK_ERRORS:
                 raise
             unwritten.append(f"{run.path} ({error.strerror})")
+    if not unwritten and not own_rank():
+        write_overview(Path(options.run_dir))
     if unwritten:
         raise ArtifactError(
             f"the report cannot be written: {', '.join(unwritten)}",
             expected="a disk with room, that can be written",
-            remedy="make room, or take what is printed above, which is all of it",
+            remedy="make room, or take the tables that are printed above",
         )
     return 0
 

@@ -39,6 +39,9 @@ class DocTable:
         doc_ids: [docs] of the harness.
         question_ids: [docs] of the question that a doc is a copy of.
         question_index: [docs] int64.
+        n_options: [docs] int64.
+        gold: [docs] int64.
+        predicted: condition -> [docs] int64.
         correct: condition -> [docs] float64, 0 or 1.
         confidence: condition -> [docs] float64, softmax over options at gold.
     """
@@ -48,6 +51,9 @@ class DocTable:
     doc_ids: tuple[int, ...]
     question_ids: tuple[str, ...]
     question_index: NDArray[np.int64]
+    n_options: NDArray[np.int64]
+    gold: NDArray[np.int64]
+    predicted: Mapping[str, NDArray[np.int64]]
     correct: Mapping[str, NDArray[np.float64]]
     confidence: Mapping[str, NDArray[np.float64]]
 
@@ -76,22 +82,26 @@ class DocTable:
                 raise _refusal(path, f"line {number} is of doc {line['doc_id']} again")
             docs.add(line["doc_id"])
         question_ids = tuple(line["question_id"] for line in lines)
-        correct = np.empty((len(lines), len(names)))
-        confidence = np.empty_like(correct)
+        golds = np.array([line["gold"] for line in lines], dtype=np.int64)
+        predicted = np.empty((len(lines), len(names)), dtype=np.int64)
+        confidence = np.empty(predicted.shape)
         n_options = np.array([len(line["loglikelihoods"][UNMASKED]) for line in lines])
         for count in set(n_options.tolist()):  # docs may differ in their number of options
             rows_of = np.flatnonzero(n_options == count).tolist()
             rows = _rows([lines[row] for row in rows_of], names, path)
-            gold = np.array([[lines[row]["gold"]] for row in rows_of])
-            gold = np.broadcast_to(gold, rows.shape[:2])
-            correct[rows_of] = predictions(rows) == gold
+            predicted[rows_of] = predictions(rows)
+            gold = np.broadcast_to(golds[rows_of, np.newaxis], rows.shape[:2])
             confidence[rows_of] = softmax_confidence(rows, gold)
+        correct = (predicted == golds[:, np.newaxis]).astype(np.float64)
         return cls(
             names,
             lines[0]["split"],
             tuple(line["doc_id"] for line in lines),
             question_ids,
             numbered(question_ids),
+            n_options,
+            golds,
+            dict(zip(names, predicted.T, strict=True)),
             dict(zip(names, correct.T, strict=True)),
             dict(zip(names, confidence.T, strict=True)),
         )

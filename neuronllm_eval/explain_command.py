@@ -18,6 +18,7 @@ from neuronllm_eval.explanation import SetOverlap
 from neuronllm_eval.explanation_text import overlap_table, render, summary
 from neuronllm_eval.loading import LoadedModel, load_model
 from neuronllm_eval.ranks import own_rank
+from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.run_directory import find_runs, write_whole
 from neuronllm_eval.run_tasks import load_run_task, selection_questions
 from neuronllm_eval.set_overlap import COMPARED, overlap
@@ -72,6 +73,7 @@ def explain(options: argparse.Namespace, show: Callable[[str], object]) -> int:
             show(summary(explanation))
             write_whole(each.run.explanation, explanation.to_json())
             write_whole(each.run.explanation_text, render(explanation))
+            report_task(each.run)  # its page and tables have the tokens from now on
     if overlaps and not own_rank():
         show(f"## Overlap of sets\n\n{overlap_table(overlaps)}\n")
     if not own_rank():

@@ -10,6 +10,7 @@ import numpy as np
 from lm_eval.api.task import ConfigurableTask
 from numpy.typing import NDArray
 
+from neuronllm_eval.doc_words import question_words
 from neuronllm_eval.letter_bias import LetterProfile
 from neuronllm_eval.neuron_evidence import Evidence, Mean
 from neuronllm_eval.neurons import Neuron
@@ -18,7 +19,6 @@ from neuronllm_eval.strict_json import dump_json
 from neuronllm_eval.token_effects import Promotion, TokenEffect
 
 SCHEMA_VERSION = 1
-_FIRST_WORDS = 12
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def extremes(
         return tuple(
             QuestionEffect(
                 question.question_id,
-                first_words(task, question.prompts[0].doc_id),
+                question_words(task, task.eval_docs[question.prompts[0].doc_id]),
                 float(values[place]),
             )
             for place, question in zip(order, asked, strict=True)
@@ -150,11 +150,3 @@ def extremes(
         )
 
     return listed(values), listed(-values)
-
-
-def first_words(task: ConfigurableTask, doc_id: int) -> str:
-    """How a doc's question begins; its prompt, where the data have no question by that name."""
-    doc = task.eval_docs[doc_id]
-    question = doc.get("question")
-    words = str(question if isinstance(question, str) else task.doc_to_text(doc)).split()
-    return " ".join(words[:_FIRST_WORDS]) + ("..." if len(words) > _FIRST_WORDS else "")

@@ -17,6 +17,7 @@ from neuronllm_eval.identify_stage import Announce, identify_by_methods
 from neuronllm_eval.launching import launched, take_locks
 from neuronllm_eval.loading import LoadedModel, load_model
 from neuronllm_eval.method_arguments import chosen_methods
+from neuronllm_eval.overview import write_overview
 from neuronllm_eval.preparation import estimate_identification, estimate_validation
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import refuse_before_work
@@ -126,16 +127,20 @@ def _identify_in(
             listeners.show(estimate_table(estimates))
         return []
     for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
-        with _timed(seconds, f"identify {own.task}"):
+        left = [each for each in own_runs if launch.overwrite or not each.run.neurons.is_file()]
+        with _timed(seconds if left else {}, f"identify {own.task}"):
             found = identify_by_methods(model, own, choosing, own_runs, launch, announce)
         for each, neurons in zip(own_runs, found, strict=True):
             if plan is not None:
                 points, mine = plan.over(neurons), each.settings(own)
-                with _timed(seconds, f"validate {own.task} {each.method.name}"):
+                is_left = launch.overwrite or not each.run.conditions.is_file()
+                with _timed(seconds if is_left else {}, f"validate {own.task} {each.method.name}"):
                     validate_task(model, mine, judging, *points, each.run, launch, announce)
             if launch.ranks.is_first:
                 report_task(each.run, listeners.show)
     if launch.ranks.is_first:
+        for folder in dict.fromkeys(run.path.parent for run, _ in runs):
+            write_overview(folder)
         listeners.show(f"written to {output}")
     return [run for run, _ in runs]
 

@@ -1,23 +1,31 @@
-"""The last stage of a run: summary.json and report.md, from the artifacts alone."""
+"""The last stage of a run: summary.json, report.md and report.html, from the artifacts alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from neuronllm_eval.conditions import Scales
+from neuronllm_eval.conditions import UNMASKED, Scales
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.explained_tokens import read_tokens
 from neuronllm_eval.harness_results import read_metrics
+from neuronllm_eval.judged_docs import read_judged_docs
 from neuronllm_eval.positions import SCORED
 from neuronllm_eval.report import TaskReport, render
+from neuronllm_eval.report_details import appendix
+from neuronllm_eval.report_page import render_page
+from neuronllm_eval.reproduce import Judged, identify_command, validate_command
+from neuronllm_eval.run_details import RunDetails
 from neuronllm_eval.run_directory import RunDirectory, read_lines, set_aside_ids, write_whole
 from neuronllm_eval.settings import RunSettings, read_doc_counts
 from neuronllm_eval.stability import stability_of
 from neuronllm_eval.stored_run import ValidationRecord, load_neurons, load_scores
+from neuronllm_eval.strict_json import read_json
 from neuronllm_eval.summary import ConditionSummary, summarise, summary_json
 
 
 def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) -> str:
-    """summary.json and report.md from the artifacts; returns the report's text.
+    """summary.json, report.html and report.md from the artifacts; returns the main tables.
 
     Args:
         run: whose artifacts.
@@ -39,6 +47,9 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
             docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
     summaries: list[ConditionSummary] = []
     metrics: dict[str, dict[str, float]] = {}
+    details = RunDetails(
+        tokens=read_tokens(run.explanation), commands=(identify_command(settings),)
+    )
     if run.conditions.exists():
         table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
         summaries, split = summarise(table, neurons.top_k, scales), table.split
@@ -47,15 +58,31 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
             for each in summaries
             if run.result(each.name).exists()
         }
+        limit = _limit(run, settings)
+        judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit)
+        details = replace(
+            details,
+            table=table,
+            docs=read_judged_docs(run.judged_docs, table),
+            commands=(*details.commands, validate_command(settings, judged)),
+        )
     halves = stability_of(scores.half_sums, neurons.top_k)
-    text = render(
-        TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics, applied_at)
-    )
+    report = TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics, applied_at)
+    text, page = render(report), render_page(report, details)
     if show is not None:
         show(text)
     if run.conditions.exists():
         where = {"chosen_at": neurons.provenance.positions, "applied_at": applied_at}
         text_of = summary_json(task, split, summaries, docs, metrics, halves, where)
         write_whole(run.summary, text_of)
-    write_whole(run.report, text)
+    write_whole(run.page, page)
+    write_whole(run.report, f"{text}\n{appendix(report, details)}")
     return text
+
+
+def _limit(run: RunDirectory, settings: RunSettings) -> int | None:
+    """How many questions a validation was to ask, as its result files say."""
+    path = run.result(UNMASKED)
+    config = read_json(path, "run validate again").get("config") if path.exists() else None
+    limit = config.get("limit") if isinstance(config, dict) else None
+    return limit if type(limit) is int else settings.limit

@@ -25,6 +25,8 @@ VALIDATION_FILE = "validation.json"
 SUMMARY_FILE = "summary.json"
 COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
+PAGE_FILE = "report.html"
+JUDGED_DOCS_FILE = "validation_docs.jsonl"
 EXPLANATION_FILE = "explain.json"
 EXPLANATION_TEXT_FILE = "explain.md"
 RESULTS_FOLDER = "results"
@@ -91,6 +93,16 @@ class RunDirectory:
         return self.path / REPORT_FILE
 
     @property
+    def page(self) -> Path:
+        """report.html: the same, to be looked at."""
+        return self.path / PAGE_FILE
+
+    @property
+    def judged_docs(self) -> Path:
+        """validation_docs.jsonl: what the validation docs say, in few words."""
+        return self.path / JUDGED_DOCS_FILE
+
+    @property
     def explanation(self) -> Path:
         """explain.json: what the top neurons do."""
         return self.path / EXPLANATION_FILE
@@ -139,10 +151,14 @@ class RunDirectory:
 
     @property
     def artifacts(self) -> tuple[Path, ...]:
-        """The files that say what was found and judged, but for those in folders."""
+        """The files that say what was found and judged, but for those in folders.
+
+        What the docs say stays where it is: not all benchmarks may be passed on.
+        """
         identified = (self.settings, self.neurons, self.scores, self.questions)
         explained = (self.explanation, self.explanation_text)
-        return (*identified, *explained, self.set_aside("selection"), *self._judged)
+        found = (*identified, *explained, self.set_aside("selection"), *self._judged)
+        return tuple(path for path in found if path != self.judged_docs)
 
     def adapter(self, condition: str) -> Path:
         """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
@@ -217,7 +233,8 @@ class RunDirectory:
     def _judged(self) -> tuple[Path, ...]:
         """The files that a validation and its report write, but for the results."""
         aside = self.set_aside("validation")
-        return (self.conditions, self.validation, self.summary, self.report, aside)
+        reports = (self.summary, self.report, self.page)
+        return (self.conditions, self.validation, self.judged_docs, *reports, aside)
 
     @property
     def _identified(self) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ from neuronllm_eval.estimate_text import estimate_table
 from neuronllm_eval.identify_command import Listeners, Load
 from neuronllm_eval.launching import launched, take_locks
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.overview import write_overview
 from neuronllm_eval.preparation import estimate_validation
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import validation_goes_on
@@ -87,4 +88,6 @@ def _validate_in(
             report_task(run, listeners.show)
     if options.dry_run and launch.ranks.is_first:
         listeners.show(estimate_table(estimates))
+    elif launch.ranks.is_first:
+        write_overview(Path(options.run_dir))
     return [] if options.dry_run else [run for run, _, _, _ in runs]

@@ -10,6 +10,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
+from neuronllm_eval.doc_words import doc_lines
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.fingerprints import task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
@@ -117,6 +118,9 @@ def validate_task(
         with line_writer(run.conditions) as lines:
             for doc in docs:
                 lines.write(_condition_line(doc, names, settings, split))
+        with line_writer(run.judged_docs) as lines:
+            for line in doc_lines(questions):
+                lines.write(line)
         write_results(model.lm, settings, questions, docs, neurons, plan, run)
         close(run.validating)
     ranks.wait()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from neuronllm_eval.doc_table import DocTable
+import numpy as np
+
+from neuronllm_eval.doc_table import DocTable, numbered
 
 HERE = Path("conditions.jsonl")
 TASK = "a_task"
@@ -25,6 +28,25 @@ def line(question: str, doc_id: int, gold: int, **rows: list[float]) -> dict:
         "gold": gold,
         "loglikelihoods": rows,
     }
+
+
+def answered(question_ids: Sequence[str], split: str = "test", **correct: str) -> DocTable:
+    """Right (1) or wrong (0) of each doc, by condition; the first of two options is right."""
+    rows = {name: np.array([float(digit) for digit in digits]) for name, digits in correct.items()}
+    n_docs = len(question_ids)
+    zeros = np.zeros(n_docs, dtype=np.int64)
+    return DocTable(
+        conditions=tuple(rows),
+        split=split,
+        doc_ids=tuple(range(n_docs)),
+        question_ids=tuple(question_ids),
+        question_index=numbered(question_ids),
+        n_options=zeros + 2,
+        gold=zeros,
+        predicted={name: (1 - row).astype(np.int64) for name, row in rows.items()},
+        correct=rows,
+        confidence=rows,
+    )
 
 
 # Right or wrong and confidence (softmax at gold), unmasked -> degrade:

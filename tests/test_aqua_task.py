@@ -122,6 +122,7 @@ def test_every_question_becomes_its_proxies_side_by_side(orders):
                 "answer": proxy.answer,
                 "letters": ["A", "B", "C", "D"],
                 "prompt": format_question(proxy, "(A)"),
+                "group": "",
             }
     assert not by_stem
 

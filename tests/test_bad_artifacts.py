@@ -216,6 +216,13 @@ REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
      ("unmasked.json: acc,none",)),
     # where the report goes
     ("report a folder", folder("report.md"), ("report.md is a folder",)),
+    ("page a folder", folder("report.html"), ("report.html is a folder",)),
+    # what it takes from other files
+    ("words of no doc", as_bytes("validation_docs.jsonl", ""), ("it has 0 docs",)),
+    ("words cut", as_bytes("validation_docs.jsonl", '{"doc'), ("validation_docs.jsonl, line 1",)),
+    ("words a folder", folder("validation_docs.jsonl"), ("jsonl is not a file",)),
+    ("tokens a list", as_bytes("explain.json", "[]"), ("explain.json cannot be read",)),
+    ("tokens deep", as_bytes("explain.json", DEEP), ("explain.json is not valid JSON",)),
     ("summary a folder", folder("summary.json"), ("summary.json is a folder",)),
 ]  # fmt: skip
 

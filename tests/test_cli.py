@@ -57,7 +57,10 @@ from tests.harness_fixtures import (
 )
 
 ROOT = Path(__file__).parent.parent
-SAME_BYTES = ("scores.safetensors", "neurons.json", "questions.jsonl", "conditions.jsonl")
+SAME_BYTES = (
+    "scores.safetensors", "neurons.json", "questions.jsonl", "conditions.jsonl",
+    "validation_docs.jsonl",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +94,14 @@ def test_the_artifacts_of_a_run(run):
         "conditions.jsonl",
         "neurons.json",
         "questions.jsonl",
+        "report.html",
         "report.md",
         "results",
         "run.yaml",
         "scores.safetensors",
         "summary.json",
         "validation.json",
+        "validation_docs.jsonl",
     ]
     results = {path.name for path in (run.path / "results").iterdir()}
     assert results == {f"{name}.json" for name in SCORED}
@@ -211,18 +216,20 @@ def test_a_run_with_a_chat_template_is_as_in_stock(tmp_path):
 def test_what_the_commands_print(outputs, run):
     output, said = outputs
     report = run.report.read_text()
-    assert said["validate"].strip() == said["report"].strip() == report.strip()
+    assert said["validate"] == said["report"]
+    assert report.startswith(said["validate"])  # and goes on with single answers and neurons
     assert report.startswith("## demo_topic\n\nSuppressing 6 good neurons ")
     assert said["identify"].startswith("## demo_topic\n\nFound 6 good and 6 bad neurons of 96.\n")
     assert said["identify"].endswith(f"written to {output}\n")
 
 
 def test_the_report_can_be_made_again(copied):
-    before = (copied.report.read_bytes(), copied.summary.read_bytes())
-    copied.report.unlink()
-    copied.summary.unlink()
+    files = (copied.report, copied.summary, copied.page)
+    before = [path.read_bytes() for path in files]
+    for path in files:
+        path.unlink()
     assert call("report", copied.path)[0] == 0
-    assert (copied.report.read_bytes(), copied.summary.read_bytes()) == before
+    assert [path.read_bytes() for path in files] == before
 
 
 def test_version_and_help():
@@ -244,7 +251,7 @@ def test_the_folder_of_the_packaged_tasks():
 def test_the_same_commands_give_the_same_bytes(run, tmp_path):
     assert call(*identify(tmp_path, "--top_k", 6))[0] == 0
     assert call("validate", tmp_path, *QUICK)[0] == 0
-    for name in (*SAME_BYTES, "run.yaml", "summary.json", "report.md"):
+    for name in (*SAME_BYTES, "run.yaml", "summary.json", "report.md", "report.html"):
         again = (tmp_path / "demo_topic" / name).read_bytes()
         assert again == (run.path / name).read_bytes(), name
 
@@ -404,7 +411,11 @@ def test_the_artifacts_of_a_sweep(swept):
     report = swept.report.read_text()
     assert report.startswith("## demo_topic\n\nSuppressing 4 good neurons ")
     assert "suppress_good x0.5" in report
-    assert call("report", swept.path) == (0, report + "\n", "")
+    code, out, err = call("report", swept.path)
+    assert (code, err) == (0, "")
+    assert report.startswith(out)
+    assert "--top_k 2,4 " in report
+    assert "Good neurons, by factor" in swept.page.read_text()
 
 
 @pytest.mark.parametrize(("top_k", "scale"), [(2, 0.5), (4, 0.5), (2, 0), (4, 0)])
@@ -477,9 +488,10 @@ def test_run_eval_does_it_all_in_one_go(run, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()) as out:
         runpy.run_path(str(ROOT / "run_eval.py"), run_name="__main__")
     assert stop.value.code == 0
-    for name in (*SAME_BYTES, "summary.json", "report.md"):
+    for name in (*SAME_BYTES, "summary.json", "report.md", "report.html"):
         assert (tmp_path / "demo_topic" / name).read_bytes() == (run.path / name).read_bytes(), name
-    assert (tmp_path / "demo_topic" / "report.md").read_text() in out.getvalue()
+    report = (tmp_path / "demo_topic" / "report.md").read_text()
+    assert report.split("\n\n### ")[0] in out.getvalue()
 
 
 def test_run_eval_without_arguments_is_the_demo(monkeypatch):
@@ -503,7 +515,8 @@ def test_a_group_makes_a_run_for_each_task(tmp_path):
         call(*arguments[1:], "--conditions", "degrade", "--n_random", 1, entry=cli.run_eval_main)[0]
         == 0
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo_sentiment", "demo_topic"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["demo_sentiment", "demo_topic", "report.html"]
     code, out, _ = call("report", tmp_path)
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("## ")] == [

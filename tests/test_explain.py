@@ -158,6 +158,15 @@ def test_what_is_said_and_written(explained):
     assert "Overlap" not in out + text
 
 
+def test_the_reports_have_the_tokens_from_then_on(explained):
+    run, _ = explained
+    before = finished_run()
+    for path, earlier in ((run.page, before.page), (run.report, before.report)):
+        assert "mostly promotes" in path.read_text()
+        assert "mostly promotes" not in earlier.read_text()
+        assert "once `neuronllm-eval explain` was run" in earlier.read_text()
+
+
 def test_it_says_the_same_again(explained, copied):
     run, _ = explained
     assert call("explain", copied.path, *QUICK)[0] == 0

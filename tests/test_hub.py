@@ -27,7 +27,7 @@ from tests.cli_fixtures import assert_one_message, call, change_settings, copy_o
 from tests.harness_fixtures import include_paths, model_dir
 
 REPO = "user/neurons"
-NOT_PUSHED = {".lock", "commands.jsonl"}
+NOT_PUSHED = {".lock", "commands.jsonl", "validation_docs.jsonl"}
 
 
 class FakeHub:

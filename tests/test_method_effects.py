@@ -18,11 +18,11 @@ from neuronllm_eval.comparison import (
     overview,
     relative_table,
 )
-from neuronllm_eval.doc_table import DocTable, numbered
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.method_effects import SWAPPED, differences, effect, reference
 from neuronllm_eval.statistics import mean_change, relative_change
 from neuronllm_eval.strict_json import dump_json
+from tests.doc_tables import answered
 
 TERMS = (("num_fewshot", "1"),)
 SETTINGS = (("top_z", "0.1"),)
@@ -31,17 +31,8 @@ KEY = Key(("some/model", "weights:abc"), "topic", "test", TERMS, 5, "ace", SETTI
 
 def compared(*, key: Key = KEY, seed: int = 0, questions: str = "abcd", **answers: str) -> Compared:
     """A run whose docs are right (1) or wrong (0) under each condition."""
-    rows = {name: np.array([float(digit) for digit in digits]) for name, digits in answers.items()}
-    table = DocTable(
-        tuple(rows),
-        key.split,
-        tuple(range(len(questions))),
-        tuple(questions),
-        numbered(questions),
-        rows,
-        rows,
-    )
-    return Compared(key, seed, 5, 5, table, {name: name for name in rows if name != "unmasked"})
+    table = answered(questions, key.split, **answers)
+    return Compared(key, seed, 5, 5, table, {name: name for name in answers if name != "unmasked"})
 
 
 def test_repeats_are_pooled_over_all_docs():

@@ -10,15 +10,14 @@ import pytest
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import NeuronScores
 from neuronllm_eval.report import (
-    HEADERS,
     TaskReport,
     docs_sentence,
-    dose_tables,
     headline,
+    markdown,
     markdown_table,
     render,
-    table_rows,
 )
+from neuronllm_eval.report_tables import HEADERS, conditions_table, dose_tables
 from neuronllm_eval.summary import ConditionSummary
 from tests.harness_fixtures import N_LAYERS, WIDTH, neuron_set, provenance
 from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
@@ -69,7 +68,7 @@ def test_headline_without_suppression(summaries):
 
 
 def test_rows():
-    rows = table_rows(
+    table = conditions_table(
         [
             UNMASKED,
             summary("degrade", delta(-12.34, -15.06, 0.04), controls=CONTROLS, n_beyond=9),
@@ -77,6 +76,7 @@ def test_rows():
             summary("enhance_bad", delta(0.0, 0.0, 0.0), p_holm=0.001),
         ]
     )
+    rows = list(map(list, table.rows))
     assert rows == [
         ["unmasked", "80.0", "", "", "", "80.0", "", ""],
         ["degrade", "67.7", "-12.3", "-15.1 to +0.0", "0.0400", "-1.2", "-0.3 (-1.5 to +2.0)",
@@ -128,7 +128,7 @@ SURFACE = (
 
 def test_a_swept_condition_has_a_row_per_number_and_a_column_per_factor():
     (table,) = dose_tables(SURFACE)
-    assert cells(table) == [
+    assert cells(markdown(table)) == [
         ["neurons", "suppress_good x0", "suppress_good x0.5", "enhance_good x2",
          "enhance_good x4"],
         ["1", "-3.0 (-5.0 to -1.0)", "-0.0 (-1.0 to +1.0)", "", "+0.5 (-1.0 to +1.5) 4/20"],
@@ -140,7 +140,7 @@ def test_a_swept_condition_has_a_row_per_number_and_a_column_per_factor():
 def test_conditions_of_two_operations_have_a_column_each():
     swept = [summary(f"{name}.k2", delta(1.0, 0.0, 2.0)) for name in ("enhance", "degrade")]
     (table,) = dose_tables([UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0)), *swept])
-    assert cells(table) == [
+    assert cells(markdown(table)) == [
         ["neurons", "degrade", "enhance"],
         ["2", "+1.0 (+0.0 to +2.0)", "+1.0 (+0.0 to +2.0)"],
         ["3", "-1.0 (-2.0 to +0.0)", ""],

@@ -121,7 +121,8 @@ def a_run(path: Path) -> RunDirectory:
     run.start()
     places = (
         run.settings, run.neurons, run.scores, run.questions, run.conditions, run.validation,
-        run.summary, run.report, run.result("unmasked"), run.result("suppress_good.random_0"),
+        run.summary, run.report, run.page, run.judged_docs, run.result("unmasked"),
+        run.result("suppress_good.random_0"),
     )  # fmt: skip
     for place in places:
         write_whole(place, "old")

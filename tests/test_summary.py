@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS, Scales
@@ -13,7 +12,7 @@ from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.mcnemar import McNemar
 from neuronllm_eval.stability import SplitHalf
 from neuronllm_eval.summary import EXPECTED_SIGN, Corrected, summarise, summary_json
-from tests.doc_tables import the_table
+from tests.doc_tables import answered, the_table
 
 HALVES = SplitHalf(k=3, rank_correlation=math.nan, top_k_overlap=1.0, bottom_k_overlap=0.5)
 PLACES = {"chosen_at": "scored", "applied_at": "all"}
@@ -64,13 +63,8 @@ def test_the_same_draws_every_time():
 
 def table_of(**accuracies: str) -> DocTable:
     """Right (1) or wrong (0) of each doc, by condition; a `__` stands for the dot."""
-    rows = {
-        name.replace("__", "."): np.array([float(digit) for digit in digits])
-        for name, digits in accuracies.items()
-    }
-    n_docs = len(rows["unmasked"])
-    ids = tuple(map(str, range(n_docs)))
-    return DocTable(tuple(rows), "test", tuple(range(n_docs)), ids, np.arange(n_docs), rows, rows)
+    rows = {name.replace("__", "."): digits for name, digits in accuracies.items()}
+    return answered([str(doc) for doc in range(len(rows["unmasked"]))], **rows)
 
 
 def test_controls_belong_to_their_own_condition():

@@ -1,0 +1,155 @@
+"""`report.html` of a folder with several runs, such as those of a group of tasks.
+
+It has one row per task, from the runs' `summary.json`, and leads to the page of each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from neuronllm_eval import charts
+from neuronllm_eval.conditions import CONDITIONS, UNMASKED
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.markdown_text import one_line
+from neuronllm_eval.page_sections import Figure, Section
+from neuronllm_eval.report_page import page_of
+from neuronllm_eval.report_tables import Table
+from neuronllm_eval.run_directory import (
+    PAGE_FILE,
+    RunDirectory,
+    find_runs,
+    write_whole,
+)
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.stored_summary import StoredSummary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a run's summary says.
+
+    Attributes:
+        task: its name.
+        folder: of the run, below that of the page.
+        n_questions: that judged; 0 before validation.
+        accuracy: by condition, percent; empty before validation.
+        deltas: by condition, as a text: delta and interval.
+    """
+
+    task: str
+    folder: str
+    n_questions: int
+    accuracy: dict[str, float]
+    deltas: dict[str, str]
+
+
+def write_overview(folder: Path) -> None:
+    """Write the page of a folder; nothing where there are not several runs in it.
+
+    Runs that cannot be read are left out with a warning: they may be of other commands.
+
+    Raises:
+        ArtifactError: a folder is in the page's place.
+    """
+    runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
+    results = []
+    for run in runs:
+        try:
+            results.append(read_result(run))
+        except ArtifactError as error:
+            logger.warning("%s is left out of %s: %s", run.path, folder / PAGE_FILE, error.found)
+    if len(results) > 1:
+        title = one_line(folder.resolve().name)
+        write_whole(folder / PAGE_FILE, render_overview(title, results))
+
+
+def read_result(run: RunDirectory) -> TaskResult:
+    """What a run came to.
+
+    Raises:
+        ArtifactError: `run.yaml` or `summary.json` is damaged.
+    """
+    task = RunSettings.load(run.settings).task
+    if not run.summary.is_file():
+        return TaskResult(task, run.path.name, 0, {}, {})
+    known = {each.name: each.accuracy for each in StoredSummary.load(run.summary).conditions}
+    found = {name: known[name] for name in CONDITIONS if name in known}
+    wrong = [each.condition for each in found.values() if not 0 <= each.condition <= 100]
+    if UNMASKED not in found or wrong:
+        raise ArtifactError(
+            f"{run.summary} has {'accuracies beyond 100%' if wrong else 'no unmasked run'}",
+            expected="a file as this package writes it",
+            remedy="run `neuronllm-eval report` on it",
+        )
+    return TaskResult(
+        task,
+        run.path.name,
+        found[UNMASKED].n_questions,
+        {name: each.condition for name, each in found.items()},
+        {
+            name: f"{each.delta:+.1f} ({each.low:+.1f} to {each.high:+.1f})"
+            for name, each in found.items()
+            if name != UNMASKED
+        },
+    )
+
+
+def render_overview(title: str, results: Sequence[TaskResult]) -> str:
+    """The page's content; the same runs give the same bytes.
+
+    Args:
+        title: above it.
+        results: of the tasks, in order.
+    """
+    judged = [each for each in results if each.accuracy]
+    names = [name for name in CONDITIONS if all(name in each.accuracy for each in judged)]
+    conditions = [name for name in names if name != UNMASKED] if judged else []
+    rows = tuple(
+        (
+            each.task,
+            str(each.n_questions) if each.accuracy else "not judged yet",
+            *([f"{each.accuracy[UNMASKED]:.1f}"] if each.accuracy else [""] * bool(judged)),
+            *(each.deltas.get(name, "") for name in conditions),
+        )
+        for each in results
+    )
+    heads = ("unmasked %", *(f"{name}, points" for name in conditions)) if judged else ()
+    note = "Accuracy without intervention, and its change in points (95% interval)."
+    table = Table("Accuracy by task", ("task", "questions", *heads), rows, note if judged else "")
+    main = conditions[0] if conditions else None
+    links = tuple((one_line(each.task), f"{quote(each.folder)}/{PAGE_FILE}") for each in results)
+    section = Section(
+        "tasks",
+        "By task",
+        figures=() if main is None else (_figure(judged, main),),
+        tables=(table,),
+        links=links,
+    )
+    return page_of(title, _headline(results, judged, main), [], [section])
+
+
+def _figure(judged: Sequence[TaskResult], condition: str) -> Figure:
+    names = [one_line(each.task) for each in judged]
+    before = [each.accuracy[UNMASKED] for each in judged]
+    after = [each.accuracy[condition] for each in judged]
+    caption = "Accuracy on each task; those that lost most stand first."
+    return Figure((charts.groups(names, before, after, condition),), caption)
+
+
+def _headline(
+    results: Sequence[TaskResult], judged: Sequence[TaskResult], condition: str | None
+) -> str:
+    if condition is None:
+        return f"{len(results)} tasks."
+    changes = [each.accuracy[condition] - each.accuracy[UNMASKED] for each in judged]
+    return (
+        f"Over {len(judged)} task{'s' if len(judged) > 1 else ''}, {condition} changes accuracy by "
+        f"{sum(changes) / len(changes):+.1f} points on average, "
+        f"from {min(changes):+.1f} to {max(changes):+.1f}."
+    )

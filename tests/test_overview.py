@@ -1,0 +1,104 @@
+"""The page of a folder with several runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.overview import TaskResult, read_result, render_overview, write_overview
+from neuronllm_eval.run_directory import RunDirectory
+from tests.cli_fixtures import call, copy_of, finished_run
+from tests.page_fixtures import HOSTILE
+from tests.test_report_page import Page
+
+JUDGED = TaskResult(
+    "law", "law", 20, {"unmasked": 70.0, "degrade": 50.0}, {"degrade": "-20.0 (-25.0 to -15.0)"}
+)
+OTHER = TaskResult(
+    "art", "art", 20, {"unmasked": 80.0, "degrade": 76.0}, {"degrade": "-4.0 (-9.0 to +1.0)"}
+)
+WAITING = TaskResult("history", "history", 0, {}, {})
+
+
+def test_tasks_side_by_side():
+    page = Page(render_overview("runs", [JUDGED, OTHER, WAITING]))
+    assert page.said("p")[1] == (
+        "Over 2 tasks, degrade changes accuracy by -12.0 points on average, from -20.0 to -4.0."
+    )
+    assert page.said("th") == ["task", "questions", "unmasked %", "degrade, points", "law", "art",
+                               "history"]  # fmt: skip
+    assert page.said("td") == ["20", "70.0", "-20.0 (-25.0 to -15.0)", "20", "80.0",
+                               "-4.0 (-9.0 to +1.0)", "not judged yet"]  # fmt: skip
+    links = [each["href"] for each in page.all("a")]
+    assert links == ["law/report.html", "art/report.html", "history/report.html"]
+    (figure,) = [each for each in page.all("svg") if each.get("role") == "img"]
+    assert "law 70 to 50" in figure["aria-label"]
+
+
+def test_before_validation():
+    page = Page(render_overview("runs", [WAITING, WAITING]))
+    assert page.said("p")[1] == "2 tasks."
+    assert page.said("td") == ["not judged yet"] * 2
+
+
+def test_names_are_no_markup():
+    odd = dataclasses.replace(JUDGED, task=HOSTILE, folder='a"b&c<d> é')
+    page = Page(render_overview("runs", [odd, odd]))
+    assert page.all("script") == page.all("img") == []
+    assert page.all("a")[0]["href"] == "a%22b%26c%3Cd%3E%20%C3%A9/report.html"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("one", "two"):
+        copy_of(finished_run(), tmp_path / name)
+    return tmp_path
+
+
+def test_report_writes_it_where_there_are_several_runs(folder):
+    assert call("report", folder)[0] == 0
+    page = Page((folder / "report.html").read_text())
+    assert [each["href"] for each in page.all("a")] == ["one/report.html", "two/report.html"]
+    before = (folder / "report.html").read_bytes()
+    write_overview(folder)
+    assert (folder / "report.html").read_bytes() == before
+    (folder / "report.html").unlink()
+    shutil.rmtree(folder / "two")
+    assert call("report", folder)[0] == 0
+    assert not (folder / "report.html").exists()
+
+
+def test_a_single_run_has_its_own_page_alone(tmp_path):
+    run = copy_of(finished_run(), tmp_path / "run")
+    before = run.page.read_bytes()
+    write_overview(run.path)
+    assert run.page.read_bytes() == before
+
+
+def without_unmasked(values):
+    del values["conditions"][0]
+
+
+def of_more_than_all(values):
+    values["conditions"][1]["accuracy"]["condition"] = 1e9
+
+
+def without_conditions(values):
+    values["conditions"] = None
+
+
+@pytest.mark.parametrize("damage", [without_unmasked, of_more_than_all, without_conditions])
+def test_a_damaged_summary_is_refused(folder, damage, caplog):
+    run = RunDirectory(folder / "one")
+    values = json.loads(run.summary.read_text())
+    damage(values)
+    run.summary.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"summary\.json"):
+        read_result(run)
+    write_overview(folder)  # of the other alone there is none
+    assert not (folder / "report.html").exists()
+    assert "one is left out of" in caplog.text

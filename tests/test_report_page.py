@@ -1,0 +1,196 @@
+"""report.html, without a browser: what stands in it, and what never does."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.neuron_tables import EXPLAIN
+from neuronllm_eval.report_details import appendix, detail_tables
+from neuronllm_eval.report_page import render_page
+from tests.page_fixtures import HOSTILE, POINTS, a_run
+
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+LOADING = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
+
+
+class Page(HTMLParser):
+    """A page taken apart; tags must close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        assert len(attrs) == len(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append((self.open[-1], data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def said(self, tag: str) -> list[str]:
+        return [text.strip() for name, text in self.texts if name == tag]
+
+
+def page(**changes) -> Page:
+    return Page(render_page(*a_run(**changes)))
+
+
+SECTIONS = [
+    "What each condition did",
+    "Questions won and lost",
+    "Letters before and after",
+    "By family or subject",
+    "Where the neurons sit, and how firm the choice is",
+    "Provenance, and the same again",
+]
+
+
+def test_the_sections_of_a_judged_run():
+    found = page()
+    assert found.said("h2") == SECTIONS
+    anchors = {attributes["id"] for attributes in found.all("section")}
+    assert {attributes["href"] for attributes in found.all("a")} == {f"#{each}" for each in anchors}
+    assert found.said("h1") == ["some text"]
+    assert found.said("pre")[0].startswith("neuronllm-eval identify \\\n")
+
+
+def test_before_validation():
+    found = page(names=())
+    assert found.said("h2") == SECTIONS[-2:]
+    assert "Found 12 good and 12 bad neurons of 256." in found.said("p")
+    assert found.said("pre") == ["identify it"]
+
+
+def test_a_sweep_has_panels_by_factor_and_by_number():
+    found = page(names=CONDITIONS[1:] + POINTS)
+    assert found.said("h2")[1] == "Dose and response"
+    titles = [f"{kind}, {how}" for kind in ("Good neurons", "Bad neurons")
+              for how in ("by factor", "by number of neurons")]  # fmt: skip
+    assert [text for text in found.said("p") if text in titles] == titles
+    assert "enhance_good ×1.5" in found.said("p")
+    assert "8 neurons" in found.said("p")
+
+
+def test_one_condition_of_a_model_with_one_layer():
+    found = page(n_layers=1, names=("degrade",))
+    assert found.said("h2") == SECTIONS
+    assert found.all("svg")[1]["aria-label"].startswith("Accuracy deltas in points: degrade ")
+
+
+def test_eighty_layers():
+    found = page(n_layers=80, each=400)
+    (spread,) = [
+        label
+        for attributes in found.all("svg")
+        if (label := attributes.get("aria-label") or "").startswith("Neurons by layer")
+    ]
+    assert spread.count("layer ") == 80
+    # Labels below the bars that do not run into each other.
+    ticks = {int(text) for text in found.said("text") if text.isdigit()}
+    assert {0, 5, 75} <= ticks
+    assert 77 not in ticks
+
+
+def test_every_figure_has_a_text_for_those_who_do_not_see_it():
+    found = page(names=CONDITIONS[1:] + POINTS, explained=True)
+    figures = [each for each in found.all("svg") if each.get("aria-hidden") != "true"]
+    assert len(figures) > 30
+    assert all(each["role"] == "img" and len(each["aria-label"]) > 20 for each in figures)
+    assert all(each["aria-label"] for each in found.all("div") if each.get("role") == "region")
+    assert {each.get("scope") for each in found.all("th")} == {"row", "col"}
+
+
+def test_tokens_stand_in_it_once_the_run_was_explained():
+    without, explained = page(), page(explained=True)
+    assert any(EXPLAIN in text for text in without.said("p"))
+    assert "mostly promotes" not in without.said("th")
+    assert "mostly promotes" in explained.said("th")
+    assert '"some text", " b"' in explained.said("td")
+    assert not any(EXPLAIN in text for text in explained.said("p"))
+
+
+def test_nothing_is_loaded_and_nothing_runs():
+    found = page(text=HOSTILE, explained=True)
+    for tag, attributes in found.tags:
+        for name in LOADING:
+            if name in attributes:
+                assert attributes[name].startswith("#") or attributes[name] == "data:,"
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+    assert not {"script", "img", "iframe", "object", "embed", "form"} & {
+        tag for tag, _ in found.tags
+    }
+    assert not re.search(r"url\((?!#hatch\))|@import", " ".join(found.said("style")))
+    (policy,) = [each["content"] for each in found.all("meta")
+                 if each.get("http-equiv") == "Content-Security-Policy"]  # fmt: skip
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+
+
+def test_texts_from_elsewhere_are_shown_as_they_are():
+    found = page(text=HOSTILE, explained=True)
+    seen = " ".join(HOSTILE.replace("\x1b", " ").replace("\u202e", " ").split())
+    assert found.said("h1") == [seen]
+    shown = "".join(text for _, text in found.texts)
+    assert shown.count("<script>alert(1)</script>") > 20
+    assert "49" not in found.said("h1")[0]
+    for text in shown.replace("\n", ""):
+        assert text.isprintable()
+    labels = " ".join(each.get("aria-label") or "" for each in found.all("svg"))
+    assert labels.isprintable()
+
+
+def test_the_same_run_gives_the_same_bytes():
+    assert render_page(*a_run(names=POINTS)) == render_page(*a_run(names=POINTS))
+
+
+def test_the_page_of_many_points_stays_small():
+    assert len(render_page(*a_run(names=CONDITIONS[1:] + POINTS, explained=True))) < 300_000
+
+
+# report.md --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [(), CONDITIONS[1:], POINTS])
+def test_the_page_and_the_text_have_the_same_rows(names):
+    report, details = a_run(names=names, explained=True)
+    found = Page(render_page(report, details))
+    cells = found.said("td") + found.said("th")
+    text = appendix(report, details)
+    tables = detail_tables(report, details)
+    assert len(tables) == (6 if names else 2)
+    for table in tables:
+        assert f"### {table.title}\n" in text
+        for row in table.rows:
+            assert {cell for cell in row if cell} <= set(cells), table.title
+
+
+def test_the_texts_of_report_md_are_no_markup():
+    report, details = a_run(text=HOSTILE, explained=True)
+    text = appendix(report, details).split("### The same again")[0]
+    assert "<script" not in text.replace("\\<script", "")
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_no_command_ends_the_fence_it_stands_in():
+    report, details = a_run(text="a ``` b ```` c")
+    text = appendix(report, details).split("### The same again")[1]
+    assert text.strip().splitlines()[0] == "`````sh"
+    assert text.strip().splitlines()[-1] == "`````"

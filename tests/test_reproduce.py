@@ -1,0 +1,119 @@
+"""The commands that make a run again are parsed back into its settings and its conditions."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+
+import pytest
+
+from neuronllm_eval import arguments, cli
+from neuronllm_eval.conditions import Scales
+from neuronllm_eval.parsers import main_parser
+from neuronllm_eval.reproduce import Judged, identify_command, validate_command
+from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.validation import ConditionPlan
+from tests.harness_fixtures import neuron_set
+
+PLAIN = RunSettings({"pretrained": "some/model"}, "a_task")
+ODD = RunSettings(
+    model_args={"pretrained": "/a folder/model", "dtype": "bfloat16", "trust_remote_code": True},
+    task="aqua:mmlu_law",
+    include_path=("/my tasks", "/others"),
+    num_fewshot=0,
+    apply_chat_template=True,
+    system_instruction="It's $HOME; rm -rf",
+    description="Answer\nwith \x1b[31ma letter: it's \\n \u202e.",
+    metadata={"n": 3, "text": "it's"},
+    selection_split="dev",
+    overlap="drop",
+    limit=7,
+    n_proxies=2,
+    orders="swap",
+    letter_style="(A)",
+    n_options=4,
+    distractors="random",
+    on_bad_doc="fail",
+    seed=3,
+    batch_size="auto",
+    device="cpu",
+    engine="replay",
+    method="qrnca",
+    method_args={"threshold": 0.25},
+    positions="all",
+    quadrature="right_riemann",
+    n_steps=16,
+    top_z=12.0,
+    top_k=0.015,
+    ambiguous="drop",
+    attribution_dtype="float32",
+)
+NEURONS = neuron_set(good=tuple((0, i) for i in range(8)), bad=((1, 3),))
+
+
+def words_of(command):
+    """The words of a command over several lines, as a shell takes them."""
+    shell = ["bash", "-c", f"printf '%s\\0' {command}"]
+    said = subprocess.run(shell, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
+    return said.stdout.decode().split("\0")[:-1]
+
+
+def parsed(command):
+    words = words_of(command)
+    assert words[0] == "neuronllm-eval"
+    return main_parser(cli.COMMANDS).parse_args(words[1:])
+
+
+@pytest.mark.parametrize("settings", [PLAIN, ODD, dataclasses.replace(PLAIN, top_k=41.0, limit=9)])
+def test_the_first_command_gives_the_same_settings(settings):
+    again = arguments.run_settings(parsed(identify_command(settings)))
+    known = dataclasses.replace(settings, method_args=again.method_args)
+    assert settings.method_args.items() <= again.method_args.items()
+    assert again == known
+
+
+def test_what_is_the_default_is_left_out():
+    assert identify_command(PLAIN) == (
+        "neuronllm-eval identify \\\n    --model_args pretrained=some/model \\\n"
+        "    --tasks a_task \\\n    --output_path runs/again"
+    )
+
+
+PLANS = {
+    "all": (),
+    "two": ("--conditions", "enhance,suppress_good", "--n_random", "3", "--seed", "5"),
+    "fewer": ("--top_k", "3", "--suppress_scale", "0.25", "--enhance_scale=-1.5"),
+    "swept": ("--top_k", "2,4,8", "--scale", "0,0.5,1.5,2,4"),
+    "swept without the own factors": ("--top_k", "2,8", "--scale", "0.5,1.5"),
+    "numbers alone": ("--top_k", "2,4,8", "--n_random", "0"),
+    "factors alone": ("--scale", "0.5,4", "--conditions", "suppress_bad,enhance_bad"),
+    "points by name": ("--conditions", "suppress_good,suppress_good.k2.x0.5,enhance.random_7"),
+}
+
+
+@pytest.mark.parametrize("flags", PLANS.values(), ids=PLANS)
+def test_the_second_command_scores_the_same_conditions(flags):
+    def planned(words) -> tuple[ConditionPlan, int]:
+        plan = arguments.condition_plan(main_parser(cli.COMMANDS).parse_args(words))
+        neurons, over = plan.over(NEURONS)
+        return over, neurons.top_k
+
+    plan, top_k = planned(["validate", "runs/x", *flags])
+    judged = Judged(plan.names, top_k, plan.scales, "all", 5)
+    command = validate_command(dataclasses.replace(PLAIN, limit=9), judged)
+    options = parsed(command)
+    assert (options.positions, options.limit, options.run_dir) == ("all", 5, "runs/again")
+    again, count = planned(words_of(command)[1:])
+    assert (again.names, count) == (plan.names, top_k)
+    assert again.scales == plan.scales
+
+
+def test_a_sweep_is_written_as_its_lists():
+    plan = arguments.condition_plan(
+        main_parser(cli.COMMANDS).parse_args(["validate", "x", *PLANS["swept"]])
+    )
+    names = plan.over(NEURONS)[1].names
+    command = validate_command(PLAIN, Judged(names, 8, Scales(), "scored", None))
+    assert "--top_k 2,4,8" in command
+    assert "--scale 0,0.5,1.5,2,4" in command
+    assert ".k" not in command
