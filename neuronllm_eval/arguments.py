@@ -322,7 +322,7 @@ def add_validation_flags(parser: argparse.ArgumentParser) -> None:
         "--n_random",
         type=int,
         default=FEWEST_CONTROLS,
-        help=f"random controls per condition (default: {FEWEST_CONTROLS})",
+        help="random controls per condition (default: %(default)s)",
     )
     group.add_argument(
         "--suppress_scale", type=float, default=SUPPRESS_SCALE, help="factor (default: 0)"

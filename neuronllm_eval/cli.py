@@ -39,7 +39,7 @@ from neuronllm_eval.ranks import OtherRankFailed, own_rank
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.run_command import run_lm_eval
-from neuronllm_eval.run_directory import find_runs
+from neuronllm_eval.run_directory import RunDirectory, find_runs
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
     load_run_task,
@@ -168,9 +168,8 @@ def _compare_methods(options: argparse.Namespace) -> int:
     # The runs' own reports are not shown; what they would take is.
     listeners = dataclasses.replace(_LISTENERS, show=print if options.dry_run else lambda _: None)
 
-    def evaluate(own: argparse.Namespace, seconds: dict[str, float]) -> int:
-        identify(own, listeners, validate=True, seconds=seconds)
-        return 0
+    def evaluate(own: argparse.Namespace, seconds: dict[str, float]) -> list[RunDirectory]:
+        return identify(own, listeners, validate=True, seconds=seconds)
 
     return compare_methods(options, evaluate, print)
 

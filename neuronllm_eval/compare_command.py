@@ -17,29 +17,20 @@ from tqdm import tqdm
 
 from neuronllm_eval import arguments
 from neuronllm_eval.compared_runs import read_compared
-from neuronllm_eval.comparison import (
-    Comparison,
-    against_text,
-    as_json,
-    compare,
-    delta_table,
-    difference_table,
-    overview,
-    relative_table,
-)
-from neuronllm_eval.errors import NeuronLLMError, UsageError
-from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.comparison import as_json, compare
+from neuronllm_eval.comparison_text import comparison_text
+from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.methods import METHODS
 from neuronllm_eval.ranks import own_rank
-from neuronllm_eval.report import markdown_table
-from neuronllm_eval.run_directory import RunDirectory, find_runs, folder_name, write_whole
+from neuronllm_eval.run_directory import RunDirectory, folder_name, write_whole
 from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.strict_json import dump_json
 
 logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = "runs/comparison"
-# Identifies, validates and reports as parsed flags say, and notes what took how many seconds.
-Evaluate = Callable[[argparse.Namespace, dict[str, float]], int]
+# Identifies, validates and reports as parsed flags say, and notes what took how many seconds; the
+# directories of the runs, none of a dry run.
+Evaluate = Callable[[argparse.Namespace, dict[str, float]], list[RunDirectory]]
 Show = Callable[[str], object]
 
 
@@ -60,7 +51,7 @@ def add_comparing_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seeds",
         nargs="+",
-        type=int,
+        type=_numbers,
         default=[],
         metavar="SEED",
         help="repeat with each of these in place of --seed",
@@ -78,6 +69,7 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
         show: is told what people are to read.
     """
     output = Path(options.output_path or DEFAULT_OUTPUT)
+    options.seeds = [seed for each in options.seeds for seed in each]
     if len(set(options.seeds)) < len(options.seeds) or min(options.seeds, default=0) < 0:
         raise UsageError(
             f"seeds are {' '.join(map(str, options.seeds))}",
@@ -86,23 +78,18 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
         )
     _require_against(options.against, _method_names(options.method))
     seconds: dict[str, float] = {}
-    folders: list[Path] = []
+    runs: list[RunDirectory] = []
 
     def finish() -> None:
-        if folders and not options.dry_run and not own_rank():
-            runs = [run for folder in folders for run in _runs_of(folder, options.method)]
+        if runs and not own_rank():
             _write(runs, options.against, seconds, output, show)
 
-    code = 0
     try:
         for path, own in _repeats(options, output):
             found: dict[str, float] = {}
-            code = evaluate(own, found)
-            if code:
-                break
+            runs += evaluate(own, found)
             lead = str(path.relative_to(output)) if path != output else "."
             seconds |= {f"{lead}: {stage}": taken for stage, taken in found.items()}
-            folders.append(path)
     except NeuronLLMError:  # a model that fails takes nothing from those before it
         try:
             finish()
@@ -110,7 +97,7 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
             logger.warning("the others are not compared: %s", error)
         raise
     finish()
-    return code
+    return 0
 
 
 def _repeats(
@@ -160,11 +147,9 @@ def _method_names(groups: Sequence[str]) -> list[str]:
     return [name for group in groups for name in group.split(",") if name]
 
 
-def _runs_of(folder: Path, methods: Sequence[str]) -> list[RunDirectory]:
-    names = _method_names(methods)
-    if len(names) < 2:
-        return find_runs(folder)
-    return [run for name in names for run in find_runs(folder / name)]
+def _numbers(text: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    return [int(part) for part in text.split(",")]
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +175,19 @@ def _add_against(parser: argparse.ArgumentParser) -> None:
 
 def compare_finished(options: argparse.Namespace, show: Show) -> int:
     """Print the tables of runs that are there; returns the exit code."""
-    runs = runs_below(map(Path, options.run_dir))
+    found = runs_below(map(Path, options.run_dir))
+    runs = [run for run in found if run.conditions.is_file()]
+    for run in found:
+        if run not in runs:
+            what = "finish it as it was begun" if run.validating.is_dir() else "validate it first"
+            logger.warning("%s is not validated, and left out: %s", run.path, what)
+    if not runs:
+        raise ArtifactError(
+            f"no run at {' '.join(map(str, options.run_dir))} is validated",
+            expected="runs that are validated",
+            remedy="run `neuronllm-eval validate` on each, or again the command that was "
+            "interrupted",
+        )
     output = Path(options.output_path) if options.output_path else None
     _write(runs, options.against, {}, output, show)
     return 0
@@ -206,35 +203,10 @@ def _write(
     own = read_compared(runs)
     with tqdm(total=len(own), desc="comparing", unit="run", disable=None, leave=False) as bar:
         found = compare(own, against, progress=bar.update)
-    text = _text(found, seconds)
+    text = comparison_text(found, seconds)
     if output is not None:
         write_whole(output / "comparison.json", dump_json(as_json(found, seconds)))
         write_whole(output / "comparison.md", text)
     show(text)
     if output is not None:
         show(f"written to {output}")
-
-
-def _text(found: Comparison, seconds: dict[str, float]) -> str:
-    parts = [
-        "## Accuracy under each condition, points against unmasked",
-        delta_table(found),
-        "Brackets: 95% interval, paired, by question. Several runs (seeds) are pooled, and a "
-        "question that several of them ask is one; comparison.json has each run.",
-        "## Enhance minus degrade, points",
-        overview(found),
-    ]
-    against = escaped(against_text(found))
-    if against:
-        parts += [
-            f"## Enhance minus degrade less that of {against}, points",
-            difference_table(found),
-            "On the same questions and seeds, by question; p: of the signs of the questions' "
-            f"differences, corrected (Holm) for all methods held against {against} at the same K, "
-            "model and task.",
-        ]
-    parts += ["## Relative changes", relative_table(found)]
-    if seconds:
-        times = [[escaped(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
-        parts += ["## Seconds", markdown_table(["stage", "s"], times)]
-    return "\n\n".join(parts) + "\n"

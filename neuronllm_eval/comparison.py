@@ -118,6 +118,18 @@ def against_text(found: Comparison) -> str:
     return " or ".join(dict.fromkeys(names.method(each.against) for each in found.differences))
 
 
+def unpaired(found: Comparison) -> list[str]:
+    """Methods that are held against none, though there are several; task and K with each."""
+    paired = {key for each in found.differences for key in (each.key, each.against)}
+    variants = {(each.key.method, each.key.settings) for each in found.effects}
+    names = _names(found)
+    return [
+        f"{names.method(each.key)} ({names.task(each.key)}, K {each.key.top_k})"
+        for each in found.effects
+        if len(variants) > 1 and each.key not in paired and SWAPPED in each.accuracy
+    ]
+
+
 def relative_table(found: Comparison) -> str:
     """RAC and RCC of degrade and enhance in percent, as the paper lays its table out."""
     names = _names(found)

@@ -112,7 +112,8 @@ def summary(explanation: Explanation) -> str:
     ]
     activation = ("activation on right answers", "on wrong answers")
     headers = ("neuron", "kind", "mostly promotes", "letter bias", *activation)
-    parts = [f"## {escaped(explanation.task)}", markdown_table(headers, rows)]
+    title = f"## {escaped(explanation.task)}, neurons of {escaped(explanation.method)}"
+    parts = [title, markdown_table(headers, rows)]
     parts += [f"Tokens: {escaped(note)}." for note in explanation.notes]
     parts.append(f"By layer: {', '.join(_by_layer(explanation))}.")
     return "\n\n".join(parts) + "\n"

@@ -39,6 +39,10 @@ N_LETTERS = 4
 N_FITTING = 100
 DEFAULT_LIMIT = 40
 DEFAULT_STRENGTHS = "1,0.125"
+_KINDS_NOTE = (
+    "Right pushes the right letter, wrong a wrong one, alike all letters, silent fires and writes "
+    "nothing, position pushes its letter whatever is asked (docs/selftest.md)."
+)
 _SCHEMA_VERSION = 1
 
 
@@ -154,8 +158,8 @@ def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Que
         markdown_table(heads, rows),
         f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of the "
         f"layers planted in; all layers: precision@K among the neurons of the whole model; for "
-        f"{POSITION} recall among the first good. Effects as measured, "
-        f"log-nats: {measured}.",
+        f"{POSITION} recall among the first good. What each planted neuron does to its letters, "
+        f"from the least to the largest, in log-nats, by strength: {measured}. {_KINDS_NOTE}",
         markdown_table(("promise", "strength", "kept", "figure"), judged),
         f"{verdict}.",
     ]

@@ -127,7 +127,7 @@ def other_settings(path: Path, differing: dict[str, tuple[Any, Any]]) -> UsageEr
         differing: per setting, (its value now, its value there).
     """
     listed = ", ".join(
-        f"{name} is {_short(now)}, there {_short(there)}"
+        f"{name} is {_short(now, there)}, there {_short(there, now)}"
         for name, (now, there) in differing.items()
     )
     return UsageError(
@@ -137,7 +137,10 @@ def other_settings(path: Path, differing: dict[str, tuple[Any, Any]]) -> UsageEr
     )
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, other: Any) -> str:
+    """A value; of two lists only what the other has not."""
+    if isinstance(value, list) and isinstance(other, list):
+        value = [each for each in value if each not in other]
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -153,6 +153,7 @@ ORDER = (
     "comparison_names",
     "method_effects",
     "comparison",
+    "comparison_text",
     "leaderboard_choices",
     "leaderboard",
     "leaderboard_runs",

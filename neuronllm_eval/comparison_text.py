@@ -1,0 +1,62 @@
+"""`comparison.md`, and what the console shows of a comparison. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from neuronllm_eval.comparison import (
+    Comparison,
+    against_text,
+    delta_table,
+    difference_table,
+    overview,
+    relative_table,
+    unpaired,
+)
+from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.report import markdown_table
+
+_TABLE_NOTE = (
+    "Brackets: 95% interval of that cell alone, paired, by question. K: neurons of each kind that "
+    "were asked for; good, bad: that there were. Runs: repeats with other seeds, which are pooled; "
+    "a question that several of them ask is one. comparison.json has each run, report.md of each "
+    "run its p corrected for all conditions, and random controls where it has them."
+)
+_RELATIVE_NOTE = "RAC, RCC: change of accuracy, of confidence, in percent of the unmasked."
+
+
+def comparison_text(found: Comparison, seconds: Mapping[str, float]) -> str:
+    """All tables, with how to read them.
+
+    Args:
+        found: what `comparison.compare` gives.
+        seconds: by stage, what it took in this call.
+    """
+    parts = [
+        "## Accuracy under each condition, points against unmasked",
+        delta_table(found),
+        _TABLE_NOTE,
+        "## Enhance minus degrade, points",
+        overview(found),
+    ]
+    against = escaped(against_text(found))
+    if against:
+        parts += [
+            f"## Enhance minus degrade less that of {against}, points",
+            difference_table(found),
+            "On the same questions and seeds, by question; p: of the signs of the questions' "
+            f"differences, corrected (Holm) for all methods held against {against} at the same K, "
+            "model and task. The interval is of that cell alone, so where the two disagree, go by "
+            "p.",
+        ]
+    if left := unpaired(found):
+        parts.append(
+            f"Not held against {against or 'another method'}, since no run of it has the same "
+            f"terms, seeds and docs: {escaped(', '.join(left))}. `neuronllm-eval leaderboard` says "
+            "in what runs differ."
+        )
+    parts += ["## Relative changes", relative_table(found), _RELATIVE_NOTE]
+    if seconds:
+        times = [[escaped(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
+        parts += ["## Seconds, of this call", markdown_table(["stage", "s"], times)]
+    return "\n\n".join(parts) + "\n"
