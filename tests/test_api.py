@@ -177,7 +177,8 @@ def test_a_model_in_memory_gives_the_same_run(run, tmp_path):
     (found,) = validate(found, **given, **JUDGED)
     expected = files(run.path)
     differing = {name for name, content in files(found.path).items() if expected[name] != content}
-    assert differing == {"run.yaml", "report.md", "report.html"}  # they name the device's flag
+    # The settings, and the commands that make the run again: one of the two names the device.
+    assert differing == {"run.yaml", "report.md", "report.html"}
     same = dataclasses.replace(run.settings, device=None)
     assert found.settings == same
     assert tokenizer.pad_token is not None
