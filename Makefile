@@ -39,6 +39,8 @@ reliability: $(READY)
 	$(BIN)/python -m benchmarks.kill_resume
 	$(BIN)/python -m benchmarks.process_speed
 	$(BIN)/python -m pytest -q tests/test_faults.py --faults 150
+	for seed in 0 1 2 3 4; do \
+	    $(BIN)/neuronllm-eval selftest --seed $$seed --strengths 1,0.5,0.25,0.125 || exit 1; done
 
 # torch comes first and alone, so that its pin is the one chosen.
 $(READY): pyproject.toml constraints.txt

@@ -253,7 +253,9 @@ def attribute_all(
     quadrature: Quadrature,
     quantities: Sequence[Quantity],
 ) -> list[Attributions]:
-    """Several quantities for a batch of prompts, in one forward pass and one backward per target.
+    """Several quantities for a batch of prompts, in one forward pass.
+
+    Each target has a backward pass, but for those that share one (`scoring.POWERS`).
 
     Args:
         engine: computes the gradients.

@@ -1,7 +1,7 @@
 """Gradient times activation of every neuron in all layers, from one pass over unedited prompts.
 
-At alpha = 1 no layer is edited, so one forward pass serves all layers, and one backward pass per
-target gives all gradients:
+At alpha = 1 no layer is edited, so one forward pass serves all layers, and one backward pass
+gives all gradients of what targets have in common (`Integrand.differentiated`):
 
 1. The sequences of all prompts go through the model as one right-padded batch; hooks keep every
    layer's neurons h_l within the graph, so that gradients of a layer pass through later ones.

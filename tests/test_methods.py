@@ -14,7 +14,13 @@ from tiny_models import provenance, random_prompt, tiny_model
 from torch import Tensor, nn
 
 from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
-from neuronllm_eval.attribution import Attribution, Attributions, Quadrature, attribute_all
+from neuronllm_eval.attribution import (
+    Attribution,
+    Attributions,
+    Quadrature,
+    Quantity,
+    attribute_all,
+)
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.identification import (
@@ -37,7 +43,7 @@ from neuronllm_eval.methods import (
 from neuronllm_eval.neurons import NeuronScores
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.score_sums import ScoreSums
-from neuronllm_eval.scoring import option_cross_entropy
+from neuronllm_eval.scoring import gold_loglikelihood, gold_probability, option_cross_entropy
 
 STEPS = Quadrature("right_riemann", 16)
 RELATIVE = 1e-5
@@ -262,6 +268,17 @@ def test_all_methods_take_one_forward_pass_and_two_backward_passes(monkeypatch):
     assert counts["forward"] - before["forward"] == alone["forward"]
     # p(gold) and log p(gold) share theirs.
     assert counts["backward"] - before["backward"] == alone["backward"] + n_targets - 2
+
+
+@pytest.mark.parametrize("name", ["fan_out", "replay"])
+def test_a_probabilitys_gradient_is_that_of_its_logarithm_times_itself(name):
+    model, layers = loaded()
+    engine = build_engine(model, layers, PROMPTS, name, 5)
+    power, log = Quantity(gold_probability, path=False), Quantity(gold_loglikelihood, path=False)
+    rule = Quadrature("gauss_lobatto")
+    (found,) = attribute_all(engine, PROMPTS[:1], rule, (power, log))
+    expected = found.of[log].values * found.first.loglikelihoods[PROMPTS[0].gold].exp()
+    assert relative_gap(found.of[power].values, expected) <= RELATIVE
 
 
 # By hand ----------------------------------------------------------------------------------------

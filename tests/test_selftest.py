@@ -12,7 +12,7 @@ from neuronllm_eval.attribution import Quantity
 from neuronllm_eval.methods import ACE, METHODS
 from neuronllm_eval.planted_neurons import KINDS
 from neuronllm_eval.scoring import gold_probability
-from neuronllm_eval.selftest import SKILL_KINDS, Found, Trial, judge, promises
+from neuronllm_eval.selftest import FLOOR, SKILL_KINDS, Found, Trial, judge, promises
 from tests.cli_fixtures import assert_one_message, call, without_the_harness_tasks
 from tests.planted_models import STRENGTH, biased, embedded, skilled
 
@@ -38,6 +38,14 @@ def test_the_scorer_keeps_every_promise():
     for found in trial.kinds["ace"].values():  # earlier layers only add neurons to the ranking
         assert found.whole <= found.at_k
     assert trial.kinds["ace"]["right"].whole > 0
+
+
+@pytest.mark.slow
+def test_the_command_keeps_every_promise_at_the_floor(monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+    code, out, err = call("selftest", "--device", "cpu", "--strengths", FLOOR)
+    assert code == 0, err
+    assert "All promises are kept." in out
 
 
 def test_a_score_over_the_whole_vocabulary_breaks_them(monkeypatch):
