@@ -33,13 +33,14 @@ from neuronllm_eval.identify_command import Listeners, identify
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.overview import write_overview
+from neuronllm_eval.overview import write_overviews
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.ranks import OtherRankFailed, own_rank
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.run_command import run_lm_eval
-from neuronllm_eval.run_directory import RunDirectory, find_runs
+from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.run_tasks import (
     aqua_overrides,
     load_run_task,
@@ -182,7 +183,8 @@ def _validate(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     unwritten: list[str] = []
     show = print if not own_rank() else None
-    for run in find_runs(Path(options.run_dir)):
+    runs = runs_below([Path(options.run_dir)])
+    for run in runs:
         try:
             report_task(run, show)
         except OSError as error:
@@ -190,7 +192,7 @@ def _report(options: argparse.Namespace) -> int:
                 raise
             unwritten.append(f"{run.path} ({error.strerror})")
     if not unwritten and not own_rank():
-        write_overview(Path(options.run_dir))
+        write_overviews(runs, Path(options.run_dir))
     if unwritten:
         raise ArtifactError(
             f"the report cannot be written: {', '.join(unwritten)}",
@@ -202,7 +204,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     sound = True
-    for run in find_runs(Path(options.run_dir)):
+    for run in runs_below([Path(options.run_dir)]):
         kept = RunSettings.load(run.settings)
         given = arguments.given(options, "batch_size", "device", "engine")
         settings = dataclasses.replace(kept, **given)

@@ -19,7 +19,8 @@ from neuronllm_eval.explanation_text import overlap_table, render, summary
 from neuronllm_eval.loading import LoadedModel, load_model
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.report_stage import report_task
-from neuronllm_eval.run_directory import find_runs, write_whole
+from neuronllm_eval.run_directory import write_whole
+from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.run_tasks import load_run_task, selection_questions
 from neuronllm_eval.set_overlap import COMPARED, overlap
 
@@ -53,8 +54,8 @@ def explain(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     if options.top_n < 1:
         raise UsageError(f"top_n is {options.top_n}", expected="1 or more", remedy="check --top_n")
     given = arguments.given(options, "batch_size", "device", "engine")
-    runs = {run.path.resolve(): run for path in options.run_dir for run in find_runs(Path(path))}
-    stored = [StoredRun.load(run, given) for run in runs.values()]
+    runs = runs_below(map(Path, options.run_dir))
+    stored = [StoredRun.load(run, given) for run in runs]
     for each in stored:
         arguments.require_counts(dataclasses.replace(each.settings, limit=options.limit))
         arguments.require_trust(each.settings, options.trust_remote_code)

@@ -17,7 +17,7 @@ from neuronllm_eval.identify_stage import Announce, identify_by_methods
 from neuronllm_eval.launching import launched, take_locks
 from neuronllm_eval.loading import LoadedModel, load_model
 from neuronllm_eval.method_arguments import chosen_methods
-from neuronllm_eval.overview import write_overview
+from neuronllm_eval.overview import write_overviews
 from neuronllm_eval.preparation import estimate_identification, estimate_validation
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import refuse_before_work
@@ -139,8 +139,7 @@ def _identify_in(
             if launch.ranks.is_first:
                 report_task(each.run, listeners.show)
     if launch.ranks.is_first:
-        for folder in dict.fromkeys(run.path.parent for run, _ in runs):
-            write_overview(folder)
+        write_overviews([run for run, _ in runs], output)
         listeners.show(f"written to {output}")
     return [run for run, _ in runs]
 

@@ -49,6 +49,13 @@ class TaskResult:
     deltas: dict[str, str]
 
 
+def write_overviews(runs: Sequence[RunDirectory], top: Path) -> None:
+    """`write_overview` for every folder that one of the runs lies in, `top` or below it."""
+    for folder in dict.fromkeys(run.path.parent for run in runs):
+        if folder.resolve().is_relative_to(top.resolve()):
+            write_overview(folder)
+
+
 def write_overview(folder: Path) -> None:
     """Write the page of a folder; nothing where there are not several runs in it.
 

@@ -181,7 +181,7 @@ def _add_run_dir(parser: argparse.ArgumentParser, nargs: str | None = None) -> N
         "run_dir",
         nargs=nargs,
         type=arguments.a_path,
-        help="a run directory, or a directory of runs",
+        help="a run directory, or a folder that has runs at any depth",
     )
 
 

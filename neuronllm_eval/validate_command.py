@@ -12,11 +12,12 @@ from neuronllm_eval.estimate_text import estimate_table
 from neuronllm_eval.identify_command import Listeners, Load
 from neuronllm_eval.launching import launched, take_locks
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.overview import write_overview
+from neuronllm_eval.overview import write_overviews
 from neuronllm_eval.preparation import estimate_validation
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.resuming import validation_goes_on
-from neuronllm_eval.run_directory import RunDirectory, find_runs
+from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.run_tasks import load_run_task, validation_questions
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.shared_work import Launch
@@ -60,7 +61,7 @@ def _validate_in(
             settings,
             *arguments.plan_for(plan, options, settings).over(load_neurons(run, settings)),
         )
-        for run in find_runs(Path(options.run_dir))
+        for run in runs_below([Path(options.run_dir)])
         for settings in [RunSettings.load(run.settings)]
     ]
     if not options.dry_run:
@@ -89,5 +90,5 @@ def _validate_in(
     if options.dry_run and launch.ranks.is_first:
         listeners.show(estimate_table(estimates))
     elif launch.ranks.is_first:
-        write_overview(Path(options.run_dir))
+        write_overviews([run for run, _, _, _ in runs], Path(options.run_dir))
     return [] if options.dry_run else [run for run, _, _, _ in runs]

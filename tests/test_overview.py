@@ -102,3 +102,14 @@ def test_a_damaged_summary_is_refused(folder, damage, caplog):
     write_overview(folder)  # of the other alone there is none
     assert not (folder / "report.html").exists()
     assert "one is left out of" in caplog.text
+
+
+def test_runs_are_found_at_any_depth_and_nothing_is_written_above(tmp_path):
+    top = tmp_path / "all" / "deep"
+    for name in ("one", "two"):
+        copy_of(finished_run(), top / "er" / name)
+    code, out, err = call("report", top)
+    assert code == 0, err
+    assert out.count("## demo_topic") == 2
+    pages = {path.parent for path in tmp_path.rglob("report.html")}
+    assert pages == {top / "er" / "one", top / "er" / "two", top / "er"}
