@@ -106,7 +106,7 @@ class RunSettings:
                     remedy="run identify again",
                 )
             if value not in _choices().get(name, (value,)):
-                own = "; of a method of your own, start your script with this command's arguments"
+                own = ", or, of a method of your own, this command by its script (docs/extending.md)"
                 raise ArtifactError(
                     f"{path}: settings.{name} is {value!r:.100}",
                     expected=" or ".join(_choices()[name]),
