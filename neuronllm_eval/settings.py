@@ -106,7 +106,7 @@ class RunSettings:
                     remedy="run identify again",
                 )
             if value not in _choices().get(name, (value,)):
-                own = ", or, of a method of your own, this command by its script (docs/extending.md)"
+                own = ", or of a method of your own call its script (docs/extending.md)"
                 raise ArtifactError(
                     f"{path}: settings.{name} is {value!r:.100}",
                     expected=" or ".join(_choices()[name]),
