@@ -45,7 +45,8 @@ def add_comparing_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME_OR_PATH",
-        help="compare on each of these; --model_args then has what they have in common",
+        help="compare on each of these; --model_args then has what they have in common, and what "
+        "one needs beside follows its name, as in NAME,trust_remote_code=True",
     )
     group.add_argument(
         "--seeds",
@@ -120,7 +121,8 @@ def _repeats(
 
 
 def _model_folder(model: str) -> str:
-    return folder_name(re.sub(r"[^\w.-]+", "_", model.strip("/")) or "model")
+    name = model.partition(",")[0].strip("/")
+    return folder_name(re.sub(r"[^\w.-]+", "_", name) or "model")
 
 
 def _require_no_pretrained(model_args: Sequence[str] | None) -> None:

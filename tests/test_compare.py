@@ -320,6 +320,14 @@ def test_the_papers_recipe_is_one_that_can_be_run():
     assert (options.n_steps, options.n_proxies, options.enhance_scale) == (16, 3, 2)
     plan = cli.arguments.condition_plan(options)
     assert "degrade" in plan.names
+    repeats = list(compare_command._repeats(options, Path("runs/paper")))
+    folders = [path.name for path, _ in repeats]
+    assert folders[0] == "meta-llama_Llama-2-7b-hf"
+    assert folders[2] == "baichuan-inc_Baichuan2-7B-Base"
+    for number, (_, own) in enumerate(repeats):
+        settings = cli.arguments.run_settings(own)
+        assert settings.model_args["dtype"] == "bfloat16"
+        assert settings.model_args.get("trust_remote_code", False) == (number == 2)
 
 
 def test_the_docs_method_of_ones_own_runs(tmp_path, monkeypatch):
