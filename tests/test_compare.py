@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuronllm_eval import cli, identification, identify_command, methods
+from neuronllm_eval import cli, compare_command, identification, identify_command, methods
 from neuronllm_eval.compared_runs import read_compared
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ModelError
