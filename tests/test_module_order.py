@@ -17,6 +17,7 @@ ORDER = (
     "progress",
     "ranks",
     "near_folders",
+    "secret_arguments",
     "run_lock",
     "array_checks",
     "markdown_text",
