@@ -28,6 +28,8 @@ from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_summary import StoredSummary
 
 logger = logging.getLogger(__name__)
+_GENERATOR = "neuronllm-eval overview"
+_HEAD_BYTES = 65536  # the style sheet is in the head, and small
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,17 @@ class TaskResult:
 
 
 def write_overviews(runs: Sequence[RunDirectory], top: Path) -> None:
-    """`write_overview` for every folder that one of the runs lies in, `top` or below it."""
+    """`write_overview` for every folder that one of the runs lies in, `top` or below it.
+
+    Above `top`, as of a single run, a page is written anew where there is one already.
+    """
     for folder in dict.fromkeys(run.path.parent for run in runs):
-        if folder.resolve().is_relative_to(top.resolve()):
+        if folder.resolve().is_relative_to(top.resolve()) or _is_overview(folder / PAGE_FILE):
             write_overview(folder)
 
 
 def write_overview(folder: Path) -> None:
-    """Write the page of a folder; nothing where there are not several runs in it.
+    """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
     Runs that cannot be read are left out with a warning: they may be of other commands.
 
@@ -74,6 +79,17 @@ def write_overview(folder: Path) -> None:
     if len(results) > 1:
         title = one_line(folder.resolve().name)
         write_whole(folder / PAGE_FILE, render_overview(title, results))
+    elif _is_overview(folder / PAGE_FILE):
+        (folder / PAGE_FILE).unlink()
+
+
+def _is_overview(path: Path) -> bool:
+    """Whether a file is a page of several runs, as this module writes it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return f'<meta name="generator" content="{_GENERATOR}">'.encode() in head
 
 
 def read_result(run: RunDirectory) -> TaskResult:
@@ -138,7 +154,7 @@ def render_overview(title: str, results: Sequence[TaskResult]) -> str:
         tables=(table,),
         links=links,
     )
-    return page_of(title, _headline(results, judged, main), [], [section])
+    return page_of(title, _headline(results, judged, main), [], [section], _GENERATOR)
 
 
 def _figure(judged: Sequence[TaskResult], condition: str) -> Figure:

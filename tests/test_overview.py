@@ -66,10 +66,37 @@ def test_report_writes_it_where_there_are_several_runs(folder):
     before = (folder / "report.html").read_bytes()
     write_overview(folder)
     assert (folder / "report.html").read_bytes() == before
-    (folder / "report.html").unlink()
     shutil.rmtree(folder / "two")
     assert call("report", folder)[0] == 0
     assert not (folder / "report.html").exists()
+
+
+def test_one_run_refreshes_the_page_that_is_there_already(folder):
+    assert call("report", folder / "one")[0] == 0
+    assert not (folder / "report.html").exists()
+    assert call("report", folder)[0] == 0
+    before = (folder / "report.html").read_bytes()
+    copy_of(finished_run(), folder / "three")
+    assert call("report", folder / "one")[0] == 0
+    page = Page((folder / "report.html").read_text())
+    assert "three/report.html" in [each["href"] for each in page.all("a")]
+    shutil.rmtree(folder / "three")
+    assert call("validate", folder / "two", "--conditions", "enhance", "--n_random", 0)[0] == 0
+    assert (folder / "report.html").read_bytes() != before  # no condition but that one is in both
+    shutil.rmtree(folder / "two")
+    assert call("report", folder / "one")[0] == 0
+    assert not (folder / "report.html").exists()
+
+
+def test_pages_of_others_stay(folder):
+    page = folder / "report.html"
+    for theirs in ("my own page", (folder / "two" / "report.html").read_text()):
+        page.write_text(theirs)
+        assert call("report", folder / "one")[0] == 0
+        assert page.read_text() == theirs
+    shutil.rmtree(folder / "two")
+    assert call("report", folder)[0] == 0
+    assert page.read_text() == theirs
 
 
 def test_a_single_run_has_its_own_page_alone(tmp_path):
