@@ -172,6 +172,7 @@ ORDER = (
     "validate_stage",
     "report_stage",
     "overview",
+    "report_command",
     "selftest_command",
     "method_arguments",
     "run_command",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.overview import TaskResult, read_result, render_overview, write_overview
 from neuronllm_eval.run_directory import RunDirectory
-from tests.cli_fixtures import call, copy_of, finished_run
+from tests.cli_fixtures import assert_one_message, call, copy_of, finished_run
 from tests.page_fixtures import HOSTILE
 from tests.test_report_page import Page
 
@@ -86,6 +88,36 @@ def test_one_run_refreshes_the_page_that_is_there_already(folder):
     shutil.rmtree(folder / "two")
     assert call("report", folder / "one")[0] == 0
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("n_damaged", [1, 2])
+def test_a_damaged_run_keeps_no_other_from_its_report(folder, n_damaged):
+    copy_of(finished_run(), folder / "more")
+    damaged = [RunDirectory(folder / name) for name in ("more", "one")[:n_damaged]]
+    for run in damaged:
+        run.scores.write_bytes(b"nothing")
+    RunDirectory(folder / "two").page.unlink()
+    result = call("report", folder)
+    assert_one_message(result, 1, *(str(run.scores) for run in damaged))
+    assert result[1].count("## demo_topic") == 3 - n_damaged
+    assert RunDirectory(folder / "two").page.exists()
+    page = Page((folder / "report.html").read_text())
+    assert [each["href"] for each in page.all("a")][-1] == "two/report.html"
+
+
+def test_damaged_runs_and_full_disks_are_named_together(folder, monkeypatch):
+    full = RunDirectory(folder / "two")
+    RunDirectory(folder / "one").scores.write_bytes(b"nothing")
+    write = Path.write_bytes
+
+    def written(path: Path, content: bytes) -> int:
+        if path.parent == full.path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", written)
+    result = call("report", folder)
+    assert_one_message(result, 1, f"{full.path} (No space left on device)", "one/scores")
 
 
 def test_pages_of_others_stay(folder):
