@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from neuronllm_eval.answer_tables import flips_table, groups_table, letter_shares, letters_table
+from neuronllm_eval.evidence import main_condition
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neuron_tables import neurons_table, provenance_table
 from neuronllm_eval.report import TaskReport, markdown_table
 from neuronllm_eval.report_tables import Table
-from neuronllm_eval.run_details import RunDetails, main_condition
+from neuronllm_eval.run_details import RunDetails
 
 
 def detail_tables(report: TaskReport, details: RunDetails) -> list[Table]:
