@@ -52,6 +52,7 @@ RUNS = {
         "n_layers": 80, "names": CONDITIONS[1:] + POINTS, "each": 300, "n_options": 10,
         "n_groups": 12, "explained": True,
     },
+    "points alone": {"names": POINTS, "n_options": 10},
     "texts that are markup": {"text": HOSTILE, "explained": True},
     "texts without a space": {"text": "x" * 290, "explained": True},
     "not judged": {"names": ()},

@@ -9,8 +9,10 @@ import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
 from neuronllm_eval.neuron_tables import EXPLAIN
+from neuronllm_eval.panels import MOST_PANELS
 from neuronllm_eval.report_details import appendix, detail_tables
 from neuronllm_eval.report_page import render_page
+from neuronllm_eval.report_tables import conditions_table
 from tests.page_fixtures import HOSTILE, POINTS, a_run
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -87,6 +89,20 @@ def test_a_sweep_has_panels_by_factor_and_by_number():
     assert [text for text in found.said("p") if text in titles] == titles
     assert "enhance_good ×1.5" in found.said("p")
     assert "8 neurons" in found.said("p")
+
+
+def test_points_alone_stand_in_the_table_of_conditions_and_do_not_flood_the_page():
+    report = a_run(names=POINTS)[0]
+    table = conditions_table(report.summaries)
+    assert [row[0] for row in table.rows] == ["unmasked", *POINTS]
+    panels = [
+        label
+        for each in page(names=POINTS).all("svg")
+        if (label := each.get("aria-label") or "").startswith("Letters said, ")
+    ]
+    assert len(panels) == MOST_PANELS < len(POINTS)
+    assert panels[0].startswith("Letters said, unmasked,")
+    assert panels[-1].startswith(f"Letters said, {POINTS[-1]},")
 
 
 def test_one_condition_of_a_model_with_one_layer():
