@@ -13,7 +13,7 @@ import pytest
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.overview import TaskResult, read_result, render_overview, write_overview
 from neuronllm_eval.run_directory import RunDirectory
-from tests.cli_fixtures import assert_one_message, call, copy_of, finished_run
+from tests.cli_fixtures import assert_one_message, call, change_settings, copy_of, finished_run
 from tests.page_fixtures import HOSTILE
 from tests.test_report_page import Page
 
@@ -39,6 +39,46 @@ def test_tasks_side_by_side():
     assert links == ["law/report.html", "art/report.html", "history/report.html"]
     (figure,) = [each for each in page.all("svg") if each.get("role") == "img"]
     assert "law 70 to 50" in figure["aria-label"]
+
+
+SHARED = {"model": "a/model", "method": "ace", "top_k": 41}
+
+
+def test_what_the_runs_share_stands_above_them():
+    found = [dataclasses.replace(each, **SHARED) for each in (JUDGED, OTHER)]
+    waiting = dataclasses.replace(WAITING, model="a/model", method="ace")
+    page = Page(render_overview("runs", [waiting, *found]))
+    assert page.said("dt") == ["Model", "Method", "Neurons of a kind"]
+    assert page.said("dd") == ["a/model", "ace", "41"]
+    assert "on average" in page.said("p")[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "values"),
+    [
+        ({"model": "b/model"}, "model", ("a/model", "b/model")),
+        ({"method": "qrnca, threshold=0.5"}, "method", ("ace", "qrnca, threshold=0.5")),
+        ({"top_k": 9}, "neurons of a kind", ("41", "9")),
+    ],
+)
+def test_no_mean_over_runs_that_differ(change, name, values):
+    found = [dataclasses.replace(JUDGED, **SHARED), dataclasses.replace(OTHER, **SHARED | change)]
+    page = Page(render_overview("runs", found))
+    assert page.said("p")[1] == (
+        "Over 2 runs, degrade changes accuracy by -20.0 to -4.0 points; no mean, since they "
+        f"differ in {name}."
+    )
+    assert page.said("th")[1] == name
+    assert tuple(page.said("td")[:1] + page.said("td")[4:5]) == values
+    assert len(page.said("dt")) == 2
+
+
+def test_what_is_read_of_a_run(tmp_path):
+    run = copy_of(finished_run(), tmp_path / "run")
+    args = {"pretrained": "a/model", "revision": "abc", "token": "hf_secret"}
+    change_settings(run, model_args=args)
+    found = read_result(run)
+    assert (found.model, found.method, found.top_k) == ("a/model, revision=abc", "ace", 6)
 
 
 def test_before_validation():
