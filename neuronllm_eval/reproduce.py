@@ -40,6 +40,7 @@ class Judged:
         scales: their factors.
         positions: where they were applied.
         limit: questions; None for all.
+        batch_size: prompts of a pass; None where it is not known.
     """
 
     names: tuple[str, ...]
@@ -47,6 +48,7 @@ class Judged:
     scales: Scales
     positions: str
     limit: int | None
+    batch_size: int | None = None
 
 
 def identify_command(settings: RunSettings) -> str:
@@ -83,6 +85,7 @@ def validate_command(settings: RunSettings, judged: Judged) -> str:
         "enhance_scale": _unless(scales.enhance, default.enhance),
         "positions": _unless(judged.positions, settings.positions),
         "limit": _unless(judged.limit, settings.limit),
+        "batch_size": _unless(judged.batch_size, settings.batch_size),
     }
     return _command(f"neuronllm-eval validate {OUTPUT}", flags)
 

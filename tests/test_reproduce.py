@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 
 import pytest
@@ -101,10 +102,11 @@ def test_the_second_command_scores_the_same_conditions(flags):
         return over, neurons.top_k
 
     plan, top_k = planned(["validate", "runs/x", *flags])
-    judged = Judged(plan.names, top_k, plan.scales, "all", 5)
+    judged = Judged(plan.names, top_k, plan.scales, "all", 5, 3)
     command = validate_command(dataclasses.replace(PLAIN, limit=9), judged)
     options = parsed(command)
     assert (options.positions, options.limit, options.run_dir) == ("all", 5, "runs/again")
+    assert options.batch_size == 3
     again, count = planned(words_of(command)[1:])
     assert (again.names, count) == (plan.names, top_k)
     assert again.scales == plan.scales
@@ -119,6 +121,19 @@ def test_a_sweep_is_written_as_its_lists():
     assert "--top_k 2,4,8" in command
     assert "--scale 0,0.5,1.5,2,4" in command
     assert ".k" not in command
+
+
+def test_a_batch_size_of_the_validation_s_own_is_in_the_report(tmp_path):
+    run = copy_of(finished_run(), tmp_path / "run")
+    flag = "--batch_size 7"
+    assert flag not in run.report.read_text()
+    options = ("--conditions", "enhance", "--n_random", 0)
+    code, _, err = call("validate", run.path, *options, *flag.split())
+    assert code == 0, err
+    assert json.loads(run.validation.read_text())["batch_size"] == 7
+    commands = run.report.read_text().split("### The same again")[1]
+    assert commands.count(flag) == 1
+    assert flag in commands.split("neuronllm-eval validate")[1]
 
 
 # Secrets ----------------------------------------------------------------------------------------
