@@ -8,8 +8,11 @@ from html.parser import HTMLParser
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neuron_tables import EXPLAIN
+from neuronllm_eval.page_sections import page_sections
 from neuronllm_eval.panels import MOST_PANELS
+from neuronllm_eval.report import markdown_table, render
 from neuronllm_eval.report_details import appendix, detail_tables
 from neuronllm_eval.report_page import render_page
 from neuronllm_eval.report_tables import conditions_table
@@ -186,15 +189,28 @@ def test_the_page_of_many_points_stays_small():
 @pytest.mark.parametrize("names", [(), CONDITIONS[1:], POINTS])
 def test_the_page_and_the_text_have_the_same_rows(names):
     report, details = a_run(names=names, explained=True)
-    found = Page(render_page(report, details))
-    cells = found.said("td") + found.said("th")
-    text = appendix(report, details)
-    tables = detail_tables(report, details)
-    assert len(tables) == (6 if names else 2)
+    tables = [table for section in page_sections(report, details) for table in section.tables]
+    cells = Page(render_page(report, details)).said("td")
+    lines = f"{render(report)}\n{appendix(report, details)}".splitlines()
+    assert {"Top neurons", "Split-half stability", "Completeness gap", "Provenance"} <= {
+        table.title for table in tables
+    }
     for table in tables:
-        assert f"### {table.title}\n" in text
-        for row in table.rows:
-            assert {cell for cell in row if cell} <= set(cells), table.title
+        written = [
+            markdown_table(list(map(escaped, table.headers)), [list(map(escaped, row))])
+            for row in table.rows
+        ]
+        for row, text in zip(table.rows, written, strict=True):
+            assert {cell for cell in row[1:] if cell} <= set(cells), table.title
+            assert squeezed(text.splitlines()[-1]) in map(squeezed, lines), table.title
+    # And the other way round: all that stands at the end of report.md is on the page.
+    titles = [table.title for table in tables]
+    assert {table.title for table in detail_tables(report, details)} <= set(titles)
+
+
+def squeezed(line: str) -> str:
+    """A row of a markdown table without the blanks that line its columns up."""
+    return re.sub(r" *\| *", "|", line)
 
 
 def test_the_texts_of_report_md_are_no_markup():
