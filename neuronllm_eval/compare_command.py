@@ -13,14 +13,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from neuronllm_eval import arguments
 from neuronllm_eval.compared_runs import read_compared
 from neuronllm_eval.comparison import as_json, compare
 from neuronllm_eval.comparison_text import comparison_text
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.methods import METHODS
+from neuronllm_eval.progress import bar
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.run_directory import RunDirectory, folder_name, write_whole
 from neuronllm_eval.run_search import runs_below
@@ -201,8 +200,8 @@ def _write(
     show: Show,
 ) -> None:
     own = read_compared(runs)
-    with tqdm(total=len(own), desc="comparing", unit="run", disable=None, leave=False) as bar:
-        found = compare(own, against, progress=bar.update)
+    with bar(total=len(own), desc="compare", unit="run", leave=False) as progress:
+        found = compare(own, against, progress=progress.update)
     text = comparison_text(found, seconds)
     if output is not None:
         write_whole(output / "comparison.json", dump_json(as_json(found, seconds)))

@@ -21,7 +21,8 @@ from neuronllm_eval.markdown_text import one_line
 NOTE = (
     "Rank: within a task, a condition and a set, by the delta in the condition's direction. Delta "
     "and changes: points against the unmasked run; 95% interval and p paired, by question, p "
-    "corrected for the run's conditions (a point's for its points too). Controls outdone: "
+    "corrected for the run's conditions (a point's for its points too). Good/bad: neurons that "
+    "there were, where these are fewer than K. Controls outdone: "
     "layer-matched random neurons under the same operation. Consistent: questions right under "
     "every order of the options; majority: whose most frequent answer is right; position bias: how "
     "far the letters said are from the right ones'."
@@ -110,6 +111,7 @@ _HEADS = {
     "run": "run",
     "condition": "condition",
     "top_k": "K",
+    "found": "good/bad",
     "scale": "factor",
     "n_questions": "questions",
     "accuracy": "accuracy %",
@@ -156,6 +158,7 @@ def _in_words(board: Leaderboard) -> pd.DataFrame:
             "run": [below[path] for path in frame["run"]],
             "condition": _cells(frame["condition"], str),
             "top_k": _cells(frame["top_k"], str),
+            "found": _fewer(frame),
             "scale": _cells(frame["scale"], factor_text),
             "n_questions": _cells(frame["n_questions"], str),
             "accuracy": _cells(frame["accuracy"], _level),
@@ -176,6 +179,15 @@ def _in_words(board: Leaderboard) -> pd.DataFrame:
 
 def _cells(values: pd.Series, text: Callable[..., str]) -> list[str]:
     return ["" if pd.isna(value) else text(value) for value in values]
+
+
+def _fewer(frame: pd.DataFrame) -> list[str]:
+    """How many good and bad neurons there were, where these are not as many as asked for."""
+    rows = zip(frame["top_k"], frame["n_good"], frame["n_bad"], strict=True)
+    return [
+        "" if pd.isna(top_k) or (n_good, n_bad) == (top_k, top_k) else f"{n_good}/{n_bad}"
+        for top_k, n_good, n_bad in rows
+    ]
 
 
 def _level(value: float) -> str:

@@ -17,12 +17,12 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from tqdm import tqdm
 
 from neuronllm_eval.batch_sizes import halving
 from neuronllm_eval.continuations import Fork, ForkScorer, Mask, families
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fork_check import Answers, ForkStyle, exact_style
+from neuronllm_eval.progress import bar
 from neuronllm_eval.scoring import right_pad
 
 logger = logging.getLogger(__name__)
@@ -164,9 +164,9 @@ class MaskedScoringLM(HFLM):
         style = self._style([fork for family in found for fork in family], n_rows)
         if style is None:
             return
-        with tqdm(
+        with bar(
+            shown=not disable_tqdm and self.rank == 0,
             total=sum(len(fork.continuations) for fork in owners),
-            disable=disable_tqdm or self.rank != 0,
             desc="Running loglikelihood requests",
         ) as progress:
             for family in found:
@@ -253,8 +253,8 @@ class MaskedScoringLM(HFLM):
             rows.setdefault((ids, n_edited), []).append(index)
         ordered = sorted(rows, key=lambda row: (-len(row[0]), row))  # longest first, as HFLM
         results: list[_Answer | None] = [None] * len(requests)
-        progress = tqdm(
-            total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Scoring, masked"
+        progress = bar(
+            shown=not disable_tqdm and self.rank == 0, total=len(requests), desc="Scoring, masked"
         )
         for start in range(0, len(ordered), n_rows):
             chunk = ordered[start : start + n_rows]

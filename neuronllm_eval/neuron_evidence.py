@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.asked_again import Attributing
 from neuronllm_eval.identification import is_right
+from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Question
 
 Place = tuple[int, int]
@@ -93,13 +94,15 @@ def gather(
     layers, indices = (list(each) for each in zip(*places, strict=True))
     sums = np.zeros((len(chosen), len(places)))
     rows, right, question_of = [], [], []
-    for index, found in attributing.again(chosen):
-        for prompt, each in zip(chosen[index].prompts, found, strict=True):
-            values = attributing.method.values(each)[layers, indices]
-            sums[index] += values.double().cpu().numpy()
-            rows.append(each.neurons[layers, indices].double().cpu().numpy())
-            right.append(is_right(each, prompt.gold))
-            question_of.append(index)
+    with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
+        for index, found in attributing.again(chosen):
+            for prompt, each in zip(chosen[index].prompts, found, strict=True):
+                values = attributing.method.values(each)[layers, indices]
+                sums[index] += values.double().cpu().numpy()
+                rows.append(each.neurons[layers, indices].double().cpu().numpy())
+                right.append(is_right(each, prompt.gold))
+                question_of.append(index)
+            progress.update()
     return Evidence(
         tuple(chosen),
         sums,

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
 from neuronllm_eval.adapter_words import PREFIX
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.hf_loading import require_model_args
@@ -79,7 +81,7 @@ def run_lm_eval(given: Sequence[str]) -> int:
 
     import neuronllm_eval.masked_lm  # noqa: F401  # registers the model
 
-    if not any(word.split("=")[0] == "--include_path" for word in given):
+    if not _includes_tasks(given):
         given = [*given, "--include_path", str(tasks_dir())]
     try:
         with _command_line(given):
@@ -95,6 +97,20 @@ def run_lm_eval(given: Sequence[str]) -> int:
             "--include_path adds a folder; of several processes, each needs a doc at least",
         ) from error
     return 0
+
+
+def _includes_tasks(given: Sequence[str]) -> bool:
+    """Whether the flags, or the file they name, say where further tasks are."""
+    if any(word.split("=")[0] == "--include_path" for word in given):
+        return True
+    config = _parsed(given).config
+    if config is None:
+        return False
+    try:
+        values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False  # lm_eval says what is wrong with it
+    return isinstance(values, dict) and bool(values.get("include_path"))
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:

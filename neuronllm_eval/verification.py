@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from neuronllm_eval.asked_again import Attributing, origins, sampled
 from neuronllm_eval.doc_table import DocTable
@@ -29,6 +30,7 @@ from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.methods import to_scores
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.precision import computing_in
+from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.scoring import Engine
@@ -168,8 +170,10 @@ def check_questions(
             gaps.append(_difference(one, there))
         gap = record.completeness_gap[attributing.method.name]
         gaps.append(_gap_difference(gap, line["completeness_gap"]))
+        progress.update()
 
-    identify(attributing.engine, chosen, attributing.how, compare)
+    with _bar("verify the selection", chosen) as progress:
+        identify(attributing.engine, chosen, attributing.how, compare)
     checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
     if len(chosen) == len(lines):
         checks.append(_check_scores(attributing, questions, run))
@@ -182,14 +186,16 @@ def _check_scores(attributing: Attributing, questions: QuestionSet, run: RunDire
 
     def keep(record: QuestionRecord) -> None:
         notes.extend(record.notes.values())
+        progress.update()
 
-    sums = identify(
-        attributing.engine,
-        questions.questions,
-        attributing.how,
-        keep,
-        set_aside=lambda *_: None,
-    )  # those that were set aside count nowhere
+    with _bar("verify the scores", questions.questions) as progress:
+        sums = identify(
+            attributing.engine,
+            questions.questions,
+            attributing.how,
+            keep,
+            set_aside=lambda *_: None,
+        )  # those that were set aside count nowhere
     found = to_scores(attributing.method, sums[attributing.method.name], notes, known.provenance)
     largest = float(np.abs(known.score).max()) or 1.0
     gap = float(np.abs(found.score - known.score).max()) / largest
@@ -237,7 +243,9 @@ def check_conditions(
     )
     factors = condition_factors(names, neurons, record.scales)
     batch_size = settings.batch_size_or(lambda: record.batch_size)
-    docs = score_conditions(engine, chosen, factors, batch_size, lambda _: None)
+    prompts = [prompt for question in chosen for prompt in question.prompts]
+    with _bar("verify the conditions", prompts, "doc") as progress:
+        docs = score_conditions(engine, chosen, factors, batch_size, lambda _: progress.update())
     gaps = [0.0]
     for doc in docs:
         there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
@@ -248,6 +256,10 @@ def check_conditions(
     return [
         _within(f"validation docs asked again under {len(names)} conditions", chosen, gaps, engine)
     ]
+
+
+def _bar(what: str, items: Sequence[object], unit: str = "question") -> tqdm[Any]:
+    return bar(total=len(items), desc=what, unit=unit, leave=False)
 
 
 def _difference(ones: Sequence[float], others: Sequence[float]) -> float:

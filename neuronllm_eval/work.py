@@ -127,8 +127,7 @@ def other_settings(path: Path, differing: dict[str, tuple[Any, Any]]) -> UsageEr
         differing: per setting, (its value now, its value there).
     """
     listed = ", ".join(
-        f"{name} is {_short(now, there)}, there {_short(there, now)}"
-        for name, (now, there) in differing.items()
+        f"{name} {_difference(now, there)}" for name, (now, there) in differing.items()
     )
     return UsageError(
         f"{path} already holds a run of other settings: {listed or 'another version wrote it'}",
@@ -137,10 +136,24 @@ def other_settings(path: Path, differing: dict[str, tuple[Any, Any]]) -> UsageEr
     )
 
 
-def _short(value: Any, other: Any) -> str:
-    """A value; of two lists only what the other has not."""
-    if isinstance(value, list) and isinstance(other, list):
-        value = [each for each in value if each not in other]
+def _difference(now: Any, there: Any) -> str:
+    """Two values; of two lists only what the other has not."""
+    if isinstance(now, list) and isinstance(there, list):
+        parts = [
+            (_beyond(now, there), "has {} more than there"),
+            (_beyond(there, now), "lacks {} of there"),
+        ]
+        if said := " and ".join(text.format(_short(each)) for each, text in parts if each):
+            return said
+    return f"is {_short(now)}, there {_short(there)}"
+
+
+def _beyond(values: list[Any], others: list[Any]) -> list[Any]:
+    known = set(map(repr, others))
+    return [each for each in values if repr(each) not in known]
+
+
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

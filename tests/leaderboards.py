@@ -58,7 +58,7 @@ def entry(condition: str = "suppress_good", delta: float = -10.0, **changes: Any
         "top_k": 41,
         "scale": 0.0,
         "n_good": 41,
-        "n_bad": 40,
+        "n_bad": 41,
         "n_questions": 60,
         "n_docs": 180,
         "accuracy": 80.0 + delta,

@@ -40,12 +40,15 @@ def test_the_examples_of_all_commands_are_ones_that_they_take():
             PARSER.parse_args(given)
 
 
-def test_every_command_has_a_sentence_and_examples_in_its_help(capsys):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_a_sentence_and_examples_in_its_help(name, capsys):
     with pytest.raises(SystemExit):
-        PARSER.parse_args(["explain", "--help"])
+        PARSER.parse_args([name, "--help"])
     said = capsys.readouterr().out
-    assert "Say what the top neurons of finished runs do." in said
-    assert "neuronllm-eval explain runs/demo --top_n 10" in said
+    assert help_examples.of_command(name) in said
+    sentence = PARSER.commands[name].description
+    assert sentence
+    assert sentence.split()[0] in said
 
 
 def test_completion_of_commands_and_flags(tmp_path):

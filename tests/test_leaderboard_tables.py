@@ -318,3 +318,10 @@ def test_json_is_strict_and_has_the_same_values():
     assert third["consistent"] is None
     assert found["sets"][0]["terms"]["split"] == "test"
     assert found["overlaps"][0]["jaccard"] == 0.0
+
+
+def test_fewer_neurons_than_asked_for_are_shown():
+    entries = [entry(method="ace"), entry(method="qrnca", n_good=24, n_bad=0)]
+    _, shown, _ = sections(leaderboard(entries), "task")
+    found = dict(zip(shown.table["method"], shown.table["good/bad"], strict=True))
+    assert found == {"ace": "", "qrnca": "24/0"}

@@ -7,11 +7,19 @@ import subprocess
 import sys
 
 import pytest
+from lm_eval.utils import get_results_filenames
 
 from neuronllm_eval import __main__, cli
 from neuronllm_eval.errors import NeuronLLMError
-from neuronllm_eval.run_command import refuse_run
-from tests.cli_fixtures import assert_one_message, call, finished_run
+from neuronllm_eval.run_command import refuse_run, run_lm_eval
+from neuronllm_eval.tasks_path import tasks_dir
+from tests.cli_fixtures import (
+    assert_one_message,
+    call,
+    finished_run,
+    without_the_harness_tasks,
+)
+from tests.harness_fixtures import model_dir
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "lm_eval.tasks", "neuronllm_eval.cli")
 SOME_TASK = ("--model", "neuronllm", "--tasks", "demo_topic")
@@ -100,3 +108,46 @@ def test_the_first_of_several_processes_refuses(rank, first, monkeypatch, capsys
 
 def test_the_full_command_line_refuses_the_same():
     assert_one_message(call("run", "--tsks", "x"), 2, "unrecognized arguments: --tsks x")
+
+
+@pytest.mark.parametrize(
+    ("content", "own"),
+    [
+        ("model: neuronllm\ntasks: demo_topic\n", False),
+        ("model: neuronllm\ntasks: mine\ninclude_path: my_tasks\n", True),
+        ("tasks: [", False),
+    ],
+)
+def test_folders_of_tasks_in_a_file_are_left_as_they_are(tmp_path, monkeypatch, content, own):
+    import lm_eval.__main__
+
+    config = tmp_path / "run.yaml"
+    config.write_text(content)
+    given = []
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: given.extend(sys.argv))
+    assert run_lm_eval(["--config", str(config)]) == 0
+    assert ("--include_path" in given) != own
+
+
+def test_a_run_by_a_file_with_a_task_of_its_own(tmp_path, monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+    tasks = tmp_path / "my_tasks"
+    tasks.mkdir()
+    (tasks / "mine.yaml").write_text(f"include: {tasks_dir()}/demo/demo_topic.yaml\ntask: mine\n")
+    run = finished_run()
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"model: neuronllm\ntasks: [mine]\ninclude_path: {tasks}\nlimit: 3\nbatch_size: 3\n"
+        f"device: cpu\noutput_path: {tmp_path / 'out'}\nmodel_args:\n  pretrained: {model_dir()}\n"
+        f"  neurons: {run.path}\n  condition: suppress_good\n"
+    )
+    code, out, err = call("run", "--config", config)
+    assert code == 0, err
+    assert "mine" in out
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    values = json.loads(results.read_text())
+    assert values["config"]["model_args"]["condition"] == "suppress_good"
+    assert get_results_filenames([str(results)]) == [str(results)]
+    config.write_text(config.read_text() + "tsks: x\n")
+    code, _, err = call("run", "--config", config)
+    assert (code, "tsks" in err) == (1, True)
