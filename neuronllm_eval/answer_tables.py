@@ -10,8 +10,9 @@ from neuronllm_eval.answers import Flip, GroupAccuracy, flips, group_accuracies,
 from neuronllm_eval.aqua import LETTERS
 from neuronllm_eval.conditions import UNMASKED
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.evidence import tested
 from neuronllm_eval.report_tables import Table
-from neuronllm_eval.run_details import RunDetails, tested
+from neuronllm_eval.run_details import RunDetails
 from neuronllm_eval.summary import ConditionSummary
 
 _SHOWN_FLIPS = 5

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import io
 import logging
 import os
@@ -25,7 +24,7 @@ from neuronllm_eval import arguments, export_command, hub_command
 from neuronllm_eval.adapter import write_yaml
 from neuronllm_eval.compare_command import compare_finished, compare_methods
 from neuronllm_eval.config_file import with_config
-from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
+from neuronllm_eval.errors import NeuronLLMError, UsageError
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_line
 from neuronllm_eval.explain_command import explain
@@ -33,11 +32,10 @@ from neuronllm_eval.identify_command import Listeners, identify
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
-from neuronllm_eval.overview import write_overviews
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.ranks import OtherRankFailed, own_rank
 from neuronllm_eval.report import markdown_table
-from neuronllm_eval.report_stage import report_task
+from neuronllm_eval.report_command import DISK_ERRORS, report
 from neuronllm_eval.run_command import run_lm_eval
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.run_search import runs_below
@@ -56,7 +54,6 @@ from neuronllm_eval.verification import verify
 logger = logging.getLogger(__name__)
 # An error of all processes is the first one's to tell: the others give it so many seconds.
 _FIRST_WORD = 1.0
-_DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 _PIPE_CLOSED = 141  # as the shell has it: 128 and the number of SIGPIPE
 DEMO_OUTPUT = "runs/demo"
 # Sizes at which the demo ends within a minute on two cores.
@@ -127,7 +124,7 @@ def _guarded(action: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if error.errno not in DISK_ERRORS:
             raise
         print(
             f"{mark}error: {error.filename or 'a file'} cannot be written: {error.strerror}.\n"
@@ -177,28 +174,6 @@ def _compare_methods(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     validate(options, _LISTENERS)
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    unwritten: list[str] = []
-    show = print if not own_rank() else None
-    runs = runs_below([Path(options.run_dir)])
-    for run in runs:
-        try:
-            report_task(run, show)
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
-                raise
-            unwritten.append(f"{run.path} ({error.strerror})")
-    if not unwritten and not own_rank():
-        write_overviews(runs, Path(options.run_dir))
-    if unwritten:
-        raise ArtifactError(
-            f"the report cannot be written: {', '.join(unwritten)}",
-            expected="a disk with room, that can be written",
-            remedy="make room, or take the tables that are printed above",
-        )
     return 0
 
 
@@ -252,7 +227,7 @@ def _complete(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Command] = {
     "identify": _identify,
     "validate": _validate,
-    "report": _report,
+    "report": lambda options: report(options, print),
     "verify": _verify,
     "export": lambda options: export_command.export(options, print),
     "push": lambda options: hub_command.push(options, print),

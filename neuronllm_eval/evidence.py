@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from neuronllm_eval.conditions import OPERATIONS, factor_text
 from neuronllm_eval.control_rank import FEWEST_CONTROLS, ControlRank
-from neuronllm_eval.summary import ConditionSummary
+from neuronllm_eval.summary import EXPECTED_SIGN, ConditionSummary
 
 ALPHA = 0.05
 
@@ -23,35 +24,66 @@ HEADERS = (
 )
 
 
-def sentence(n_good: int, summary: ConditionSummary) -> str:
-    """What suppressing the good neurons did to accuracy, beside the random controls.
+def tested(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
+    """The conditions that have deltas of their own: no points, unless there is nothing else."""
+    known = [each for each in summaries if each.mcnemar is not None]
+    return [each for each in known if not each.is_point] or known
+
+
+def main_condition(summaries: Sequence[ConditionSummary]) -> str | None:
+    """The condition that stands for the run; None where none was judged."""
+    names = [each.name for each in tested(summaries)]
+    return "suppress_good" if "suppress_good" in names else next(iter(names), None)
+
+
+def sentence(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
+    """What a condition did to accuracy, beside its random controls.
 
     An effect is clear if its interval excludes 0 and its p is below 0.05 after Holm's correction.
 
     Args:
-        n_good: good neurons that were suppressed.
-        summary: of `suppress_good`.
+        n_good: good neurons that were chosen.
+        n_bad: bad ones.
+        summary: of any condition or point but `unmasked`.
     """
     accuracy = summary.accuracy
     p_value = corrected_p(summary)
+    done = _operation(n_good, n_bad, summary)
     if not (accuracy.low * accuracy.high > 0 and p_value < ALPHA):
         return (
-            f"Suppressing {n_good} good neurons has no clear effect on accuracy: "
+            f"{done} has no clear effect on accuracy: "
             f"{accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f}, "
-            f"Holm p {p_value:.2g}){_fell_less(summary)}."
+            f"Holm p {p_value:.2g}){_moved_less(summary)}."
         )
     low, high = sorted((abs(accuracy.low), abs(accuracy.high)))
     size = f"by {abs(accuracy.delta):.1f} points (95% {low:.1f} to {high:.1f})"
-    if accuracy.delta > 0:
-        effect = f"raises accuracy, unexpectedly, {size}{_fell_less(summary)}"
-    else:
-        effect = f"lowers accuracy {size}{_more_than(summary)}"
-    return f"Suppressing {n_good} good neurons {effect}."
+    verb = "raises" if accuracy.delta > 0 else "lowers"
+    if accuracy.delta * EXPECTED_SIGN[summary.condition] > 0:
+        return f"{done} {verb} accuracy {size}{_more_than(summary)}."
+    return f"{done} {verb} accuracy, unexpectedly, {size}{_moved_less(summary)}."
 
 
-def _fell_less(summary: ConditionSummary) -> str:
+def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
+    """The start of a sentence: what was done to which neurons."""
+    parts = []
+    kinds = {"good": n_good, "bad": n_bad}
+    for operation, (kind, chosen) in zip(OPERATIONS[summary.condition], kinds.items(), strict=True):
+        if operation is not None:
+            count = min(chosen, summary.top_k or chosen) if summary.is_point else chosen
+            verb = {"suppress": "suppressing", "enhance": "enhancing"}[operation]
+            parts.append(f"{verb} {count} {kind}")
+    text = f"{' and '.join(parts)} neurons"
+    if summary.is_point and summary.scale is not None:
+        text += f" (factor {factor_text(summary.scale)})"
+    return text[0].upper() + text[1:]
+
+
+def _moved_less(summary: ConditionSummary) -> str:
     n_controls = _n_controls(summary)
-    return f"; {summary.n_beyond} of {n_controls} random controls fell less" if n_controls else ""
+    moved = "rose" if EXPECTED_SIGN[summary.condition] > 0 else "fell"
+    return (
+        f"; {summary.n_beyond} of {n_controls} random controls {moved} less" if n_controls else ""
+    )
 
 
 def _more_than(summary: ConditionSummary) -> str:

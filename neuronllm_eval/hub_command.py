@@ -18,11 +18,10 @@ from neuronllm_eval.run_directory import (
     RunDirectory,
     find_runs,
 )
+from neuronllm_eval.secret_arguments import SECRETS
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_run import load_neurons, load_scores
 
-# Model arguments that no one else may see.
-_SECRETS = ("token", "use_auth_token", "api_key")
 Files = dict[str, Path | bytes]
 
 
@@ -124,7 +123,7 @@ def _files_of(run: RunDirectory, where: str) -> Files:
     Command lines (`commands.jsonl`) and unfinished work stay here.
     """
     settings = RunSettings.load(run.settings)
-    if secret := next((name for name in _SECRETS if settings.model_args.get(name)), None):
+    if secret := next((name for name in SECRETS if settings.model_args.get(name)), None):
         raise UsageError(
             f"{run.settings} has {secret}= among the model arguments",
             expected="a run whose files may be seen by others",

@@ -17,6 +17,7 @@ from neuronllm_eval.answer_tables import (
     letters_table,
 )
 from neuronllm_eval.drawing import Drawing, clipped
+from neuronllm_eval.evidence import main_condition, tested
 from neuronllm_eval.markdown_text import one_line
 from neuronllm_eval.neuron_tables import (
     gap_table,
@@ -34,7 +35,7 @@ from neuronllm_eval.report_tables import (
     evidence_table,
     metrics_table,
 )
-from neuronllm_eval.run_details import RunDetails, main_condition, tested
+from neuronllm_eval.run_details import RunDetails
 from neuronllm_eval.selection import layer_counts
 
 _DOSE_MARKS = (

@@ -137,12 +137,17 @@ def _labels(drawing: Drawing, ticks: Sequence[tuple[float, str]]) -> None:
 
 
 def letter_panels(shares: LetterShares) -> list[Drawing]:
-    """Which letters are said, a panel for the unmasked run and for each condition."""
+    """Which letters are said, a panel for the unmasked run and for each condition.
+
+    Of more than `MOST_PANELS`, which can only be points, some that are evenly chosen.
+    """
     most = max([1.0, *shares.right, *(value for said in shares.said.values() for value in said)])
     up = Scale(0, 1.05 * most, _BOTTOM, _TOP)
     step = (_RIGHT - _LEFT) / len(shares.letters)
     panels = []
-    for name, said in shares.said.items():
+    names = list(shares.said)
+    for name in (names[index] for index in spread(len(names), MOST_PANELS)):
+        said = shares.said[name]
         listed = ", ".join(
             f"{letter} {value:.0f}" for letter, value in zip(shares.letters, said, strict=True)
         )

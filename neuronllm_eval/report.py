@@ -85,14 +85,15 @@ def docs_sentence(
 
 
 def headline(report: TaskReport) -> str:
-    """One plain sentence on what suppressing the good neurons did, or on what was found.
+    """One plain sentence on what the main condition did, or on what was found.
 
     Positions are named where they are not the paper's, the scored ones.
     """
     chosen_at = report.scores.provenance.positions
+    main = evidence.main_condition(report.summaries)
     for summary in report.summaries:
-        if summary.name == "suppress_good":
-            said = evidence.sentence(len(report.neurons.good), summary)
+        if summary.name == main:
+            said = evidence.sentence(len(report.neurons.good), len(report.neurons.bad), summary)
             where = places(chosen_at, report.applied_at)
             return said if {chosen_at, report.applied_at} == {SCORED} else f"{said} ({where}.)"
     where = "" if chosen_at == SCORED else f", {chosen_text(chosen_at)}"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from neuronllm_eval.answer_tables import flips_table, groups_table, letter_shares, letters_table
+from neuronllm_eval.evidence import main_condition
 from neuronllm_eval.markdown_text import escaped
-from neuronllm_eval.neuron_tables import neurons_table, provenance_table
+from neuronllm_eval.neuron_tables import (
+    gap_table,
+    neurons_table,
+    provenance_table,
+    stability_table,
+)
 from neuronllm_eval.report import TaskReport, markdown_table
 from neuronllm_eval.report_tables import Table
-from neuronllm_eval.run_details import RunDetails, main_condition
+from neuronllm_eval.run_details import RunDetails
 
 
 def detail_tables(report: TaskReport, details: RunDetails) -> list[Table]:
@@ -18,7 +24,9 @@ def detail_tables(report: TaskReport, details: RunDetails) -> list[Table]:
         found += [flips_table(details, condition, gained) for gained in (True, False)]
         found.append(letters_table(letter_shares(details.table, report.summaries)))
         found.append(groups_table(details, report.summaries))
-    found += [neurons_table(report, details), provenance_table(report)]
+    gap = gap_table(report.scores.provenance)
+    found += [neurons_table(report, details), stability_table(report), gap]
+    found.append(provenance_table(report))
     return [table for table in found if table is not None]
 
 

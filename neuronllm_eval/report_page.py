@@ -36,6 +36,7 @@ def page_of(
     headline: str,
     facts: Sequence[tuple[str, str]],
     sections: Sequence[Section],
+    generator: str = "neuronllm-eval report",
 ) -> str:
     """A whole page.
 
@@ -44,6 +45,7 @@ def page_of(
         headline: one sentence.
         facts: names and values that stand below it.
         sections: in order.
+        generator: what tells pages of one kind from others.
     """
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -54,6 +56,7 @@ def page_of(
         sections=[_seen(section) for section in sections],
         style=Markup(style),
         style_hash=digest,
+        generator=generator,
         long=_LONG,
     )
 

@@ -36,12 +36,12 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
     scores = load_scores(run, neurons)
     task, split = settings.task, ""
     docs = {"selection": read_doc_counts(run.settings)}
-    scales, applied_at = Scales(), SCORED
+    scales, applied_at, batch_size = Scales(), SCORED, None
     if run.validation.exists() or run.conditions.exists():
         validation = ValidationRecord.load(run.validation)
         neurons = validation.judged(neurons, run.validation)
         docs["validation"], scales = validation.docs, validation.scales
-        applied_at = validation.positions
+        applied_at, batch_size = validation.positions, validation.batch_size
     for role in ("selection", "validation"):
         if aside := set_aside_ids(run, role):
             docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
@@ -59,7 +59,7 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
             if run.result(each.name).exists()
         }
         limit = _limit(run, settings)
-        judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit)
+        judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit, batch_size)
         details = replace(
             details,
             table=table,

@@ -67,8 +67,9 @@ class Table:
 
 
 def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:
-    """What each condition that is no point did, beside its random controls."""
-    rows = tuple(_row(summary) for summary in summaries if not summary.is_point)
+    """What each condition did, beside its random controls; points, if there is nothing else."""
+    shown = evidence.tested(summaries)
+    rows = tuple(_row(each) for each in summaries if each.mcnemar is None or each in shown)
     has_controls = any(each.controls and each.controls.n_controls for each in summaries)
     return Table("Conditions", HEADERS, rows, CONTROLS_NOTE if has_controls else "")
 
@@ -77,9 +78,9 @@ def _row(summary: ConditionSummary) -> tuple[str, ...]:
     accuracy, controls = summary.accuracy, summary.controls
     if summary.condition not in EXPECTED_SIGN:
         level = f"{summary.confidence.condition:.1f}"
-        return (summary.condition, f"{accuracy.condition:.1f}", "", "", "", level, "", "")
+        return (summary.name, f"{accuracy.condition:.1f}", "", "", "", level, "", "")
     row = (
-        summary.condition,
+        summary.name,
         f"{accuracy.condition:.1f}",
         f"{accuracy.delta:+.1f}",
         f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",

@@ -1,7 +1,8 @@
 """The two commands that make a run again, from what its files say. Pure.
 
 They depend on settings alone: not on how often a run was interrupted, nor on how many processes
-worked on it, nor on which of several commands and configuration files it was made with.
+worked on it, nor on which of several commands and configuration files it was made with. Values of
+secret model arguments are left out, since reports are passed on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales, factor_text
+from neuronllm_eval.secret_arguments import without_secrets
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.sweep import Sweep
 from neuronllm_eval.validation import ConditionPlan
@@ -38,6 +40,7 @@ class Judged:
         scales: their factors.
         positions: where they were applied.
         limit: questions; None for all.
+        batch_size: prompts of a pass; None where it is not known.
     """
 
     names: tuple[str, ...]
@@ -45,6 +48,7 @@ class Judged:
     scales: Scales
     positions: str
     limit: int | None
+    batch_size: int | None = None
 
 
 def identify_command(settings: RunSettings) -> str:
@@ -52,7 +56,7 @@ def identify_command(settings: RunSettings) -> str:
     values = {name: getattr(settings, name) for name in _PLAIN}
     template: Any = settings.apply_chat_template
     flags = {
-        "model_args": _pairs(settings.model_args),
+        "model_args": _pairs(without_secrets(settings.model_args)),
         "tasks": settings.task,
         "include_path": list(settings.include_path) or None,
         # An empty list is a flag without a value.
@@ -81,6 +85,7 @@ def validate_command(settings: RunSettings, judged: Judged) -> str:
         "enhance_scale": _unless(scales.enhance, default.enhance),
         "positions": _unless(judged.positions, settings.positions),
         "limit": _unless(judged.limit, settings.limit),
+        "batch_size": _unless(judged.batch_size, settings.batch_size),
     }
     return _command(f"neuronllm-eval validate {OUTPUT}", flags)
 

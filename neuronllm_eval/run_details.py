@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.explained_tokens import NeuronTokens
 from neuronllm_eval.judged_docs import JudgedDoc
-from neuronllm_eval.summary import ConditionSummary
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,3 @@ class RunDetails:
     docs: tuple[JudgedDoc, ...] = ()
     tokens: Mapping[tuple[str, int, int], NeuronTokens] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
-
-
-def tested(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
-    """The conditions that have deltas of their own: no points, unless there is nothing else."""
-    known = [each for each in summaries if each.mcnemar is not None]
-    return [each for each in known if not each.is_point] or known
-
-
-def main_condition(summaries: Sequence[ConditionSummary]) -> str | None:
-    """The condition whose answers are shown one by one; None where there is none."""
-    names = [each.name for each in tested(summaries)]
-    return "suppress_good" if "suppress_good" in names else next(iter(names), None)

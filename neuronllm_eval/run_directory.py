@@ -16,6 +16,7 @@ import jsonlines
 from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
 from neuronllm_eval.near_folders import folders_near, one_of
 from neuronllm_eval.neurons import NEURONS_FILE, SCORES_FILE
+from neuronllm_eval.secret_arguments import word_without_secrets
 from neuronllm_eval.strict_json import parse_json, require_file, require_size
 
 SETTINGS_FILE = "run.yaml"
@@ -132,13 +133,15 @@ class RunDirectory:
     ) -> None:
         """Add a line to `commands.jsonl`, which is written anew as a whole.
 
+        Values of secret model arguments are left out.
+
         Raises:
             ArtifactError: a folder is there.
         """
         require_no_folder(self.commands)
         line = {
             "stage": stage,
-            "command": list(command),
+            "command": list(map(word_without_secrets, command)),
             "processes": n_processes,
             "versions": dict(versions),
         }

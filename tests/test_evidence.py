@@ -8,6 +8,8 @@ import math
 import pytest
 
 from neuronllm_eval import evidence
+from neuronllm_eval.conditions import ConditionName
+from neuronllm_eval.summary import EXPECTED_SIGN
 from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
 FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
@@ -68,13 +70,52 @@ FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
 )
 def test_the_sentence(change, controls, n_beyond, rest):
     own = summary("suppress_good", change, controls=controls, n_beyond=n_beyond)
-    assert evidence.sentence(100, own) == f"Suppressing 100 good neurons {rest}"
+    assert evidence.sentence(100, 7, own) == f"Suppressing 100 good neurons {rest}"
 
 
 @pytest.mark.parametrize(("p_holm", "effect"), [(0.049, "lowers"), (0.05, "no clear effect")])
 def test_an_effect_is_clear_by_the_corrected_p(p_holm, effect):
     own = summary("suppress_good", delta(-2.0, -3.0, -1.0, p_value=0.001), p_holm=p_holm)
-    assert effect in evidence.sentence(3, own)
+    assert effect in evidence.sentence(3, 3, own)
+
+
+DONE = {
+    "suppress_good": "Suppressing 41 good neurons",
+    "suppress_bad": "Suppressing 7 bad neurons",
+    "enhance_good": "Enhancing 41 good neurons",
+    "enhance_bad": "Enhancing 7 bad neurons",
+    "degrade": "Suppressing 41 good and enhancing 7 bad neurons",
+    "enhance": "Enhancing 41 good and suppressing 7 bad neurons",
+    "enhance.k3": "Enhancing 3 good and suppressing 3 bad neurons",
+    "degrade.k9": "Suppressing 9 good and enhancing 7 bad neurons",
+    "suppress_good.k9.x0.5": "Suppressing 9 good neurons (factor 0.5)",
+    "enhance_bad.k9.x4": "Enhancing 7 bad neurons (factor 4)",
+}
+
+
+def test_there_is_a_sentence_for_each_condition():
+    assert set(DONE) > set(EXPECTED_SIGN)
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_the_sentence_of_each_condition(name):
+    sign = EXPECTED_SIGN[ConditionName.parse(name).condition]
+    changes = {step: delta(step * 2.0, step * 2.0 - 1, step * 2.0 + 1) for step in (-1, 0, 1)}
+    said = {
+        step: evidence.sentence(
+            41, 7, summary(name, change, controls=CONTROLS, n_beyond=20 if step == sign else 2)
+        )
+        for step, change in changes.items()
+    }
+    verbs, moved = {1: "raises", -1: "lowers"}, {1: "rose", -1: "fell"}[sign]
+    size = "by 2.0 points (95% 1.0 to 3.0)"
+    assert said == {
+        sign: f"{DONE[name]} {verbs[sign]} accuracy {size}, more than all 20 random controls.",
+        0: f"{DONE[name]} has no clear effect on accuracy: +0.0 points (95% -1.0 to +1.0, Holm p "
+        f"0.04); 2 of 20 random controls {moved} less.",
+        -sign: f"{DONE[name]} {verbs[-sign]} accuracy, unexpectedly, {size}; 2 of 20 random "
+        f"controls {moved} less.",
+    }
 
 
 # The table --------------------------------------------------------------------------------------

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.overview import TaskResult, read_result, render_overview, write_overview
 from neuronllm_eval.run_directory import RunDirectory
-from tests.cli_fixtures import call, copy_of, finished_run
+from tests.cli_fixtures import assert_one_message, call, change_settings, copy_of, finished_run
 from tests.page_fixtures import HOSTILE
 from tests.test_report_page import Page
 
@@ -37,6 +39,46 @@ def test_tasks_side_by_side():
     assert links == ["law/report.html", "art/report.html", "history/report.html"]
     (figure,) = [each for each in page.all("svg") if each.get("role") == "img"]
     assert "law 70 to 50" in figure["aria-label"]
+
+
+SHARED = {"model": "a/model", "method": "ace", "top_k": 41}
+
+
+def test_what_the_runs_share_stands_above_them():
+    found = [dataclasses.replace(each, **SHARED) for each in (JUDGED, OTHER)]
+    waiting = dataclasses.replace(WAITING, model="a/model", method="ace")
+    page = Page(render_overview("runs", [waiting, *found]))
+    assert page.said("dt") == ["Model", "Method", "Neurons of a kind"]
+    assert page.said("dd") == ["a/model", "ace", "41"]
+    assert "on average" in page.said("p")[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "values"),
+    [
+        ({"model": "b/model"}, "model", ("a/model", "b/model")),
+        ({"method": "qrnca, threshold=0.5"}, "method", ("ace", "qrnca, threshold=0.5")),
+        ({"top_k": 9}, "neurons of a kind", ("41", "9")),
+    ],
+)
+def test_no_mean_over_runs_that_differ(change, name, values):
+    found = [dataclasses.replace(JUDGED, **SHARED), dataclasses.replace(OTHER, **SHARED | change)]
+    page = Page(render_overview("runs", found))
+    assert page.said("p")[1] == (
+        "Over 2 runs, degrade changes accuracy by -20.0 to -4.0 points; no mean, since they "
+        f"differ in {name}."
+    )
+    assert page.said("th")[1] == name
+    assert tuple(page.said("td")[:1] + page.said("td")[4:5]) == values
+    assert len(page.said("dt")) == 2
+
+
+def test_what_is_read_of_a_run(tmp_path):
+    run = copy_of(finished_run(), tmp_path / "run")
+    args = {"pretrained": "a/model", "revision": "abc", "token": "hf_secret"}
+    change_settings(run, model_args=args)
+    found = read_result(run)
+    assert (found.model, found.method, found.top_k) == ("a/model, revision=abc", "ace", 6)
 
 
 def test_before_validation():
@@ -66,10 +108,67 @@ def test_report_writes_it_where_there_are_several_runs(folder):
     before = (folder / "report.html").read_bytes()
     write_overview(folder)
     assert (folder / "report.html").read_bytes() == before
-    (folder / "report.html").unlink()
     shutil.rmtree(folder / "two")
     assert call("report", folder)[0] == 0
     assert not (folder / "report.html").exists()
+
+
+def test_one_run_refreshes_the_page_that_is_there_already(folder):
+    assert call("report", folder / "one")[0] == 0
+    assert not (folder / "report.html").exists()
+    assert call("report", folder)[0] == 0
+    before = (folder / "report.html").read_bytes()
+    copy_of(finished_run(), folder / "three")
+    assert call("report", folder / "one")[0] == 0
+    page = Page((folder / "report.html").read_text())
+    assert "three/report.html" in [each["href"] for each in page.all("a")]
+    shutil.rmtree(folder / "three")
+    assert call("validate", folder / "two", "--conditions", "enhance", "--n_random", 0)[0] == 0
+    assert (folder / "report.html").read_bytes() != before  # no condition but that one is in both
+    shutil.rmtree(folder / "two")
+    assert call("report", folder / "one")[0] == 0
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("n_damaged", [1, 2])
+def test_a_damaged_run_keeps_no_other_from_its_report(folder, n_damaged):
+    copy_of(finished_run(), folder / "more")
+    damaged = [RunDirectory(folder / name) for name in ("more", "one")[:n_damaged]]
+    for run in damaged:
+        run.scores.write_bytes(b"nothing")
+    RunDirectory(folder / "two").page.unlink()
+    result = call("report", folder)
+    assert_one_message(result, 1, *(str(run.scores) for run in damaged))
+    assert result[1].count("## demo_topic") == 3 - n_damaged
+    assert RunDirectory(folder / "two").page.exists()
+    page = Page((folder / "report.html").read_text())
+    assert [each["href"] for each in page.all("a")][-1] == "two/report.html"
+
+
+def test_damaged_runs_and_full_disks_are_named_together(folder, monkeypatch):
+    full = RunDirectory(folder / "two")
+    RunDirectory(folder / "one").scores.write_bytes(b"nothing")
+    write = Path.write_bytes
+
+    def written(path: Path, content: bytes) -> int:
+        if path.parent == full.path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", written)
+    result = call("report", folder)
+    assert_one_message(result, 1, f"{full.path} (No space left on device)", "one/scores")
+
+
+def test_pages_of_others_stay(folder):
+    page = folder / "report.html"
+    for theirs in ("my own page", (folder / "two" / "report.html").read_text()):
+        page.write_text(theirs)
+        assert call("report", folder / "one")[0] == 0
+        assert page.read_text() == theirs
+    shutil.rmtree(folder / "two")
+    assert call("report", folder)[0] == 0
+    assert page.read_text() == theirs
 
 
 def test_a_single_run_has_its_own_page_alone(tmp_path):

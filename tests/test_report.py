@@ -59,8 +59,21 @@ def test_the_headline_is_what_suppressing_the_good_neurons_did():
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "start"),
+    [
+        (("enhance", "degrade", "suppress_bad.k1.x0.5"), "Enhancing 3 good and suppressing 1 bad"),
+        (("degrade.k2", "enhance"), "Enhancing 3 good and suppressing 1 bad"),
+        (("enhance_good.k2.x4", "degrade.k2"), "Enhancing 2 good neurons (factor 4)"),
+    ],
+)
+def test_without_that_the_headline_is_of_the_first_condition(names, start):
+    found = [summary(name, delta(-1.0, -2.0, 0.5)) for name in names]
+    assert headline(report(UNMASKED, *found)).startswith(start)
+
+
 @pytest.mark.parametrize("summaries", [(), (UNMASKED,)])
-def test_headline_without_suppression(summaries):
+def test_headline_before_validation(summaries):
     assert headline(report(*summaries)) == "Found 3 good and 1 bad neurons of 96."
 
 
@@ -197,9 +210,11 @@ def test_report_before_validation():
 
 
 def test_report_after_validation():
-    text = render(report(UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0))))
+    degrade = summary("degrade", delta(-1.0, -2.0, 0.0))
+    text = render(report(UNMASKED, degrade))
     lines = text.splitlines()
-    assert lines[:3] == ["## some_task", "", "Found 3 good and 1 bad neurons of 96."]
+    assert lines[:3] == ["## some_task", "", headline(report(UNMASKED, degrade))]
+    assert lines[2].startswith("Suppressing 3 good and enhancing 1 bad neurons ")
     table = cells("\n".join(lines[4:8]))
     assert table[0] == list(HEADERS)
     assert [row[0] for row in table[1:]] == ["unmasked", "degrade"]

@@ -30,13 +30,19 @@ CONTRASTS = """() => {
             .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
-    const paper = level(getComputedStyle(document.body).backgroundColor);
+    const isOpaque = (colour) => (colour.match(/[\\d.]+/g)[3] ?? "1") === "1";
+    const behind = (each) => {
+        const colour = getComputedStyle(each).backgroundColor;
+        if (isOpaque(colour)) return colour;
+        return each.parentElement ? behind(each.parentElement) : "rgb(255, 255, 255)";
+    };
     const found = {};
     for (const each of document.querySelectorAll("h1, p, dt, dd, a, th, td, summary, text, pre")) {
         const style = getComputedStyle(each);
         const ink = level(each.tagName === "text" ? style.fill : style.color);
-        const [low, high] = [ink, paper].sort((a, b) => a - b);
-        found[each.tagName.toLowerCase()] = (high + 0.05) / (low + 0.05);
+        const [low, high] = [ink, level(behind(each))].sort((a, b) => a - b);
+        const tag = each.tagName.toLowerCase();
+        found[tag] = Math.min(found[tag] ?? Infinity, (high + 0.05) / (low + 0.05));
     }
     return found;
 }"""
@@ -46,6 +52,7 @@ RUNS = {
         "n_layers": 80, "names": CONDITIONS[1:] + POINTS, "each": 300, "n_options": 10,
         "n_groups": 12, "explained": True,
     },
+    "points alone": {"names": POINTS, "n_options": 10},
     "texts that are markup": {"text": HOSTILE, "explained": True},
     "texts without a space": {"text": "x" * 290, "explained": True},
     "not judged": {"names": ()},
@@ -102,6 +109,28 @@ def test_the_page_is_sound_on_phones_and_on_desks(browser, pages, name):
     page.close()
     assert said == []
     assert {url for url in asked if not url.startswith("data:")} == {pages[name].as_uri()}
+
+
+@pytest.mark.parametrize(
+    ("ink", "ground"), [("#bbbbbb", ""), ("#eeeeee", "#ffffff"), ("#333333", "#222222")]
+)
+def test_pale_text_is_seen_wherever_it_stands(browser, pages, ink, ground):
+    page = browser.new_page()
+    page.emulate_media(color_scheme="light")
+    page.goto(pages["not judged"].as_uri())
+    assert page.evaluate(CONTRASTS)["p"] >= LEAST_CONTRAST
+    page.evaluate(
+        """([ink, ground]) => {
+            const box = document.createElement("div");
+            box.style.backgroundColor = ground;
+            box.append(document.createElement("p"));
+            box.firstChild.style.color = ink;
+            document.querySelector("main").prepend(box);
+        }""",
+        [ink, ground],
+    )
+    assert page.evaluate(CONTRASTS)["p"] < 2
+    page.close()
 
 
 def test_what_is_written_in_figures_stays_inside_them(browser, pages):

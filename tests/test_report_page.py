@@ -8,9 +8,14 @@ from html.parser import HTMLParser
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neuron_tables import EXPLAIN
+from neuronllm_eval.page_sections import page_sections
+from neuronllm_eval.panels import MOST_PANELS
+from neuronllm_eval.report import markdown_table, render
 from neuronllm_eval.report_details import appendix, detail_tables
 from neuronllm_eval.report_page import render_page
+from neuronllm_eval.report_tables import conditions_table
 from tests.page_fixtures import HOSTILE, POINTS, a_run
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -87,6 +92,20 @@ def test_a_sweep_has_panels_by_factor_and_by_number():
     assert [text for text in found.said("p") if text in titles] == titles
     assert "enhance_good ×1.5" in found.said("p")
     assert "8 neurons" in found.said("p")
+
+
+def test_points_alone_stand_in_the_table_of_conditions_and_do_not_flood_the_page():
+    report = a_run(names=POINTS)[0]
+    table = conditions_table(report.summaries)
+    assert [row[0] for row in table.rows] == ["unmasked", *POINTS]
+    panels = [
+        label
+        for each in page(names=POINTS).all("svg")
+        if (label := each.get("aria-label") or "").startswith("Letters said, ")
+    ]
+    assert len(panels) == MOST_PANELS < len(POINTS)
+    assert panels[0].startswith("Letters said, unmasked,")
+    assert panels[-1].startswith(f"Letters said, {POINTS[-1]},")
 
 
 def test_one_condition_of_a_model_with_one_layer():
@@ -170,15 +189,28 @@ def test_the_page_of_many_points_stays_small():
 @pytest.mark.parametrize("names", [(), CONDITIONS[1:], POINTS])
 def test_the_page_and_the_text_have_the_same_rows(names):
     report, details = a_run(names=names, explained=True)
-    found = Page(render_page(report, details))
-    cells = found.said("td") + found.said("th")
-    text = appendix(report, details)
-    tables = detail_tables(report, details)
-    assert len(tables) == (6 if names else 2)
+    tables = [table for section in page_sections(report, details) for table in section.tables]
+    cells = Page(render_page(report, details)).said("td")
+    lines = f"{render(report)}\n{appendix(report, details)}".splitlines()
+    assert {"Top neurons", "Split-half stability", "Completeness gap", "Provenance"} <= {
+        table.title for table in tables
+    }
     for table in tables:
-        assert f"### {table.title}\n" in text
-        for row in table.rows:
-            assert {cell for cell in row if cell} <= set(cells), table.title
+        written = [
+            markdown_table(list(map(escaped, table.headers)), [list(map(escaped, row))])
+            for row in table.rows
+        ]
+        for row, text in zip(table.rows, written, strict=True):
+            assert {cell for cell in row[1:] if cell} <= set(cells), table.title
+            assert squeezed(text.splitlines()[-1]) in map(squeezed, lines), table.title
+    # And the other way round: all that stands at the end of report.md is on the page.
+    titles = [table.title for table in tables]
+    assert {table.title for table in detail_tables(report, details)} <= set(titles)
+
+
+def squeezed(line: str) -> str:
+    """A row of a markdown table without the blanks that line its columns up."""
+    return re.sub(r" *\| *", "|", line)
 
 
 def test_the_texts_of_report_md_are_no_markup():

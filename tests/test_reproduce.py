@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 
 import pytest
@@ -11,8 +12,10 @@ from neuronllm_eval import arguments, cli
 from neuronllm_eval.conditions import Scales
 from neuronllm_eval.parsers import main_parser
 from neuronllm_eval.reproduce import Judged, identify_command, validate_command
+from neuronllm_eval.secret_arguments import SECRETS, word_without_secrets
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.validation import ConditionPlan
+from tests.cli_fixtures import call, change_settings, copy_of, finished_run
 from tests.harness_fixtures import neuron_set
 
 PLAIN = RunSettings({"pretrained": "some/model"}, "a_task")
@@ -99,10 +102,11 @@ def test_the_second_command_scores_the_same_conditions(flags):
         return over, neurons.top_k
 
     plan, top_k = planned(["validate", "runs/x", *flags])
-    judged = Judged(plan.names, top_k, plan.scales, "all", 5)
+    judged = Judged(plan.names, top_k, plan.scales, "all", 5, 3)
     command = validate_command(dataclasses.replace(PLAIN, limit=9), judged)
     options = parsed(command)
     assert (options.positions, options.limit, options.run_dir) == ("all", 5, "runs/again")
+    assert options.batch_size == 3
     again, count = planned(words_of(command)[1:])
     assert (again.names, count) == (plan.names, top_k)
     assert again.scales == plan.scales
@@ -117,3 +121,51 @@ def test_a_sweep_is_written_as_its_lists():
     assert "--top_k 2,4,8" in command
     assert "--scale 0,0.5,1.5,2,4" in command
     assert ".k" not in command
+
+
+def test_a_batch_size_of_the_validation_s_own_is_in_the_report(tmp_path):
+    run = copy_of(finished_run(), tmp_path / "run")
+    flag = "--batch_size 7"
+    assert flag not in run.report.read_text()
+    options = ("--conditions", "enhance", "--n_random", 0)
+    code, _, err = call("validate", run.path, *options, *flag.split())
+    assert code == 0, err
+    assert json.loads(run.validation.read_text())["batch_size"] == 7
+    commands = run.report.read_text().split("### The same again")[1]
+    assert commands.count(flag) == 1
+    assert flag in commands.split("neuronllm-eval validate")[1]
+
+
+# Secrets ----------------------------------------------------------------------------------------
+
+
+def test_no_report_and_no_noted_command_has_a_token(tmp_path):
+    run = copy_of(finished_run(), tmp_path / "run")
+    secrets = {name: f"hf_of_{name}" for name in SECRETS}
+    change_settings(run, model_args={"pretrained": "m", **secrets})
+    given = ",".join(f"{name}={value}" for name, value in secrets.items())
+    run.note_command("identify", ("x", "--model_args", f"pretrained=m,{given}"), 1, {})
+    code, out, err = call("report", run.path)
+    assert code == 0, err
+    files = (run.page, run.report, run.summary, run.commands)
+    for text in (out, err, *(path.read_text() for path in files)):
+        assert "hf_of_" not in text
+    for text in (run.report.read_text(), run.page.read_text(), run.commands.read_text()):
+        assert all(f"{name}=..." in text for name in SECRETS)
+
+
+@pytest.mark.parametrize(
+    ("word", "seen"),
+    [
+        ("token=x", "token=..."),
+        (
+            "--model_args=pretrained=m,token=x,dtype=y",
+            "--model_args=pretrained=m,token=...,dtype=y",
+        ),
+        ("pretrained=m api_key=x dtype=y", "pretrained=m api_key=... dtype=y"),
+        ('{"pretrained": "m", "token": "x, \\"y"}', '{"pretrained": "m", "token": ...}'),
+        ("add_bos_token=True,tokenizer=x", "add_bos_token=True,tokenizer=x"),
+    ],
+)
+def test_a_word_without_secrets(word, seen):
+    assert word_without_secrets(word) == seen
