@@ -71,6 +71,8 @@ def explain(options: argparse.Namespace, show: Callable[[str], object]) -> int:
         own = tuple(pair for pair in overlaps if name in pair.runs)
         explanation = explain_run(model, questions, each, own, options.top_n, options.limit)
         if not own_rank():  # every process explains for itself, and one speaks
+            if len(stored) > 1:
+                show(f"# {name}\n")
             show(summary(explanation))
             write_whole(each.run.explanation, explanation.to_json())
             write_whole(each.run.explanation_text, render(explanation))

@@ -73,7 +73,7 @@ def export(options: argparse.Namespace, show: Callable[[str], object]) -> int:
             is written.
     """
     output = Path(options.output_path)
-    if ConditionName.parse(options.condition).condition == UNMASKED:
+    if ConditionName.parse(options.condition, "--condition").condition == UNMASKED:
         raise UsageError(
             f"--condition {options.condition}",
             expected="a condition that changes something",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, read_lines
@@ -32,6 +33,9 @@ class Run:
     """
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
 
     @property
     def directory(self) -> RunDirectory:
@@ -81,6 +85,7 @@ class Run:
     @cached_property
     def validation(self) -> ValidationRecord:
         """Which neurons were judged, how and where (`validation.json`)."""
+        self._require_validated()
         return ValidationRecord.load(self.directory.validation)
 
     @cached_property
@@ -89,6 +94,7 @@ class Run:
 
         Random controls are among the conditions (`conditions.jsonl`).
         """
+        self._require_validated()
         path = self.directory.conditions
         return DocTable.from_lines(read_lines(path), path, self.task)
 
@@ -102,7 +108,23 @@ class Run:
 
     def metrics(self, condition: str) -> dict[str, float]:
         """The harness's metrics under a condition (`results/<condition>.json`)."""
+        self._require_validated()
+        if not self.directory.result(condition).is_file():
+            judged = [name for name in self.docs.conditions if ".random_" not in name]
+            raise ArtifactError(
+                f"{self.path} has no result of the condition {condition!r:.100}",
+                expected=f"one of those that were judged: {', '.join(judged)}",
+                remedy="pass one of them, or validate the run under it too",
+            )
         return read_metrics(self.directory.result(condition), self.task)
+
+    def _require_validated(self) -> None:
+        if not self.is_validated:
+            raise ArtifactError(
+                f"{self.path} is not validated",
+                expected="a run whose neurons have been judged",
+                remedy="call validate with it, or `neuronllm-eval validate`",
+            )
 
     @property
     def report(self) -> str:

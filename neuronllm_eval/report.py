@@ -171,6 +171,7 @@ def render(report: TaskReport) -> str:
             "",
             f"Judged on {first.n_questions} questions ({first.n_docs} docs) of the "
             f"{escaped(report.split)} split; intervals and p are paired, by question. "
+            f"Confidence: of the unmasked model its level, of the others the change, in points. "
             f"{places(provenance.positions, report.applied_at)}.",
         ]
         if conditions.note:

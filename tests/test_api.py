@@ -18,7 +18,7 @@ from neuronllm_eval import Run, api, identify, validate
 from neuronllm_eval.cli import COMMANDS
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
 from neuronllm_eval.parsers import main_parser
-from tests.cli_fixtures import finished_run, jsonl, without_the_harness_tasks
+from tests.cli_fixtures import copy_of, finished_run, jsonl, without_the_harness_tasks
 from tests.harness_fixtures import model_dir
 
 # As `cli_fixtures.identify` and `QUICK` say it in words.
@@ -252,3 +252,14 @@ def test_importing_the_package_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_what_a_run_does_not_have_is_said(tmp_path):
+    run = Run(str(copy_of(finished_run(), tmp_path / "run").path))
+    with pytest.raises(ArtifactError, match=r"(?s)no result of .*nope.*suppress_good"):
+        run.metrics("nope")
+    run.directory.conditions.unlink()
+    fresh = Run(run.path)
+    for ask in (lambda: fresh.docs, lambda: fresh.summaries, lambda: fresh.metrics("degrade")):
+        with pytest.raises(ArtifactError, match=r"(?s)is not validated.*call validate"):
+            ask()
