@@ -46,7 +46,7 @@ def add_comparing_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME_OR_PATH",
         help="compare on each of these; --model_args then has what they have in common, and what "
-        "one needs beside follows its name, as in NAME,trust_remote_code=True",
+        "one needs beside follows its name, as in NAME,revision=main",
     )
     group.add_argument(
         "--seeds",

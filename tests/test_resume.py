@@ -267,7 +267,7 @@ def test_tasks_that_are_finished_are_kept(tmp_path):
 def test_a_validation_of_other_conditions_is_not_gone_on_with(tmp_path):
     assert stopped(tmp_path, N_UNITS + 2)[0] == 130
     other = ("validate", tmp_path, "--conditions", "degrade", "--n_random", 1)
-    assert_one_message(call(*other), 2, "conditions is", "'degrade'", "there", "--overwrite")
+    assert_one_message(call(*other), 2, "conditions has", "'degrade'", "there", "--overwrite")
     assert n_done(tmp_path, "validate") == 2
     code, _, err = call(*other, "--overwrite")
     assert code == 0, err
