@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 from lm_eval.utils import get_results_filenames
@@ -127,6 +128,32 @@ def test_folders_of_tasks_in_a_file_are_left_as_they_are(tmp_path, monkeypatch, 
     monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: given.extend(sys.argv))
     assert run_lm_eval(["--config", str(config)]) == 0
     assert ("--include_path" in given) != own
+
+
+def test_lm_evals_loggers_take_a_masked_run(tmp_path, monkeypatch, caplog):
+    """Stand-ins for wandb and trackio; lm_eval itself only logs what goes wrong in them."""
+    without_the_harness_tasks(monkeypatch)
+    wandb, trackio = MagicMock(__version__="0.31.0", run=None), MagicMock()
+    for name in ("", ".sdk", ".sdk.lib", ".sdk.lib.printer"):
+        monkeypatch.setitem(sys.modules, f"wandb{name}", wandb)
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    model_args = f"pretrained={model_dir()},neurons={finished_run().path},condition=degrade"
+    code, _, err = call(
+        *("run", "--model", "neuronllm", "--model_args", model_args, "--tasks", "demo_topic"),
+        *("--limit", 3, "--batch_size", 3, "--device", "cpu", "--include_path", tasks_dir()),
+        *("--log_samples", "--output_path", tmp_path),
+        *("--wandb_args", "project=mine", "--trackio_args", "project=mine"),
+    )
+    assert code == 0, err
+    assert not [each for each in caplog.records if "failed" in each.getMessage().lower()]
+    assert wandb.init.call_args.kwargs["project"] == "mine"
+    assert trackio.init.call_args.kwargs["project"] == "mine"
+    kinds = {each.kwargs["type"] for each in wandb.Artifact.call_args_list}
+    assert kinds == {"eval_results", "samples_by_task"}
+    assert trackio.Trace.called
+    for run in (wandb.init.return_value, trackio):
+        logged = [each.args[0] for each in run.log.call_args_list if each.args]
+        assert any("demo_topic/acc_consistent" in each for each in logged if isinstance(each, dict))
 
 
 def test_a_run_by_a_file_with_a_task_of_its_own(tmp_path, monkeypatch):
