@@ -256,6 +256,7 @@ def _set_up_logging(verbosity: str) -> None:
             stream.reconfigure(errors="backslashreplace")
     if verbosity not in ("DEBUG", "INFO"):
         transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        if rank or not sys.stderr.isatty():  # of loading and writing weights
+            transformers.utils.logging.disable_progress_bar()
         # The harness warns about its own defaults on every load, and bars every build of requests.
         logging.getLogger("lm_eval").setLevel(logging.ERROR)

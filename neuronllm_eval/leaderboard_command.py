@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from neuronllm_eval import arguments
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.leaderboard_choices import FORMATS, GROUPS, SUFFIXES
+from neuronllm_eval.progress import bar
 from neuronllm_eval.run_directory import RunDirectory, write_whole
 from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.strict_json import dump_json
@@ -137,7 +138,8 @@ def _read(options: argparse.Namespace) -> tuple[list[BoardRun], dict[Path, Artif
 
     runs: list[BoardRun] = []
     damaged: dict[Path, ArtifactError] = {}
-    for run in runs_below(map(Path, options.run_dir)):
+    found = runs_below(map(Path, options.run_dir))
+    for run in bar(iterable=found, desc="leaderboard", unit="run", leave=False):
         try:
             runs.append(read_run(run, with_points=options.points))
         except ArtifactError as error:

@@ -17,6 +17,7 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fingerprints import versions
 from neuronllm_eval.loading import load_model
 from neuronllm_eval.planted_neurons import POSITION, RIGHT, WRONG
+from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_directory import write_whole
@@ -103,7 +104,7 @@ def selftest(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     limited = dataclasses.replace(settings, limit=options.limit)
     asked = validation_questions(model.lm, limited, task).questions
     trials = []
-    for strength in strengths:
+    for strength in bar(iterable=strengths, desc="selftest", unit="strength", leave=False):
         logger.info("planting at %g log-nats", strength)
         trials.append(run_trial(model.lm.model, fitting.questions, asked, strength, options.seed))
     kept = [promise for each in trials for promise in promises(each)]
