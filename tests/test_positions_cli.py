@@ -98,7 +98,7 @@ def test_validation_acts_where_neurons_were_chosen_or_where_it_is_told(chosen, t
     assert_one_message(result, 2, "positions", "'scored'", "'all'")
     out = validated(run, "--positions", "scored")
     assert json.loads(run.validation.read_text())["positions"] == "scored"
-    footer = "paired, by question. Neurons chosen at all positions, applied at scored positions."
+    footer = "Neurons chosen at all positions, applied at scored positions."
     assert footer in out
     scored = [line["loglikelihoods"] for line in jsonl(run.conditions)]
     gaps = {
