@@ -19,7 +19,7 @@ def files(run: Run) -> dict[str, bytes]:
 
 
 def ctrl_c_once_it_works(checkpoint: Path) -> None:
-    while not (checkpoint / "work.json").is_file():
+    while not (checkpoint / "rank-0.jsonl").is_file():  # the first questions are attributed
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -31,7 +31,9 @@ threading.Thread(target=ctrl_c_once_it_works, args=[checkpoint], daemon=True).st
 try:
     identify(**SETTINGS, output_path="runs/broken", overwrite=True)
 except KeyboardInterrupt as error:
-    print("interrupted:", error)
+    said = str(error)
+print("interrupted:", said)
+assert str(checkpoint) in said
 assert checkpoint.is_dir()
 
 (resumed,) = identify(**SETTINGS, output_path="runs/broken")  # the same call again
