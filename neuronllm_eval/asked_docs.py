@@ -6,10 +6,12 @@ Answers under hundreds of conditions are most of that file: not parsing them tak
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.run_directory import MOST_LINE_LENGTH, MOST_LINES_BYTES
 from neuronllm_eval.strict_json import exact_keys, parse_json, require_file, require_size
@@ -33,6 +35,12 @@ class AskedDocs:
     split: str
     docs: tuple[tuple[str, int], ...]
     conditions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: DocTable) -> AskedDocs:
+        """What a table of answers was asked."""
+        docs = zip(table.question_ids, table.gold.tolist(), strict=True)
+        return cls(table.split, tuple(docs), _chosen(table.conditions))
 
     @property
     def questions(self) -> frozenset[str]:
@@ -73,7 +81,12 @@ def asked_docs(path: Path, task: str) -> AskedDocs:
         raise _damaged(path, str(error)) from error
     if len(splits) != 1:
         raise _damaged(path, f"there are docs of {len(splits)} splits")
-    return AskedDocs(splits.pop(), tuple(docs), tuple(n for n in answers if ".random_" not in n))
+    return AskedDocs(splits.pop(), tuple(docs), _chosen(answers))
+
+
+def _chosen(conditions: Iterable[str]) -> tuple[str, ...]:
+    """Those of the chosen neurons, without their random controls."""
+    return tuple(name for name in conditions if ".random_" not in name)
 
 
 def _start(start: bytes, path: Path, number: int) -> dict[str, Any]:

@@ -1,15 +1,12 @@
-"""Validated runs as a comparison of methods reads them: one for every number of neurons.
-
-Runs that differ only in their seed are repeats of each other.
-"""
+"""Validated runs as a comparison of methods reads them: one for every number of neurons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict
 
-from neuronllm_eval.asked_docs import asked_docs
+from neuronllm_eval.asked_docs import AskedDocs
+from neuronllm_eval.compared import Compared, Key
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ArtifactError
@@ -20,50 +17,6 @@ from neuronllm_eval.stored_run import ValidationRecord, load_neurons
 
 # Terms that another seed changes, and those that a key has by themselves.
 _NOT_IN_KEY = ("question_ids", "docs", "n_questions", "n_chosen_on", "split", "top_k")
-
-
-class Key(NamedTuple):
-    """What repeats have in common.
-
-    Attributes:
-        model: name and weights' digest.
-        task: of the harness.
-        split: that judged.
-        terms: names and values of all else that has to be equal where methods are compared, the
-            seed and what it changes aside (`comparability.Terms`).
-        top_k: good and bad neurons that were asked for.
-        method: that scored the neurons.
-        settings: names and values of what the method was set to (`run_terms.method_settings`).
-    """
-
-    model: tuple[str, str]
-    task: str
-    split: str
-    terms: tuple[tuple[str, str], ...]
-    top_k: int
-    method: str
-    settings: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What a run's first `top_k` neurons did.
-
-    Attributes:
-        key: see `Key`.
-        seed: of the run's questions.
-        n_good: good neurons that there were; a method may find fewer than asked for.
-        n_bad: bad ones.
-        table: right or wrong and confidence of every doc.
-        names: what the table calls each condition.
-    """
-
-    key: Key
-    seed: int
-    n_good: int
-    n_bad: int
-    table: DocTable
-    names: dict[str, str]
 
 
 def read_compared(runs: Sequence[RunDirectory]) -> list[Compared]:
@@ -106,8 +59,7 @@ def _of_run(run: RunDirectory) -> list[Compared]:
     record = ValidationRecord.load(run.validation)
     table = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
     known = neurons.provenance
-    asked = asked_docs(run.conditions, settings.task)
-    terms = asdict(run_terms(run, settings, neurons, record, asked))
+    terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table)))
     by_count: dict[int, dict[str, str]] = {}
     for name in table.conditions:
         parts = ConditionName.parse(name)

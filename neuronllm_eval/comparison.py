@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from neuronllm_eval.compared_runs import Compared, Key
+from neuronllm_eval.compared import Compared, Key
 from neuronllm_eval.comparison_names import Names
 from neuronllm_eval.evidence import p_text
 from neuronllm_eval.markdown_text import escaped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from neuronllm_eval.compared_runs import Key
+from neuronllm_eval.compared import Key
 
 
 class Names:

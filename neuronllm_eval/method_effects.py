@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronllm_eval.compared_runs import Compared, Key
+from neuronllm_eval.compared import Compared, Key
 from neuronllm_eval.comparison_names import Names
 from neuronllm_eval.conditions import UNMASKED
 from neuronllm_eval.doc_table import numbered
@@ -234,6 +234,7 @@ def _same_docs(
         for pair in pairs
         if pair[0].table.doc_ids == pair[1].table.doc_ids
         and pair[0].table.question_ids == pair[1].table.question_ids
+        and np.array_equal(pair[0].table.gold, pair[1].table.gold)
         and all(set(PAPERS) <= set(each.names) for each in pair)
     ]
 

@@ -17,10 +17,17 @@ CHUNK_CELLS = 1 << 20  # resamples x questions held at once: 8 MiB an array
 
 
 def bootstrap_deltas(
-    differences: FloatArray, doc_counts: FloatArray, n_resamples: int, rng: np.random.Generator
+    changes: FloatArray, bases: FloatArray, n_resamples: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Deltas of resampled questions, [resamples], percentage points."""
-    questions = np.stack([differences, doc_counts], axis=1)  # [questions, 2]
+    """Ratios of sums over resampled questions, [resamples], times 100.
+
+    Args:
+        changes: [questions] numerators, such as the sum of a question's differences.
+        bases: [questions] denominators, such as its number of docs.
+        n_resamples: draws.
+        rng: draws them.
+    """
+    questions = np.stack([changes, bases], axis=1)  # [questions, 2]
     n_questions = len(questions)
     types, first_seen, multiplicity = np.unique(
         questions, axis=0, return_index=True, return_counts=True
@@ -38,8 +45,8 @@ def bootstrap_deltas(
             numerators, denominators = sums[:, 0], sums[:, 1]
         else:
             drawn = rng.integers(0, n_questions, size=(n_rows, n_questions), dtype=np.int32)
-            numerators = differences[drawn].sum(axis=1)
-            denominators = doc_counts[drawn].sum(axis=1)
+            numerators = changes[drawn].sum(axis=1)
+            denominators = bases[drawn].sum(axis=1)
         deltas[rows] = 100.0 * numerators / denominators
     return deltas
 

@@ -32,6 +32,7 @@ from neuronllm_eval.array_checks import (
     question_labels,
     require_same_length,
 )
+from neuronllm_eval.relative_changes import relative_accuracy_change
 from neuronllm_eval.resampling import bootstrap_deltas
 from neuronllm_eval.sign_flips import sign_flip_p
 
@@ -73,28 +74,16 @@ class RelativeChange:
 
 
 @dataclass(frozen=True)
-class PairedDelta:
+class PairedDelta(MeanChange):
     """Accuracy of one condition against the unmasked run, on the same docs.
 
     Attributes:
         unmasked: accuracy over docs without intervention, percent.
-        condition: accuracy over docs under the condition, percent.
-        delta: condition minus unmasked, percentage points.
-        low: lower bound of the delta's interval, percentage points.
-        high: upper bound of the delta's interval, percentage points.
-        p_value: two-sided, in (0, 1].
-        n_docs: number of docs.
-        n_questions: number of questions, the unit of resampling.
+        condition: accuracy over docs under the condition, percent; `delta` is this minus that.
     """
 
     unmasked: float
     condition: float
-    delta: float
-    low: float
-    high: float
-    p_value: float
-    n_docs: int
-    n_questions: int
 
 
 def paired_delta(
@@ -210,8 +199,9 @@ def relative_change(
     before, after = _checked_pair(unmasked, condition)
     question, _ = question_labels(question_index, like=("unmasked", before))
     check_resampling(confidence_level, n_resamples, seed)
-    if not before.any():
-        return RelativeChange(math.nan, math.nan, math.nan)
+    change = relative_accuracy_change(float(before.mean()), float(after.mean()))
+    if math.isnan(change):
+        return RelativeChange(change, math.nan, math.nan)
     differences = np.bincount(question, weights=after - before).astype(np.float64)
     bases = np.bincount(question, weights=before).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have no right answer
@@ -219,7 +209,7 @@ def relative_change(
     low, high = (math.nan, math.nan)
     if np.isfinite(drawn).all():
         low, high = _bounds(drawn, confidence_level)
-    return RelativeChange(100.0 * float(differences.sum()) / float(bases.sum()), low, high)
+    return RelativeChange(change, low, high)
 
 
 def _checked_pair(unmasked: ArrayLike, condition: ArrayLike) -> tuple[FloatArray, FloatArray]:

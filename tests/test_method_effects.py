@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from neuronllm_eval.compared_runs import Compared, Key
+from neuronllm_eval.compared import Compared, Key
 from neuronllm_eval.comparison import (
     as_json,
     compare,
