@@ -17,7 +17,16 @@ CONTROLS = ControlRank(-0.26, -1.5, 2.04, 20, 0, 1 / 21)
 
 def delta(change, low, high, *, unmasked=80.0, p_value=0.03, n_docs=30) -> PairedDelta:
     """Of 10 questions; p before any correction."""
-    return PairedDelta(unmasked, unmasked + change, change, low, high, p_value, n_docs, 10)
+    return PairedDelta(
+        unmasked=unmasked,
+        condition=unmasked + change,
+        delta=change,
+        low=low,
+        high=high,
+        p_value=p_value,
+        n_docs=n_docs,
+        n_questions=10,
+    )
 
 
 def summary(
