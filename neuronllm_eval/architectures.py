@@ -71,9 +71,11 @@ def input_width(module: nn.Module) -> int:
 def find_ffn_layers(model: nn.Module) -> FFNLayers:
     """The FFN down-projections of `model`, one per decoder layer.
 
+    Of a model that also sees or hears, they are those of its text decoder.
+
     Raises:
-        ModelError: no known down-projection is found, some layers lack one (mixtures of experts,
-            hybrid layers), or the layers differ in width.
+        ModelError: no known down-projection is found, several stacks have one, some layers lack
+            one (mixtures of experts, hybrid layers), or the layers differ in width.
     """
     found: dict[tuple[str, str], dict[int, tuple[str, nn.Module]]] = defaultdict(dict)
     for name, module in model.named_modules():
@@ -89,14 +91,15 @@ def find_ffn_layers(model: nn.Module) -> FFNLayers:
             remedy="mixture-of-experts and encoder-only models are not supported; for a new dense "
             "architecture add its path to architectures.DOWN_PROJECTIONS",
         )
-    if len(found) > 1:
+    stacks = _of_text_decoder(model, list(found)) if len(found) > 1 else list(found)
+    if len(stacks) != 1:
         raise ModelError(
             f"{kind} has several stacks of FFN layers: "
             + ", ".join(sorted(stack + "N." + path for stack, path in found)),
-            expected="one decoder stack",
-            remedy="encoder-decoder and multimodal models are not supported; load the text decoder",
+            expected="one stack in the text decoder that its get_decoder() names",
+            remedy="encoder-decoders and models of several decoders are not supported",
         )
-    layers = next(iter(found.values()))
+    layers = found[stacks[0]]
     n_layers = _n_decoder_layers(model, default=max(layers) + 1)
     if missing := sorted(set(range(n_layers)) - set(layers)):
         raise ModelError(
@@ -113,6 +116,21 @@ def find_ffn_layers(model: nn.Module) -> FFNLayers:
             remedy="models with layers of different widths are not supported",
         )
     return FFNLayers(names=names, modules=modules, width=widths[0])
+
+
+def _of_text_decoder(model: nn.Module, stacks: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The (stack, path) pairs whose layers are a list of the text decoder's own."""
+    get_decoder = getattr(model, "get_decoder", None)
+    if get_decoder is None or getattr(model.config, "is_encoder_decoder", False):
+        return stacks
+    decoder = get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    start = f"{name}." if name else ""
+    return [
+        (stack, path)
+        for stack, path in stacks
+        if stack.startswith(start) and stack.removeprefix(start).count(".") == 1  # as `layers.`
+    ]
 
 
 def _n_decoder_layers(model: nn.Module, default: int) -> int:

@@ -32,12 +32,13 @@ class Ia3Site:
 
     Attributes:
         names: of the down-projections, in layer order.
-        suffix: what these names end in, and no other module's.
+        targets: what PEFT looks for at the end of modules' names: one ending, or where that is also
+            other modules', as those of a vision tower, the whole names.
         fan_in_fan_out: whether their weights are [inputs, outputs], as GPT-2's.
     """
 
     names: tuple[str, ...]
-    suffix: str
+    targets: tuple[str, ...]
     fan_in_fan_out: bool
 
 
@@ -49,8 +50,7 @@ def ia3_site(model: nn.Module, layers: FFNLayers) -> Ia3Site:
         layers: its down-projections.
 
     Raises:
-        ModelError: a down-projection is of a kind that PEFT's IA3 does not know, or their name
-            is also another module's.
+        ModelError: a down-projection is of a kind that PEFT's IA3 does not know.
     """
     kinds = {type(module) for module in layers.modules}
     if odd := [kind.__name__ for kind in kinds if not issubclass(kind, (nn.Linear, Conv1D))]:
@@ -65,13 +65,8 @@ def ia3_site(model: nn.Module, layers: FFNLayers) -> Ia3Site:
     suffix = max(known, key=len)
     # As PEFT finds its targets.
     found = {name for name, _ in model.named_modules() if name.endswith(f".{suffix}")}
-    if other := sorted(found - set(layers.names)):
-        raise ModelError(
-            f"modules besides the down-projections are called {suffix}, such as {other[0]}",
-            expected="a name that is the down-projections' alone",
-            remedy="open an issue with the model's name",
-        )
-    return Ia3Site(layers.names, suffix, any(issubclass(kind, Conv1D) for kind in kinds))
+    targets = (suffix,) if found == set(layers.names) else layers.names
+    return Ia3Site(layers.names, targets, any(issubclass(kind, Conv1D) for kind in kinds))
 
 
 def rounded_factors(factors: NDArray[np.float32], dtype: str) -> Tensor:
@@ -123,13 +118,13 @@ def adapter_config(site: Ia3Site, base_model: str, revision: str) -> str:
             "base_model_name_or_path": base_model,
             "exclude_modules": None,
             "fan_in_fan_out": site.fan_in_fan_out,
-            "feedforward_modules": [site.suffix],
+            "feedforward_modules": list(site.targets),
             "inference_mode": True,
             "init_ia3_weights": True,
             "modules_to_save": None,
             "peft_type": "IA3",
             "revision": None if revision == "main" else revision,
-            "target_modules": [site.suffix],
+            "target_modules": list(site.targets),
             "task_type": "CAUSAL_LM",
         }
     )

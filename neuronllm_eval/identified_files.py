@@ -87,9 +87,9 @@ def write_scores(
     integrates = method.quantity is not None and method.quantity.path
     if integrates and sums.gap_share > LARGE_GAP:
         logger.warning(
-            "%s: attributions miss %.0f%% of the change they should add up to. Models that "
-            "normalise the FFN's output (gemma2, gemma3, olmo2) do this at any number of nodes, "
-            "and their scores deserve doubt; for others raise --n_steps.",
+            "%s: attributions miss %.0f%% of the change they should add up to. Raise --n_steps; "
+            "but models that normalise the FFN's output (gemma2, gemma3, olmo2) do this at any "
+            "number of nodes, and rank neurons as --method gradxact does.",
             settings.task,
             100 * sums.gap_share,
         )

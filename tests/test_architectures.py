@@ -19,6 +19,7 @@ FIRST_NAME = {
     "phi": "model.layers.0.mlp.fc2",
     "falcon": "transformer.h.0.mlp.dense_4h_to_h",
     "falcon_alibi": "transformer.h.0.mlp.dense_4h_to_h",
+    "gemma3_seeing": "model.language_model.layers.0.mlp.down_proj",  # its tower has mlp.fc2
     "opt": "model.decoder.layers.0.fc2",
 }
 
@@ -164,5 +165,34 @@ def test_two_stacks_are_refused_by_name():
         find_ffn_layers(model)
     message = str(refusal.value)
     assert "decoder.layers.N.mlp.down_proj, encoder.layers.N.mlp.down_proj" in message
-    assert "Expected: one decoder stack.\n" in message
-    assert "load the text decoder" in message
+    assert "Expected: one stack in the text decoder that its get_decoder() names.\n" in message
+    assert "encoder-decoders and models of several decoders are not supported" in message
+
+
+def test_an_encoder_decoder_is_refused():
+    """Its decoder has a stack of its own, but nothing here feeds an encoder."""
+    config = tf.BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+    )
+    with pytest.raises(ModelError, match=r"model\.decoder\.layers\.N\.fc2, model\.encoder\.layers"):
+        find_ffn_layers(tf.AutoModelForSeq2SeqLM.from_config(config))
+
+
+def test_only_a_list_of_the_decoders_own_counts():
+    """Towers within the decoder are passed over; two lists in parts of it are refused."""
+    model = nn.Module()
+    model.config = tf.LlamaConfig(num_hidden_layers=2)
+    model.decoder = toy(7, 7)
+    model.decoder.tower = toy(5)
+    model.get_decoder = lambda: model.decoder
+    assert find_ffn_layers(model).shape == (2, 7)
+    model.decoder = nn.ModuleDict({"one": toy(7, 7), "other": toy(7, 7)})
+    with pytest.raises(ModelError, match="several stacks"):
+        find_ffn_layers(model)

@@ -19,7 +19,9 @@ from neuronllm_eval.attribution import (
     LEAST_N_STEPS,
     QUADRATURES,
     Quadrature,
+    Quantity,
     attribute,
+    attribute_all,
     choose_quadrature,
 )
 from neuronllm_eval.engine import build_engine
@@ -151,6 +153,20 @@ class TestChoosingARule:
         assert self.choose(architecture) == Quadrature(*expected)
         if normalised:  # of a single prompt the other rule may be taken for nothing, which is sound
             assert self.choose(architecture, n_probes=1) == Quadrature(*expected)
+
+    @pytest.mark.parametrize("n_steps", [1, 4])
+    @pytest.mark.parametrize("architecture", ["gemma2", "gemma3_seeing", "olmo2"])
+    def test_where_the_output_is_normalised_one_step_says_the_same(self, architecture, n_steps):
+        # norm(W alpha h) = norm(W h), so dF/dh at alpha h is 1 / alpha of that at h.
+        model, layers = loaded(architecture)
+        engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
+        rule = Quadrature("gauss_legendre", n_steps)
+        along = Quantity(option_cross_entropy)
+        at_once = Quantity(option_cross_entropy, path=False)
+        nodes, weights = rule.rule()
+        for found in attribute_all(engine, self.PROMPTS[:3], rule, [along, at_once]):
+            expected = float((weights / nodes).sum()) * found.of[at_once].values
+            assert relative_difference(found.of[along].values, expected) < 1e-3
 
     def test_auto_takes_a_number_of_nodes(self):
         assert self.choose("llama", n_steps=3) == Quadrature("gauss_lobatto", 3)

@@ -94,6 +94,18 @@ CONFIGS: dict[str, Callable[[], tf.PretrainedConfig]] = {
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
+    "gemma3_seeing": lambda: tf.Gemma3Config(
+        text_config={**_LLAMA_LIKE, "head_dim": 8, "sliding_window": 8},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 8,
+        },
+        mm_tokens_per_image=4,
+    ),
     "olmo2": lambda: tf.Olmo2Config(**_LLAMA_LIKE),
     "falcon": lambda: tf.FalconConfig(
         **_COMMON,
@@ -135,7 +147,7 @@ def random_model(
 ) -> nn.Module:
     """The same for a configuration of the test's own."""
     torch.manual_seed(seed)
-    config.initializer_range = 0.3
+    config.get_text_config().initializer_range = 0.3
     model = tf.AutoModelForCausalLM.from_config(config)
     return model.to(dtype).eval()
 
