@@ -50,9 +50,11 @@ def _what(condition: str, top_k: int, scales: Scales) -> tuple[Any, ...]:
 
 def _figures(split: str, values: dict[str, Any], applied_at: str) -> Figures:
     accuracy, controls = values["accuracy"], values["controls"]
-    names = ("unmasked", "condition", "delta", "low", "high", "p_value")
+    corrected = values["corrected"]
+    names = ("unmasked", "condition", "delta", "low", "high")
     unmasked, condition, delta, low, high, p_value = numbers = [
-        float(accuracy[name]) for name in names
+        *(float(accuracy[name]) for name in names),
+        float(corrected["p_value"]),
     ]
     if not all(map(math.isfinite, numbers)):
         raise ValueError("figures that are not finite")
@@ -66,6 +68,7 @@ def _figures(split: str, values: dict[str, Any], applied_at: str) -> Figures:
         low=low,
         high=high,
         p_value=p_value,
+        n_tests=int(corrected["n_tests"]),
         n_controls=n_controls,
         n_beyond=int(values["n_beyond"]),
         applied_at=applied_at,

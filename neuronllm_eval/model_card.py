@@ -35,7 +35,8 @@ class Figures:
         delta: percentage points.
         low: bound of its 95% interval.
         high: bound of its 95% interval.
-        p_value: two-sided.
+        p_value: two-sided, after Holm's correction.
+        n_tests: conditions, or points of a sweep, that it is corrected for.
         n_controls: layer-matched random controls.
         n_beyond: controls that moved less in the expected direction.
         applied_at: positions that were edited (`positions.POSITIONS`).
@@ -49,6 +50,7 @@ class Figures:
     low: float
     high: float
     p_value: float
+    n_tests: int
     n_controls: int
     n_beyond: int
     applied_at: str = SCORED
@@ -155,16 +157,17 @@ def _figures(export: Export, figures: Figures | None) -> list[str]:
     if figures is None:
         return [
             "None yet: this was written without a validation of exactly this condition, number of "
-            "neurons and scale. `neuronllm-eval validate` judges it, and `neuronllm-eval export` "
-            "then writes the figures here."
+            "neurons and scale. `neuronllm-eval validate` judges it; the cards below its run have "
+            "figures then, and so does what `neuronllm-eval export` writes."
         ]
     p = f"{figures.p_value:.4f}" if figures.p_value >= 1e-3 else "<0.001"
     return [
         f"On {figures.n_questions} questions of the {escaped(figures.split)} split: accuracy "
         f"{figures.unmasked:.1f}% unmasked, {figures.accuracy:.1f}% under "
         f"{escaped(export.condition)}: {figures.delta:+.1f} points (95% interval "
-        f"{figures.low:+.1f} to {figures.high:+.1f}, p {p}); {figures.n_beyond} of "
-        f"{figures.n_controls} layer-matched random controls moved less in the expected direction.",
+        f"{figures.low:+.1f} to {figures.high:+.1f}; p {p} after Holm's correction for "
+        f"{figures.n_tests}); {figures.n_beyond} of {figures.n_controls} layer-matched random "
+        "controls moved less in the expected direction.",
         "",
         "These are of edits at every position, which is what is here; the command below measures "
         "it again."

@@ -1,15 +1,21 @@
-"""The last stage of a run: summary.json, report.md and report.html, from the artifacts alone."""
+"""The last stage of a run: summary.json, report.md and report.html, from the artifacts alone.
+
+The model cards of the run's adapters are written again, with the figures that there are now.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from neuronllm_eval.conditions import UNMASKED, Scales
+from neuronllm_eval.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.explained_tokens import read_tokens
+from neuronllm_eval.exported import EXPORT_FILE, Export
 from neuronllm_eval.harness_results import read_metrics
+from neuronllm_eval.judged import judged_figures
 from neuronllm_eval.judged_docs import read_judged_docs
+from neuronllm_eval.model_card import CARD_FILE, adapter_card
 from neuronllm_eval.positions import SCORED
 from neuronllm_eval.report import TaskReport, render
 from neuronllm_eval.report_details import appendix
@@ -77,7 +83,17 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
         write_whole(run.summary, text_of)
     write_whole(run.page, page)
     write_whole(run.report, f"{text}\n{appendix(report, details)}")
+    _renew_cards(run)
     return text
+
+
+def _renew_cards(run: RunDirectory) -> None:
+    """The cards of adapters/<condition>/, as far as these are there."""
+    for condition in CONDITIONS:
+        folder = run.adapter(condition)
+        if (folder / EXPORT_FILE).exists():
+            made = Export.load(folder)
+            write_whole(folder / CARD_FILE, adapter_card(made, judged_figures(run, made)))
 
 
 def _limit(run: RunDirectory, settings: RunSettings) -> int | None:

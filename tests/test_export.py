@@ -130,10 +130,32 @@ def test_a_run_has_an_adapter_for_every_condition(run, tmp_path):
         made = Export.load(folder)
         assert (made.condition, made.scales, made.top_k) == (condition, Scales(), neurons.top_k)
         assert made.provenance == neurons.provenance
-        assert "None yet" in (folder / CARD_FILE).read_text()
         again = exported(run, tmp_path / condition, condition=condition)
-        for name in ADAPTER - {CARD_FILE}:  # which knows figures by now
+        for name in ADAPTER:
             assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_the_p_of_a_card_is_the_corrected_one(copied, tmp_path):
+    summary = json.loads(copied.summary.read_text())
+    (entry,) = (each for each in summary["conditions"] if each["name"] == "enhance")
+    entry["accuracy"]["p_value"], entry["corrected"]["p_value"] = 0.03, 0.0625
+    copied.summary.write_text(json.dumps(summary))
+    card = (exported(copied, tmp_path / "a") / CARD_FILE).read_text()
+    assert f"p 0.0625 after Holm's correction for {entry['corrected']['n_tests']})" in card
+
+
+def test_the_cards_of_a_run_get_their_figures_with_its_report(run, copied):
+    card = copied.adapter("enhance") / CARD_FILE
+    judged = card.read_text()
+    assert "points (95% interval" in judged
+    copied.clear_validation()
+    for command in ("report", "validate"):
+        flags = ["--conditions", "enhance", "--n_random", "2"] if command == "validate" else []
+        code, _, err = call(command, copied.path, *flags)
+        assert code == 0, err
+        text = card.read_text()
+        assert ("None yet" in text) == (command == "report")
+        assert "None yet" in (copied.adapter("degrade") / CARD_FILE).read_text()
 
 
 def test_a_card_has_the_figures_of_exactly_what_was_judged(run, tmp_path):
@@ -145,7 +167,7 @@ def test_a_card_has_the_figures_of_exactly_what_was_judged(run, tmp_path):
     accuracy = entry["accuracy"]
     assert f"accuracy {accuracy['unmasked']:.1f}% unmasked" in card
     assert f"{accuracy['delta']:+.1f} points (95% interval {accuracy['low']:+.1f} to" in card
-    assert f"{entry['n_beyond']} of 2 layer-matched random controls" in card
+    assert f"{entry['n_beyond']} of 2 layer-matched" in card
     assert "edits every position" in card
     for number, flags in enumerate(
         (("--top_k", 3), ("--enhance_scale", 3), ("--suppress_scale", 0.5))
