@@ -126,9 +126,9 @@ def small_model(kind: str) -> nn.Module:
         NotSmallError: none of the configurations tried gives one.
     """
     for config in _configs(kind):
-        config.get_text_config().initializer_range = 0.3
         torch.manual_seed(0)
         try:
+            config.get_text_config().initializer_range = 0.3
             with torch.device("meta"):
                 weightless = transformers.AutoModelForCausalLM.from_config(config)
             if sum(each.numel() for each in weightless.parameters()) > _MOST_PARAMETERS:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -141,9 +142,9 @@ class KN(Method):
 class QRNCA(Method):
     """Query-relevant neuron cluster attribution (Chen et al., AAAI 2025).
 
-    1. A question's attribution is IG(p(gold)) summed over its proxies. Its cluster c are the
-       neurons above `threshold` times the largest attribution; within it, na = attribution / their
-       sum.
+    1. A prompt counts for the neurons whose IG(p(gold)) is above `threshold` times its largest.
+       Those of a question's proxies together are its cluster c; the attribution of a neuron is the
+       sum over the proxies that it counts in, and na = attribution / the cluster's sum.
     2. ica = log(number of clusters / (clusters with the neuron + 1)); naica = na * ica.
     3. A question chooses the `top_v` neurons of its cluster with the highest positive naica, but
        for common ones, which more than the share `common` of all clusters have.
@@ -151,7 +152,8 @@ class QRNCA(Method):
        one ranking per question).
 
     Clusters and shares are those of the authors' published code; the paper divides by the sum over
-    all neurons, which may be zero or negative.
+    all neurons, which may be zero or negative. Common neurons are dropped as the paper says; the
+    code looks for their names in a list of numbers, and so drops none (`common=1` does the same).
 
     Attributes:
         threshold: 0 up to 1.
@@ -165,7 +167,7 @@ class QRNCA(Method):
 
     name = "qrnca"
     quantity = _PROBABILITY
-    measures = KN.measures
+    measures = f"{KN.measures}, where above the prompt's threshold"
 
     def __post_init__(self) -> None:
         ranges = {
@@ -181,11 +183,16 @@ class QRNCA(Method):
                     remedy="check --method_args",
                 )
 
+    def values(self, found: Attributions) -> Tensor:
+        """[layers, neurons] attributions above the prompt's threshold, others 0."""
+        given = super().values(found)
+        least = (self.threshold * given.max()).clamp(min=0.0)
+        return torch.where(given > least, given, 0.0)
+
     def note(self, index: int, example_score: Tensor) -> Any:
         """The question's cluster: places of its neurons in the flat array, and their na."""
         values = example_score.cpu().double().numpy().ravel()
-        largest = float(values.max())
-        members = np.flatnonzero(values > max(0.0, self.threshold * largest))
+        members = np.flatnonzero(values)
         chosen = values[members]
         shares = chosen / chosen.sum() if len(chosen) else chosen
         return {"half": index % 2, "neurons": members.tolist(), "shares": shares.tolist()}
@@ -201,7 +208,7 @@ class QRNCA(Method):
                 (share * math.log(len(notes) / (seen[neuron] + 1)), neuron)
                 for neuron, share in pairs
             ]
-            # As the authors' code: common neurons take up places among the first, and are dropped.
+            # As in the authors' code, common neurons take up places among the first.
             for value, neuron in sorted(naica, key=lambda each: -each[0])[: self.top_v]:
                 if value > 0 and seen[neuron] <= int(len(notes) * self.common):
                     found[note["half"], neuron] += value
