@@ -172,6 +172,9 @@ def _explained(
         letters=letter_profile(sums, stored.letter_counts),
         right=evidence.mean_activation(number, right=True),
         wrong=evidence.mean_activation(number, right=False),
+        value=evidence.value(number),
+        knockout=evidence.knockout(number),
+        doubling=evidence.doubling(number),
         helped=helped,
         hurt=hurt,
     )

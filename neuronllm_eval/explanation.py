@@ -48,6 +48,9 @@ class NeuronExplanation:
         letters: its attribution by gold letter, over the whole run.
         right: mean activation on prompts that are answered right.
         wrong: the same of those answered wrong.
+        value: the method's value a prompt, of the questions asked again.
+        knockout: F less that without the neuron, log-nats; above 0 it helps by itself.
+        doubling: F with twice the neuron less F, log-nats.
         helped: the questions it helped most, best first.
         hurt: those it hurt most, worst first.
     """
@@ -59,6 +62,9 @@ class NeuronExplanation:
     letters: LetterProfile
     right: Mean
     wrong: Mean
+    value: float
+    knockout: Mean
+    doubling: Mean
     helped: tuple[QuestionEffect, ...]
     hurt: tuple[QuestionEffect, ...]
 

@@ -34,6 +34,14 @@ _LETTERS_NOTE = (
     f"{LETTER_NEURON:g} on a neuron is called a letter neuron. With few prompts for each letter it "
     "is too high."
 )
+_ALONE_NOTE = (
+    "Value: the method's, a prompt. Knockout: F less that without this neuron alone, F being the "
+    "right option's log-probability among the options; doubling: F with twice the neuron less F. "
+    "Log-nats, with standard errors by question. A knockout above 0 says that the neuron helps. "
+    "Where the signs of value and knockout differ, the value is about its way (all of the layer's "
+    "neurons growing together, say), and not about the neuron as it is in the model."
+)
+_CLEAR = 2.0  # standard errors
 _OVERLAP_NOTE = (
     "Jaccard index (neurons in both sets over those in either), and in brackets what is expected "
     "of random sets with as many neurons in each layer."
@@ -54,6 +62,23 @@ def render(explanation: Explanation) -> str:
         "### Tokens",
         "",
         *_tokens_table(explanation),
+        "### Alone",
+        "",
+        markdown_table(
+            ("neuron", "kind", "value", "knockout", "doubling"),
+            [
+                [
+                    *_name(each),
+                    f"{each.value:+.3g}",
+                    _error_cell(each.knockout),
+                    _error_cell(each.doubling),
+                ]
+                for each in explanation.neurons
+            ],
+        ),
+        "",
+        f"{_alone(explanation)} {_ALONE_NOTE}",
+        "",
         "### By gold letter",
         "",
         _letters_table(explanation),
@@ -105,16 +130,16 @@ def summary(explanation: Explanation) -> str:
             *_name(each),
             _tokens_cell(each.mostly_promotes, _SHOWN_ON_CONSOLE),
             _index_cell(each),
-            _mean_cell(each.right),
-            _mean_cell(each.wrong),
+            f"{each.value:+.3g}",
+            _error_cell(each.knockout),
         ]
         for each in explanation.neurons
     ]
-    activation = ("activation on right answers", "on wrong answers")
-    headers = ("neuron", "kind", "mostly promotes", "letter bias", *activation)
+    headers = ("neuron", "kind", "mostly promotes", "letter bias", "value", "knockout")
     title = f"## {escaped(explanation.task)}, neurons of {escaped(explanation.method)}"
     parts = [title, markdown_table(headers, rows)]
     parts += [f"Tokens: {escaped(note)}." for note in explanation.notes]
+    parts.append(_alone(explanation))
     parts.append(f"By layer: {', '.join(_by_layer(explanation))}.")
     return "\n\n".join(parts) + "\n"
 
@@ -194,6 +219,31 @@ def _mean_cell(mean: Mean) -> str:
         return ""
     error = "" if mean.stderr is None else f"{mean.stderr:.2g}; "
     return f"{mean.value:+.3g} ({error}{mean.n_prompts})"
+
+
+def _error_cell(mean: Mean) -> str:
+    if mean.value is None:
+        return ""
+    return f"{mean.value:+.3g}" + ("" if mean.stderr is None else f" ({mean.stderr:.1g})")
+
+
+def _alone(explanation: Explanation) -> str:
+    """How many neurons do by themselves what their kind says."""
+    parts = []
+    for kind, sign, others in (("good", 1, "hurt"), ("bad", -1, "help")):
+        signs = [_sign(each.knockout) * sign for each in explanation.neurons if each.kind == kind]
+        if signs:
+            does = "help" if sign > 0 else "hurt"
+            counts = f"{signs.count(1)} {does}, {signs.count(-1)} {others}"
+            parts.append(f"of {len(signs)} {kind} neurons {counts}")
+    text = "; ".join(parts)
+    return f"Each alone, by more than {_CLEAR:g} standard errors: {text}."
+
+
+def _sign(mean: Mean) -> int:
+    if mean.value is None or mean.stderr is None or abs(mean.value) <= _CLEAR * mean.stderr:
+        return 0
+    return 1 if mean.value > 0 else -1
 
 
 def _questions_table(explanation: Explanation) -> str:

@@ -325,6 +325,9 @@ def explanation(**changes) -> Explanation:
         letters=LetterProfile((0.5, -0.25, None), 0.9),
         right=Mean(0.5, 0.125, 9, 3),
         wrong=Mean(None, None, 0, 0),
+        value=0.75,
+        knockout=Mean(-0.5, 0.125, 9, 3),
+        doubling=Mean(0.5, None, 9, 1),
         helped=(QuestionEffect("q_1", "What | is *this*?", 0.75),),
         hurt=(QuestionEffect("q_2", "Who?", -0.5),),
     )
@@ -346,7 +349,9 @@ def cells(text: str, name: str) -> list[list[str]]:
 def test_the_tables_word_for_word():
     text = render(explanation())
     assert "Values: luck." in text
-    tokens, letters, activation, helped, hurt = cells(text, "1:7")
+    tokens, alone, letters, activation, helped, hurt = cells(text, "1:7")
+    assert alone[2:] == ["+0.75", "-0.5 (0.1)", "+0.5"]
+    assert "2 standard errors: of 1 good neurons 0 help, 1 hurt. Value: " in text
     assert tokens[2:] == ["+2.5", "25", r'"\|x\|\\n" +4.0, "\<b\>" +3.0', '" A" -2.0']
     assert letters[2:] == ["+0.5", "-0.25", "", "0.90 (letter)"]
     assert activation[2:] == ["+0.5 (0.12; 9)", ""]

@@ -121,3 +121,41 @@ def test_its_error_takes_the_question_as_the_unit():
 def test_means_of_too_little():
     assert Mean.of(np.array([]), np.array([], dtype=np.int64)) == Mean(None, None, 0, 0)
     assert Mean.of(np.array([2.0, 4.0]), np.array([3, 3])) == Mean(3.0, None, 2, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("positions", ["scored", "all"])
+def test_a_neuron_alone_is_scaled_by_a_plain_hook(batch_size, positions):
+    model, layers = loaded("llama")
+    engine = build_engine(model, layers, PROMPTS, "auto", 3, positions)
+    how = IdentificationSettings(
+        quadrature=Quadrature("gauss_legendre", 1), batch_size=batch_size, positions=positions
+    )
+    evidence = gather(Attributing(engine, how), QUESTIONS, PLACES)
+
+    def target(prompt: Prompt, place: tuple[int, int] | None, factor: float) -> float:
+        def scale(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            neurons = args[0].clone()
+            rows = slice(None) if positions == "all" else slice(-1, None)
+            neurons[:, rows, place[1]] *= factor
+            return (neurons,)
+
+        handles = (
+            [] if place is None else [layers.modules[place[0]].register_forward_pre_hook(scale)]
+        )
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt.context])).logits[0, -1].double()
+        for handle in handles:
+            handle.remove()
+        options = torch.tensor([option for (option,) in prompt.options])
+        return float(logits[options].log_softmax(-1)[prompt.gold])
+
+    for row, prompt in enumerate(PROMPTS):
+        own = target(prompt, None, 1.0)
+        off = [own - target(prompt, place, 0.0) for place in PLACES]
+        twice = [target(prompt, place, 2.0) - own for place in PLACES]
+        assert evidence.alone[row] == pytest.approx(np.array([off, twice]), abs=1e-5)
+    assert np.abs(evidence.alone).max() > 1e-2
+    assert evidence.knockout(1).value == pytest.approx(evidence.alone[:, 0, 1].mean())
+    assert evidence.doubling(1).value == pytest.approx(evidence.alone[:, 1, 1].mean())
+    assert evidence.value(2) == pytest.approx(evidence.attributions[:, 2].sum() / len(PROMPTS))
