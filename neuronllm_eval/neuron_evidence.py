@@ -6,8 +6,7 @@
    tokens, at the last token of the context), or their mean over the context of runs whose neurons
    were chosen at all positions.
 3. Every prompt is scored with each of the neurons alone at 0 and at twice its value, where the run
-   chose them. An attribution is about a path along which the whole layer grows; this is about the
-   neuron.
+   chose them (`knockouts`).
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from neuronllm_eval.asked_again import Attributing
-from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.identification import is_right
+from neuronllm_eval.knockouts import worth_alone
 from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.scoring import option_cross_entropy
 
 Place = tuple[int, int]
 
@@ -69,8 +66,7 @@ class Evidence:
         questions: what was asked.
         attributions: [questions, neurons] float64, the method's values, summed over prompts.
         activations: [prompts, neurons] float64, at the scored position, or means over contexts.
-        alone: [prompts, 2, neurons] float64, F less that without the neuron, and F with twice the
-            neuron less F, log-nats (F: log-softmax over the options at the gold one).
+        alone: [prompts, 2, neurons] float64, `knockouts.worth_alone`.
         right: [prompts] bool, whether the likeliest option is the gold one.
         question_of: [prompts] int64, the question's place.
     """
@@ -124,35 +120,15 @@ def gather(
                 right.append(is_right(each, prompt.gold))
                 question_of.append(index)
             progress.update()
+    with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
+        alone = worth_alone(
+            attributing.engine, chosen, places, attributing.how.batch_size, progress.update
+        )
     return Evidence(
         tuple(chosen),
         sums,
         np.stack(rows),
-        _alone(attributing, chosen, places),
+        alone,
         np.array(right, dtype=bool),
         np.array(question_of, dtype=np.int64),
     )
-
-
-def _alone(
-    attributing: Attributing, chosen: Sequence[Question], places: Sequence[Place]
-) -> NDArray[np.float64]:
-    """`Evidence.alone`."""
-    n = len(places)
-    scales = torch.ones(1 + 2 * n, *attributing.engine.layers.shape)
-    for number, (layer, index) in enumerate(places):
-        scales[1 + number, layer, index] = 0.0
-        scales[1 + n + number, layer, index] = 2.0
-    rows = []
-    with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
-        for index, found in in_batches(
-            chosen,
-            attributing.how.batch_size,
-            lambda prompts: attributing.engine.score(prompts, scales),
-        ):
-            for prompt, each in zip(chosen[index].prompts, found, strict=True):
-                target = option_cross_entropy(each.loglikelihoods.double(), prompt.gold)
-                off, twice = target[1 : 1 + n], target[1 + n :]
-                rows.append(torch.stack((target[0] - off, twice - target[0])).cpu().numpy())
-            progress.update()
-    return np.stack(rows)

@@ -5,7 +5,8 @@
    whatever is asked helps or hurts a little, as the other letters happen to stand, and would stand
    in the ranking of the first.
 2. Every method scores all neurons of both, from one pass. Neurons of earlier layers than those
-   planted in are ranked apart: they feed what is planted, and what is true of them is not known.
+   planted in are ranked apart: they feed what is planted, so a path along which their layer grows
+   gives them a share of it. What those that `ace` puts among its first are worth alone is measured.
 3. Of each kind, the K neurons that the method puts first are looked at, where K is how many there
    are: the highest scores for `right`, the lowest for `wrong`, the largest of either sign for
    `alike` and `silent`. At this K precision and recall are the same number; recall is taken again
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.attribution import Quadrature
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.identification import IdentificationSettings, QuestionRecord, identify
+from neuronllm_eval.knockouts import worth_alone
 from neuronllm_eval.methods import ACE, KN, METHODS, Activation, make_method
 from neuronllm_eval.planted import plant
 from neuronllm_eval.planted_neurons import (
@@ -72,6 +75,13 @@ class Found:
     whole: float
 
 
+class Worth(NamedTuple):
+    """A neuron's attribution a prompt, and its knockout: what it is worth alone. Log-nats."""
+
+    attribution: float
+    knockout: float
+
+
 @dataclass(frozen=True)
 class Trial:
     """What came out at one strength.
@@ -84,6 +94,10 @@ class Trial:
         unshuffled: by method, the share of `position` neurons among the first good ones, as many
             as there are of `right`, where the right option is always under the neuron's letter.
         shuffled: by method, the same over all orders.
+        worth: of every planted `right` neuron, what `ace` says of it a prompt and what it is worth
+            alone (`knockouts`), log-nats.
+        ahead: the same of neurons of earlier layers that `ace` puts among its first, as many as
+            there are of `right`, where all layers are ranked.
         exposed: share of `position` neurons that `ace`'s sums by right letter show for what they
             are: positive for their own letter alone, and cancelling out by half at least.
         effects: least and largest size of what was planted, as measured in the end, log-nats.
@@ -94,6 +108,8 @@ class Trial:
     intruders: int
     unshuffled: dict[str, float]
     shuffled: dict[str, float]
+    worth: tuple[Worth, ...]
+    ahead: tuple[Worth, ...]
     exposed: float
     effects: tuple[float, float]
 
@@ -147,6 +163,9 @@ def judge(
     shuffled, letter_sums = _score(biased, asked)
     position = biased.of_kind(POSITION)
     planted = skilled.neurons + biased.neurons
+    right = {neuron.place for neuron in skilled.of_kind(RIGHT)}
+    ahead = [place for place in _first(scores[ACE.name], k) if place[0] not in skilled.chosen]
+    worth = _worth(skilled, asked, scores[ACE.name], [*sorted(right), *sorted(ahead)])
     sizes = [abs(neuron.effect) for neuron in planted if neuron.kind != SILENT]
     return Trial(
         strength=strength,
@@ -157,6 +176,8 @@ def judge(
         intruders=sum(neuron.place in first for neuron in harmless),
         unshuffled=_unshuffled(biased, asked),
         shuffled={name: _share_found(biased, position, each) for name, each in shuffled.items()},
+        worth=worth[:k],
+        ahead=worth[k:],
         exposed=sum(_exposed(neuron, letter_sums) for neuron in position) / len(position),
         effects=(min(sizes), max(sizes)),
     )
@@ -180,6 +201,21 @@ def _score(
     notes = {name: [each.notes[name] for each in records if name in each.notes] for name in METHODS}
     scores = {each.name: each.score(sums[each.name], notes[each.name]) for each in methods}
     return scores, sums[ACE.name].letter_sums
+
+
+def _worth(
+    planted: PlantedModel,
+    questions: Sequence[Question],
+    scores: Scores,
+    places: Sequence[tuple[int, int]],
+) -> tuple[Worth, ...]:
+    n_prompts = sum(len(question.prompts) for question in questions)
+    alone = worth_alone(_engine(planted, questions), questions, places, _BATCH_SIZE)
+    knockouts = alone[:, 0].mean(0).tolist()
+    return tuple(
+        Worth(float(scores[place]) / n_prompts, knockout)
+        for place, knockout in zip(places, knockouts, strict=True)
+    )
 
 
 def _ranked(planted: PlantedModel, scores: Scores) -> Scores:

@@ -28,6 +28,7 @@ from neuronllm_eval.selftest import (
     WIDE,
     Promise,
     Trial,
+    Worth,
     promises,
     run_trial,
 )
@@ -161,10 +162,27 @@ def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Que
         f"layers planted in; all layers: precision@K among the neurons of the whole model; for "
         f"{POSITION} recall among the first good. What each planted neuron does to its letters, "
         f"from the least to the largest, in log-nats, by strength: {measured}. {_KINDS_NOTE}",
+        *(_ahead(trial) for trial in trials if trial.ahead),
         markdown_table(("promise", "strength", "kept", "figure"), judged),
         f"{verdict}.",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _ahead(trial: Trial) -> str:
+    """What `ace` puts before some of the planted neurons, where all layers are ranked."""
+
+    def span(worths: Sequence[Worth], place: int) -> str:
+        ends = {f"{end(each[place] for each in worths):.4f}": None for end in (min, max)}
+        return " to ".join(ends)
+
+    n = len(trial.ahead)
+    return (
+        f"Strength {trial.strength:g}, all layers: among the first {len(trial.worth)} of ace "
+        f"{'is 1 neuron' if n == 1 else f'are {n} neurons'} of earlier layers, for which it says "
+        f"{span(trial.ahead, 0)} log-nats a prompt; alone worth {span(trial.ahead, 1)}. Of the "
+        f"{RIGHT} ones it says {span(trial.worth, 0)}; alone worth {span(trial.worth, 1)}."
+    )
 
 
 def _json(trials: Sequence[Trial], kept: Sequence[Promise], options: argparse.Namespace) -> str:

@@ -87,6 +87,7 @@ ORDER = (
     "requests",
     "batch_sizes",
     "identification",
+    "knockouts",
     "planted_neurons",
     "planted_wiring",
     "planted_head",

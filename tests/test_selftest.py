@@ -12,7 +12,7 @@ from neuronllm_eval.attribution import Quantity
 from neuronllm_eval.methods import ACE, METHODS
 from neuronllm_eval.planted_neurons import KINDS
 from neuronllm_eval.scoring import gold_probability
-from neuronllm_eval.selftest import FLOOR, SKILL_KINDS, Found, Trial, judge, promises
+from neuronllm_eval.selftest import FLOOR, SKILL_KINDS, Found, Trial, Worth, judge, promises
 from tests.cli_fixtures import assert_one_message, call, without_the_harness_tasks
 from tests.planted_models import STRENGTH, biased, embedded, skilled
 
@@ -37,7 +37,12 @@ def test_the_scorer_keeps_every_promise():
     assert trial.kinds["random"]["right"].at_k < 1, "a method that knows nothing does not"
     for found in trial.kinds["ace"].values():  # earlier layers only add neurons to the ranking
         assert found.whole <= found.at_k
-    assert trial.kinds["ace"]["right"].whole > 0
+    whole = trial.kinds["ace"]["right"].whole
+    assert whole > 0
+    assert len(trial.worth) == 8
+    assert len(trial.ahead) <= round(8 * (1 - whole))
+    # One neuron at a time, the path and the knockout say much the same of what is planted.
+    assert all(0.3 < each.attribution / each.knockout < 1.1 for each in trial.worth)
 
 
 @pytest.mark.slow
@@ -65,6 +70,8 @@ KEPT = Trial(
     intruders=0,
     unshuffled=dict.fromkeys(METHODS, 1.0),
     shuffled=dict.fromkeys(METHODS, 0.0),
+    worth=(Worth(0.06, 0.11), Worth(0.2, 0.35)),
+    ahead=(),
     exposed=1.0,
     effects=(0.97, 1.02),
 )
@@ -94,6 +101,20 @@ def test_the_command_shows_what_was_found_and_writes_it(monkeypatch, tmp_path):
     assert all(promise["kept"] for promise in written["promises"])
     weak = dataclasses.replace(KEPT, strength=0.125)
     assert len(written["promises"]) == len(promises(KEPT)) + len(promises(weak))
+
+
+def test_what_neurons_ahead_of_planted_ones_are_worth_is_said(monkeypatch):
+    assert "all layers: among" not in command(monkeypatch, KEPT)[1]
+    one = dataclasses.replace(KEPT, ahead=(Worth(0.15, -0.04),))
+    said = "among the first 2 of ace is 1 neuron of earlier layers, for which it says 0.1500 log-"
+    assert said in command(monkeypatch, one)[1]
+    two = dataclasses.replace(KEPT, ahead=(Worth(0.15, -0.04), Worth(0.12, 0.01)))
+    said = (
+        "are 2 neurons of earlier layers, for which it says 0.1200 to 0.1500 log-nats a prompt; "
+        "alone worth -0.0400 to 0.0100. Of the right ones it says 0.0600 to 0.2000; alone worth "
+        "0.1100 to 0.3500."
+    )
+    assert said in command(monkeypatch, two)[1]
 
 
 def test_a_broken_promise_is_exit_code_1_from_the_floor_up(monkeypatch):
