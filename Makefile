@@ -34,6 +34,8 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.request_speed
 	$(BIN)/python -m benchmarks.quadrature
 	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.adapter_equality
+	$(BIN)/python -m benchmarks.models
 
 reliability: $(READY)
 	$(BIN)/python -m benchmarks.kill_resume

@@ -316,7 +316,8 @@ def test_the_papers_recipe_is_one_that_can_be_run():
     given = cli.with_config(["compare-methods", "--config", "recipes/paper.yaml"], own, 1)
     options = parser.parse_args(given)
     assert len(options.models) == 3
-    assert options.method == ["ace", "tn", "qrnca"]
+    assert options.method == ["ace", "tn", "qrnca", "random"]
+    assert options.n_random == 20
     assert (options.n_steps, options.n_proxies, options.enhance_scale) == (16, 3, 2)
     plan = cli.arguments.condition_plan(options)
     assert "degrade" in plan.names

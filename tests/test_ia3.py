@@ -91,7 +91,7 @@ def gated_with_bias() -> nn.Module:
 
 MODELS = {name: lambda name=name: with_biases(tiny_model(name)) for name in ARCHITECTURES}
 MODELS["llama_mlp_bias"] = gated_with_bias
-MODELS["llama_bf16"] = lambda: tiny_model("llama_tied", torch.bfloat16)
+MODELS |= {f"{name}_bf16": lambda make=make: make().bfloat16() for name, make in MODELS.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)
