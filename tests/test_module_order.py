@@ -72,6 +72,7 @@ ORDER = (
     "conditions",
     "hub",
     "mask_options",
+    "mask_identity",
     "ia3",
     "exported",
     "control_rank",
