@@ -29,6 +29,7 @@ ORDER = (
     "checkpoint",
     "shared_work",
     "tasks_path",
+    "packaged_recipes",
     "doc_groups",
     "aqua",
     "distractors",
