@@ -31,7 +31,8 @@ HEAD = """# Command line
 Names are `lm_eval`'s wherever it has the flag; `--limit` counts questions here, `--batch_size` is a
 number of prompts or `auto`, and `--seed` one whole number. Several values are given with spaces
 between, names also with commas. `--config FILE` reads flags from YAML, keys without dashes; the
-command line goes before the file.
+command line goes before the file. All commands but `tasks` and `completion` have it; that of `run`
+is `lm_eval`'s own.
 
 Exit codes: 0; 2 for an argument or a setting that cannot be used; 1 for data, a task, a model or an
 artifact ([bad input](bad-input.md)); 128 + the signal's number after an

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +20,6 @@ from neuronllm_eval.aqua_settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.attribution import AUTO_QUADRATURE, QUADRATURES
 from neuronllm_eval.batch_sizes import AUTO
 from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
-from neuronllm_eval.config_file import add_config_flag
 from neuronllm_eval.control_rank import FEWEST_CONTROLS
 from neuronllm_eval.distractors import DISTRACTORS
 from neuronllm_eval.engine import ENGINES
@@ -49,6 +48,19 @@ class Parser(argparse.ArgumentParser):
     """
 
     commands: Mapping[str, argparse.ArgumentParser] = {}
+
+    def of_command(self, given: Sequence[str]) -> tuple[argparse.ArgumentParser, int]:
+        """The parser of the command that a command line names, and how many words name it."""
+        parser: argparse.ArgumentParser = self
+        n_words = 0
+        while isinstance(parser, Parser):
+            known = parser.commands
+            found = (at for at, word in enumerate(given) if at >= n_words and word in known)
+            at = next(found, None)
+            if at is None:
+                break
+            parser, n_words = known[given[at]], at + 1
+        return parser, n_words
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does it, but a subcommand refuses what it does not know by itself."""
@@ -134,7 +146,6 @@ def add_model_flags(
         type=_batch_size,
         help="prompts per pass, or auto for as many as fit into memory (default: 1)",
     )
-    add_config_flag(parser)
     group.add_argument("--device", help="such as cuda, cuda:0, cpu (default: cuda if there is one)")
     group.add_argument(
         "--engine", choices=ENGINES, help="auto takes fan_out where it is exact (default: auto)"

@@ -69,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def execute() -> int:
         parser = main_parser(COMMANDS)
-        own = parser.commands.get(given[0]) if given else None
-        words = given if own is None else with_config(given, own, 1)
-        options = parser.parse_args(words)
+        options = parser.parse_args(with_config(given, *parser.of_command(given)))
         options.command = ("neuronllm-eval", *given)
         _set_up_logging(options.verbosity)
         return int(options.execute(options))

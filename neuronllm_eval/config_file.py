@@ -1,6 +1,7 @@
 """`--config FILE`: a command's flags from YAML, as lm_eval takes them.
 
 Keys are flags without their dashes. What the command line says goes before what the file says.
+Instead of a path, FILE may be the name of a packaged recipe.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.packaged_recipes import config_path, recipes
 from neuronllm_eval.strict_yaml import read_yaml
 
 FLAG = "--config"
@@ -20,12 +21,23 @@ FLAG = "--config"
 def add_config_flag(parser: argparse.ArgumentParser) -> None:
     """`--config`, for the help; `with_config` takes it out before anything is parsed."""
     parser.add_argument(
-        FLAG, metavar="FILE", help="YAML with values of these flags; the command line goes before"
+        FLAG,
+        metavar="FILE",
+        help="YAML with values of these flags, or a packaged one by its name, such as paper; the "
+        "command line goes before",
     )
+
+
+def takes_config(parser: argparse.ArgumentParser) -> bool:
+    """Whether `add_config_flag` was called."""
+    return any(FLAG in action.option_strings for action in parser._actions)
 
 
 def with_config(given: Sequence[str], parser: argparse.ArgumentParser, n_words: int) -> list[str]:
     """A command line with the flags of its `--config` written out.
+
+    They stand before the flags that were typed, which go before them, and after what else was
+    typed first: a flag that takes several words would take a run directory for one of them.
 
     Args:
         given: the command line.
@@ -36,14 +48,19 @@ def with_config(given: Sequence[str], parser: argparse.ArgumentParser, n_words: 
         UsageError: the file cannot be read, or has a key that is no flag of the command, or a
             value that no flag takes.
     """
+    if not takes_config(parser):
+        return list(given)  # the parser refuses the flag
     rest, path = _taken_out(given)
     if path is None:
         return rest
     try:
-        values = read_yaml(Path(path))
+        values = read_yaml(config_path(path))
     except ArtifactError as error:
         raise UsageError(
-            error.found, expected="a YAML file of flags and values", remedy=f"check {FLAG}"
+            error.found,
+            expected="a YAML file of flags and values, or the name of a packaged one: "
+            + ", ".join(sorted(recipes())),
+            remedy=f"check {FLAG}",
         ) from error
     if not isinstance(values, Mapping):
         raise UsageError(
@@ -52,7 +69,9 @@ def with_config(given: Sequence[str], parser: argparse.ArgumentParser, n_words: 
             remedy=f"check {FLAG}",
         )
     written = as_words(values, parser, path, f"check {FLAG}")
-    return [*rest[:n_words], *written, *rest[n_words:]]
+    typed = (at for at, word in enumerate(rest) if at >= n_words and word.startswith("-"))
+    at = next(typed, len(rest))
+    return [*rest[:at], *written, *rest[at:]]
 
 
 def as_words(

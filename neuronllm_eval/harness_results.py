@@ -152,7 +152,11 @@ def read_metrics(path: Path, task: str) -> dict[str, float]:
 
 
 def write_result(
-    path: Path, metrics: dict[str, Any], context: ResultContext, condition: dict[str, Any]
+    path: Path,
+    metrics: dict[str, Any],
+    context: ResultContext,
+    arguments: dict[str, Any],
+    section: dict[str, Any],
 ) -> None:
     """Write one condition's result file, with the mask's identity in its config section.
 
@@ -160,15 +164,21 @@ def write_result(
         path: the file.
         metrics: what `harness_metrics` returned.
         context: see `ResultContext`.
-        condition: the mask's identity.
+        arguments: those of the masked model that make the mask.
+        section: what `mask_identity.mask_section` says of it.
 
     Raises:
         ArtifactError: the harness could not write it.
     """
-    model_args = {**context.model_args, **condition}
+    model_args = {**context.model_args, **arguments}
     results = {
         **metrics,
-        "config": {**context.config, "model": "neuronllm", "model_args": model_args},
+        "config": {
+            **context.config,
+            "model": "neuronllm",
+            "model_args": model_args,
+            "neuronllm": section,
+        },
         **context.environment,
     }
     draft = path.with_name(f".{path.name}.{os.getpid()}.json")

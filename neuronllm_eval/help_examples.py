@@ -59,7 +59,7 @@ _OF_COMMAND: Mapping[str, tuple[tuple[str, str], ...]] = {
             "three methods, two numbers of neurons, three seeds",
             "--tasks demo_topic --method ace,gradxact,kn --top_k 10,41 --seeds 0 1 2",
         ),
-        ("the paper's setting", "--config recipes/paper.yaml"),
+        ("the paper's setting", "--config paper"),
     ),
     "compare": (("all runs below a folder, tested against kn", "runs/methods --against kn"),),
     "leaderboard": (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from neuronllm_eval.errors import ArtifactError, UsageError
@@ -25,8 +25,20 @@ _REFERENCE = re.compile(
     r"(?:/(?P<folder>[^@\s]*))?"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# What the Hub's client raises for what a user, the network or the server did.
-_FAILURES = (OSError, ValueError, EntryNotFoundError)
+# Above `HfHubHTTPError` stands the error of the HTTP client, httpx or httpx2 as huggingface_hub's
+# version has it: refused connections and timeouts come as that.
+_HTTP_ERRORS: tuple[type[Exception], ...] = tuple(
+    base for base in HfHubHTTPError.__mro__ if issubclass(base, Exception) and base is not Exception
+)
+# What the Hub's client raises for what a user, the network or the server did. An upload of large
+# files that fails is a RuntimeError.
+_FAILURES: tuple[type[Exception], ...] = (
+    *_HTTP_ERRORS,
+    OSError,
+    ValueError,
+    RuntimeError,
+    EntryNotFoundError,
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ def fetch(reference: Reference, filename: str) -> Fetched:
         path = Path(hf_hub_download(reference.repo_id, name, revision=reference.revision))
     except _FAILURES as error:
         raise ArtifactError(
-            f"{reference} has no {filename} that can be read: {_first_line(error)}",
+            f"{reference} has no {filename} that can be read: {_reason(error)}",
             expected="a run that `neuronllm-eval push` has put there",
             remedy="check the name, the revision and the network; a private repository needs "
             "`hf auth login`, and a push of several runs the name of one: hf://user/repo/TASK",
@@ -157,10 +169,11 @@ def push_files(
         )
     except _FAILURES as error:
         raise ArtifactError(
-            f"{repo_id} cannot be pushed to: {_first_line(error)}",
+            f"{repo_id} cannot be pushed to: {_reason(error)}",
             expected="a repository that you may write, on a Hub that can be reached",
             remedy="log in with `hf auth login`, check --repo_id and the network, and repeat the "
-            "command: nothing was changed in part",
+            "command: the repository or branch may have been made, but its files change all at "
+            "once or not at all",
         ) from error
     return Reference(repo_id, made.oid)
 
@@ -174,6 +187,10 @@ def is_repo_id(text: str) -> bool:
     return True
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """The first line of an error, and of what led to it where the error itself does not say."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    said = lines[0].rstrip(".") if lines else type(error).__name__
+    if error.__cause__ is None or isinstance(error, HfHubHTTPError):
+        return said
+    return f"{said}: {_reason(error.__cause__)}"

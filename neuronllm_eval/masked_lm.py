@@ -31,6 +31,7 @@ from neuronllm_eval.continuations import Mask
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fingerprints import digest, model_hash, tokenizer_hash
 from neuronllm_eval.hf_loading import readable_loading, require_model_args
+from neuronllm_eval.mask_identity import mask_section
 from neuronllm_eval.mask_options import MaskOptions
 from neuronllm_eval.masked_scoring import MaskedScoringLM
 from neuronllm_eval.neurons import NeuronSet
@@ -107,6 +108,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         options = MaskOptions.read(
             neurons, condition, scale, suppress_scale, enhance_scale, top_k, positions, fast
         )
+        self._options = options
         self.fast = options.fast
         self.positions = options.positions
         self.condition = options.condition
@@ -171,6 +173,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         known = {
             "weights": model_hash(self.model),
             "tokenizer": tokenizer_hash(self.tokenizer),
+            # Not `mask_hash`: caches of earlier versions stay in use.
             "mask": "" if self._mask is None else digest(str(self._mask.factors.numpy().tobytes())),
             "positions": "" if self._mask is None else self.positions,
             "max_length": self.max_length,
@@ -185,14 +188,5 @@ class NeuronMaskedLM(MaskedScoringLM):
     def get_model_info(self) -> dict[str, Any]:
         """lm-eval's model information, plus the mask's identity."""
         info = super().get_model_info()
-        info["neuronllm"] = {
-            "condition": self.condition,
-            "positions": self.positions,
-            "suppress_scale": self.scales.suppress,
-            "enhance_scale": self.scales.enhance,
-            "n_good": len(self.neuron_set.good) if self.neuron_set else 0,
-            "n_bad": len(self.neuron_set.bad) if self.neuron_set else 0,
-        }
-        if self.neurons_source:
-            info["neuronllm"]["neurons"] = self.neurons_source
+        info["neuronllm"] = mask_section(self._options)
         return info

@@ -15,9 +15,12 @@ from neuronllm_eval import (
     leaderboard_command,
     selftest_command,
 )
+from neuronllm_eval.config_file import add_config_flag
 
 # Questions of each split that `verify` asks again.
 DEFAULT_VERIFIED = 20
+# Commands that have hardly a flag, and no `--config`.
+WITHOUT_CONFIG = ("tasks", "completion")
 SHELLS = ("bash", "zsh", "tcsh")
 Command = Callable[[argparse.Namespace], int]
 
@@ -30,6 +33,7 @@ def run_eval_parser() -> argparse.ArgumentParser:
         "alone): the demo.",
         allow_abbrev=False,
     )
+    add_config_flag(parser)
     arguments.add_identify_flags(parser)
     arguments.add_validation_flags(parser)
     arguments.add_model_flags(parser)
@@ -54,8 +58,8 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     arguments.add_version(parser)
     added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, what: str) -> argparse.ArgumentParser:
-        own: argparse.ArgumentParser = added.add_parser(
+    def command(name: str, what: str) -> arguments.Parser:
+        own: arguments.Parser = added.add_parser(
             name,
             help=what,
             description=f"{what[0].upper()}{what[1:]}.",
@@ -64,6 +68,8 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
             allow_abbrev=False,
         )
         own.set_defaults(execute=commands[name])
+        if name not in WITHOUT_CONFIG:
+            add_config_flag(own)
         return own
 
     identify = command("identify", "find a task's good and bad neurons")
@@ -132,13 +138,15 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
 
     tasks = command("tasks", "print the folder of the packaged tasks, or make AQUA tasks of others")
     arguments.add_verbosity(tasks)
-    make = tasks.add_subparsers(metavar="make").add_parser(
+    making = tasks.add_subparsers(metavar="make")
+    make = making.add_parser(
         "make",
         help="write a multiple-choice task or group as AQUA tasks that stock lm_eval runs",
         allow_abbrev=False,
     )
     _add_make_flags(make)
     make.set_defaults(execute=commands["tasks make"])
+    tasks.commands = making.choices
 
     planted = command(
         "selftest",
@@ -174,6 +182,7 @@ def _add_make_flags(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_aqua_flags(parser)
     arguments.add_verbosity(parser)
+    add_config_flag(parser)
 
 
 def _add_run_dir(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import difflib
 import io
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,8 +37,9 @@ def refuse_run(given: Sequence[str]) -> None:
         given: what follows `neuronllm-eval run`.
 
     Raises:
-        UsageError: an unknown flag, a task that lm_eval does not know by that name, an output path
-            that cannot be written, or arguments of the masked model that can mean nothing.
+        UsageError: an unknown flag or key of a `--config` file, a task that lm_eval does not know
+            by that name, an output path that cannot be written, or arguments of the masked model
+            that can mean nothing.
         ArtifactError: the neurons cannot be read.
     """
     adapted = [name for word in given for name in word.split(",") if name.startswith(PREFIX)]
@@ -50,6 +54,8 @@ def refuse_run(given: Sequence[str]) -> None:
     if output := getattr(options, "output_path", None):
         path = Path(output)  # lm_eval takes the folder of a file's name
         RunDirectory(path.parent if path.suffix == ".json" else path).require_writable()
+    if options.config is not None:
+        _require_config(Path(options.config))
     if options.model != MODEL or options.config is not None:  # a file may hold the rest
         return
     arguments = dict(options.model_args or {})
@@ -104,13 +110,37 @@ def _includes_tasks(given: Sequence[str]) -> bool:
     if any(word.split("=")[0] == "--include_path" for word in given):
         return True
     config = _parsed(given).config
-    if config is None:
-        return False
+    return config is not None and bool(_require_config(Path(config)).get("include_path"))
+
+
+def _require_config(path: Path) -> Mapping[str, Any]:
+    """The values of a file for lm_eval's `--config`; UsageError if lm_eval could not use it."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
     try:
-        values = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False  # lm_eval says what is wrong with it
-    return isinstance(values, dict) and bool(values.get("include_path"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {' '.join(str(error).split())}",
+            expected="a YAML file of lm_eval's flags and values",
+            remedy="check --config",
+        ) from error
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{path} holds {values!r:.100}",
+            expected="flags and their values, such as `tasks: demo`",
+            remedy="check --config",
+        )
+    known = [field.name for field in dataclasses.fields(EvaluatorConfig)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            raise UsageError(
+                f"{path} has {key!r:.100}",
+                expected=f"flags of lm_eval's own command line: {', '.join(known)}",
+                remedy=f"write {near[0]}, or remove it" if near else "remove it",
+            )
+    return values
 
 
 def _parsed(given: Sequence[str]) -> argparse.Namespace:

@@ -16,6 +16,8 @@ from neuronllm_eval.fingerprints import task_hash, versions
 from neuronllm_eval.harness_results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.identify_stage import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.loading import LoadedModel
+from neuronllm_eval.mask_identity import mask_section
+from neuronllm_eval.mask_options import MaskOptions
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.preparation import prepare_validation
 from neuronllm_eval.resuming import identity, keeps_validation, validation_identity
@@ -204,9 +206,13 @@ def write_results(
         metrics = harness_metrics(questions, answers_under(docs, index))
         metrics["configs"][settings.task].setdefault("metadata", {})["docs"] = doc_counts(questions)
         mask: dict[str, Any] = {"condition": name}
+        masked = None
         if name != UNMASKED:
             parts = ConditionName.parse(name)
             top_k, scales = parts.top_k or neurons.top_k, parts.scales(plan.scales)
-            judged = judged_with(top_k, scales, plan.positions)
-            mask |= {"neurons": str(run.path), **judged}
-        write_result(run.result(name), metrics, context, mask)
+            mask |= judged_with(top_k, scales, plan.positions)
+            masked = neurons
+        # As the masked model reads these arguments, so that its result files say the same.
+        section = mask_section(MaskOptions.read(masked, **mask))
+        arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
+        write_result(run.result(name), metrics, context, arguments, section)

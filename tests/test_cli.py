@@ -549,8 +549,10 @@ def test_run_is_lm_eval_with_the_masked_model(run, tmp_path, only_own_tasks):
     assert "demo_topic" in out
     (written,) = tmp_path.glob("**/results_*.json")
     found = json.loads(written.read_text())
-    assert found["results"] == json.loads(run.result("suppress_good").read_text())["results"]
+    stored = json.loads(run.result("suppress_good").read_text())
+    assert found["results"] == stored["results"]
     assert found["config"]["neuronllm"]["condition"] == "suppress_good"
+    assert found["config"]["neuronllm"] == stored["config"]["neuronllm"]
 
 
 def test_run_refuses_in_one_message(run, only_own_tasks):

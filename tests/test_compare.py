@@ -18,6 +18,7 @@ from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.method_effects import SWAPPED
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
+from neuronllm_eval.packaged_recipes import config_path
 from neuronllm_eval.run_directory import RunDirectory, find_runs, read_lines
 from tests.cli_fixtures import (
     QUICK,
@@ -306,15 +307,27 @@ def test_a_file_that_cannot_be(tmp_path, content, parts):
 
 def test_a_file_that_is_not_there(tmp_path):
     result = call("identify", f"--config={tmp_path / 'none.yaml'}")
-    assert_one_message(result, 2, "none.yaml", "check --config")
+    assert_one_message(result, 2, "none.yaml", "a packaged one: paper", "check --config")
     assert_one_message(call("identify", "--config"), 2, "--config names no file")
+
+
+def test_a_recipe_is_found_by_its_name_unless_a_file_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no recipes lie
+    recipe = Path(cli.__file__).parents[1] / "recipes" / "paper.yaml"
+    for name in ("paper", "paper.yaml", "recipes/paper.yaml"):
+        assert config_path(name) == recipe
+    for name in ("other", "runs/paper.yaml", str(tmp_path / "paper.yaml"), ""):
+        assert config_path(name) == Path(name)
+    Path("paper").mkdir()
+    assert config_path("paper") == recipe
+    Path("paper.yaml").touch()
+    assert config_path("paper.yaml") == Path("paper.yaml")
 
 
 def test_the_papers_recipe_is_one_that_can_be_run():
     parser = cli.main_parser(cli.COMMANDS)
-    own = parser.commands["compare-methods"]
-    given = cli.with_config(["compare-methods", "--config", "recipes/paper.yaml"], own, 1)
-    options = parser.parse_args(given)
+    given = ["compare-methods", "--config", "paper"]
+    options = parser.parse_args(cli.with_config(given, *parser.of_command(given)))
     assert len(options.models) == 3
     assert options.method == ["ace", "tn", "qrnca", "random"]
     assert options.n_random == 20

@@ -287,7 +287,8 @@ def own_file(tmp_path_factory):
     questions, answers = scored(model_dir(), demo_task(), limit=2)
     metrics = harness_metrics(questions, answers)
     mask = {"condition": "suppress_good", "positions": "scored", "neurons": "runs/x"}
-    write_result(path, metrics, context(harness_model(model_dir()), limit=2), mask)
+    section = {"condition": "suppress_good", "mask_hash": "0123456789abcdef"}
+    write_result(path, metrics, context(harness_model(model_dir()), limit=2), mask, section)
     assert [child.name for child in path.parent.iterdir()] == [path.name]  # no dated copy stays
     return json.loads(path.read_text())
 
@@ -318,6 +319,7 @@ def test_a_result_file_names_the_mask(own_file):
         "positions": "scored",
         "neurons": "runs/x",
     }
+    assert own_file["config"]["neuronllm"]["mask_hash"] == "0123456789abcdef"
 
 
 def test_the_context_is_shared_and_left_alone(tmp_path):
@@ -328,7 +330,7 @@ def test_the_context_is_shared_and_left_alone(tmp_path):
     for name in ("unmasked", "degrade"):
         write_result(
             tmp_path / f"{name}.json", harness_metrics(questions, answers), shared,
-            {"condition": name},
+            {"condition": name}, {},
         )  # fmt: skip
         files.append(json.loads((tmp_path / f"{name}.json").read_text()))
     assert (shared.model_args, shared.config, shared.environment) == before
@@ -349,6 +351,7 @@ def test_a_result_file_that_cannot_be_written(tmp_path, caplog):
             harness_metrics(questions, answers),
             context(harness_model(model_dir())),
             {"condition": "unmasked"},
+            {},
         )
 
 
@@ -371,6 +374,7 @@ def test_a_result_file_that_is_cut_off_is_not_kept(tmp_path, monkeypatch, caplog
             harness_metrics(questions, answers),
             context(harness_model(model_dir())),
             {"condition": "unmasked"},
+            {},
         )
     assert not list(tmp_path.iterdir())
 

@@ -5,7 +5,6 @@ Only `hub.HfApi` and `hub.hf_hub_download` are replaced; files lie as in the Hub
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +12,7 @@ from types import SimpleNamespace
 
 import lm_eval
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RevisionNotFoundError
 from lm_eval.tasks import TaskManager
 
 from neuronllm_eval import hub
@@ -25,82 +23,10 @@ from neuronllm_eval.model_card import is_hub_model
 from neuronllm_eval.run_directory import RunDirectory
 from tests.cli_fixtures import assert_one_message, call, change_settings, copy_of, finished_run
 from tests.harness_fixtures import include_paths, model_dir
+from tests.hub_fixtures import FakeHub
 
 REPO = "user/neurons"
 NOT_PUSHED = {".lock", "commands.jsonl", "validation_docs.jsonl"}
-
-
-class FakeHub:
-    """Repositories as folders: every commit is a whole copy, as in the cache of the real one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.branches: dict[tuple[str, str], str] = {}
-        self.private: dict[str, bool | None] = {}
-        self.refused: Exception | None = None
-
-    def snapshot(self, repo_id: str, commit: str) -> Path:
-        return self.path / f"models--{repo_id.replace('/', '--')}" / "snapshots" / commit
-
-    def download(self, repo_id: str, filename: str, *, revision: str | None) -> str:
-        if self.refused:
-            raise self.refused
-        commit = self.branches.get((repo_id, revision or "main"), revision or "")
-        path = self.snapshot(repo_id, commit) / filename
-        if not path.is_file():
-            raise LocalEntryNotFoundError(f"{filename} is neither cached nor on the Hub")
-        return str(path)
-
-    # As `HfApi` has them.
-
-    def __call__(self, **_: object) -> FakeHub:
-        return self
-
-    def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> None:
-        assert exist_ok
-        if self.refused:
-            raise self.refused
-        if (repo_id, "main") not in self.branches:
-            self.private[repo_id] = private
-            self._commit(repo_id, "main", {".gitattributes": b""})
-
-    def create_branch(self, repo_id: str, *, branch: str, exist_ok: bool) -> None:
-        assert exist_ok
-        self.branches.setdefault((repo_id, branch), self.branches[repo_id, "main"])
-
-    def model_info(self, repo_id: str, *, revision: str | None) -> SimpleNamespace:
-        sha = self.branches[repo_id, revision or "main"]
-        names = sorted(self.files(repo_id, sha))
-        return SimpleNamespace(sha=sha, siblings=[SimpleNamespace(rfilename=n) for n in names])
-
-    def create_commit(self, repo_id, operations, *, commit_message, revision, parent_commit):
-        assert commit_message
-        branch = revision or "main"
-        assert parent_commit == self.branches[repo_id, branch]
-        files = self.files(repo_id, parent_commit)
-        for operation in operations:
-            if isinstance(operation, CommitOperationDelete):
-                del files[operation.path_in_repo]
-            else:
-                assert isinstance(operation, CommitOperationAdd)
-                with operation.as_file() as file:
-                    files[operation.path_in_repo] = file.read()
-        return SimpleNamespace(oid=self._commit(repo_id, branch, files))
-
-    def files(self, repo_id: str, commit: str) -> dict[str, bytes]:
-        below = self.snapshot(repo_id, commit)
-        found = (path for path in below.rglob("*") if path.is_file())
-        return {path.relative_to(below).as_posix(): path.read_bytes() for path in found}
-
-    def _commit(self, repo_id: str, branch: str, files: dict[str, bytes]) -> str:
-        content = repr((sorted(files.items()), self.branches)).encode()
-        commit = hashlib.sha1(content).hexdigest()
-        for name, data in files.items():
-            path = self.snapshot(repo_id, commit) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        self.branches[repo_id, branch] = commit
-        return commit
 
 
 @pytest.fixture
@@ -197,6 +123,9 @@ def test_what_is_not_pushed(fake, copied, tmp_path):
     assert_one_message(call("push", tmp_path / "none", *repo), 1, "holds no run")
     fake.refused = OSError("401 Unauthorized")
     assert_one_message(call("push", copied.path, *repo), 1, "401 Unauthorized", "hf auth login")
+    fake.refused = RuntimeError("Error while uploading 'scores.safetensors' to the Hub.")
+    fake.refused.__cause__ = OSError("no space there")
+    assert_one_message(call("push", copied.path, *repo), 1, "to the Hub: no space there.\n")
     change_settings(copied, model_args={"pretrained": "m", "token": "hf_secret"})
     code, out, err = call("push", copied.path, *repo)
     assert_one_message((code, out, err), 2, "has token= among the model arguments")

@@ -27,6 +27,7 @@ from neuronllm_eval.continuations import ForkScorer
 from neuronllm_eval.encoding import PromptSettings
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
+from neuronllm_eval.mask_identity import mask_hash
 from neuronllm_eval.masked_lm import NeuronMaskedLM
 from neuronllm_eval.neurons import NEURONS_FILE
 from neuronllm_eval.requests import build_questions
@@ -674,6 +675,8 @@ def test_by_name_through_simple_evaluate(tmp_path, batch_size):
         "enhance_scale": 2.0,
         "n_good": 8,
         "n_bad": 8,
+        "mask_hash": mask_hash(direct._mask.factors.numpy()),
+        "model_hash": NEURONS.provenance.model_hash,
     }
     plain = run("hf", base)
     bare = run("neuronllm", base)

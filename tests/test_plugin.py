@@ -71,6 +71,7 @@ def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
     assert code == 0, err
     own, own_samples = written(tmp_path / "own")
     assert results["results"] == own["results"]
+    assert config["neuronllm"] == own["config"]["neuronllm"]
     assert [line["resps"] for line in samples] == [line["resps"] for line in own_samples]
 
 

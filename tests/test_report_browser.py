@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from tests.cli_fixtures import finished_run
 from tests.page_fixtures import HOSTILE, POINTS, a_run
 
 pytestmark = pytest.mark.browser
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# With the value 1, what would be skipped without a browser fails: `.ci/run` sets it.
+REQUIRED = "CI_REQUIRES_BROWSER"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -59,15 +63,41 @@ RUNS = {
 }  # fmt: skip
 
 
+def found_browser() -> tuple[Any, str]:
+    """Playwright and the path of Chromium; the test is skipped, or fails, without one of them."""
+    missing = pytest.fail if os.environ.get(REQUIRED) == "1" else pytest.skip
+    try:
+        sync_api = importlib.import_module("playwright.sync_api")
+    except ImportError:
+        missing("playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        missing("there is no Chromium: apt-get install chromium")
+    return sync_api, chromium
+
+
+@pytest.mark.parametrize("lacking", ["playwright", "chromium"])
+def test_without_a_browser_tests_are_skipped_unless_one_is_required(lacking, monkeypatch):
+    if lacking == "playwright":
+        monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
+    else:
+        monkeypatch.setitem(sys.modules, "playwright.sync_api", pytest)
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setenv(REQUIRED, "1")
+    with pytest.raises(pytest.fail.Exception, match=f"(?i){lacking}"):
+        found_browser()
+    monkeypatch.delenv(REQUIRED)
+    with pytest.raises(pytest.skip.Exception, match=f"(?i){lacking}"):
+        found_browser()
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
+    sync_api, chromium = found_browser()
     with sync_api.sync_playwright() as driver:
         profile = tmp_path_factory.mktemp("profile")
         started = driver.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=list(FLAGS), headless=True
+            profile, executable_path=chromium, args=list(FLAGS), headless=True
         )
         yield started
         started.close()

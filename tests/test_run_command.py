@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from lm_eval.utils import get_results_filenames
+from lm_eval.utils import (
+    get_file_task_name,
+    get_latest_filename,
+    get_results_filenames,
+    get_sample_results_filenames,
+    sanitize_model_name,
+)
 
 from neuronllm_eval import __main__, cli
 from neuronllm_eval.errors import NeuronLLMError
@@ -18,6 +25,7 @@ from tests.cli_fixtures import (
     assert_one_message,
     call,
     finished_run,
+    jsonl,
     without_the_harness_tasks,
 )
 from tests.harness_fixtures import model_dir
@@ -90,11 +98,30 @@ def test_neurons_one_level_too_high_or_low_name_the_run():
         assert f"pass neurons= one of: {run.path}." in said
 
 
-def test_what_may_be_right_is_left_to_lm_eval():
+def test_what_may_be_right_is_left_to_lm_eval(tmp_path):
+    (tmp_path / "some.yaml").write_text("model: hf\n")
     refuse_run([*SOME_TASK, "--model_args", f"pretrained=m,neurons={finished_run().path},"
                 "condition=suppress_good.k2.x0.5,top_k=3"])  # fmt: skip
-    refuse_run([*SOME_TASK, "--config", "some.yaml"])  # which may name the model
+    refuse_run([*SOME_TASK, "--config", str(tmp_path / "some.yaml")])  # which may name the model
     refuse_run(["--model", "hf", "--tasks", "no_such_task"])
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("tsks: x", ("has 'tsks'", "flags of lm_eval's own command line: ", "write tasks")),
+        ("tasks: x\n3: x", ("has 3", "Remedy: remove it.")),
+        ("tasks: [", ("cannot be read", "check --config")),
+        ("- tasks", ("holds ['tasks']", "check --config")),
+        ("\x00", ("cannot be read", "check --config")),
+        (None, ("cannot be read", "No such file", "check --config")),
+    ],
+)
+def test_a_config_file_that_lm_eval_cannot_use_is_refused_by_its_key(tmp_path, content, parts):
+    config = tmp_path / "run.yaml"
+    if content is not None:
+        config.write_text(content)
+    assert_one_message(call("run", "--config", config), 2, str(config), *parts)
 
 
 @pytest.mark.parametrize(("rank", "first"), [("0", True), ("1", False)])
@@ -116,7 +143,6 @@ def test_the_full_command_line_refuses_the_same():
     [
         ("model: neuronllm\ntasks: demo_topic\n", False),
         ("model: neuronllm\ntasks: mine\ninclude_path: my_tasks\n", True),
-        ("tasks: [", False),
     ],
 )
 def test_folders_of_tasks_in_a_file_are_left_as_they_are(tmp_path, monkeypatch, content, own):
@@ -156,6 +182,51 @@ def test_lm_evals_loggers_take_a_masked_run(tmp_path, monkeypatch, caplog):
         assert any("demo_topic/acc_consistent" in each for each in logged if isinstance(each, dict))
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of PEFT
+def test_scripts_that_read_lm_evals_files_find_those_of_a_run(tmp_path, monkeypatch):
+    """As its `scripts/zeno_visualize.py` looks for them and takes them apart."""
+    without_the_harness_tasks(monkeypatch)
+    run = finished_run()
+    base = f"pretrained={model_dir()}"
+    adapter = run.path / "adapters" / "enhance"
+    for model, model_args in (
+        ("neuronllm", f"{base},neurons={run.path},condition=enhance"),
+        ("neuronllm", f"{base},neurons={run.path},condition=suppress_good"),
+        ("hf", f"{base},peft={adapter}"),
+    ):
+        code, _, err = call(
+            *("run", "--model", model, "--model_args", model_args, "--tasks", "demo_topic"),
+            *("--limit", 3, "--batch_size", 3, "--device", "cpu", "--include_path", tasks_dir()),
+            *("--log_samples", "--output_path", tmp_path),
+        )
+        assert code == 0, err
+    # A folder is named by pretrained alone, or by an adapter: two conditions share one.
+    of_masks = tmp_path / sanitize_model_name(str(model_dir()))
+    of_adapter = tmp_path / sanitize_model_name(str(adapter))
+    assert {path for path in tmp_path.iterdir()} == {of_masks, of_adapter}
+    files = [path.as_posix() for path in of_masks.iterdir()]
+    found, samples = get_results_filenames(files), get_sample_results_filenames(files)
+    assert (len(found), len(samples), len(files)) == (2, 2, 4)
+    latest = json.loads(Path(get_latest_filename(found)).read_text())
+    assert latest["config"]["model_args"]["condition"] == "suppress_good"
+    assert list(latest["configs"]) == ["demo_topic"]
+    config = latest["configs"]["demo_topic"]
+    assert config["output_type"] == "multiple_choice"
+    path = Path(get_latest_filename(samples))
+    assert get_file_task_name(path.name) == "demo_topic"
+    lines = jsonl(path)
+    assert len(lines) == 3
+    metrics = [metric["metric"] for metric in config["metric_list"]]
+    assert "acc" in metrics
+    for line in lines:
+        assert line["arguments"]["gen_args_0"]["arg_0"].endswith("Answer:")
+        assert len(line["filtered_resps"]) == len(line["arguments"]) == 4
+        assert {"doc_id", "target", "filter", *metrics} <= set(line)
+    # What validate writes into a run directory is no such file.
+    stored = [each.as_posix() for each in run.path.rglob("*.json*")]
+    assert get_results_filenames(stored) == get_sample_results_filenames(stored) == []
+
+
 def test_a_run_by_a_file_with_a_task_of_its_own(tmp_path, monkeypatch):
     without_the_harness_tasks(monkeypatch)
     tasks = tmp_path / "my_tasks"
@@ -175,6 +246,3 @@ def test_a_run_by_a_file_with_a_task_of_its_own(tmp_path, monkeypatch):
     values = json.loads(results.read_text())
     assert values["config"]["model_args"]["condition"] == "suppress_good"
     assert get_results_filenames([str(results)]) == [str(results)]
-    config.write_text(config.read_text() + "tsks: x\n")
-    code, _, err = call("run", "--config", config)
-    assert (code, "tsks" in err) == (1, True)

@@ -19,9 +19,15 @@ import json, sys
 import neuronllm_eval
 from neuronllm_eval import cli
 from neuronllm_eval.demo import MODEL_DIR
+from neuronllm_eval.packaged_recipes import config_path
 from neuronllm_eval.tasks_path import tasks_dir
 code = cli.main(["report", sys.argv[1]])
-print(json.dumps([code, neuronllm_eval.__file__, str(tasks_dir()), str(MODEL_DIR)]))
+parser = cli.main_parser(cli.COMMANDS)
+given = ["compare-methods", "--config", "recipes/paper.yaml"]
+words = cli.with_config(given, *parser.of_command(given))
+models = len(parser.parse_args(words).models)
+recipe = str(config_path("paper"))
+print(json.dumps([code, models, neuronllm_eval.__file__, str(tasks_dir()), str(MODEL_DIR), recipe]))
 """
 
 
@@ -45,10 +51,11 @@ def test_the_wheel_has_what_the_package_reads(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    code, module, tasks, model = json.loads(done.stdout.splitlines()[-1])
+    code, n_models, module, tasks, model, recipe = json.loads(done.stdout.splitlines()[-1])
     assert code == 0, done.stderr
     assert run.page.is_file()
-    for place in (module, tasks, model):
+    assert n_models == 3  # of the paper's recipe
+    for place in (module, tasks, model, recipe):
         assert Path(place).is_relative_to(site)
     assert (Path(tasks) / "demo" / "demo_topic.yaml").is_file()
     assert (Path(model) / "config.json").is_file()
