@@ -58,11 +58,11 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
     )
     if run.conditions.exists():
         table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
-        summaries, split = summarise(table, neurons.top_k, scales), table.split
+        summaries, split = summarise(table, neurons, scales), table.split
         metrics = {
             each.name: read_metrics(run.result(each.name), task)
             for each in summaries
-            if run.result(each.name).exists()
+            if (each.is_judged or each.name == UNMASKED) and run.result(each.name).exists()
         }
         limit = _limit(run, settings)
         judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit, batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -12,10 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuronllm_eval import cli, compare_command, identification, identify_command, methods
+from neuronllm_eval import (
+    cli,
+    compare_command,
+    identification,
+    identify_command,
+    methods,
+    overview,
+)
 from neuronllm_eval.compared_runs import read_compared
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ModelError
+from neuronllm_eval.finished_run import Run
 from neuronllm_eval.method_effects import SWAPPED
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, find_runs, read_lines
@@ -30,7 +39,7 @@ from tests.cli_fixtures import (
 from tests.harness_fixtures import model_dir
 
 METHODS = ("ace", "qrnca", "tn")
-CONDITIONS = ("--conditions", "suppress_good,degrade,enhance")
+CONDITIONS = ("--conditions", "suppress_good,suppress_bad,degrade,enhance")
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +109,53 @@ def test_the_tables_are_what_the_runs_hold(compared):
     assert f"{of_all['delta']:+.1f} [{of_all['low']:+.1f}, {of_all['high']:+.1f}]" in out
     relative = pooled["relative"]["degrade"]
     assert f"{relative['rac']:+.1f} [{relative['rac_low']:+.1f}, " in out
+
+
+def test_no_part_of_a_run_shows_figures_of_neurons_that_there_are_not(compared, tmp_path):
+    output, _ = compared
+    run = copy_of(RunDirectory(output / "seed_0" / "tn" / "demo_topic"), tmp_path / "tn")
+    for text in (run.report.read_text(), run.page.read_text(), render_overview(run)):
+        assert "no bad neurons" in text
+        assert not re.search(r"\bnan\b", text)
+    run_of = Run(run.path)
+    assert run_of.summaries["degrade"].corrected.n_tests == 2
+    assert run_of.summaries["degrade"].edited.same_as == "suppress_good"
+    made = json.loads(run.summary.read_text())
+    rows = {row["condition"]: row for row in board(run)}
+    bad = rows["suppress_bad"]
+    assert (bad["delta"], bad["accuracy"], bad["rank"], bad["consistent"]) == (None,) * 4
+    assert (bad["note"], rows["degrade"]["note"]) == ("no bad neurons", "good only")
+    assert rows["degrade"]["rank"] == 1
+    # A summary of an earlier version is read as it is, but for what was not edited.
+    for entry in made["conditions"]:
+        del entry["edited"]
+        entry["corrected"] = entry["corrected"] or made["conditions"][1]["corrected"]
+        entry["accuracy"].update({name: 0.0 for name in ("delta", "low", "high")}, p_value=1.0)
+    run.summary.write_text(json.dumps(made))
+    again = {row["condition"]: row for row in board(run)}
+    assert (again["suppress_bad"]["delta"], again["suppress_bad"]["note"]) == (None, bad["note"])
+    assert call("report", run.path)[0] == 0
+    assert {row["condition"]: row for row in board(run)} == rows
+
+
+def board(run: RunDirectory) -> list[dict]:
+    code, out, err = call("leaderboard", run.path, "--format", "json")
+    assert code == 0, err
+    return json.loads(out)["rows"]
+
+
+def render_overview(run: RunDirectory) -> str:
+    return overview.render_overview("runs", [overview.read_result(run)] * 2)
+
+
+def test_the_card_of_what_edits_nothing_has_no_figures(compared, tmp_path):
+    output, _ = compared
+    run = output / "seed_0" / "tn" / "demo_topic"
+    for condition, is_judged in (("suppress_bad", False), ("suppress_good", True)):
+        at = tmp_path / condition
+        code, _, err = call("export", run, "--condition", condition, "--output_path", at)
+        assert code == 0, err
+        assert ("accuracy" in (at / "README.md").read_text()) == is_judged
 
 
 def test_methods_are_held_against_ace_on_the_same_docs(compared):

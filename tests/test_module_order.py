@@ -70,6 +70,7 @@ ORDER = (
     "norms",
     "token_effects",
     "conditions",
+    "edited_neurons",
     "hub",
     "mask_options",
     "ia3",
