@@ -192,7 +192,7 @@ def as_json(found: Comparison, seconds: dict[str, float]) -> dict[str, Any]:
 
     Args:
         found: what `compare` gives.
-        seconds: by stage, what it took here; stages that were finished before are not there.
+        seconds: by stage, what it took; one pass finds the neurons of all methods it names.
     """
     return {
         "rows": [

@@ -22,6 +22,10 @@ _TABLE_NOTE = (
     "a question that several of them ask is one. comparison.json has each run, report.md of each "
     "run its p corrected for all conditions, and random controls where it has them."
 )
+_SECONDS_NOTE = (
+    "What each stage took when it was done, in this call or an earlier one. Methods that are "
+    "identified together share one pass over the questions, which has one time."
+)
 _RELATIVE_NOTE = "RAC, RCC: change of accuracy, of confidence, in percent of the unmasked."
 
 
@@ -30,7 +34,7 @@ def comparison_text(found: Comparison, seconds: Mapping[str, float]) -> str:
 
     Args:
         found: what `comparison.compare` gives.
-        seconds: by stage, what it took in this call.
+        seconds: by stage, what it took.
     """
     parts = [
         "## Accuracy under each condition, points against unmasked",
@@ -58,5 +62,5 @@ def comparison_text(found: Comparison, seconds: Mapping[str, float]) -> str:
     parts += ["## Relative changes", relative_table(found), _RELATIVE_NOTE]
     if seconds:
         times = [[escaped(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
-        parts += ["## Seconds, of this call", markdown_table(["stage", "s"], times)]
+        parts += ["## Seconds", markdown_table(["stage", "s"], times), _SECONDS_NOTE]
     return "\n\n".join(parts) + "\n"

@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import re
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -83,7 +84,12 @@ def test_the_tables_are_what_the_runs_hold(compared):
     assert (output / "comparison.md").read_text() in out
     found = json.loads((output / "comparison.json").read_text())
     assert len(found["rows"]) == 2 * len(METHODS) * 2
-    assert {name.rsplit(" ", 1)[-1] for name in found["seconds"]} == {"demo_topic", *METHODS}
+    assert set(found["seconds"]) == {
+        f"seed_{seed}: {stage}"
+        for seed in (0, 1)
+        for stage in ("identify demo_topic (ace, qrnca, tn together)",
+                      *(f"validate demo_topic {method}" for method in METHODS))
+    }  # fmt: skip
     for stage, value in found["seconds"].items():
         assert value > 0
         assert f"| {stage} " in out
@@ -236,12 +242,36 @@ def test_methods_go_on_after_an_interruption_and_further_ones_join(tmp_path, mon
     assert (code, "top_z" in err) == (2, True)
 
 
-def test_a_comparison_that_is_repeated_is_printed_again(compared):
-    output, out = compared
-    given = ("--method", ",".join(METHODS), "--top_k", "2,5", "--seeds", 0, 1)
-    code, again, err = call(*flags(output, *given))
+def test_a_comparison_that_is_repeated_is_printed_again_with_its_times(compared, tmp_path):
+    output = tmp_path / "again"
+    shutil.copytree(compared[0], output)
+    out = compared[1].replace(str(compared[0]), str(output))
+    known = json.loads((output / "comparison.json").read_text())
+    given = ("--method", ",".join(METHODS), "--top_k", "2,5")
+    code, again, err = call(*flags(output, *given, "--seeds", 0, 1))
     assert code == 0, err
-    assert out.split("## Seconds")[0] in again
+    assert again == out
+    assert json.loads((output / "comparison.json").read_text()) == known
+    # What is found and judged anew has its new time, and others' times are not those of this call.
+    shutil.rmtree(output / "seed_1" / "tn")
+    code, again, err = call(*flags(output, *given, "--seeds", 1))
+    assert code == 0, err
+    found = json.loads((output / "comparison.json").read_text())["seconds"]
+    mine = {stage: taken for stage, taken in known["seconds"].items() if "seed_1" in stage}
+    alone = "seed_1: identify demo_topic tn"
+    assert found.keys() == mine.keys() | {alone}
+    fresh = {alone, "seed_1: validate demo_topic tn"}
+    assert all(found[stage] == taken for stage, taken in mine.items() if stage not in fresh)
+    assert found["seed_1: validate demo_topic tn"] != mine["seed_1: validate demo_topic tn"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"seconds": []}', '{"seconds": {".: identify": "x"}}', "[]"]
+)
+def test_times_that_cannot_be_read_are_not_known(tmp_path, caplog, text):
+    (tmp_path / "comparison.json").write_text(text)
+    assert compare_command._earlier_seconds(tmp_path, ["."]) == {}
+    assert "what stages took before is not known" in caplog.text
 
 
 def test_other_settings_are_other_rows(compared, tmp_path):
