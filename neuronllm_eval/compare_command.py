@@ -15,7 +15,8 @@ from pathlib import Path
 
 from neuronllm_eval import arguments
 from neuronllm_eval.compared_runs import read_compared
-from neuronllm_eval.comparison import as_json, compare
+from neuronllm_eval.comparison import compare
+from neuronllm_eval.comparison_json import as_json
 from neuronllm_eval.comparison_text import comparison_text
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.methods import METHODS

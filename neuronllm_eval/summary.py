@@ -30,7 +30,7 @@ from neuronllm_eval.mcnemar import McNemar, mcnemar
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.relative_changes import relative_accuracy_change, relative_confidence_change
 from neuronllm_eval.stability import SplitHalf
-from neuronllm_eval.statistics import PairedDelta, paired_delta
+from neuronllm_eval.statistics import PairedDelta, paired_delta, points_between
 
 # What each condition is expected to do; its place among the controls is judged on this side.
 EXPECTED_SIGN = {
@@ -175,11 +175,22 @@ def _stands_for(summary: ConditionSummary) -> str:
 
 
 def _holm(family: Sequence[ConditionSummary]) -> dict[str, Corrected]:
-    by_question = holm([each.accuracy.p_value for each in family])
-    by_doc = holm([each.mcnemar.p_value for each in family if each.mcnemar is not None])
+    return corrected_together(
+        {
+            each.name: (each.accuracy.p_value, each.mcnemar.p_value)
+            for each in family
+            if each.mcnemar is not None
+        }
+    )
+
+
+def corrected_together(family: Mapping[str, tuple[float, float]]) -> dict[str, Corrected]:
+    """By name, after Holm's correction for all of them; from (p by question, McNemar's p)."""
+    by_question = holm([by_question for by_question, _ in family.values()])
+    by_doc = holm([by_doc for _, by_doc in family.values()])
     return {
-        each.name: Corrected(len(family), *p_values)
-        for each, *p_values in zip(family, by_question, by_doc, strict=True)
+        name: Corrected(len(family), *p_values)
+        for name, *p_values in zip(family, by_question, by_doc, strict=True)
     }
 
 
@@ -197,7 +208,7 @@ def _summarise(
 
     accuracy, confidence = paired(table.correct), paired(table.confidence)
     controls = [
-        100 * float(table.correct[other].mean() - table.correct[UNMASKED].mean())
+        points_between(table.correct[UNMASKED], table.correct[other])
         for other in table.conditions
         if other.startswith(control_name(name, 0)[:-1])
     ]

@@ -106,6 +106,11 @@ def test_the_tables_are_what_the_runs_hold(compared):
         assert swapped["low"] <= swapped["delta"] <= swapped["high"]
         if row["method"] == "tn":
             assert row["n_bad"] == 0
+            assert "suppress_bad" not in row["accuracy"]
+            assert row["edited"]["degrade"]["same_as"] == "suppress_good"
+            assert row["tests"]["degrade"]["corrected"]["n_tests"] == 2
+            continue
+        assert row["edited"]["degrade"]["n_bad"] == row["n_bad"]
     ace = [r for r in found["rows"] if (r["method"], r["top_k"]) == ("ace", 5)]
     (pooled,) = (r for r in found["pooled"] if (r["method"], r["top_k"]) == ("ace", 5))
     assert pooled["seeds"] == [0, 1]
@@ -274,6 +279,24 @@ def test_times_that_cannot_be_read_are_not_known(tmp_path, caplog, text):
     assert "what stages took before is not known" in caplog.text
 
 
+def test_random_controls_are_compared_too(tmp_path):
+    given = ("--method", "ace,tn", "--seeds", 0, 1, "--n_random", 3, "--top_k", "2,5")
+    code, out, err = call(*flags(tmp_path, *given))
+    assert code == 0, err
+    assert "## Place among random controls" in out
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    for row in found["rows"]:
+        run = RunDirectory(tmp_path / f"seed_{row['seed']}" / row["method"] / row["task"])
+        ending = "" if row["top_k"] == 5 else f".k{row['top_k']}"
+        whole = {each["name"]: each for each in json.loads(run.summary.read_text())["conditions"]}
+        own, of_run = row["tests"]["degrade"], whole[f"degrade{ending}"]
+        assert own["controls"] == of_run["controls"]
+        assert own["mcnemar"] == of_run["mcnemar"]
+        if not ending:  # a point of a sweep is corrected for the whole of it
+            assert own["corrected"] == of_run["corrected"]
+    assert {row["tests"]["enhance"]["controls"]["n_controls"] for row in found["pooled"]} == {3}
+
+
 def test_other_settings_are_other_rows(compared, tmp_path):
     output, _ = compared
     code, _, err = call(*flags(tmp_path, "--method", "ace", "--top_z", 3, "--seed", 0))
@@ -334,7 +357,7 @@ def test_models_in_turn(tmp_path):
     assert code == 0, err
     found = [each.key.method for each in read_compared(find_runs(next(tmp_path.glob("*/ace"))))]
     assert found == ["ace"]
-    assert out.count("| random ") == 4
+    assert out.count("| random ") == 6
 
 
 def test_a_model_that_fails_leaves_the_others_table(tmp_path, monkeypatch):
@@ -427,7 +450,7 @@ def test_the_docs_method_of_ones_own_runs(tmp_path, monkeypatch):
         given = flags(output, "--method", "ace,activation_share", "--method_args", "power=2.0")
         code, out, err = call(*given)
         assert code == 0, err
-        assert out.count("| activation_share ") == 4
+        assert out.count("| activation_share ") == 6
         known = NeuronSet.load(output / "activation_share" / "demo_topic")
         assert known.provenance.method_args == '{"power": 2.0}'
     finally:

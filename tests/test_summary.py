@@ -116,6 +116,15 @@ def test_beyond_counts_on_the_side_that_is_expected(name):
     assert beyond == ([1, 0] if EXPECTED_SIGN[name] > 0 else [0, 1])
 
 
+@pytest.mark.parametrize("before", ["000", "0000000", "1100000"])
+def test_a_control_that_moves_just_as_far_is_a_tie(before):
+    # One of three docs won: 100/3 points either way, but 100 * (1/3 - 0/3) is another number.
+    after = before[:-1] + "1"
+    _, found = judged(table_of(unmasked=before, enhance=after, enhance__random_0=after), 10)
+    assert (found.n_beyond, found.controls.n_as_extreme) == (0, 1)
+    assert found.controls.low == found.accuracy.delta
+
+
 def test_points_of_a_sweep_have_their_own_controls():
     table = table_of(
         unmasked="1100000000",
