@@ -20,7 +20,8 @@ class Key(NamedTuple):
         task: of the harness.
         split: that judged.
         terms: names and values of all else that has to be equal where methods are compared, the
-            seed and what it changes aside (`comparability.Terms`).
+            seed and what it changes aside (`comparability.Terms`), and how many questions were
+            asked for (`limit`).
         top_k: good and bad neurons that were asked for.
         method: that scored the neurons.
         settings: names and values of what the method was set to (`run_terms.method_settings`).

@@ -16,9 +16,10 @@ from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.run_terms import method_settings, run_terms
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.stored_run import ValidationRecord, load_neurons
+from neuronllm_eval.stored_run import ValidationRecord, judged_limit, load_neurons
 
-# Terms that another seed changes, and those that a key has by themselves.
+# Terms that another seed changes, and those that a key has by themselves. Another seed may lose a
+# few questions, which are too long in its orders; how many were asked for is the limit.
 _NOT_IN_KEY = ("question_ids", "docs", "n_questions", "n_chosen_on", "split", "top_k")
 
 
@@ -64,6 +65,8 @@ def _of_run(run: RunDirectory) -> list[Compared]:
     known = neurons.provenance
     terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table)))
     judged = record.judged(neurons, run.validation)
+    terms = {name: value for name, value in terms.items() if name not in _NOT_IN_KEY}
+    terms["limit"] = _limit(settings.limit, judged_limit(run, settings))
     by_count: dict[int, dict[str, str]] = {}
     controls: dict[int, dict[str, list[str]]] = {}
     for name in table.conditions:
@@ -81,7 +84,7 @@ def _of_run(run: RunDirectory) -> list[Compared]:
             (known.model, known.model_hash),
             settings.task,
             table.split,
-            tuple((n, str(value)) for n, value in terms.items() if n not in _NOT_IN_KEY),
+            tuple((n, str(value)) for n, value in terms.items()),
             count,
             known.method,
             tuple((n, str(value)) for n, value in method_settings(settings).items()),
@@ -100,6 +103,12 @@ def _of_run(run: RunDirectory) -> list[Compared]:
             )
         )
     return found
+
+
+def _limit(choosing: int | None, judging: int | None) -> str:
+    """How many questions were asked for, at most; none is all that there are."""
+    chosen, judged = ("none" if limit is None else str(limit) for limit in (choosing, judging))
+    return chosen if chosen == judged else f"{chosen} to choose, {judged} to judge"
 
 
 def _edited(names: Mapping[str, str], judged: NeuronSet, scales: Scales) -> dict[str, Edited]:

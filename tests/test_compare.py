@@ -29,10 +29,12 @@ from neuronllm_eval.finished_run import Run
 from neuronllm_eval.method_effects import SWAPPED
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, find_runs, read_lines
+from tests import damage
 from tests.cli_fixtures import (
     QUICK,
     assert_one_message,
     call,
+    change_settings,
     copy_of,
     identify,
     without_the_harness_tasks,
@@ -310,6 +312,33 @@ def test_other_settings_are_other_rows(compared, tmp_path):
     code, out, err = call("compare", *runs, "--against", "ace top_z=0.1")
     assert code == 0, err
     assert "## Enhance minus degrade less that of ace top" in out
+
+
+def test_other_numbers_of_questions_are_no_repeats(compared, tmp_path):
+    output, _ = compared
+    runs = [output / "seed_0" / "ace", output / "seed_1" / "ace"]
+    fewer = copy_of(RunDirectory(runs[1] / "demo_topic"), tmp_path / "fewer")
+    change_settings(fewer, limit=3)
+    judged = copy_of(fewer, tmp_path / "judged")
+    for run, limit in ((fewer, 3), (judged, 2)):
+        damage.as_json("results/unmasked.json", lambda v, n=limit: v["config"].update(limit=n))(run)
+
+    def rows(*paths: Path) -> dict[tuple[int, str], list[int]]:
+        at = tmp_path / "tables"
+        code, out, err = call("compare", *paths, "--output_path", at)
+        assert code == 0, err
+        found = json.loads((at / "comparison.json").read_text())["pooled"]
+        for row in found:
+            told = f"ace limit={row['terms']['limit']} " in out
+            assert told == (len(found) > 2), "where limits differ, rows say so"
+        return {(row["top_k"], row["terms"]["limit"]): row["seeds"] for row in found}
+
+    assert rows(*runs) == {(2, "4"): [0, 1], (5, "4"): [0, 1]}
+    assert rows(runs[0], fewer.path, judged.path) == {
+        (k, limit): [seed]
+        for k in (2, 5)
+        for limit, seed in (("4", 0), ("3", 1), ("3 to choose, 2 to judge", 1))
+    }
 
 
 def test_verify_computes_a_methods_scores_again(compared):
