@@ -7,7 +7,7 @@ condition of bad neurons edits nothing, and its figures would be those of the un
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from neuronllm_eval.conditions import (
@@ -92,8 +92,3 @@ def _note(condition: str, edited: tuple[int, int], there: tuple[int, int]) -> st
     if any(most for _, _, most in touched):
         return "factor 1"
     return f"no {touched[0][0]} neurons" if len(touched) == 1 else "no neurons"
-
-
-def distinct(edited: Mapping[str, Edited], names: Iterable[str]) -> list[str]:
-    """Of conditions, those that edit something, each of several that do the same once."""
-    return [name for name in names if edited[name].n_neurons and edited[name].same_as is None]

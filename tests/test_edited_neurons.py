@@ -7,10 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.conditions import CONDITIONS, Scales, condition_scales
-from neuronllm_eval.edited_neurons import Edited, distinct, edited_by
+from neuronllm_eval.edited_neurons import Edited, edited_by
 from tests.harness_fixtures import neuron_set
 
 PLAIN = CONDITIONS[1:]
+
+
+def distinct(edited: dict[str, Edited]) -> list[str]:
+    """Those that edit something, each of several that do the same once."""
+    return [name for name, own in edited.items() if own.n_neurons and own.same_as is None]
 
 
 def test_both_kinds_are_edited_by_degrade_and_enhance():
@@ -20,7 +25,7 @@ def test_both_kinds_are_edited_by_degrade_and_enhance():
     assert found["enhance_bad"] == Edited(0, 4)
     assert found["degrade"] == found["enhance"] == Edited(4, 4)
     assert found["degrade"].n_neurons == 8
-    assert distinct(found, found) == list(PLAIN)
+    assert distinct(found) == list(PLAIN)
 
 
 def test_without_bad_neurons_there_are_two_conditions():
@@ -30,7 +35,7 @@ def test_without_bad_neurons_there_are_two_conditions():
     assert found["suppress_bad"] == Edited(0, 0, None, "no bad neurons")
     assert found["degrade"] == Edited(4, 0, "suppress_good", "good only")
     assert found["enhance"] == Edited(4, 0, "enhance_good", "good only")
-    assert distinct(found, names) == ["suppress_good", "enhance_good"]
+    assert distinct(found) == ["suppress_good", "enhance_good"]
     alone = edited_by(["degrade"], neuron_set(good=()), Scales())
     assert alone == {"degrade": Edited(0, 4, None, "bad only")}
 
@@ -69,6 +74,6 @@ def test_it_is_what_the_factors_say(chosen, cut, suppress, enhance):
         assert each.n_neurons == np.count_nonzero(factors[name] != 1)
         if each.same_as is not None:
             assert np.array_equal(factors[name], factors[each.same_as])
-    kept = distinct(found, PLAIN)
+    kept = distinct(found)
     assert len({factors[name].tobytes() for name in kept}) == len(kept)
     assert len(kept) == len({f.tobytes() for f in factors.values() if (f != 1).any()})
