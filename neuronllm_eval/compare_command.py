@@ -15,7 +15,8 @@ from pathlib import Path
 
 from neuronllm_eval import arguments
 from neuronllm_eval.compared_runs import read_compared
-from neuronllm_eval.comparison import as_json, compare
+from neuronllm_eval.comparison import compare
+from neuronllm_eval.comparison_json import as_json
 from neuronllm_eval.comparison_text import comparison_text
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.methods import METHODS
@@ -23,10 +24,11 @@ from neuronllm_eval.progress import bar
 from neuronllm_eval.ranks import own_rank
 from neuronllm_eval.run_directory import RunDirectory, folder_name, write_whole
 from neuronllm_eval.run_search import runs_below
-from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.strict_json import dump_json, read_json
 
 logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = "runs/comparison"
+COMPARISON = "comparison.json"
 # Identifies, validates and reports as parsed flags say, and notes what took how many seconds; the
 # directories of the runs, none of a dry run.
 Evaluate = Callable[[argparse.Namespace, dict[str, float]], list[RunDirectory]]
@@ -80,15 +82,20 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
     seconds: dict[str, float] = {}
     runs: list[RunDirectory] = []
 
+    repeats = {
+        str(path.relative_to(output)) if path != output else ".": own
+        for path, own in _repeats(options, output)
+    }
+
     def finish() -> None:
         if runs and not own_rank():
-            _write(runs, options.against, seconds, output, show)
+            known = {} if options.overwrite else _earlier_seconds(output, list(repeats))
+            _write(runs, options.against, known | seconds, output, show)
 
     try:
-        for path, own in _repeats(options, output):
+        for lead, own in repeats.items():
             found: dict[str, float] = {}
             runs += evaluate(own, found)
-            lead = str(path.relative_to(output)) if path != output else "."
             seconds |= {f"{lead}: {stage}": taken for stage, taken in found.items()}
     except NeuronLLMError:  # a model that fails takes nothing from those before it
         try:
@@ -98,6 +105,26 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
         raise
     finish()
     return 0
+
+
+def _earlier_seconds(output: Path, leads: Sequence[str]) -> dict[str, float]:
+    """What an earlier call says its stages took, of the models and seeds that are here again.
+
+    Stages that are finished take no time any more, and would be lost with the file.
+    """
+    path = output / COMPARISON
+    if not path.is_file():
+        return {}
+    try:
+        found = read_json(path, "run compare-methods again")
+        return {
+            str(stage): float(taken)
+            for stage, taken in found["seconds"].items()
+            if stage.partition(": ")[0] in leads
+        }
+    except (ArtifactError, AttributeError, KeyError, TypeError, ValueError) as error:
+        logger.warning("%s: what stages took before is not known: %s", path, error)
+        return {}
 
 
 def _repeats(
@@ -206,7 +233,7 @@ def _write(
         found = compare(own, against, progress=progress.update)
     text = comparison_text(found, seconds)
     if output is not None:
-        write_whole(output / "comparison.json", dump_json(as_json(found, seconds)))
+        write_whole(output / COMPARISON, dump_json(as_json(found, seconds)))
         write_whole(output / "comparison.md", text)
     show(text)
     if output is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.edited_neurons import Edited
 
 
 class Key(NamedTuple):
@@ -19,7 +20,8 @@ class Key(NamedTuple):
         task: of the harness.
         split: that judged.
         terms: names and values of all else that has to be equal where methods are compared, the
-            seed and what it changes aside (`comparability.Terms`).
+            seed and what it changes aside (`comparability.Terms`), and how many questions were
+            asked for (`limit`).
         top_k: good and bad neurons that were asked for.
         method: that scored the neurons.
         settings: names and values of what the method was set to (`run_terms.method_settings`).
@@ -45,6 +47,8 @@ class Compared:
         n_bad: bad ones.
         table: right or wrong and confidence of every doc.
         names: what the table calls each condition.
+        edited: by condition, how many neurons it edits; `same_as` is a condition too.
+        controls: by condition, what the table calls each random control, in order.
     """
 
     key: Key
@@ -53,3 +57,10 @@ class Compared:
     n_bad: int
     table: DocTable
     names: dict[str, str]
+    edited: dict[str, Edited]
+    controls: dict[str, list[str]]
+
+    @property
+    def judged(self) -> list[str]:
+        """The conditions that edit something."""
+        return [name for name in self.names if self.edited[name].n_neurons]

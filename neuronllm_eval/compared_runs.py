@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from neuronllm_eval.asked_docs import AskedDocs
 from neuronllm_eval.compared import Compared, Key
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.edited_neurons import Edited, edited_by
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.run_terms import method_settings, run_terms
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.stored_run import ValidationRecord, load_neurons
+from neuronllm_eval.stored_run import ValidationRecord, judged_limit, load_neurons
 
-# Terms that another seed changes, and those that a key has by themselves.
+# Terms that another seed changes, and those that a key has by themselves. Another seed may lose a
+# few questions, which are too long in its orders; how many were asked for is the limit.
 _NOT_IN_KEY = ("question_ids", "docs", "n_questions", "n_chosen_on", "split", "top_k")
 
 
@@ -60,26 +64,61 @@ def _of_run(run: RunDirectory) -> list[Compared]:
     table = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
     known = neurons.provenance
     terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table)))
+    judged = record.judged(neurons, run.validation)
+    terms = {name: value for name, value in terms.items() if name not in _NOT_IN_KEY}
+    terms["limit"] = _limit(settings.limit, judged_limit(run, settings))
     by_count: dict[int, dict[str, str]] = {}
+    controls: dict[int, dict[str, list[str]]] = {}
     for name in table.conditions:
         parts = ConditionName.parse(name)
-        if parts.seed is None and name != UNMASKED and _as_the_run(parts, record.scales):
+        if name != UNMASKED and _as_the_run(parts, record.scales):
             count = parts.top_k or record.top_k
-            by_count.setdefault(count, {})[parts.condition] = name
+            if parts.seed is None:
+                by_count.setdefault(count, {})[parts.condition] = name
+            else:
+                of_count = controls.setdefault(count, {})
+                of_count.setdefault(parts.condition, []).append(name)
     found = []
     for count, names in sorted(by_count.items()):
         key = Key(
             (known.model, known.model_hash),
             settings.task,
             table.split,
-            tuple((n, str(value)) for n, value in terms.items() if n not in _NOT_IN_KEY),
+            tuple((n, str(value)) for n, value in terms.items()),
             count,
             known.method,
             tuple((n, str(value)) for n, value in method_settings(settings).items()),
         )
         chosen = neurons.top(count)
-        found.append(Compared(key, known.seed, len(chosen.good), len(chosen.bad), table, names))
+        found.append(
+            Compared(
+                key,
+                known.seed,
+                len(chosen.good),
+                len(chosen.bad),
+                table,
+                names,
+                _edited(names, judged, record.scales),
+                controls.get(count, {}),
+            )
+        )
     return found
+
+
+def _limit(choosing: int | None, judging: int | None) -> str:
+    """How many questions were asked for, at most; none is all that there are."""
+    chosen, judged = ("none" if limit is None else str(limit) for limit in (choosing, judging))
+    return chosen if chosen == judged else f"{chosen} to choose, {judged} to judge"
+
+
+def _edited(names: Mapping[str, str], judged: NeuronSet, scales: Scales) -> dict[str, Edited]:
+    """By condition, of one number of neurons; another condition goes by that name too."""
+    found = edited_by(names.values(), judged, scales)
+    conditions: dict[str | None, str] = {name: condition for condition, name in names.items()}
+    return {
+        condition: dataclasses.replace(found[name], same_as=conditions.get(found[name].same_as))
+        for condition, name in names.items()
+    }
 
 
 def _as_the_run(parts: ConditionName, scales: Scales) -> bool:

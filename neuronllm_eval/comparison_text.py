@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from neuronllm_eval.comparison import (
-    Comparison,
-    against_text,
+from neuronllm_eval.comparison import Comparison, against_text, unpaired
+from neuronllm_eval.comparison_tables import (
+    controls_table,
     delta_table,
     difference_table,
+    edited_table,
     overview,
+    p_table,
     relative_table,
-    unpaired,
 )
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.report import markdown_table
@@ -19,8 +20,24 @@ from neuronllm_eval.report import markdown_table
 _TABLE_NOTE = (
     "Brackets: 95% interval of that cell alone, paired, by question. K: neurons of each kind that "
     "were asked for; good, bad: that there were. Runs: repeats with other seeds, which are pooled; "
-    "a question that several of them ask is one. comparison.json has each run, report.md of each "
-    "run its p corrected for all conditions, and random controls where it has them."
+    "a question that several of them ask is one. A condition without neurons to edit is not "
+    "judged; good only: of the two kinds that it edits there was one. comparison.json has each "
+    "run by itself."
+)
+_TESTS_NOTE = (
+    "p by question, McNemar's exact p by doc (docs lost, gained): both after Holm's correction for "
+    "so many tests, the conditions of the row; those that edit the same neurons by the same "
+    "factors are one. McNemar's test takes the docs of a question, and of repeats that ask it "
+    "again, as independent: quote p by question."
+)
+_CONTROLS_NOTE = (
+    "Among the condition and its random controls, 1 being beyond all of them on the expected side, "
+    "with its one-sided empirical p, not corrected. Repeats are pooled: their first controls are "
+    "one, over the docs of all, and so on."
+)
+_SECONDS_NOTE = (
+    "What each stage took when it was done, in this call or an earlier one. Methods that are "
+    "identified together share one pass over the questions, which has one time."
 )
 _RELATIVE_NOTE = "RAC, RCC: change of accuracy, of confidence, in percent of the unmasked."
 
@@ -30,12 +47,21 @@ def comparison_text(found: Comparison, seconds: Mapping[str, float]) -> str:
 
     Args:
         found: what `comparison.compare` gives.
-        seconds: by stage, what it took in this call.
+        seconds: by stage, what it took.
     """
     parts = [
         "## Accuracy under each condition, points against unmasked",
         delta_table(found),
         _TABLE_NOTE,
+        "## Neurons that each condition edits",
+        edited_table(found),
+        "## Tests of these changes: p, McNemar's p",
+        p_table(found),
+        _TESTS_NOTE,
+    ]
+    if places := controls_table(found):
+        parts += ["## Place among random controls", places, _CONTROLS_NOTE]
+    parts += [
         "## Enhance minus degrade, points",
         overview(found),
     ]
@@ -58,5 +84,5 @@ def comparison_text(found: Comparison, seconds: Mapping[str, float]) -> str:
     parts += ["## Relative changes", relative_table(found), _RELATIVE_NOTE]
     if seconds:
         times = [[escaped(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
-        parts += ["## Seconds, of this call", markdown_table(["stage", "s"], times)]
+        parts += ["## Seconds", markdown_table(["stage", "s"], times), _SECONDS_NOTE]
     return "\n\n".join(parts) + "\n"

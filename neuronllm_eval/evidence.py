@@ -26,7 +26,7 @@ HEADERS = (
 
 def tested(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
     """The conditions that have deltas of their own: no points, unless there is nothing else."""
-    known = [each for each in summaries if each.mcnemar is not None]
+    known = [each for each in summaries if each.is_judged]
     return [each for each in known if not each.is_point] or known
 
 
@@ -68,7 +68,7 @@ def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
     parts = []
     kinds = {"good": n_good, "bad": n_bad}
     for operation, (kind, chosen) in zip(OPERATIONS[summary.condition], kinds.items(), strict=True):
-        if operation is not None:
+        if operation is not None and chosen:
             count = min(chosen, summary.top_k or chosen) if summary.is_point else chosen
             verb = {"suppress": "suppressing", "enhance": "enhancing"}[operation]
             parts.append(f"{verb} {count} {kind}")
@@ -153,6 +153,13 @@ def note(summaries: Sequence[ConditionSummary]) -> str:
         "Lost, gained: docs that became wrong, or right, and McNemar's exact test of them"
         + (", which takes the docs of a question as independent." if clustered else "."),
     ]
+    twins = [
+        f"{each.name} edits the same neurons as {each.edited.same_as}, by the same factors, and is "
+        "no further test."
+        for each in summaries
+        if each.edited is not None and each.edited.same_as is not None and not each.is_point
+    ]
+    parts += twins
     n_controls = min(filter(None, map(_n_controls, summaries)), default=0)
     if n_controls:
         parts.append(

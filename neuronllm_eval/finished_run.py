@@ -103,7 +103,7 @@ class Run:
         """What each condition and point did to the benchmark, by name: figures of the report."""
         record = self.validation
         judged = record.judged(self.neurons, self.directory.validation)
-        found = summarise(self.docs, judged.top_k, record.scales)
+        found = summarise(self.docs, judged, record.scales)
         return {each.name: each for each in found}
 
     def metrics(self, condition: str) -> dict[str, float]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from neuronllm_eval import arguments
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_table
-from neuronllm_eval.identified_files import method_runs
+from neuronllm_eval.identified_files import MethodRun, method_runs
 from neuronllm_eval.identify_stage import Announce, identify_by_methods
 from neuronllm_eval.launching import launched, take_locks
 from neuronllm_eval.loading import LoadedModel, load_model
@@ -128,7 +128,7 @@ def _identify_in(
         return []
     for (own_runs, own, _), (choosing, judging) in zip(tasks, asked, strict=True):
         left = [each for each in own_runs if launch.overwrite or not each.run.neurons.is_file()]
-        with _timed(seconds if left else {}, f"identify {own.task}"):
+        with _timed(seconds if left else {}, _pass_of(own.task, left)):
             found = identify_by_methods(model, own, choosing, own_runs, launch, announce)
         for each, neurons in zip(own_runs, found, strict=True):
             if plan is not None:
@@ -142,6 +142,12 @@ def _identify_in(
         write_overviews([run for run, _ in runs], output)
         listeners.show(f"written to {output}")
     return [run for run, _ in runs]
+
+
+def _pass_of(task: str, left: Sequence[MethodRun]) -> str:
+    """The stage that finds the neurons: one time for all methods that share the pass."""
+    names = ", ".join(each.method.name for each in left)
+    return f"identify {task} ({names} together)" if len(left) > 1 else f"identify {task} {names}"
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from neuronllm_eval.strict_json import read_json
 def judged_figures(run: RunDirectory, export: Export) -> Figures | None:
     """The figures of the same condition, number of neurons and scales; None if it was not judged.
 
+    What edits no neuron is judged by no figures.
+
     Raises:
         ArtifactError: `summary.json` or `validation.json` is damaged.
     """
@@ -30,6 +32,8 @@ def judged_figures(run: RunDirectory, export: Export) -> Figures | None:
             name = ConditionName.parse(values["name"])
             top_k = name.top_k or record.top_k
             if _what(values["name"], top_k, name.scales(record.scales)) == wanted:
+                if values["corrected"] is None:
+                    return None
                 return _figures(str(summary["split"]), values, record.positions)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(

@@ -41,6 +41,7 @@ class Entry:
         n_questions: that judged.
         n_docs: their docs.
         accuracy: percent.
+        note: why it was not judged, as "no bad neurons", or "good only".
         delta: condition minus unmasked, percentage points.
         low: lower bound of its 95% interval.
         high: upper bound.
@@ -73,7 +74,8 @@ class Entry:
     n_bad: int
     n_questions: int
     n_docs: int
-    accuracy: float
+    accuracy: float | None
+    note: str | None
     delta: float | None
     low: float | None
     high: float | None
@@ -92,7 +94,7 @@ class Entry:
 
 
 # Names and types of the columns of csv and json, in order; "terms" become the letter of the set.
-_TYPES = {"str": "string", "int": "Int64", "int | None": "Int64"}
+_TYPES = {"str": "string", "str | None": "string", "int": "Int64", "int | None": "Int64"}
 COLUMNS: dict[str, str] = {
     "task": "string",
     "set": "string",

@@ -14,6 +14,7 @@ from typing import Any
 
 from neuronllm_eval.asked_docs import AskedDocs, asked_docs
 from neuronllm_eval.conditions import UNMASKED, ConditionName, Scales
+from neuronllm_eval.edited_neurons import Edited, edited_by
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.leaderboard import Entry
 from neuronllm_eval.neurons import NeuronSet
@@ -94,7 +95,7 @@ def read_run(run: RunDirectory, with_points: bool = False) -> BoardRun:
 
 def _entries(run: RunDirectory, settings: RunSettings, neurons: NeuronSet) -> tuple[Entry, ...]:
     record = ValidationRecord.load(run.validation)
-    record.judged(neurons, run.validation)
+    judged = record.judged(neurons, run.validation)
     summary = StoredSummary.load(run.summary)
     asked = asked_docs(run.conditions, settings.task)
     _require_one_validation(run, settings, record, summary, asked)
@@ -102,13 +103,16 @@ def _entries(run: RunDirectory, settings: RunSettings, neurons: NeuronSet) -> tu
     unmasked = summary.metrics.get(UNMASKED, {})
     method = method_settings(settings)
     known = neurons.provenance
+    # Summaries of earlier versions do not say what was edited.
+    edited = edited_by((each.name for each in summary.conditions), judged, record.scales)
     found = []
     for each in summary.conditions:
         parts = ConditionName.parse(each.name)
         scales = parts.scales(record.scales)
         count = parts.top_k or record.top_k
         chosen = neurons.top(count)
-        metrics = summary.metrics[each.name]
+        own = edited.get(each.name, Edited(len(chosen.good), len(chosen.bad)))
+        metrics = summary.metrics[each.name] if own.n_neurons else {}
         found.append(
             Entry(
                 model=known.model,
@@ -126,8 +130,9 @@ def _entries(run: RunDirectory, settings: RunSettings, neurons: NeuronSet) -> tu
                 n_bad=len(chosen.bad),
                 n_questions=each.accuracy.n_questions,
                 n_docs=each.accuracy.n_docs,
-                accuracy=each.accuracy.condition,
-                **_change(each),
+                accuracy=each.accuracy.condition if own.n_neurons else None,
+                note=own.note or None,
+                **_change(each if own.n_neurons else None),
                 consistent=_percent(metrics.get("acc_consistent")),
                 consistent_delta=_delta("acc_consistent", metrics, unmasked, each),
                 position_bias=_percent(metrics.get("position_bias")),
@@ -145,13 +150,17 @@ def _entries(run: RunDirectory, settings: RunSettings, neurons: NeuronSet) -> tu
     return tuple(found)
 
 
-def _change(summary: ConditionSummary) -> dict[str, Any]:
-    """What the unmasked run has none of: a delta, its tests, and a place among controls."""
-    accuracy, controls = summary.accuracy, summary.controls
-    if summary.name == UNMASKED or summary.corrected is None:
+def _change(summary: ConditionSummary | None) -> dict[str, Any]:
+    """A delta, its tests, and a place among controls: nothing unmasked, or where nothing changed.
+
+    Args:
+        summary: None of a condition that edits nothing.
+    """
+    if summary is None or summary.name == UNMASKED or summary.corrected is None:
         names = ("delta", "low", "high", "p_value", "p_holm", "controls_outdone", "n_controls",
                  "control_p")  # fmt: skip
         return dict.fromkeys(names)
+    accuracy, controls = summary.accuracy, summary.controls
     ranked = controls if controls is not None and controls.n_controls else None
     return {
         "delta": accuracy.delta,

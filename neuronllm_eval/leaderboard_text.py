@@ -22,8 +22,9 @@ NOTE = (
     "Rank: within a task, a condition and a set, by the delta in the condition's direction. Delta "
     "and changes: points against the unmasked run; 95% interval and p paired, by question, p "
     "corrected for the run's conditions (a point's for its points too). Good/bad: neurons that "
-    "there were, where these are fewer than K. Controls outdone: "
-    "layer-matched random neurons under the same operation. Consistent: questions right under "
+    "there were, where these are fewer than K. Edited: what there was not to edit; a condition "
+    "that edits nothing is not judged. Controls outdone: layer-matched random neurons under the "
+    "same operation. Consistent: questions right under "
     "every order of the options; majority: whose most frequent answer is right; position bias: how "
     "far the letters said are from the right ones'."
 )
@@ -115,6 +116,7 @@ _HEADS = {
     "scale": "factor",
     "n_questions": "questions",
     "accuracy": "accuracy %",
+    "note": "edited",
     "delta": "delta (points)",
     "interval": "95% interval",
     "p_holm": "p (Holm)",
@@ -162,6 +164,7 @@ def _in_words(board: Leaderboard) -> pd.DataFrame:
             "scale": _cells(frame["scale"], factor_text),
             "n_questions": _cells(frame["n_questions"], str),
             "accuracy": _cells(frame["accuracy"], _level),
+            "note": _cells(frame["note"], str),
             "delta": _cells(frame["delta"], _points),
             "interval": interval,
             "p_holm": _cells(frame["p_holm"], p_text),

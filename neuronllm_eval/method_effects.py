@@ -1,42 +1,56 @@
-"""What methods' neurons did, over repeats with other seeds, and how far methods differ. Pure.
+"""What methods' neurons did, over repeats with other seeds. Pure.
 
 1. Repeats are pooled: a delta is the mean over the docs of all of them, and a question that several
    of them ask is one question to the bootstrap, so that asking it again does not narrow the
    interval. That other seeds choose other neurons is in the interval only as far as the repeats
    show it.
-2. Two methods differ by what they do to the same docs: the mean over docs of enhance minus degrade
-   of the one minus that of the other, with interval and p by question (`statistics`); p is
-   corrected by Holm's method for the methods that are held against the same one.
+2. Each condition is tested as in a run's report: p by question, McNemar's test of the pooled docs,
+   and both by Holm's method for the conditions of the same method, number of neurons and task.
+3. Controls are pooled too: the first random control of every repeat is one, and so on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.compared import Compared, Key
-from neuronllm_eval.comparison_names import Names
 from neuronllm_eval.conditions import UNMASKED
+from neuronllm_eval.control_rank import ControlRank, random_control_rank
 from neuronllm_eval.doc_table import numbered
-from neuronllm_eval.errors import UsageError
-from neuronllm_eval.holm import holm
-from neuronllm_eval.methods import ACE
+from neuronllm_eval.edited_neurons import Edited
+from neuronllm_eval.mcnemar import McNemar, mcnemar
 from neuronllm_eval.statistics import (
-    MeanChange,
     PairedDelta,
     RelativeChange,
-    mean_change,
     paired_delta,
+    points_between,
     relative_change,
 )
+from neuronllm_eval.summary import EXPECTED_SIGN, Corrected, corrected_together
 
 SWAPPED = "enhance_minus_degrade"
 PAPERS = ("degrade", "enhance")
 Measure = Literal["correct", "confidence"]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The tests of one condition.
+
+    Attributes:
+        mcnemar: docs gained and lost over all repeats, with McNemar's exact test.
+        corrected: p by question and McNemar's p, for the conditions of the same method.
+        controls: the place among the random controls, pooled; None without any.
+    """
+
+    mcnemar: McNemar
+    corrected: Corrected
+    controls: ControlRank | None
 
 
 @dataclass(frozen=True)
@@ -49,8 +63,10 @@ class Effect:
         n_good: good neurons of each repeat.
         n_bad: bad ones.
         unmasked: accuracy without intervention, percent.
-        accuracy: by condition the paired delta to unmasked, and `SWAPPED`.
+        edited: by condition what it edits in each repeat, also where that is nothing.
+        accuracy: by condition that edits something the paired delta to unmasked, and `SWAPPED`.
         confidence: the same of the softmax over options at gold.
+        tests: by condition, those of the accuracy.
         rac: of the conditions in `PAPERS`, the relative change of accuracy.
         rcc: the same of the confidence.
     """
@@ -60,41 +76,17 @@ class Effect:
     n_good: tuple[int, ...]
     n_bad: tuple[int, ...]
     unmasked: float
+    edited: dict[str, tuple[Edited, ...]]
     accuracy: dict[str, PairedDelta]
     confidence: dict[str, PairedDelta]
+    tests: dict[str, Tested]
     rac: dict[str, RelativeChange]
     rcc: dict[str, RelativeChange]
 
-
-@dataclass(frozen=True)
-class Difference:
-    """How far enhance minus degrade of a method differs from that of another.
-
-    Attributes:
-        key: of the method.
-        against: of the other.
-        seeds: of the repeats that both have.
-        change: the method's minus the other's.
-        corrected_p: p after Holm's correction for the methods held against the same one.
-    """
-
-    key: Key
-    against: Key
-    seeds: tuple[int, ...]
-    change: MeanChange
-    corrected_p: float
-
-
-class Reference(NamedTuple):
-    """A method that others are held against.
-
-    Attributes:
-        method: its name.
-        settings: as `Key.settings`.
-    """
-
-    method: str
-    settings: tuple[tuple[str, str], ...]
+    def note(self, condition: str) -> str:
+        """What there was not to edit (`Edited.note`); empty if some repeat lacked nothing."""
+        notes = [each.note for each in self.edited.get(condition, ())]
+        return " / ".join(dict.fromkeys(notes)) if all(notes) else ""
 
 
 def groups(found: Sequence[Compared]) -> dict[Key, list[Compared]]:
@@ -113,14 +105,16 @@ def effect(repeats: Sequence[Compared], n_resamples: int = 10_000) -> Effect:
         repeats: of one key, at least one; conditions that not all of them have are left out.
         n_resamples: draws of the bootstrap.
     """
-    conditions = [n for n in repeats[0].names if all(n in each.names for each in repeats)]
+    shared = [n for n in repeats[0].names if all(n in each.names for each in repeats)]
+    edited = {name: tuple(each.edited[name] for each in repeats) for name in shared}
+    conditions = [name for name in shared if any(own.n_neurons for own in edited[name])]
     questions = numbered([name for each in repeats for name in each.table.question_ids])
     pairs = {name: (UNMASKED, name) for name in conditions}
     if set(PAPERS) <= set(conditions):
         pairs[SWAPPED] = PAPERS
 
     def values(measure: Measure, name: str) -> NDArray[np.float64]:
-        return np.concatenate([_values(each, measure, name) for each in repeats])
+        return np.concatenate([doc_values(each, measure, name) for each in repeats])
 
     def deltas(measure: Measure) -> dict[str, PairedDelta]:
         return {
@@ -145,110 +139,74 @@ def effect(repeats: Sequence[Compared], n_resamples: int = 10_000) -> Effect:
             if name in pairs
         }
 
+    accuracy = deltas("correct")
     return Effect(
         repeats[0].key,
         tuple(each.seed for each in repeats),
         tuple(each.n_good for each in repeats),
         tuple(each.n_bad for each in repeats),
         100 * float(values("correct", UNMASKED).mean()),
-        deltas("correct"),
+        edited,
+        accuracy,
         deltas("confidence"),
+        _tests(repeats, {name: accuracy[name] for name in conditions}, edited),
         relative("correct"),
         relative("confidence"),
     )
 
 
-def reference(found: Sequence[Compared], against: str | None) -> Reference | None:
-    """The method that others are held against.
+def _tests(
+    repeats: Sequence[Compared],
+    accuracy: dict[str, PairedDelta],
+    edited: dict[str, tuple[Edited, ...]],
+) -> dict[str, Tested]:
+    """By condition; those that are the same in every repeat are one test."""
 
-    Args:
-        found: runs of any models, tasks and methods.
-        against: its name, and settings where runs have it with several, such as
-            `ace ambiguous=drop`; `ace` or the first if not given.
+    def right(name: str) -> NDArray[np.float64]:
+        return np.concatenate([doc_values(each, "correct", name) for each in repeats])
 
-    Returns:
-        None if none was given and runs have the method with several settings.
-
-    Raises:
-        UsageError: no run is of that method and settings, or runs of it differ in others.
-    """
-    keys = {Reference(each.key.method, each.key.settings): each.key for each in found}
-    methods = dict.fromkeys(variant.method for variant in keys)
-    default = ACE.name if ACE.name in methods else next(iter(methods), "")
-    name, *wanted = (against or default).split() or [""]
-    of_name = [variant for variant in keys if variant.method == name]
-    fitting = [each for each in of_name if set(wanted) <= {f"{k}={v}" for k, v in each.settings}]
-    if len(fitting) == 1:
-        return fitting[0]
-    if against is None:
-        return None
-    names = Names(list(keys.values()))
-    known = dict.fromkeys(names.method(keys[each]) for each in of_name or keys)
-    raise UsageError(
-        f"{len(fitting) or 'no'} methods of the runs are {against!r:.100}",
-        expected=f"one of: {'; '.join(known)}",
-        remedy="check --against",
+    flips = {name: mcnemar(right(UNMASKED), right(name)) for name in accuracy}
+    counted = {name: same_as(edited[name]) or name for name in accuracy}
+    corrected = corrected_together(
+        {
+            name: (accuracy[name].p_value, flips[name].p_value)
+            for name, other in counted.items()
+            if name == other
+        }
     )
-
-
-def differences(
-    found: Sequence[Compared], against: Reference, n_resamples: int = 10_000
-) -> list[Difference]:
-    """Every method against one, where both have the same seeds and docs.
-
-    Args:
-        found: runs of any models, tasks and methods.
-        against: what the others are held against.
-        n_resamples: draws of the bootstrap.
-    """
-    blocks: dict[Key, list[list[Compared]]] = {}
-    for key, repeats in groups(found).items():
-        blocks.setdefault(key._replace(method="", settings=()), []).append(repeats)
-    return [each for block in blocks.values() for each in _of_block(block, against, n_resamples)]
-
-
-def _of_block(
-    block: Sequence[Sequence[Compared]], against: Reference, n_resamples: int
-) -> list[Difference]:
-    by_method = {Reference(own[0].key.method, own[0].key.settings): own for own in block}
-    others = by_method.pop(against, [])
-    pairs = [pair for own in by_method.values() if (pair := _same_docs(own, others))]
-    changes = [_change(pair, n_resamples) for pair in pairs]
-    corrected = holm([each.p_value for each in changes])
-    return [
-        Difference(
-            pair[0][0].key, pair[0][1].key, tuple(each.seed for each, _ in pair), change, p_value
+    return {
+        name: Tested(
+            flips[name], corrected[counted[name]], _place(repeats, name, accuracy[name].delta)
         )
-        for pair, change, p_value in zip(pairs, changes, corrected, strict=True)
-    ]
+        for name in accuracy
+    }
 
 
-def _same_docs(
-    repeats: Sequence[Compared], others: Iterable[Compared]
-) -> list[tuple[Compared, Compared]]:
-    """Repeats of the same seed and docs that have what is compared."""
-    by_seed = {each.seed: each for each in others}
-    pairs = [(each, by_seed[each.seed]) for each in repeats if each.seed in by_seed]
-    return [
-        pair
-        for pair in pairs
-        if pair[0].table.doc_ids == pair[1].table.doc_ids
-        and pair[0].table.question_ids == pair[1].table.question_ids
-        and np.array_equal(pair[0].table.gold, pair[1].table.gold)
-        and all(set(PAPERS) <= set(each.names) for each in pair)
-    ]
+def same_as(edited: Sequence[Edited]) -> str | None:
+    """The condition that edits the same in every repeat; None where there is none."""
+    names = {each.same_as for each in edited}
+    return names.pop() if len(names) == 1 else None
 
 
-def _change(pairs: Sequence[tuple[Compared, Compared]], n_resamples: int) -> MeanChange:
-    def swapped(each: Compared) -> NDArray[np.float64]:
-        low, high = (_values(each, "correct", name) for name in PAPERS)
-        return np.asarray(high - low)
+def _place(repeats: Sequence[Compared], condition: str, delta: float) -> ControlRank | None:
+    """Among as many controls as all repeats have: the first of each are one, and so on.
 
-    changes = np.concatenate([swapped(each) - swapped(other) for each, other in pairs])
-    questions = numbered([name for each, _ in pairs for name in each.table.question_ids])
-    return mean_change(changes, questions, n_resamples=n_resamples)
+    Their seeds differ with the run's.
+    """
+    drawn = list(zip(*(each.controls.get(condition, []) for each in repeats), strict=False))
+    if not drawn:
+        return None
+
+    def right(names: Sequence[str]) -> NDArray[np.float64]:
+        parts = zip(repeats, names, strict=True)
+        return np.concatenate([doc_values(each, "correct", name) for each, name in parts])
+
+    before = right([UNMASKED] * len(repeats))
+    deltas = [points_between(before, right(names)) for names in drawn]
+    return random_control_rank(delta, deltas, EXPECTED_SIGN[condition])
 
 
-def _values(each: Compared, measure: Measure, condition: str) -> NDArray[np.float64]:
+def doc_values(each: Compared, measure: Measure, condition: str) -> NDArray[np.float64]:
+    """[docs] right (1) or wrong (0), or the confidence, under a condition or a control."""
     by_name = each.table.correct if measure == "correct" else each.table.confidence
     return by_name[each.names.get(condition, condition)]

@@ -27,6 +27,7 @@ from neuronllm_eval.run_directory import (
 )
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_summary import StoredSummary
+from neuronllm_eval.summary import ConditionSummary
 
 logger = logging.getLogger(__name__)
 _GENERATOR = "neuronllm-eval overview"
@@ -42,8 +43,8 @@ class TaskResult:
         task: its name.
         folder: of the run, below that of the page.
         n_questions: that judged; 0 before validation.
-        accuracy: by condition, percent; empty before validation.
-        deltas: by condition, as a text: delta and interval.
+        accuracy: by condition that edits something, percent; empty before validation.
+        deltas: by condition, as a text: delta and interval, or why there is none.
         model: name or path, and revision.
         method: with its settings, if it has any.
         top_k: good and bad neurons that were judged; None before validation.
@@ -117,9 +118,9 @@ def read_result(run: RunDirectory) -> TaskResult:
     if not run.summary.is_file():
         return TaskResult(task, run.path.name, 0, {}, {}, model, method)
     stored = StoredSummary.load(run.summary).conditions
-    known = {each.name: each.accuracy for each in stored}
+    known = {each.name: each for each in stored}
     found = {name: known[name] for name in CONDITIONS if name in known}
-    wrong = [each.condition for each in found.values() if not 0 <= each.condition <= 100]
+    wrong = [name for name, each in found.items() if not 0 <= each.accuracy.condition <= 100]
     if UNMASKED not in found or wrong:
         raise ArtifactError(
             f"{run.summary} has {'accuracies beyond 100%' if wrong else 'no unmasked run'}",
@@ -129,17 +130,24 @@ def read_result(run: RunDirectory) -> TaskResult:
     return TaskResult(
         task,
         run.path.name,
-        found[UNMASKED].n_questions,
-        {name: each.condition for name, each in found.items()},
+        found[UNMASKED].accuracy.n_questions,
         {
-            name: f"{each.delta:+.1f} ({each.low:+.1f} to {each.high:+.1f})"
+            name: each.accuracy.condition
             for name, each in found.items()
-            if name != UNMASKED
+            if each.is_judged or name == UNMASKED
         },
+        {name: _delta(each) for name, each in found.items() if name != UNMASKED},
         model,
         method,
         next((each.top_k for each in stored if each.name in found and each.top_k), None),
     )
+
+
+def _delta(summary: ConditionSummary) -> str:
+    if not summary.is_judged:
+        return "" if summary.edited is None else summary.edited.note
+    found = summary.accuracy
+    return f"{found.delta:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
 
 
 def _model(settings: RunSettings) -> str:
@@ -162,8 +170,8 @@ def render_overview(title: str, results: Sequence[TaskResult]) -> str:
         results: of the tasks, in order.
     """
     judged = [each for each in results if each.accuracy]
-    names = [name for name in CONDITIONS if all(name in each.accuracy for each in judged)]
-    conditions = [name for name in names if name != UNMASKED] if judged else []
+    names = [name for name in CONDITIONS if all(name in each.deltas for each in judged)]
+    conditions = names if judged else []
     differing = _differing(results)
     rows = tuple(
         (
@@ -180,7 +188,8 @@ def render_overview(title: str, results: Sequence[TaskResult]) -> str:
     table = Table(
         "Accuracy by task", ("task", *differing, "questions", *heads), rows, note if judged else ""
     )
-    main = conditions[0] if conditions else None
+    measured = (name for name in conditions if all(name in each.accuracy for each in judged))
+    main = next(measured, None)
     links = tuple((one_line(each.task), f"{quote(each.folder)}/{PAGE_FILE}") for each in results)
     section = Section(
         "tasks",

@@ -150,7 +150,9 @@ def _dose(report: TaskReport) -> Section | None:
         return None
     figures = []
     for title, conditions in SURFACES.items():
-        points = [each for each in report.summaries if each.condition in conditions]
+        points = [
+            each for each in report.summaries if each.condition in conditions and each.is_judged
+        ]
         if not any(each.is_point for each in points):
             continue
         for kind, drawings in (

@@ -178,7 +178,8 @@ def _scale(
         f"a neuron of kind {neurons[worst].kind} in layer {neurons[worst].layer} moves its letters "
         f"by {float(effects[worst]):.2f} log-nats",
         expected=f"about {float(wanted[worst]):g}",
-        remedy="plant in later layers, in a model that knows the answers, or a smaller strength",
+        remedy="plant at a smaller strength (selftest: --strengths), or in later layers of a model "
+        "that knows the answers",
     )
 
 

@@ -25,8 +25,7 @@ from neuronllm_eval.run_details import RunDetails
 from neuronllm_eval.run_directory import RunDirectory, read_lines, set_aside_ids, write_whole
 from neuronllm_eval.settings import RunSettings, read_doc_counts
 from neuronllm_eval.stability import stability_of
-from neuronllm_eval.stored_run import ValidationRecord, load_neurons, load_scores
-from neuronllm_eval.strict_json import read_json
+from neuronllm_eval.stored_run import ValidationRecord, judged_limit, load_neurons, load_scores
 from neuronllm_eval.summary import ConditionSummary, summarise, summary_json
 
 
@@ -58,13 +57,13 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
     )
     if run.conditions.exists():
         table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
-        summaries, split = summarise(table, neurons.top_k, scales), table.split
+        summaries, split = summarise(table, neurons, scales), table.split
         metrics = {
             each.name: read_metrics(run.result(each.name), task)
             for each in summaries
-            if run.result(each.name).exists()
+            if (each.is_judged or each.name == UNMASKED) and run.result(each.name).exists()
         }
-        limit = _limit(run, settings)
+        limit = judged_limit(run, settings)
         judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit, batch_size)
         details = replace(
             details,
@@ -94,11 +93,3 @@ def _renew_cards(run: RunDirectory) -> None:
         if (folder / EXPORT_FILE).exists():
             made = Export.load(folder)
             write_whole(folder / CARD_FILE, adapter_card(made, judged_figures(run, made)))
-
-
-def _limit(run: RunDirectory, settings: RunSettings) -> int | None:
-    """How many questions a validation was to ask, as its result files say."""
-    path = run.result(UNMASKED)
-    config = read_json(path, "run validate again").get("config") if path.exists() else None
-    limit = config.get("limit") if isinstance(config, dict) else None
-    return limit if type(limit) is int else settings.limit

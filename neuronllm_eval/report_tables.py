@@ -69,7 +69,8 @@ class Table:
 def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:
     """What each condition did, beside its random controls; points, if there is nothing else."""
     shown = evidence.tested(summaries)
-    rows = tuple(_row(each) for each in summaries if each.mcnemar is None or each in shown)
+    plain = (each for each in summaries if each in shown or not (each.is_judged or each.is_point))
+    rows = tuple(map(_row, plain))
     has_controls = any(each.controls and each.controls.n_controls for each in summaries)
     return Table("Conditions", HEADERS, rows, CONTROLS_NOTE if has_controls else "")
 
@@ -79,8 +80,11 @@ def _row(summary: ConditionSummary) -> tuple[str, ...]:
     if summary.condition not in EXPECTED_SIGN:
         level = f"{summary.confidence.condition:.1f}"
         return (summary.name, f"{accuracy.condition:.1f}", "", "", "", level, "", "")
+    note = "" if summary.edited is None else summary.edited.note
+    if not summary.is_judged:
+        return (summary.name, "", note, "", "", "", "", "")
     row = (
-        summary.name,
+        f"{summary.name} ({note})" if note else summary.name,
         f"{accuracy.condition:.1f}",
         f"{accuracy.delta:+.1f}",
         f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
@@ -107,7 +111,7 @@ def dose_tables(summaries: Sequence[ConditionSummary]) -> list[Table]:
     tables = []
     for title, conditions in SURFACES.items():
         found = [each for each in summaries if each.condition in conditions]
-        if not any(each.is_point for each in found):
+        if not any(each.is_point and each.is_judged for each in found):
             continue
         cells = {(each.top_k, _dose(each)): _dose_cell(each) for each in found}
         in_order = sorted(
@@ -127,6 +131,8 @@ def _dose(summary: ConditionSummary) -> str:
 
 def _dose_cell(summary: ConditionSummary) -> str:
     accuracy, controls = summary.accuracy, summary.controls
+    if not summary.is_judged:
+        return "" if summary.edited is None else summary.edited.note
     cell = f"{accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
     if controls is None or not controls.n_controls:
         return cell

@@ -41,6 +41,8 @@ N_LETTERS = 4
 N_FITTING = 100
 DEFAULT_LIMIT = 40
 DEFAULT_STRENGTHS = "1,0.125"
+# Of a neuron that pushes all letters alike, more than this cannot be planted in the embedded model.
+STRONGEST = 1.0
 _KINDS_NOTE = (
     "Right pushes the right letter, wrong a wrong one, alike all letters, silent fires and writes "
     "nothing, position pushes its letter whatever is asked (docs/selftest.md)."
@@ -62,8 +64,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strengths",
         default=DEFAULT_STRENGTHS,
-        help="log-nats by which each planted neuron moves its letters; promises are judged from "
-        f"{FLOOR:g} up (default: %(default)s)",
+        help=f"log-nats by which each planted neuron moves its letters, at most {STRONGEST:g}; "
+        f"promises are judged from {FLOOR:g} up (default: %(default)s)",
     )
     parser.add_argument("--output_path", "-o", type=Path, help="a file for the figures, as JSON")
 
@@ -125,6 +127,13 @@ def _strengths(text: str) -> list[float]:
         raise UsageError(
             f"strengths is {text!r:.100}",
             expected="positive numbers with commas between them",
+            remedy=f"for example --strengths {DEFAULT_STRENGTHS}",
+        )
+    if max(values) > STRONGEST:
+        raise UsageError(
+            f"strengths is {text!r:.100}, and neurons that push all letters alike cannot be scaled "
+            f"to more than {STRONGEST:g} log-nat in the embedded model",
+            expected=f"numbers above 0, at most {STRONGEST:g}",
             remedy=f"for example --strengths {DEFAULT_STRENGTHS}",
         )
     return values

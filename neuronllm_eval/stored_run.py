@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuronllm_eval.conditions import Scales
+from neuronllm_eval.conditions import UNMASKED, Scales
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.positions import POSITIONS
@@ -141,3 +141,15 @@ def load_scores(run: RunDirectory, neurons: NeuronSet) -> NeuronScores:
             remedy="run identify again",
         )
     return scores
+
+
+def judged_limit(run: RunDirectory, settings: RunSettings) -> int | None:
+    """How many questions a validation was to ask, as its result files say.
+
+    Raises:
+        ArtifactError: the result file of the unmasked run is damaged.
+    """
+    path = run.result(UNMASKED)
+    config = read_json(path, _AGAIN).get("config") if path.exists() else None
+    limit = config.get("limit") if isinstance(config, dict) else None
+    return limit if type(limit) is int else settings.limit

@@ -57,6 +57,7 @@ class StoredSummary:
         for line in lines:
             rest = dict(line) if isinstance(line, dict) else {}
             own = _numbers(rest.pop("metrics", None), path)
+            rest.setdefault("edited", None)  # earlier versions did not say
             summary = _made(ConditionSummary, rest, path)
             conditions.append(summary)
             metrics[summary.name] = own

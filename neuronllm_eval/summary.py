@@ -24,11 +24,13 @@ from neuronllm_eval.conditions import (
 )
 from neuronllm_eval.control_rank import ControlRank, random_control_rank
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.edited_neurons import Edited, edited_by
 from neuronllm_eval.holm import holm
 from neuronllm_eval.mcnemar import McNemar, mcnemar
+from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.relative_changes import relative_accuracy_change, relative_confidence_change
 from neuronllm_eval.stability import SplitHalf
-from neuronllm_eval.statistics import PairedDelta, paired_delta
+from neuronllm_eval.statistics import PairedDelta, paired_delta, points_between
 
 # What each condition is expected to do; its place among the controls is judged on this side.
 EXPECTED_SIGN = {
@@ -46,7 +48,8 @@ class Corrected:
     """p-values of one condition after Holm's correction.
 
     Attributes:
-        n_tests: conditions that were corrected for, itself among them.
+        n_tests: conditions that were corrected for, itself among them; those that edit the same
+            neurons in the same way are one.
         p_value: of the accuracy delta, by question.
         mcnemar_p_value: of McNemar's test, by doc.
     """
@@ -59,6 +62,8 @@ class Corrected:
 @dataclass(frozen=True)
 class ConditionSummary:
     """One condition, or one point of a sweep, against the unmasked run on the same docs.
+
+    A condition that edits no neuron is not judged: changes and p are nan, tests are None.
 
     Attributes:
         name: as in `conditions.jsonl`; that of the condition, but for points.
@@ -75,6 +80,8 @@ class ConditionSummary:
         mcnemar: docs gained and lost, with McNemar's exact test; None for the unmasked run.
         corrected: of `accuracy` and `mcnemar`, for the conditions as they are, or, for a point,
             for all of them and all points (our reading); None for the unmasked run.
+        edited: how many neurons it edits; None for the unmasked run, and in summaries of versions
+            that did not say so.
     """
 
     name: str
@@ -89,6 +96,12 @@ class ConditionSummary:
     n_beyond: int
     mcnemar: McNemar | None
     corrected: Corrected | None = None
+    edited: Edited | None = None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it edits anything, and so has changes and tests."""
+        return self.mcnemar is not None
 
     @property
     def is_point(self) -> bool:
@@ -97,21 +110,45 @@ class ConditionSummary:
 
 
 def summarise(
-    table: DocTable, top_k: int, scales: Scales, n_resamples: int = 10_000, seed: int = 0
+    table: DocTable, neurons: NeuronSet, scales: Scales, n_resamples: int = 10_000, seed: int = 0
 ) -> list[ConditionSummary]:
     """Every condition and point that is not a random control, in order.
 
     Args:
         table: right or wrong and confidence per doc.
-        top_k: good and bad neurons of the conditions that are no points.
+        neurons: good and bad ones of the conditions that are no points.
         scales: their factors.
         n_resamples: draws of the bootstrap and of the permutation test.
         seed: of those draws.
+
+    Raises:
+        ArtifactError: a point is of more neurons than there are.
     """
     chosen = [name for name in table.conditions if ".random_" not in name]
-    return _corrected(
-        [_summarise(table, name, top_k, scales, n_resamples, seed) for name in chosen]
+    edited = edited_by(chosen, neurons, scales)
+    found = [_summarise(table, name, neurons.top_k, scales, n_resamples, seed) for name in chosen]
+    return _corrected([_with_edited(each, edited.get(each.name)) for each in found])
+
+
+def _with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:
+    """The same with `edited`; without figures where nothing was edited."""
+    if edited is None or edited.n_neurons:
+        return dataclasses.replace(summary, edited=edited)
+    return dataclasses.replace(
+        summary,
+        accuracy=_without_change(summary.accuracy),
+        confidence=_without_change(summary.confidence),
+        rac=math.nan,
+        rcc=math.nan,
+        controls=None,
+        n_beyond=0,
+        mcnemar=None,
+        edited=edited,
     )
+
+
+def _without_change(delta: PairedDelta) -> PairedDelta:
+    return dataclasses.replace(delta, delta=math.nan, low=math.nan, high=math.nan, p_value=math.nan)
 
 
 def _corrected(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
@@ -120,19 +157,40 @@ def _corrected(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
     A point is one of a surface that is there to be searched, so it is corrected for all that was
     judged. The conditions as they are were named beforehand: a sweep takes nothing from them.
     """
-    tested = [each for each in summaries if each.mcnemar is not None]
+    tested = [each for each in summaries if each.is_judged and _stands_for(each) == each.name]
     over_all = _holm(tested)
     over_plain = _holm([each for each in tested if not each.is_point])
-    by_name = {**over_all, **over_plain}
-    return [dataclasses.replace(each, corrected=by_name.get(each.name)) for each in summaries]
+    return [
+        dataclasses.replace(
+            each, corrected=(over_all if each.is_point else over_plain).get(_stands_for(each))
+        )
+        for each in summaries
+    ]
+
+
+def _stands_for(summary: ConditionSummary) -> str:
+    """The name under which it is counted: what does the same is tested once."""
+    same = None if summary.edited is None else summary.edited.same_as
+    return summary.name if same is None else same
 
 
 def _holm(family: Sequence[ConditionSummary]) -> dict[str, Corrected]:
-    by_question = holm([each.accuracy.p_value for each in family])
-    by_doc = holm([each.mcnemar.p_value for each in family if each.mcnemar is not None])
+    return corrected_together(
+        {
+            each.name: (each.accuracy.p_value, each.mcnemar.p_value)
+            for each in family
+            if each.mcnemar is not None
+        }
+    )
+
+
+def corrected_together(family: Mapping[str, tuple[float, float]]) -> dict[str, Corrected]:
+    """By name, after Holm's correction for all of them; from (p by question, McNemar's p)."""
+    by_question = holm([by_question for by_question, _ in family.values()])
+    by_doc = holm([by_doc for _, by_doc in family.values()])
     return {
-        each.name: Corrected(len(family), *p_values)
-        for each, *p_values in zip(family, by_question, by_doc, strict=True)
+        name: Corrected(len(family), *p_values)
+        for name, *p_values in zip(family, by_question, by_doc, strict=True)
     }
 
 
@@ -150,7 +208,7 @@ def _summarise(
 
     accuracy, confidence = paired(table.correct), paired(table.confidence)
     controls = [
-        100 * float(table.correct[other].mean() - table.correct[UNMASKED].mean())
+        points_between(table.correct[UNMASKED], table.correct[other])
         for other in table.conditions
         if other.startswith(control_name(name, 0)[:-1])
     ]

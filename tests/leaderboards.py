@@ -62,6 +62,7 @@ def entry(condition: str = "suppress_good", delta: float = -10.0, **changes: Any
         "n_questions": 60,
         "n_docs": 180,
         "accuracy": 80.0 + delta,
+        "note": None,
         "delta": delta,
         "low": delta - 5,
         "high": delta + 5,

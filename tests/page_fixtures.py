@@ -111,7 +111,7 @@ def a_run(
         JudgedDoc(f"{text} {doc}", (text,) * n_options, f"{text} {doc % n_groups}"[-60:])
         for doc in range(len(table.doc_ids))
     )
-    summaries = tuple(summarise(table, each, Scales(), n_resamples=50))
+    summaries = tuple(summarise(table, neurons, Scales(), n_resamples=50))
     metrics = {
         name: {metric: 0.5 for metric in ("acc_consistent", "acc_majority", "fortuity",
                                           "position_bias")}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -12,18 +14,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuronllm_eval import cli, compare_command, identification, identify_command, methods
+from neuronllm_eval import (
+    cli,
+    compare_command,
+    identification,
+    identify_command,
+    methods,
+    overview,
+)
 from neuronllm_eval.compared_runs import read_compared
 from neuronllm_eval.doc_table import DocTable
 from neuronllm_eval.errors import ModelError
+from neuronllm_eval.finished_run import Run
 from neuronllm_eval.method_effects import SWAPPED
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.packaged_recipes import config_path
 from neuronllm_eval.run_directory import RunDirectory, find_runs, read_lines
+from tests import damage
 from tests.cli_fixtures import (
     QUICK,
     assert_one_message,
     call,
+    change_settings,
     copy_of,
     identify,
     without_the_harness_tasks,
@@ -31,7 +43,7 @@ from tests.cli_fixtures import (
 from tests.harness_fixtures import model_dir
 
 METHODS = ("ace", "qrnca", "tn")
-CONDITIONS = ("--conditions", "suppress_good,degrade,enhance")
+CONDITIONS = ("--conditions", "suppress_good,suppress_bad,degrade,enhance")
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +87,12 @@ def test_the_tables_are_what_the_runs_hold(compared):
     assert (output / "comparison.md").read_text() in out
     found = json.loads((output / "comparison.json").read_text())
     assert len(found["rows"]) == 2 * len(METHODS) * 2
-    assert {name.rsplit(" ", 1)[-1] for name in found["seconds"]} == {"demo_topic", *METHODS}
+    assert set(found["seconds"]) == {
+        f"seed_{seed}: {stage}"
+        for seed in (0, 1)
+        for stage in ("identify demo_topic (ace, qrnca, tn together)",
+                      *(f"validate demo_topic {method}" for method in METHODS))
+    }  # fmt: skip
     for stage, value in found["seconds"].items():
         assert value > 0
         assert f"| {stage} " in out
@@ -92,6 +109,11 @@ def test_the_tables_are_what_the_runs_hold(compared):
         assert swapped["low"] <= swapped["delta"] <= swapped["high"]
         if row["method"] == "tn":
             assert row["n_bad"] == 0
+            assert "suppress_bad" not in row["accuracy"]
+            assert row["edited"]["degrade"]["same_as"] == "suppress_good"
+            assert row["tests"]["degrade"]["corrected"]["n_tests"] == 2
+            continue
+        assert row["edited"]["degrade"]["n_bad"] == row["n_bad"]
     ace = [r for r in found["rows"] if (r["method"], r["top_k"]) == ("ace", 5)]
     (pooled,) = (r for r in found["pooled"] if (r["method"], r["top_k"]) == ("ace", 5))
     assert pooled["seeds"] == [0, 1]
@@ -101,6 +123,53 @@ def test_the_tables_are_what_the_runs_hold(compared):
     assert f"{of_all['delta']:+.1f} [{of_all['low']:+.1f}, {of_all['high']:+.1f}]" in out
     relative = pooled["relative"]["degrade"]
     assert f"{relative['rac']:+.1f} [{relative['rac_low']:+.1f}, " in out
+
+
+def test_no_part_of_a_run_shows_figures_of_neurons_that_there_are_not(compared, tmp_path):
+    output, _ = compared
+    run = copy_of(RunDirectory(output / "seed_0" / "tn" / "demo_topic"), tmp_path / "tn")
+    for text in (run.report.read_text(), run.page.read_text(), render_overview(run)):
+        assert "no bad neurons" in text
+        assert not re.search(r"\bnan\b", text)
+    run_of = Run(run.path)
+    assert run_of.summaries["degrade"].corrected.n_tests == 2
+    assert run_of.summaries["degrade"].edited.same_as == "suppress_good"
+    made = json.loads(run.summary.read_text())
+    rows = {row["condition"]: row for row in board(run)}
+    bad = rows["suppress_bad"]
+    assert (bad["delta"], bad["accuracy"], bad["rank"], bad["consistent"]) == (None,) * 4
+    assert (bad["note"], rows["degrade"]["note"]) == ("no bad neurons", "good only")
+    assert rows["degrade"]["rank"] == 1
+    # A summary of an earlier version is read as it is, but for what was not edited.
+    for entry in made["conditions"]:
+        del entry["edited"]
+        entry["corrected"] = entry["corrected"] or made["conditions"][1]["corrected"]
+        entry["accuracy"].update({name: 0.0 for name in ("delta", "low", "high")}, p_value=1.0)
+    run.summary.write_text(json.dumps(made))
+    again = {row["condition"]: row for row in board(run)}
+    assert (again["suppress_bad"]["delta"], again["suppress_bad"]["note"]) == (None, bad["note"])
+    assert call("report", run.path)[0] == 0
+    assert {row["condition"]: row for row in board(run)} == rows
+
+
+def board(run: RunDirectory) -> list[dict]:
+    code, out, err = call("leaderboard", run.path, "--format", "json")
+    assert code == 0, err
+    return json.loads(out)["rows"]
+
+
+def render_overview(run: RunDirectory) -> str:
+    return overview.render_overview("runs", [overview.read_result(run)] * 2)
+
+
+def test_the_card_of_what_edits_nothing_has_no_figures(compared, tmp_path):
+    output, _ = compared
+    run = output / "seed_0" / "tn" / "demo_topic"
+    for condition, is_judged in (("suppress_bad", False), ("suppress_good", True)):
+        at = tmp_path / condition
+        code, _, err = call("export", run, "--condition", condition, "--output_path", at)
+        assert code == 0, err
+        assert ("accuracy" in (at / "README.md").read_text()) == is_judged
 
 
 def test_methods_are_held_against_ace_on_the_same_docs(compared):
@@ -181,12 +250,54 @@ def test_methods_go_on_after_an_interruption_and_further_ones_join(tmp_path, mon
     assert (code, "top_z" in err) == (2, True)
 
 
-def test_a_comparison_that_is_repeated_is_printed_again(compared):
-    output, out = compared
-    given = ("--method", ",".join(METHODS), "--top_k", "2,5", "--seeds", 0, 1)
-    code, again, err = call(*flags(output, *given))
+def test_a_comparison_that_is_repeated_is_printed_again_with_its_times(compared, tmp_path):
+    output = tmp_path / "again"
+    shutil.copytree(compared[0], output)
+    out = compared[1].replace(str(compared[0]), str(output))
+    known = json.loads((output / "comparison.json").read_text())
+    given = ("--method", ",".join(METHODS), "--top_k", "2,5")
+    code, again, err = call(*flags(output, *given, "--seeds", 0, 1))
     assert code == 0, err
-    assert out.split("## Seconds")[0] in again
+    assert again == out
+    assert json.loads((output / "comparison.json").read_text()) == known
+    # What is found and judged anew has its new time, and others' times are not those of this call.
+    shutil.rmtree(output / "seed_1" / "tn")
+    code, again, err = call(*flags(output, *given, "--seeds", 1))
+    assert code == 0, err
+    found = json.loads((output / "comparison.json").read_text())["seconds"]
+    mine = {stage: taken for stage, taken in known["seconds"].items() if "seed_1" in stage}
+    alone = "seed_1: identify demo_topic tn"
+    assert found.keys() == mine.keys() | {alone}
+    fresh = {alone, "seed_1: validate demo_topic tn"}
+    assert all(found[stage] == taken for stage, taken in mine.items() if stage not in fresh)
+    assert found["seed_1: validate demo_topic tn"] != mine["seed_1: validate demo_topic tn"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"seconds": []}', '{"seconds": {".: identify": "x"}}', "[]"]
+)
+def test_times_that_cannot_be_read_are_not_known(tmp_path, caplog, text):
+    (tmp_path / "comparison.json").write_text(text)
+    assert compare_command._earlier_seconds(tmp_path, ["."]) == {}
+    assert "what stages took before is not known" in caplog.text
+
+
+def test_random_controls_are_compared_too(tmp_path):
+    given = ("--method", "ace,tn", "--seeds", 0, 1, "--n_random", 3, "--top_k", "2,5")
+    code, out, err = call(*flags(tmp_path, *given))
+    assert code == 0, err
+    assert "## Place among random controls" in out
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    for row in found["rows"]:
+        run = RunDirectory(tmp_path / f"seed_{row['seed']}" / row["method"] / row["task"])
+        ending = "" if row["top_k"] == 5 else f".k{row['top_k']}"
+        whole = {each["name"]: each for each in json.loads(run.summary.read_text())["conditions"]}
+        own, of_run = row["tests"]["degrade"], whole[f"degrade{ending}"]
+        assert own["controls"] == of_run["controls"]
+        assert own["mcnemar"] == of_run["mcnemar"]
+        if not ending:  # a point of a sweep is corrected for the whole of it
+            assert own["corrected"] == of_run["corrected"]
+    assert {row["tests"]["enhance"]["controls"]["n_controls"] for row in found["pooled"]} == {3}
 
 
 def test_other_settings_are_other_rows(compared, tmp_path):
@@ -202,6 +313,33 @@ def test_other_settings_are_other_rows(compared, tmp_path):
     code, out, err = call("compare", *runs, "--against", "ace top_z=0.1")
     assert code == 0, err
     assert "## Enhance minus degrade less that of ace top" in out
+
+
+def test_other_numbers_of_questions_are_no_repeats(compared, tmp_path):
+    output, _ = compared
+    runs = [output / "seed_0" / "ace", output / "seed_1" / "ace"]
+    fewer = copy_of(RunDirectory(runs[1] / "demo_topic"), tmp_path / "fewer")
+    change_settings(fewer, limit=3)
+    judged = copy_of(fewer, tmp_path / "judged")
+    for run, limit in ((fewer, 3), (judged, 2)):
+        damage.as_json("results/unmasked.json", lambda v, n=limit: v["config"].update(limit=n))(run)
+
+    def rows(*paths: Path) -> dict[tuple[int, str], list[int]]:
+        at = tmp_path / "tables"
+        code, out, err = call("compare", *paths, "--output_path", at)
+        assert code == 0, err
+        found = json.loads((at / "comparison.json").read_text())["pooled"]
+        for row in found:
+            told = f"ace limit={row['terms']['limit']} " in out
+            assert told == (len(found) > 2), "where limits differ, rows say so"
+        return {(row["top_k"], row["terms"]["limit"]): row["seeds"] for row in found}
+
+    assert rows(*runs) == {(2, "4"): [0, 1], (5, "4"): [0, 1]}
+    assert rows(runs[0], fewer.path, judged.path) == {
+        (k, limit): [seed]
+        for k in (2, 5)
+        for limit, seed in (("4", 0), ("3", 1), ("3 to choose, 2 to judge", 1))
+    }
 
 
 def test_verify_computes_a_methods_scores_again(compared):
@@ -249,7 +387,7 @@ def test_models_in_turn(tmp_path):
     assert code == 0, err
     found = [each.key.method for each in read_compared(find_runs(next(tmp_path.glob("*/ace"))))]
     assert found == ["ace"]
-    assert out.count("| random ") == 4
+    assert out.count("| random ") == 6
 
 
 def test_a_model_that_fails_leaves_the_others_table(tmp_path, monkeypatch):
@@ -355,7 +493,7 @@ def test_the_docs_method_of_ones_own_runs(tmp_path, monkeypatch):
         given = flags(output, "--method", "ace,activation_share", "--method_args", "power=2.0")
         code, out, err = call(*given)
         assert code == 0, err
-        assert out.count("| activation_share ") == 4
+        assert out.count("| activation_share ") == 6
         known = NeuronSet.load(output / "activation_share" / "demo_topic")
         assert known.provenance.method_args == '{"power": 2.0}'
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -261,6 +262,7 @@ def test_the_docs_name_every_column_and_flag():
         for _ in range(2)
     ]
     entries[0] = entry(task="a", model="m", model_hash="m", terms={"top_k": 1}, run="r/3")
+    entries[1] = dataclasses.replace(entries[1], note="good only")
     shown = {head for group in ("task", "model") for part in
              sections(leaderboard(entries, group), group) if part.table is not None
              for head in part.table.columns}  # fmt: skip

@@ -4,35 +4,63 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from neuronllm_eval.compared import Compared, Key
-from neuronllm_eval.comparison import (
-    as_json,
-    compare,
+from neuronllm_eval.comparison import compare
+from neuronllm_eval.comparison_json import as_json
+from neuronllm_eval.comparison_tables import (
+    controls_table,
     delta_table,
     difference_table,
+    edited_table,
     overview,
+    p_table,
     relative_table,
 )
+from neuronllm_eval.conditions import ConditionName, Scales
+from neuronllm_eval.edited_neurons import edited_by
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.method_effects import SWAPPED, differences, effect, reference
+from neuronllm_eval.holm import holm
+from neuronllm_eval.mcnemar import McNemar
+from neuronllm_eval.method_differences import differences, reference
+from neuronllm_eval.method_effects import SWAPPED, effect
 from neuronllm_eval.statistics import mean_change, relative_change
 from neuronllm_eval.strict_json import dump_json
 from tests.doc_tables import answered
+from tests.harness_fixtures import neuron_set
 
 TERMS = (("num_fewshot", "1"),)
 SETTINGS = (("top_z", "0.1"),)
 KEY = Key(("some/model", "weights:abc"), "topic", "test", TERMS, 5, "ace", SETTINGS)
 
 
-def compared(*, key: Key = KEY, seed: int = 0, questions: str = "abcd", **answers: str) -> Compared:
-    """A run whose docs are right (1) or wrong (0) under each condition."""
+GOOD, BAD = ([(layer, index) for index in range(5)] for layer in (0, 1))
+
+
+def compared(
+    *,
+    key: Key = KEY,
+    seed: int = 0,
+    questions: str = "abcd",
+    bad: Sequence[tuple[int, int]] = BAD,
+    **answers: str,
+) -> Compared:
+    """A run whose docs are right (1) or wrong (0) under each condition; `__` is a dot."""
+    answers = {name.replace("__", "."): digits for name, digits in answers.items()}
     table = answered(questions, key.split, **answers)
-    return Compared(key, seed, 5, 5, table, {name: name for name in answers if name != "unmasked"})
+    parsed = {name: ConditionName.parse(name) for name in answers if name != "unmasked"}
+    names = {name: name for name, parts in parsed.items() if parts.seed is None}
+    controls: dict[str, list[str]] = {}
+    for name, parts in parsed.items():
+        if parts.seed is not None:
+            controls.setdefault(parts.condition, []).append(name)
+    edited = edited_by(names, neuron_set(GOOD, bad), Scales())
+    return Compared(key, seed, 5, len(bad), table, names, edited, controls)
 
 
 def test_repeats_are_pooled_over_all_docs():
@@ -68,6 +96,116 @@ def test_a_condition_that_a_repeat_lacks_is_left_out():
     runs = [compared(unmasked="1111", degrade="1000", enhance="1111"),
             compared(seed=1, unmasked="1111", degrade="1000")]  # fmt: skip
     assert list(effect(runs).accuracy) == ["degrade"]
+
+
+# Tests ------------------------------------------------------------------------------------------
+
+
+def test_pooled_changes_are_tested_by_doc_and_corrected_for_the_conditions():
+    runs = [
+        compared(unmasked="1111", suppress_good="0000", enhance_good="1111", degrade="0111"),
+        compared(seed=1, questions="efgh", unmasked="1110", suppress_good="0011",
+                 enhance_good="1111", degrade="0111"),
+    ]  # fmt: skip
+    tests = effect(runs).tests
+    # Suppressing loses 4 and 2 docs and wins one: p of 1 or fewer of 7. Enhancing wins one of one,
+    # degrade loses one and one and wins one.
+    one_of_7 = 2 * (1 + 7) / 2**7
+    assert tests["suppress_good"].mcnemar == McNemar(1, 6, pytest.approx(one_of_7))
+    assert tests["enhance_good"].mcnemar == McNemar(1, 0, 1.0)
+    assert tests["degrade"].mcnemar == McNemar(1, 2, 1.0)
+    corrected = [each.corrected for each in tests.values()]
+    assert {each.n_tests for each in corrected} == {3}
+    assert [each.mcnemar_p_value for each in corrected] == holm([one_of_7, 1.0, 1.0])
+    accuracy = effect(runs).accuracy
+    assert [each.p_value for each in corrected] == holm([accuracy[n].p_value for n in tests])
+    row = next(line for line in p_table(compare(runs)).splitlines() if "0.3750 (6, 1)" in line)
+    assert "| 3 " in row
+    (pooled,) = as_json(compare(runs), {})["pooled"]
+    assert pooled["tests"]["suppress_good"]["mcnemar"]["n_lost"] == 6
+    assert pooled["tests"]["suppress_good"]["corrected"]["mcnemar_p_value"] == 3 * one_of_7
+
+
+def test_a_question_of_several_repeats_is_one_to_p_and_several_docs_to_mcnemar():
+    answers = {"unmasked": "11111", "suppress_good": "00000", "questions": "abcde"}
+    found = effect([compared(seed=seed, **answers) for seed in (0, 1)])
+    assert found.accuracy["suppress_good"].p_value == pytest.approx(2 / 2**5)
+    assert found.tests["suppress_good"].mcnemar.p_value == pytest.approx(2 / 2**10)
+
+
+ALL = dict.fromkeys(("suppress_good", "degrade"), "0011") | dict.fromkeys(
+    ("suppress_bad", "enhance_good", "enhance_bad", "enhance"), "1111"
+)
+
+
+def test_a_method_without_bad_neurons_has_words_for_what_they_would_do():
+    runs = [compared(seed=seed, bad=(), unmasked="1111", **ALL) for seed in (0, 1)]
+    runs += [compared(key=KEY._replace(method="kn"), seed=seed, unmasked="1111", **ALL)
+             for seed in (0, 1)]  # fmt: skip
+    found = compare(runs)
+    one_kind, both = found.effects
+    assert set(one_kind.accuracy) == {
+        "suppress_good",
+        "enhance_good",
+        "degrade",
+        "enhance",
+        SWAPPED,
+    }
+    assert set(both.accuracy) == {*ALL, SWAPPED}
+    assert {each.corrected.n_tests for each in one_kind.tests.values()} == {2}
+    assert {each.corrected.n_tests for each in both.tests.values()} == {6}
+    assert one_kind.tests["degrade"] == one_kind.tests["suppress_good"]
+
+    def cells(table: str, method: str) -> dict[str, str]:
+        head, _, *rows = ([c.strip() for c in line.split("|")] for line in table.splitlines())
+        return next(dict(zip(head, row, strict=True)) for row in rows if method in row)
+
+    ace, kn = (cells(edited_table(found), method) for method in ("ace", "kn"))
+    assert [ace[n] for n in ("suppress good", "suppress bad", "degrade")] == [
+        "5", "no bad neurons", "5 (good only)",
+    ]  # fmt: skip
+    assert [kn[n] for n in ("suppress good", "suppress bad", "degrade")] == ["5", "5", "10"]
+    for table in (delta_table(found), p_table(found)):
+        row = cells(table, "ace")
+        assert row["suppress bad"] == row["enhance bad"] == "no bad neurons"
+        assert row["degrade"] == f"{row['suppress good']} (good only)"
+        assert "no bad" not in "".join(cells(table, "kn").values())
+    (row, *_) = as_json(found, {})["pooled"]
+    assert [each["n_good"] + each["n_bad"] for each in row["edited"]["degrade"]] == [5, 5]
+    assert {each["note"] for each in row["edited"]["suppress_bad"]} == {"no bad neurons"}
+    assert "suppress_bad" not in row["accuracy"]
+
+
+def test_a_condition_that_edits_nothing_in_one_repeat_alone_is_judged():
+    runs = [compared(unmasked="1111", **ALL), compared(seed=1, bad=(), unmasked="1111", **ALL)]
+    found = effect(runs)
+    assert set(found.tests) == set(ALL)
+    assert {each.corrected.n_tests for each in found.tests.values()} == {6}
+    assert "5 / 0" in edited_table(compare(runs))
+    assert "10 / 5" in edited_table(compare(runs))
+
+
+def test_controls_are_pooled_in_their_order_whatever_their_seeds():
+    runs = [
+        compared(unmasked="1111", suppress_good="0000", suppress_good__random_0="0001",
+                 suppress_good__random_1="1111", suppress_good__random_2="0000"),
+        compared(seed=1, questions="efgh", unmasked="1111", suppress_good="0011",
+                 suppress_good__random_7="0001", suppress_good__random_8="0111"),
+    ]  # fmt: skip
+    # -75 points against 3 and 3 of 8 docs lost by the first controls, 0 and 1 by the second.
+    own = effect(runs).tests["suppress_good"].controls
+    assert (own.n_controls, own.low, own.high) == (2, -75, -12.5)
+    assert own.n_as_extreme == 1, "a tie counts against the condition"
+    assert own.p_value == 2 / 3
+    assert "2 of 3, 0.6667" in controls_table(compare(runs))
+    (pooled,) = as_json(compare(runs), {})["pooled"]
+    assert pooled["tests"]["suppress_good"]["controls"]["n_as_extreme"] == 1
+    without = [compared(unmasked="1111", suppress_good="0000")]
+    assert effect(without).tests["suppress_good"].controls is None
+    assert controls_table(compare(without)) == ""
+
+
+# Differences ------------------------------------------------------------------------------------
 
 
 def against(runs, name):

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from neuronllm_eval.conditions import CONDITIONS, Scales
 from neuronllm_eval.markdown_text import escaped
 from neuronllm_eval.neurons import NeuronScores
 from neuronllm_eval.report import (
@@ -17,8 +18,14 @@ from neuronllm_eval.report import (
     markdown_table,
     render,
 )
-from neuronllm_eval.report_tables import HEADERS, conditions_table, dose_tables
-from neuronllm_eval.summary import ConditionSummary
+from neuronllm_eval.report_tables import (
+    HEADERS,
+    conditions_table,
+    dose_tables,
+    evidence_table,
+)
+from neuronllm_eval.summary import ConditionSummary, summarise
+from tests.doc_tables import answered
 from tests.harness_fixtures import N_LAYERS, WIDTH, neuron_set, provenance
 from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
@@ -106,6 +113,40 @@ def cells(table: str) -> list[list[str]]:
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
     assert set("".join(rows[1])) <= set("-:")
     return [[cell.replace("\0", "|") for cell in row] for row in (rows[0], *rows[2:])]
+
+
+def without_bad_neurons() -> list[ConditionSummary]:
+    """Four docs, one of which suppressing 2 good neurons loses; there are no bad ones."""
+    answers = dict.fromkeys(CONDITIONS, "1111") | dict.fromkeys(
+        ("suppress_good", "degrade"), "0111"
+    )
+    answers |= {"suppress_bad.k1.x0": "1111", "suppress_bad.k1.x0.5": "1111"}
+    table = answered("abcd", **answers)
+    return summarise(table, neuron_set(good=((0, 1), (1, 2)), bad=()), Scales(), 10)
+
+
+def test_what_edits_nothing_has_a_word_in_place_of_figures():
+    found = without_bad_neurons()
+    rows = {row[0]: row[1:] for row in conditions_table(found).rows}
+    blank = ("", "no bad neurons", "", "", "", "", "")
+    assert (rows["suppress_bad"], rows["enhance_bad"]) == (blank, blank)
+    assert set(rows) == {"unmasked", "suppress_good", "suppress_bad", "enhance_good", "enhance_bad",
+                         "degrade (good only)", "enhance (good only)"}  # fmt: skip
+    assert rows["degrade (good only)"] == rows["suppress_good"]
+    assert rows["suppress_good"][1] == "-25.0"
+    assert dose_tables(found) == [], "no point of the bad neurons is judged"
+    tests = evidence_table(found)
+    assert [row[0] for row in tests.rows] == ["suppress_good", "enhance_good", "degrade", "enhance"]
+    assert "Holm: corrected for 2 conditions." in tests.note
+    assert "degrade edits the same neurons as suppress_good, by the same factors" in tests.note
+    assert "nan" not in render(report(*found))
+
+
+def test_a_condition_of_both_kinds_names_the_one_that_there_is():
+    found = [each for each in without_bad_neurons() if each.name in ("unmasked", "degrade")]
+    neurons = neuron_set(good=((0, 1), (1, 2)), bad=())
+    said = headline(TaskReport("some_task", "dev", neurons, scores(), tuple(found)))
+    assert said.startswith("Suppressing 2 good neurons has no clear effect")
 
 
 def test_cells_with_signs_of_markdown():

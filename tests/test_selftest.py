@@ -137,6 +137,7 @@ def test_no_promise_is_made_below_the_floor(monkeypatch):
     [
         (("--strengths", "1,x"), "strengths is '1,x'"),
         (("--strengths", "0"), "strengths is '0'"),
+        (("--strengths", "1,2"), "strengths is '1,2', and neurons that push all letters alike"),
         (("--limit", "0"), "limit is 0"),
         (("--seed", "-1"), "seed is -1"),
         (("--output_path", "."), ". is a folder"),

@@ -9,10 +9,12 @@ import pytest
 
 from neuronllm_eval.conditions import CONDITIONS, Scales
 from neuronllm_eval.doc_table import DocTable
+from neuronllm_eval.edited_neurons import Edited
 from neuronllm_eval.mcnemar import McNemar
 from neuronllm_eval.stability import SplitHalf
 from neuronllm_eval.summary import EXPECTED_SIGN, Corrected, summarise, summary_json
 from tests.doc_tables import answered, the_table
+from tests.harness_fixtures import neuron_set
 
 HALVES = SplitHalf(k=3, rank_correlation=math.nan, top_k_overlap=1.0, bottom_k_overlap=0.5)
 PLACES = {"chosen_at": "scored", "applied_at": "all"}
@@ -20,7 +22,8 @@ PLACES = {"chosen_at": "scored", "applied_at": "all"}
 
 def judged(table: DocTable, *settings, **more):
     """Summaries of conditions on 9 good and bad neurons, at factors of 0.25 and 3."""
-    return summarise(table, 9, Scales(0.25, 3.0), *settings, **more)
+    nine = [[(layer, index) for index in range(9)] for layer in (0, 1)]
+    return summarise(table, neuron_set(*nine), Scales(0.25, 3.0), *settings, **more)
 
 
 def test_summary_by_hand():
@@ -113,29 +116,36 @@ def test_beyond_counts_on_the_side_that_is_expected(name):
     assert beyond == ([1, 0] if EXPECTED_SIGN[name] > 0 else [0, 1])
 
 
+@pytest.mark.parametrize("before", ["000", "0000000", "1100000"])
+def test_a_control_that_moves_just_as_far_is_a_tie(before):
+    # One of three docs won: 100/3 points either way, but 100 * (1/3 - 0/3) is another number.
+    after = before[:-1] + "1"
+    _, found = judged(table_of(unmasked=before, enhance=after, enhance__random_0=after), 10)
+    assert (found.n_beyond, found.controls.n_as_extreme) == (0, 1)
+    assert found.controls.low == found.accuracy.delta
+
+
 def test_points_of_a_sweep_have_their_own_controls():
     table = table_of(
         unmasked="1100000000",
         suppress_good="1000000000",
         suppress_good__k2__x0="0000000000",
-        suppress_good__k20__x0="1110000000",
+        suppress_good__k5__x0="1110000000",
         degrade__k2="1100000000",
         suppress_good__random_0="1100000000",
         suppress_good__k2__x0__random_0="1000000000",
         suppress_good__k2__x0__random_1="1100000000",
-        suppress_good__k20__x0__random_0="1111000000",
+        suppress_good__k5__x0__random_0="1111000000",
         degrade__k2__random_0="1110000000",
     )
-    _, plain, two, twenty, degrade = judged(table, 10)
+    _, plain, two, five, degrade = judged(table, 10)
     # -10 against 0; -20 against -10 and 0; +10 against +20; 0 against +10
-    assert [s.accuracy.delta for s in (plain, two, twenty, degrade)] == pytest.approx(
+    assert [s.accuracy.delta for s in (plain, two, five, degrade)] == pytest.approx(
         [-10, -20, 10, 0]
     )
-    assert [s.controls.mean for s in (plain, two, twenty, degrade)] == pytest.approx(
-        [0, -5, 20, 10]
-    )
-    assert [s.controls.n_controls for s in (plain, two, twenty, degrade)] == [1, 2, 1, 1]
-    assert [s.n_beyond for s in (plain, two, twenty, degrade)] == [1, 2, 1, 1]
+    assert [s.controls.mean for s in (plain, two, five, degrade)] == pytest.approx([0, -5, 20, 10])
+    assert [s.controls.n_controls for s in (plain, two, five, degrade)] == [1, 2, 1, 1]
+    assert [s.n_beyond for s in (plain, two, five, degrade)] == [1, 2, 1, 1]
 
 
 def test_what_was_done_at_each_point():
@@ -221,6 +231,50 @@ def test_a_sweep_takes_nothing_from_the_conditions_as_they_are():
     alone, swept = judged(table_of(**plain), 10), judged(table_of(**plain, **points), 10)
     assert alone == swept[:3]
     assert {each.corrected.n_tests for each in swept[3:]} == {10}
+
+
+# What edits nothing, and what edits the same -----------------------------------------------------
+
+
+def test_what_edits_nothing_is_not_judged_and_what_edits_the_same_is_one_test():
+    table = table_of(
+        unmasked=lost(0),
+        suppress_good=lost(8),
+        suppress_bad=lost(0),
+        enhance_good=lost(7),
+        enhance_bad=lost(0),
+        degrade=lost(8),
+        enhance=lost(7),
+        suppress_good__k2__x0=lost(6),
+        suppress_bad__k2__x0=lost(0),
+        degrade__k2=lost(6),
+        suppress_bad__random_0=lost(0),
+    )
+    found = {each.name: each for each in summarise(table, neuron_set(bad=()), Scales(), 10)}
+    p_holm = {n: each.corrected.p_value for n, each in found.items() if each.corrected}
+    # Two tests: 2 * 2/256, 1 * 2/128; with the point as the last of three, 1 * 2/64.
+    assert p_holm == pytest.approx(
+        {
+            "suppress_good": 4 / 256,
+            "degrade": 4 / 256,
+            "enhance_good": 2 / 128,
+            "enhance": 2 / 128,
+            "suppress_good.k2.x0": 2 / 64,
+            "degrade.k2": 2 / 64,
+        }
+    )
+    tests = {each.corrected.n_tests for each in found.values() if each.corrected}
+    assert tests == {2, 3}
+    assert found["degrade"].edited == Edited(4, 0, "suppress_good", "good only")
+    assert found["degrade.k2"].edited.same_as == "suppress_good.k2.x0"
+    nothing = found["suppress_bad"]
+    assert nothing.edited == Edited(0, 0, None, "no bad neurons")
+    assert (nothing.mcnemar, nothing.controls, nothing.corrected) == (None, None, None)
+    assert math.isnan(nothing.accuracy.delta)
+    text = summary_json("t", "s", list(found.values()), {}, {}, HALVES, PLACES)
+    entry = next(e for e in strictly(text)["conditions"] if e["name"] == "suppress_bad")
+    assert entry["accuracy"]["low"] is entry["rac"] is entry["confidence"]["p_value"] is None
+    assert entry["edited"]["note"] == "no bad neurons"
 
 
 # summary.json -----------------------------------------------------------------------------------
