@@ -16,13 +16,15 @@ from neuronllm_eval.estimate import Stage
 from neuronllm_eval.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.methods import Method, to_scores
-from neuronllm_eval.neurons import NeuronScores, Provenance
+from neuronllm_eval.neuron_tokens import listed_tokens
+from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.run_directory import RunDirectory, folder_name, line_writer, write_whole
 from neuronllm_eval.run_tasks import data_split, how_asked
 from neuronllm_eval.score_sums import ScoreSums
 from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.token_effects import Unembedding
 
 logger = logging.getLogger(__name__)
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
@@ -105,15 +107,43 @@ def write_neurons(
     settings: RunSettings,
     which: MethodRun,
     *,
+    context: Sequence[int],
     or_none: bool,
 ) -> None:
-    """adapters/ and neurons.json; that a method finds none is no reason to lose others' neurons."""
+    """adapters/, tokens.json and neurons.json, of the sets that scores give.
+
+    Args:
+        model: whose neurons.
+        scores: of all neurons.
+        settings: of the run.
+        which: the method, and where its files go.
+        context: tokens of a prompt, to find the norms by.
+        or_none: that a method finds none is no reason to lose others' neurons.
+    """
     neurons = select_neurons(scores, settings.top_k, settings.ambiguous, or_none=or_none)
     if not (neurons.good or neurons.bad):
         logger.warning("%s: method %s finds no neurons", settings.task, which.method.name)
     # Before neurons.json, whose presence says that nothing is missing.
     write_standard_adapters(which.run, neurons, model.lm.model, model.layers, settings.model_args)
+    _write_tokens(model, neurons, which.run, context)
     write_whole(which.run.neurons, neurons.to_json())
+
+
+def _write_tokens(
+    model: LoadedModel, neurons: NeuronSet, run: RunDirectory, context: Sequence[int]
+) -> None:
+    """tokens.json, if it can be told; never a reason to fail."""
+    try:
+        unembedding = Unembedding.of(model.lm.model, model.layers, context)
+        tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
+        text = tokens.to_json() if tokens is not None else None
+    except Exception as error:  # models and tokenizers are others' code, and hours of work are done
+        logger.info("no %s: %s: %s", run.tokens.name, type(error).__name__, error)
+        return
+    if text is not None:
+        write_whole(run.tokens, text)
+    for note in unembedding.notes:
+        logger.info("no %s: %s", run.tokens.name, note)
 
 
 def _provenance(

@@ -69,6 +69,7 @@ ORDER = (
     "set_overlap",
     "norms",
     "token_effects",
+    "neuron_tokens",
     "conditions",
     "hub",
     "mask_options",

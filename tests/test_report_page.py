@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.explained_tokens import NeuronTokens
 from neuronllm_eval.markdown_text import escaped
-from neuronllm_eval.neuron_tables import EXPLAIN
+from neuronllm_eval.neuron_tables import EXPLAIN, neurons_table
 from neuronllm_eval.page_sections import page_sections
 from neuronllm_eval.panels import MOST_PANELS
 from neuronllm_eval.report import markdown_table, render
@@ -140,10 +142,31 @@ def test_every_figure_has_a_text_for_those_who_do_not_see_it():
 def test_tokens_stand_in_it_once_the_run_was_explained():
     without, explained = page(), page(explained=True)
     assert any(EXPLAIN in text for text in without.said("p"))
-    assert "mostly promotes" not in without.said("th")
-    assert "mostly promotes" in explained.said("th")
-    assert '"some text", " b"' in explained.said("td")
+    assert "promotes" not in without.said("th")
+    assert {"promotes", "demotes", "positive %", "about"} <= set(explained.said("th"))
+    assert {'"some text", " b"', '" c"', "25", "letter"} <= set(explained.said("td"))
     assert not any(EXPLAIN in text for text in explained.said("p"))
+
+
+def test_tokens_of_identification_stand_in_it_before_that():
+    found = page(listed=True)
+    assert {"promotes", "demotes"} <= set(found.said("th"))
+    assert "positive %" not in found.said("th")
+    assert {'"some text", " b"', '" c"'} <= set(found.said("td"))
+    assert not any(EXPLAIN in text for text in found.said("p"))
+
+
+def test_neurons_that_explain_did_not_look_at_say_so():
+    report, details = a_run(explained=True, each=2)
+    first, *_, last = details.tokens
+    few = {first: details.tokens[first], last: NeuronTokens((" own",), ())}
+    rows = neurons_table(report, dataclasses.replace(details, tokens=few)).rows
+    assert [row[-4:] for row in rows] == [
+        ('"some text", " b"', '" c"', "25", "letter"),
+        ("", "", "", "not explained"),
+        ("", "", "", "not explained"),
+        ('" own"', "", "", "not explained"),
+    ]
 
 
 def test_nothing_is_loaded_and_nothing_runs():
