@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 
+from neuronllm_eval.asked_words import asked_words, method_words
 from neuronllm_eval.explained_tokens import NeuronTokens
 from neuronllm_eval.neuron_tokens import listed
 from neuronllm_eval.neurons import Neuron, Provenance
@@ -105,8 +106,8 @@ def provenance_table(report: TaskReport) -> Table:
         "chosen on": f"{known.split} ({known.n_questions} questions, {known.n_prompts} prompts)",
         "judged on": judged_on,
         "demonstrations": str(known.num_fewshot),
-        "asked": "" if known.asked == "{}" else known.asked,
-        "method": f"{known.method} {'' if known.method_args == '{}' else known.method_args}",
+        "asked": asked_words(known.asked),
+        "method": method_words(known.method, known.method_args),
         "path integral": f"{known.quadrature}, {known.n_steps} nodes, {known.attribution_dtype}",
         "positions": f"chosen at {known.positions}, applied at {report.applied_at}",
         "neurons": f"{len(report.neurons.good)} good and {len(report.neurons.bad)} bad of "

@@ -127,6 +127,7 @@ ORDER = (
     "judged_docs",
     "explained_tokens",
     "run_details",
+    "asked_words",
     "answer_tables",
     "neuron_tables",
     "report_details",

@@ -146,6 +146,23 @@ def test_what_is_written_in_figures_stays_inside_them(browser, pages):
     page.close()
 
 
+def test_what_was_said_is_seen_on_phones_without_scrolling(browser, pages):
+    page = browser.new_page()
+    page.set_viewport_size({"width": 390, "height": 800})
+    hidden = """(part) => [...document.querySelectorAll(`${part} .scroll`)]
+        .filter((each) => each.scrollWidth > each.clientWidth)
+        .map((each) => each.getAttribute("aria-label"))"""
+    for name in ("texts that are markup", "texts without a space"):
+        page.goto(pages[name].as_uri())
+        assert page.locator("#flips td").count() > 0
+        assert page.evaluate(hidden, "#flips") == []
+        assert page.evaluate(hidden, "#provenance")[:-1] == []  # but for the commands
+        # The question stands above what was said, over the whole width.
+        question, said = page.locator("#flips tbody tr").first.locator("th, td").all()[:2]
+        assert question.bounding_box()["y"] < said.bounding_box()["y"]
+    page.close()
+
+
 def test_pages_print_as_they_are(browser, pages, tmp_path):
     page = browser.new_page()
     page.goto(pages["fifty points and eighty layers"].as_uri())
