@@ -174,6 +174,7 @@ ORDER = (
     "identify_stage",
     "validate_stage",
     "report_stage",
+    "task_results",
     "overview",
     "report_command",
     "selftest_command",
