@@ -22,10 +22,12 @@ from neuronllm_eval.progress import bar
 from neuronllm_eval.run_directory import RunDirectory, write_whole
 from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.terminal_text import terminal_width
 
 if TYPE_CHECKING:
     from neuronllm_eval.leaderboard_overlaps import RunsOverlap
     from neuronllm_eval.leaderboard_runs import BoardRun
+    from neuronllm_eval.leaderboard_text import Section
 
 logger = logging.getLogger(__name__)
 Show = Callable[[str], object]
@@ -100,7 +102,9 @@ def show_leaderboard(options: argparse.Namespace, show: Show) -> int:
     if output is not None:
         _require_file(output)
     runs, damaged = _read(options)
-    text = _overlaps(kind, runs) if options.overlaps else _board(options, kind, runs, damaged)
+    text = (
+        _overlaps(options, kind, runs) if options.overlaps else _board(options, kind, runs, damaged)
+    )
     if output is None:
         show(text.rstrip("\n"))
     else:
@@ -184,12 +188,22 @@ def _board(
         ]  # fmt: skip
         unreadable = [{"run": str(path), "why": why.found} for path, why in damaged.items()]
         return tables.as_json(board.frame, found, board.sets, lacking, unreadable)
-    return tables.PAGES[kind](
-        [*sections(board, options.group_by), *unfinished(runs), *overlap_sections(found, runs)]
+    return _page(
+        options,
+        kind,
+        [*sections(board, options.group_by), *unfinished(runs), *overlap_sections(found, runs)],
     )
 
 
-def _overlaps(kind: str, runs: Sequence[BoardRun]) -> str:
+def _page(options: argparse.Namespace, kind: str, parts: Sequence[Section]) -> str:
+    from neuronllm_eval import leaderboard_tables as tables
+
+    if kind == "table" and not options.output_path:
+        return tables.as_table(parts, terminal_width())
+    return tables.PAGES[kind](parts)
+
+
+def _overlaps(options: argparse.Namespace, kind: str, runs: Sequence[BoardRun]) -> str:
     """Of `--overlaps`: nothing else."""
     from neuronllm_eval import leaderboard_tables as tables
     from neuronllm_eval.leaderboard_overlap_text import overlap_sections
@@ -205,7 +219,7 @@ def _overlaps(kind: str, runs: Sequence[BoardRun]) -> str:
         return tables.as_csv(tables.overlap_frame(found))
     if kind == "json":
         return dump_json({"overlaps": [asdict(each) for each in found]})
-    return tables.PAGES[kind](overlap_sections(found, runs))
+    return _page(options, kind, overlap_sections(found, runs))
 
 
 def _overlaps_of(runs: Sequence[BoardRun]) -> list[RunsOverlap]:

@@ -26,27 +26,53 @@ from neuronllm_eval.leaderboard_text import Section
 from neuronllm_eval.markdown_text import escaped, one_line
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.terminal_text import column_parts
 
 _LONGEST_NOTE = 20_000  # characters
+_PROSE_WIDTH = 100
+_GAP = "  "
 _TITLE = "Leaderboard of NeuronLLM runs"
 
 
-def as_table(sections: Sequence[Section]) -> str:
-    """Aligned columns, for a terminal."""
+def as_table(sections: Sequence[Section], width: int | None = None) -> str:
+    """Aligned columns, for a terminal.
+
+    Args:
+        sections: of the page.
+        width: of the terminal; wider tables stand in parts below each other. None leaves them
+            whole.
+    """
+    prose = min(_PROSE_WIDTH, width or _PROSE_WIDTH)
     lines: list[str] = []
     for each in sections:
         lines += [each.title, ""] if each.title else []
-        lines += [*_aligned(each.table), ""] if each.table is not None else []
+        for part in [] if each.table is None else _parts(each.table, width):
+            lines += [*_aligned(part), ""]
         for note in each.notes:
-            lines += [*textwrap.wrap(one_line(note, _LONGEST_NOTE), 100), ""]
+            lines += [*textwrap.wrap(one_line(note, _LONGEST_NOTE), prose), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _parts(table: pd.DataFrame, width: int | None) -> list[pd.DataFrame]:
+    if width is None:
+        return [table]
+    widths = list(_widths(table).values())
+    rows = [[str(cell) for cell in row] for row in table.to_numpy().tolist()]
+    parts = column_parts(widths, rows, width, gap=len(_GAP), frame=0)
+    return [table.iloc[:, part] for part in parts]
+
+
+def _widths(table: pd.DataFrame) -> dict[str, int]:
+    """Of the columns, whose heads may take several lines."""
+    return {
+        str(head): max(map(len, (*map(str, table[head]), *str(head).split())), default=0)
+        for head in table.columns
+    }
 
 
 def _aligned(table: pd.DataFrame) -> list[str]:
     cells = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
-    widths = {
-        head: max(map(len, (*column, *head.split())), default=0) for head, column in cells.items()
-    }
+    widths = _widths(table)
     heads = {head: textwrap.wrap(head, widths[head]) for head in cells}
     n_lines = max(map(len, heads.values()))
     columns = [
@@ -57,7 +83,7 @@ def _aligned(table: pd.DataFrame) -> list[str]:
         )
         for head, column in cells.items()
     ]
-    return ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
+    return [_GAP.join(parts).rstrip() for parts in zip(*columns, strict=True)]
 
 
 def _padded(cells: Sequence[str], width: int, pad: Callable[[str, int], str]) -> list[str]:

@@ -40,36 +40,45 @@ _LONGEST = 48  # signs of a fact; a path tells most by its end
 _HEAD_BYTES = 65536  # the style sheet is in the head, and small
 
 
-def write_overviews(runs: Sequence[RunDirectory], top: Path) -> None:
+def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[TaskResult]:
     """`write_overview` for every folder that one of the runs lies in, `top` or below it.
 
     Above `top`, as of a single run, a page is written anew where there is one already.
+
+    Returns:
+        What the runs came to, in their order; those that were not read, or cannot be, are left out.
     """
+    found: dict[Path, TaskResult] = {}
     for folder in dict.fromkeys(run.path.parent for run in runs):
         if folder.resolve().is_relative_to(top.resolve()) or _is_overview(folder / PAGE_FILE):
-            write_overview(folder)
+            found |= write_overview(folder)
+    return [found[run.path] for run in runs if run.path in found]
 
 
-def write_overview(folder: Path) -> None:
+def write_overview(folder: Path) -> dict[Path, TaskResult]:
     """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
     Runs that cannot be read are left out with a warning: they may be of other commands.
+
+    Returns:
+        What the runs in it came to, by their directories.
 
     Raises:
         ArtifactError: a folder is in the page's place.
     """
     runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
-    results = []
+    results: dict[Path, TaskResult] = {}
     for run in runs:
         try:
-            results.append(read_result(run))
+            results[run.path] = read_result(run)
         except ArtifactError as error:
             logger.warning("%s is left out of %s: %s", run.path, folder / PAGE_FILE, error.found)
     if len(results) > 1:
         title = one_line(folder.resolve().name)
-        write_whole(folder / PAGE_FILE, render_overview(title, results))
+        write_whole(folder / PAGE_FILE, render_overview(title, list(results.values())))
     elif _is_overview(folder / PAGE_FILE):
         (folder / PAGE_FILE).unlink()
+    return results
 
 
 def _is_overview(path: Path) -> bool:
