@@ -51,6 +51,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="within each group by this column of csv, the largest first (default: by condition, "
         "set and rank)",
     )
+    table.add_argument(
+        "--columns",
+        type=arguments.some_names,
+        default=[],
+        metavar="NAMES",
+        help="only these, in this order, with commas between them; csv and json have other names "
+        "than the rest, and an unknown one lists them (default: all that tell something; of "
+        "latex few, that fit a page)",
+    )
     table.add_argument("--ascending", action="store_true", help="the smallest of --sort_by first")
     table.add_argument(
         "--points", action="store_true", help="with the points of sweeps, a row each"
@@ -101,6 +110,7 @@ def show_leaderboard(options: argparse.Namespace, show: Show) -> int:
     kind = options.format or _format_of(output)
     if output is not None:
         _require_file(output)
+    _require_columns(options, kind)
     runs, damaged = _read(options)
     text = (
         _overlaps(options, kind, runs) if options.overlaps else _board(options, kind, runs, damaged)
@@ -121,6 +131,29 @@ def _require_file(output: Path) -> None:
             f"--output_path is {output}, a folder", expected="a file", remedy="add a file name"
         )
     RunDirectory(output.parent).require_writable()
+
+
+def _require_columns(options: argparse.Namespace, kind: str) -> None:
+    """Refuse columns that a format does not have, before any run is read."""
+    if not options.columns:
+        return
+    from neuronllm_eval.leaderboard import COLUMNS
+    from neuronllm_eval.leaderboard_text import HEADS
+
+    if options.overlaps:
+        raise UsageError(
+            "--columns with --overlaps",
+            expected="one of them: overlaps have columns of their own",
+            remedy="leave one of them away",
+        )
+    known = COLUMNS if kind in ("csv", "json") else HEADS
+    unknown = [name for name in options.columns if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{kind} has no column {', '.join(map(repr, unknown)):.200}",
+            expected=f"some of {', '.join(known)}",
+            remedy="check --columns",
+        )
 
 
 def _format_of(output: Path | None) -> str:
@@ -174,11 +207,13 @@ def _board(
             remedy=f"run `neuronllm-eval validate {runs[0].path}`, or --overlaps",
         )
     board = leaderboard(entries, options.group_by, options.sort_by, options.ascending)
+    columns = list(dict.fromkeys(options.columns))
+    frame = board.frame[columns] if columns and kind in ("csv", "json") else board.frame
     if kind == "csv":
         for run in runs:
             if run.lacks:
                 logger.warning("%s has no rows: neuronllm-eval %s comes first", run.path, run.lacks)
-        return tables.as_csv(board.frame)
+        return tables.as_csv(frame)
     found = _overlaps_of(runs)
     if kind == "json":
         lacking = [
@@ -187,11 +222,17 @@ def _board(
             for run in runs if run.lacks
         ]  # fmt: skip
         unreadable = [{"run": str(path), "why": why.found} for path, why in damaged.items()]
-        return tables.as_json(board.frame, found, board.sets, lacking, unreadable)
+        return tables.as_json(frame, found, board.sets, lacking, unreadable)
+    is_latex = kind == "latex"
     return _page(
         options,
         kind,
-        [*sections(board, options.group_by), *unfinished(runs), *overlap_sections(found, runs)],
+        [
+            *sections(board, options.group_by, columns, short=is_latex),
+            *unfinished(runs),
+            # In print their table is for those who ask for it: it is as wide as a page.
+            *([] if is_latex else overlap_sections(found, runs)),
+        ],
     )
 
 

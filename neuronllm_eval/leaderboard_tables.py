@@ -13,8 +13,10 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,6 +33,7 @@ from neuronllm_eval.terminal_text import column_parts
 _LONGEST_NOTE = 20_000  # characters
 _PROSE_WIDTH = 100
 _GAP = "  "
+_SIGNS_OF_LABELS = re.compile("[^a-z0-9]+")
 _TITLE = "Leaderboard of NeuronLLM runs"
 
 
@@ -124,22 +127,48 @@ def tex(text: object) -> str:
     return "".join(_TEX.get(sign, sign) for sign in one_line(text, _LONGEST_NOTE))
 
 
+# A hyphen before a figure, where no word or other hyphen stands before it.
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
+
+
 def as_latex(sections: Sequence[Section]) -> str:
     """A `table` for each table, with booktabs rules, and the notes as paragraphs."""
     parts = ["% \\usepackage{booktabs}, \\usepackage[T1]{fontenc}"]
+    labels: Counter[str] = Counter()
     for each in sections:
         if each.table is not None:
-            sides = ["r" if _are_figures(list(each.table[head])) else "l" for head in each.table]
-            styler = each.table.style.hide(axis="index").format(tex)
-            styler = styler.format_index(tex, axis="columns")
-            parts.append(
-                styler.to_latex(
-                    hrules=True, column_format="".join(sides), caption=tex(each.title) or None,
-                    position_float="centering",
-                ).rstrip()
-            )  # fmt: skip
+            name = _SIGNS_OF_LABELS.sub("-", each.title.lower())[:40].strip("-") or "leaderboard"
+            labels[name] += 1
+            label = name if labels[name] == 1 else f"{name}-{labels[name]}"
+            parts.append(_tex_table(each.table, each.title, label))
         parts += [f"{{\\footnotesize {tex(note)}\\par}}" for note in each.notes]
     return "\n\n".join(parts) + "\n"
+
+
+def _tex_table(table: pd.DataFrame, title: str, label: str) -> str:
+    columns = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
+    sides = "".join("r" if _are_figures(cells) else "l" for cells in columns.values())
+    cells = [
+        [_MINUS.sub("$-$", tex(cell)) if _are_figures(column) else tex(cell) for cell in column]
+        for column in columns.values()
+    ]
+    rows = [" & ".join(row) + r" \\" for row in zip(*cells, strict=True)]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        *([f"\\caption{{{tex(title)}}}"] if title else []),
+        f"\\label{{tab:{label}}}",
+        r"\footnotesize",
+        f"\\begin{{tabular}}{{{sides}}}",
+        r"\toprule",
+        " & ".join(map(tex, columns)) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
 
 
 _STYLE = """
@@ -150,6 +179,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: left; white-space: nowrap;
          border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
 th { border-bottom-width: 2px; vertical-align: bottom; }
+.figure { text-align: right; }
 p { max-width: 60rem; }
 """
 
@@ -160,9 +190,7 @@ def as_html(sections: Sequence[Section]) -> str:
     for each in sections:
         parts += [f"<h2>{html.escape(each.title)}</h2>"] if each.title else []
         if each.table is not None:
-            with pd.option_context("display.max_colwidth", None):
-                table = each.table.to_html(index=False, border=0, justify="left", escape=True)
-            parts.append(f'<div class="wide">\n{table}\n</div>')
+            parts.append(f'<div class="wide">\n{_html_table(each.table)}\n</div>')
         parts += [f"<p>{html.escape(one_line(note, _LONGEST_NOTE))}</p>" for note in each.notes]
     body = "\n".join(parts)
     return (
@@ -171,6 +199,26 @@ def as_html(sections: Sequence[Section]) -> str:
         f"<title>{_TITLE}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<h1>{_TITLE}</h1>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _html_table(table: pd.DataFrame) -> str:
+    """Words to the left, figures to the right."""
+    columns = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
+    marks = [' class="figure"' if _are_figures(cells) else "" for cells in columns.values()]
+
+    def row(tag: str, cells: Iterable[str]) -> str:
+        pairs = zip(marks, cells, strict=True)
+        return "".join(f"<{tag}{mark}>{html.escape(cell)}</{tag}>" for mark, cell in pairs)
+
+    rows = [f"<tr>{row('td', cells)}</tr>" for cells in zip(*columns.values(), strict=True)]
+    lines = [
+        "<table>",
+        f"<thead>\n<tr>{row('th', columns)}</tr>\n</thead>",
+        "<tbody>",
+        *rows,
+        "</tbody>\n</table>",
+    ]
+    return "\n".join(lines)
 
 
 # Of sections as they are to be read.
