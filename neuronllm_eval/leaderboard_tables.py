@@ -13,9 +13,7 @@
 from __future__ import annotations
 
 import html
-import re
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,17 +21,16 @@ from typing import Any
 import pandas as pd
 
 from neuronllm_eval.comparability import ComparableSet
+from neuronllm_eval.leaderboard_latex import as_latex
 from neuronllm_eval.leaderboard_overlaps import RunsOverlap
-from neuronllm_eval.leaderboard_text import Section
+from neuronllm_eval.leaderboard_text import LONGEST_NOTE, Section, are_figures
 from neuronllm_eval.markdown_text import escaped, one_line
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.strict_json import dump_json
 from neuronllm_eval.terminal_text import column_parts
 
-_LONGEST_NOTE = 20_000  # characters
 _PROSE_WIDTH = 100
 _GAP = "  "
-_SIGNS_OF_LABELS = re.compile("[^a-z0-9]+")
 _TITLE = "Leaderboard of NeuronLLM runs"
 
 
@@ -52,7 +49,7 @@ def as_table(sections: Sequence[Section], width: int | None = None) -> str:
         for part in [] if each.table is None else _parts(each.table, width):
             lines += [*_aligned(part), ""]
         for note in each.notes:
-            lines += [*textwrap.wrap(one_line(note, _LONGEST_NOTE), prose), ""]
+            lines += [*textwrap.wrap(one_line(note, LONGEST_NOTE), prose), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -82,7 +79,7 @@ def _aligned(table: pd.DataFrame) -> list[str]:
         _padded(
             [*[""] * (n_lines - len(heads[head])), *heads[head], "-" * widths[head], *column],
             widths[head],
-            str.rjust if _are_figures(column) else str.ljust,
+            str.rjust if are_figures(column) else str.ljust,
         )
         for head, column in cells.items()
     ]
@@ -91,10 +88,6 @@ def _aligned(table: pd.DataFrame) -> list[str]:
 
 def _padded(cells: Sequence[str], width: int, pad: Callable[[str, int], str]) -> list[str]:
     return [pad(cell, width) for cell in cells]
-
-
-def _are_figures(cells: Sequence[str]) -> bool:
-    return all(cell[:1] in "+-<0123456789" for cell in cells)
 
 
 def as_markdown(sections: Sequence[Section]) -> str:
@@ -106,69 +99,8 @@ def as_markdown(sections: Sequence[Section]) -> str:
             rows = [[escaped(cell) for cell in row] for row in each.table.to_numpy().tolist()]
             lines += [markdown_table([str(head) for head in each.table.columns], rows), ""]
         for note in each.notes:
-            lines += [escaped(note, _LONGEST_NOTE), ""]
+            lines += [escaped(note, LONGEST_NOTE), ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}
-
-
-def tex(text: object) -> str:
-    """A text in which no sign is a command of LaTeX; quotes need the font encoding T1."""
-    return "".join(_TEX.get(sign, sign) for sign in one_line(text, _LONGEST_NOTE))
-
-
-# A hyphen before a figure, where no word or other hyphen stands before it.
-_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
-
-
-def as_latex(sections: Sequence[Section]) -> str:
-    """A `table` for each table, with booktabs rules, and the notes as paragraphs."""
-    parts = ["% \\usepackage{booktabs}, \\usepackage[T1]{fontenc}"]
-    labels: Counter[str] = Counter()
-    for each in sections:
-        if each.table is not None:
-            name = _SIGNS_OF_LABELS.sub("-", each.title.lower())[:40].strip("-") or "leaderboard"
-            labels[name] += 1
-            label = name if labels[name] == 1 else f"{name}-{labels[name]}"
-            parts.append(_tex_table(each.table, each.title, label))
-        parts += [f"{{\\footnotesize {tex(note)}\\par}}" for note in each.notes]
-    return "\n\n".join(parts) + "\n"
-
-
-def _tex_table(table: pd.DataFrame, title: str, label: str) -> str:
-    columns = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
-    sides = "".join("r" if _are_figures(cells) else "l" for cells in columns.values())
-    cells = [
-        [_MINUS.sub("$-$", tex(cell)) if _are_figures(column) else tex(cell) for cell in column]
-        for column in columns.values()
-    ]
-    rows = [" & ".join(row) + r" \\" for row in zip(*cells, strict=True)]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        *([f"\\caption{{{tex(title)}}}"] if title else []),
-        f"\\label{{tab:{label}}}",
-        r"\footnotesize",
-        f"\\begin{{tabular}}{{{sides}}}",
-        r"\toprule",
-        " & ".join(map(tex, columns)) + r" \\",
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines)
 
 
 _STYLE = """
@@ -191,7 +123,7 @@ def as_html(sections: Sequence[Section]) -> str:
         parts += [f"<h2>{html.escape(each.title)}</h2>"] if each.title else []
         if each.table is not None:
             parts.append(f'<div class="wide">\n{_html_table(each.table)}\n</div>')
-        parts += [f"<p>{html.escape(one_line(note, _LONGEST_NOTE))}</p>" for note in each.notes]
+        parts += [f"<p>{html.escape(one_line(note, LONGEST_NOTE))}</p>" for note in each.notes]
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -204,7 +136,7 @@ def as_html(sections: Sequence[Section]) -> str:
 def _html_table(table: pd.DataFrame) -> str:
     """Words to the left, figures to the right."""
     columns = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
-    marks = [' class="figure"' if _are_figures(cells) else "" for cells in columns.values()]
+    marks = [' class="figure"' if are_figures(cells) else "" for cells in columns.values()]
 
     def row(tag: str, cells: Iterable[str]) -> str:
         pairs = zip(marks, cells, strict=True)

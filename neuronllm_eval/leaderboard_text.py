@@ -29,6 +29,9 @@ NOTE = (
 )
 
 
+LONGEST_NOTE = 20_000  # characters
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page.
@@ -42,6 +45,11 @@ class Section:
     title: str
     table: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
+
+
+def are_figures(cells: Sequence[str]) -> bool:
+    """Whether a column holds figures, which stand at the right."""
+    return all(cell[:1] in "+-<0123456789" for cell in cells)
 
 
 def sections(

@@ -6,7 +6,7 @@ and nothing is chosen by it: what stands in its way is logged, and the file is l
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from neuronllm_eval.neurons import Neuron, NeuronSet
 from neuronllm_eval.strict_json import dump_json, exact_keys, read_json, require_schema
 from neuronllm_eval.token_effects import Promotion, TokenEffect, Unembedding, promotions
 
-logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 # Of either kind, in reports.
 LISTED_NEURONS = 10
@@ -119,6 +118,8 @@ def _read(values: Any, path: Path) -> tuple[TokenEffect, ...]:
         for name, kind in kinds.items():
             if type(token[name]) is not kind:
                 raise _damaged(path, f"a token's {name} is {token[name]!r:.100}")
+        if not math.isfinite(token["effect"]):
+            raise _damaged(path, f"a token's effect is {token['effect']}")
         found.append(TokenEffect(**token))
     return tuple(found)
 

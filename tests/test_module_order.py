@@ -167,6 +167,7 @@ ORDER = (
     "leaderboard_labels",
     "leaderboard_text",
     "leaderboard_overlap_text",
+    "leaderboard_latex",
     "leaderboard_tables",
     "preparation",
     "set_aside",

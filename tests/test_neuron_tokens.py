@@ -64,6 +64,7 @@ TOKEN = {"token": 3, "text": " up", "effect": 2.0}
         ({"promotes": [{**TOKEN, "text": 1}]}, "a token's text is 1"),
         ({"demotes": [{**TOKEN, "token": "3"}]}, "a token's token is '3'"),
         ({"demotes": [{**TOKEN, "effect": None}]}, "a token's effect is None"),
+        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "a token's effect is inf"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, said):
