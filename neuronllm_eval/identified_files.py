@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from neuronllm_eval.adapter_files import write_standard_adapters
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.estimate import Stage
@@ -132,18 +134,32 @@ def write_neurons(
 def _write_tokens(
     model: LoadedModel, neurons: NeuronSet, run: RunDirectory, context: Sequence[int]
 ) -> None:
-    """tokens.json, if it can be told; never a reason to fail."""
-    try:
-        unembedding = Unembedding.of(model.lm.model, model.layers, context)
-        tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
-        text = tokens.to_json() if tokens is not None else None
-    except Exception as error:  # models and tokenizers are others' code, and hours of work are done
-        logger.info("no %s: %s: %s", run.tokens.name, type(error).__name__, error)
+    """tokens.json, if it can be told; a disk that fails ends the command, and nothing else does."""
+    for is_last in (False, True):
+        try:
+            unembedding = Unembedding.of(model.lm.model, model.layers, context)
+            tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
+            text = tokens.to_json() if tokens is not None else None
+            break
+        except OSError:
+            raise
+        except Exception as error:  # others' code, after hours of work that does not need it
+            is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            logger.warning(
+                "%s: %s: %s",
+                # What ran out may be there again.
+                f"there is no {run.tokens.name}"
+                if is_last
+                else f"{run.tokens.name} is tried again",
+                "out of memory" if is_memory else type(error).__name__,
+                error,
+            )
+    else:
         return
     if text is not None:
         write_whole(run.tokens, text)
     for note in unembedding.notes:
-        logger.info("no %s: %s", run.tokens.name, note)
+        logger.info("there is no %s: %s", run.tokens.name, note)
 
 
 def _provenance(

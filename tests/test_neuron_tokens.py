@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from neuronllm_eval import identified_files
 from neuronllm_eval.architectures import find_ffn_layers
@@ -14,7 +16,7 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.neuron_tokens import ListedTokens, listed, listed_tokens
 from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.token_effects import Promotion, TokenEffect, Unembedding
-from tests.cli_fixtures import call, identify, without_the_harness_tasks
+from tests.cli_fixtures import assert_one_message, call, identify, without_the_harness_tasks
 from tests.harness_fixtures import neuron_set, word_tokenizer
 from tests.tiny_models import tiny_model
 
@@ -121,24 +123,62 @@ def noted(*_: object) -> Unembedding:
     return Unembedding(find_ffn_layers(model), model.lm_head, None, {}, ("it is odd",))
 
 
-def broken(*_: object) -> Unembedding:
-    raise RuntimeError("the model is odd")
-
-
-@pytest.mark.parametrize(("of", "said"), [(noted, "it is odd"), (broken, "the model is odd")])
-def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, caplog, of, said):
+def tokens_of(tmp_path, monkeypatch, caplog, of) -> tuple[RunDirectory, list[tuple[int, str]]]:
+    """A run that is found with another `Unembedding.of`, and what is logged of its tokens."""
     without_the_harness_tasks(monkeypatch)
     monkeypatch.setattr(identified_files.Unembedding, "of", of)
     with caplog.at_level(logging.INFO, "neuronllm_eval"):
         code, _, err = call(*identify(tmp_path))
     assert code == 0, err
-    run = RunDirectory(tmp_path / "demo_topic")
+    said = [(each.levelno, each.getMessage()) for each in caplog.records]
+    return RunDirectory(tmp_path / "demo_topic"), [
+        each for each in said if "tokens.json" in each[1]
+    ]
+
+
+def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, caplog):
+    run, said = tokens_of(tmp_path, monkeypatch, caplog, noted)
+    assert said == [(logging.INFO, "there is no tokens.json: it is odd")]
     assert run.neurons.is_file()
     assert not run.tokens.exists()
-    (record,) = [each for each in caplog.records if "tokens.json" in each.getMessage()]
-    assert record.levelno == logging.INFO
-    assert said in record.getMessage()
     assert "once `neuronllm-eval explain` was run" in run.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("odd"), "RuntimeError: odd"),
+        (torch.OutOfMemoryError("of CUDA"), "out of memory: of CUDA"),
+        (MemoryError(), "out of memory: "),
+    ],
+)
+@pytest.mark.parametrize("n_errors", [1, 2])
+def test_no_error_of_the_model_ends_an_identification(
+    tmp_path, monkeypatch, caplog, error, said, n_errors
+):
+    left = [error] * n_errors
+    real = Unembedding.of
+
+    def of(*given):
+        if left:
+            raise left.pop()
+        return real(*given)
+
+    run, found = tokens_of(tmp_path, monkeypatch, caplog, of)
+    told = [(logging.WARNING, f"tokens.json is tried again: {said}"),
+            (logging.WARNING, f"there is no tokens.json: {said}")]  # fmt: skip
+    assert found == told[:n_errors]
+    assert run.neurons.is_file()
+    assert run.tokens.exists() == (n_errors == 1)
+
+
+def test_a_disk_that_is_full_is_said(tmp_path, monkeypatch):
+    def of(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    without_the_harness_tasks(monkeypatch)
+    monkeypatch.setattr(identified_files.Unembedding, "of", of)
+    assert_one_message(call(*identify(tmp_path)), 1, "No space left on device")
 
 
 def test_every_method_of_a_pass_has_its_own(tmp_path, monkeypatch):
