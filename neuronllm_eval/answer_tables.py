@@ -31,7 +31,7 @@ def flips_table(details: RunDetails, condition: str, gained: bool) -> Table | No
         "Those whose confidence moved furthest, one doc of each question; the words are the first "
         "of question and option."
     )
-    return Table(title, headers, rows, note) if rows else None
+    return Table(title, headers, rows, note, first_above=True) if rows else None
 
 
 def _flip_row(details: RunDetails, flip: Flip) -> tuple[str, ...]:

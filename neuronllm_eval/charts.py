@@ -184,25 +184,41 @@ def halves(
 
 
 def groups(
-    names: Sequence[str], before: Sequence[float], after: Sequence[float], condition: str
+    names: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    condition: str,
+    controls: Sequence[tuple[float, float] | None] = (),
 ) -> Drawing:
-    """Accuracy before and after by group, the groups that lost most first."""
+    """Accuracy before and after by group, the groups that lost most first.
+
+    Args:
+        names: of the groups.
+        before: accuracy without intervention, percent.
+        after: under the condition, percent.
+        condition: its name.
+        controls: lowest and highest accuracy under the random controls; may be empty.
+    """
     order = sorted(range(len(names)), key=lambda index: (after[index] - before[index], index))
     order = [order[index] for index in spread(len(order), _MOST_GROUPS)]
     row, top = 20, 28
     bottom = top + row * len(order)
     said = "; ".join(f"{names[i]} {before[i]:.0f} to {after[i]:.0f}" for i in order)
     drawing = Drawing(WIDTH, bottom + 38, f"Accuracy by group, unmasked and {condition}: {said}.")
-    entries = (("circle", "before", "unmasked"), ("diamond", "mark", condition))
-    _legend(drawing, entries)
+    entries = [("circle", "before", "unmasked"), ("diamond", "mark", condition)]
+    _legend(drawing, [*entries, *([("bar", "band", "random controls")] if any(controls) else [])])
     scale = Scale(0, 100, _LABELS, _RIGHT)
     _value_axis(drawing, scale, top, bottom, "accuracy %")
     for number, index in enumerate(order):
         y = top + row * (number + 0.5)
         one, other = scale(before[index]), scale(after[index])
         drawing.text(_LABELS - 8, y + 4, clipped(names[index], _SIGNS), "label", "end")
+        if controls and (span := controls[index]) is not None:
+            low, high = map(scale, span)
+            drawing.bar(low - 1, y - 7, high - low + 2, 14, "band", "random controls")
         drawing.line(one, y, other, y, "whisker")
         says = f"{names[index]}: {before[index]:.1f} to {after[index]:.1f}"
-        drawing.mark("circle", one, y, "before", says)
-        drawing.mark("diamond", other, y, "mark", says)
+        # A ring that is wider than the diamond, which would hide it where nothing changed.
+        drawing.mark("circle", one, y, "before", says, r=6)
+        drawing.mark("diamond", other, y, "mark", says, r=2.4)
     return drawing

@@ -48,6 +48,7 @@ from neuronllm_eval.run_tasks import (
 from neuronllm_eval.selftest_command import selftest
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.tasks_path import tasks_dir
+from neuronllm_eval.terminal_text import fitted, terminal_width
 from neuronllm_eval.validate_command import validate
 from neuronllm_eval.verification import verify
 
@@ -152,7 +153,12 @@ def _announce(expected: Estimate) -> None:
     print(estimate_line(expected), file=sys.stderr)
 
 
-_LISTENERS = Listeners(print, _announce)
+def _show(text: object) -> None:
+    """Print what people are to read; on a terminal its tables fit, elsewhere they are whole."""
+    print(fitted(str(text), terminal_width()))
+
+
+_LISTENERS = Listeners(_show, _announce)
 
 
 def _identify(options: argparse.Namespace) -> int:
@@ -162,12 +168,12 @@ def _identify(options: argparse.Namespace) -> int:
 
 def _compare_methods(options: argparse.Namespace) -> int:
     # The runs' own reports are not shown; what they would take is.
-    listeners = dataclasses.replace(_LISTENERS, show=print if options.dry_run else lambda _: None)
+    listeners = dataclasses.replace(_LISTENERS, show=_show if options.dry_run else lambda _: None)
 
     def evaluate(own: argparse.Namespace, seconds: dict[str, float]) -> list[RunDirectory]:
         return identify(own, listeners, validate=True, seconds=seconds)
 
-    return compare_methods(options, evaluate, print)
+    return compare_methods(options, evaluate, _show)
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -199,7 +205,7 @@ def _verify(options: argparse.Namespace) -> int:
             n_wrong = sum(not check.sound for check in checks)
             verdict = f"{n_wrong} of {len(checks)} checks failed" if n_wrong else "All is sound"
             table = markdown_table(["check", "sound", "detail"], rows)
-            print(f"{run.path}\n\n{table}\n\n{verdict}.")
+            _show(f"{run.path}\n\n{table}\n\n{verdict}.")
         sound = sound and all(check.sound for check in checks)
     return 0 if sound else 1
 
@@ -225,17 +231,17 @@ def _complete(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Command] = {
     "identify": _identify,
     "validate": _validate,
-    "report": lambda options: report(options, print),
+    "report": lambda options: report(options, _show),
     "verify": _verify,
     "export": lambda options: export_command.export(options, print),
     "push": lambda options: hub_command.push(options, print),
-    "compare": lambda options: compare_finished(options, print),
+    "compare": lambda options: compare_finished(options, _show),
     "compare-methods": _compare_methods,
     "leaderboard": lambda options: show_leaderboard(options, print),
-    "explain": lambda options: explain(options, print),
+    "explain": lambda options: explain(options, _show),
     "tasks": _tasks,
     "tasks make": _make_tasks,
-    "selftest": lambda options: selftest(options, print),
+    "selftest": lambda options: selftest(options, _show),
     "completion": _complete,
 }
 

@@ -1,17 +1,19 @@
-"""What reports take from `explain.json`: the tokens of the top neurons. Strict."""
+"""The tokens of the top neurons, from `explain.json` and `tokens.json`. Strict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.neuron_tokens import LISTED_TOKENS, ListedTokens
+from neuronllm_eval.run_directory import RunDirectory
 from neuronllm_eval.strict_json import read_json
+from neuronllm_eval.token_effects import TokenEffect
 
 _AGAIN = "run `neuronllm-eval explain` on the run again, or remove the file"
-_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -19,20 +21,41 @@ class NeuronTokens:
     """What a neuron does, in few words.
 
     Attributes:
-        promotes: tokens that it mostly promotes, strongest first.
+        promotes: tokens that it promotes where its activation is positive, strongest first.
+        demotes: those that it demotes there.
+        positive: share of the prompts on which it is; None where it was not explained.
         reading: `letter`, `content`, or empty.
     """
 
     promotes: tuple[str, ...]
-    reading: str
+    demotes: tuple[str, ...]
+    positive: float | None = None
+    reading: str = ""
+
+    @property
+    def explained(self) -> bool:
+        """Whether its activations are known, and so how often it does the reverse."""
+        return self.positive is not None
 
 
-def read_tokens(path: Path) -> dict[tuple[str, int, int], NeuronTokens]:
-    """By kind, layer and index; empty where the run was not explained.
+def read_tokens(run: RunDirectory) -> dict[tuple[str, int, int], NeuronTokens]:
+    """By kind, layer and index; empty where neither file is there.
 
     Raises:
-        ArtifactError: the file is damaged.
+        ArtifactError: a file is damaged.
     """
+    listed = {
+        place: NeuronTokens(_texts(tokens.promotes), _texts(tokens.demotes))
+        for place, tokens in ListedTokens.load(run.tokens).found.items()
+    }
+    return {**listed, **_explained(run.explanation)}
+
+
+def _texts(effects: Sequence[TokenEffect]) -> tuple[str, ...]:
+    return tuple(each.text for each in effects[:LISTED_TOKENS])
+
+
+def _explained(path: Path) -> dict[tuple[str, int, int], NeuronTokens]:
     if not path.exists():
         return {}
     values = read_json(path, _AGAIN)
@@ -52,8 +75,9 @@ def read_tokens(path: Path) -> dict[tuple[str, int, int], NeuronTokens]:
 
 
 def _read(values: Mapping[str, Any]) -> NeuronTokens:
-    # With a negative activation, a neuron promotes what its direction demotes.
-    tokens = values["tokens"]["promotes" if float(values["positive"]) >= 0.5 else "demotes"]
-    return NeuronTokens(
-        tuple(str(each["text"]) for each in tokens[:_SHOWN]), str(values["letters"]["reading"])
+    promotes, demotes = (
+        tuple(str(each["text"]) for each in values["tokens"][name][:LISTED_TOKENS])
+        for name in ("promotes", "demotes")
     )
+    reading = str(values["letters"]["reading"])
+    return NeuronTokens(promotes, demotes, float(values["positive"]), reading)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.loggers import EvaluationTracker
-from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
+from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_commit_from_path
 
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.errors import ArtifactError
@@ -100,6 +101,16 @@ def harness_metrics(questions: QuestionSet, answers: Answers) -> dict[str, Any]:
     return dict(results)
 
 
+def _git_hash() -> str | None:
+    """Of the working directory's repository, as lm_eval finds it, but git's complaints unheard."""
+    try:
+        said = subprocess.run(["git", "describe", "--always"], capture_output=True, check=True)
+        return said.stdout.decode().strip()
+    except (subprocess.CalledProcessError, OSError):  # no repository, or no git
+        found = get_commit_from_path(os.getcwd())
+        return None if found is None else str(found)
+
+
 @dataclass(frozen=True)
 class ResultContext:
     """What a result file says about the run besides its metrics; gathered once per run."""
@@ -114,7 +125,7 @@ class ResultContext:
     @classmethod
     def gather(cls, lm: Any, config: dict[str, Any], **settings: Any) -> ResultContext:
         """Ask the machine and the tokenizer, which takes a second or two."""
-        environment: dict[str, Any] = {"git_hash": get_git_commit_hash(), "date": time.time()}
+        environment: dict[str, Any] = {"git_hash": _git_hash(), "date": time.time()}
         add_env_info(environment)
         add_tokenizer_info(environment, lm)
         return cls(config=config, environment=environment, **settings)

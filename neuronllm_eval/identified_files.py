@@ -10,19 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from neuronllm_eval.adapter_files import write_standard_adapters
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.estimate import Stage
 from neuronllm_eval.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.loading import LoadedModel
 from neuronllm_eval.methods import Method, to_scores
-from neuronllm_eval.neurons import NeuronScores, Provenance
+from neuronllm_eval.neuron_tokens import listed_tokens
+from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.precision import dtype_name
 from neuronllm_eval.run_directory import RunDirectory, folder_name, line_writer, write_whole
 from neuronllm_eval.run_tasks import data_split, how_asked
 from neuronllm_eval.score_sums import ScoreSums
 from neuronllm_eval.selection import resolve_count, select_neurons
 from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.token_effects import Unembedding
 
 logger = logging.getLogger(__name__)
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
@@ -105,15 +109,57 @@ def write_neurons(
     settings: RunSettings,
     which: MethodRun,
     *,
+    context: Sequence[int],
     or_none: bool,
 ) -> None:
-    """adapters/ and neurons.json; that a method finds none is no reason to lose others' neurons."""
+    """adapters/, tokens.json and neurons.json, of the sets that scores give.
+
+    Args:
+        model: whose neurons.
+        scores: of all neurons.
+        settings: of the run.
+        which: the method, and where its files go.
+        context: tokens of a prompt, to find the norms by.
+        or_none: that a method finds none is no reason to lose others' neurons.
+    """
     neurons = select_neurons(scores, settings.top_k, settings.ambiguous, or_none=or_none)
     if not (neurons.good or neurons.bad):
         logger.warning("%s: method %s finds no neurons", settings.task, which.method.name)
     # Before neurons.json, whose presence says that nothing is missing.
     write_standard_adapters(which.run, neurons, model.lm.model, model.layers, settings.model_args)
+    _write_tokens(model, neurons, which.run, context)
     write_whole(which.run.neurons, neurons.to_json())
+
+
+def _write_tokens(
+    model: LoadedModel, neurons: NeuronSet, run: RunDirectory, context: Sequence[int]
+) -> None:
+    """tokens.json, if it can be told; a disk that fails ends the command, and nothing else does."""
+    for is_last in (False, True):
+        try:
+            unembedding = Unembedding.of(model.lm.model, model.layers, context)
+            tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
+            text = tokens.to_json() if tokens is not None else None
+            break
+        except OSError:
+            raise
+        except Exception as error:  # others' code, after hours of work that does not need it
+            is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            logger.warning(
+                "%s: %s: %s",
+                # What ran out may be there again.
+                f"there is no {run.tokens.name}"
+                if is_last
+                else f"{run.tokens.name} is tried again",
+                "out of memory" if is_memory else type(error).__name__,
+                error,
+            )
+    else:
+        return
+    if text is not None:
+        write_whole(run.tokens, text)
+    for note in unembedding.notes:
+        logger.info("there is no %s: %s", run.tokens.name, note)
 
 
 def _provenance(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neuronllm_eval import arguments
+from neuronllm_eval.closing_table import closing_table
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_table
 from neuronllm_eval.identified_files import MethodRun, method_runs
@@ -139,7 +140,9 @@ def _identify_in(
             if launch.ranks.is_first:
                 report_task(each.run, listeners.show)
     if launch.ranks.is_first:
-        write_overviews([run for run, _ in runs], output)
+        results = write_overviews([run for run, _ in runs], output)
+        if (table := closing_table(results)) is not None:
+            listeners.show(table)
         listeners.show(f"written to {output}")
     return [run for run, _ in runs]
 

@@ -46,7 +46,7 @@ def identify_task(
     launch: Launch | None = None,
     announce: Announce | None = None,
 ) -> NeuronSet:
-    """Find a task's neurons: run.yaml, questions.jsonl, scores.safetensors, neurons.json.
+    """Find a task's neurons: scores.safetensors, neurons.json and what belongs to them.
 
     Args:
         model: whose neurons.
@@ -177,7 +177,8 @@ def _identify(
             largest = max((gap for gap in gaps if gap is not None), default=0.0)
             added = sums[name].of(whole.tally, largest, f"{name}/")
             scores = write_scores(model, resolved, questions, stage, each, added, notes)
-            write_neurons(model, scores, resolved, each, or_none=len(runs) > 1)
+            context = questions.prompts[0].context
+            write_neurons(model, scores, resolved, each, context=context, or_none=len(runs) > 1)
             write_settings(each)  # from now on it is a run of its own
         close(home.identifying)
     ranks.wait()

@@ -22,10 +22,12 @@ from neuronllm_eval.progress import bar
 from neuronllm_eval.run_directory import RunDirectory, write_whole
 from neuronllm_eval.run_search import runs_below
 from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.terminal_text import terminal_width
 
 if TYPE_CHECKING:
     from neuronllm_eval.leaderboard_overlaps import RunsOverlap
     from neuronllm_eval.leaderboard_runs import BoardRun
+    from neuronllm_eval.leaderboard_text import Section
 
 logger = logging.getLogger(__name__)
 Show = Callable[[str], object]
@@ -48,6 +50,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="within each group by this column of csv, the largest first (default: by condition, "
         "set and rank)",
+    )
+    table.add_argument(
+        "--columns",
+        type=arguments.some_names,
+        default=[],
+        metavar="NAMES",
+        help="only these, in this order, with commas between them; csv and json have other names "
+        "than the rest, and an unknown one lists them (default: all that tell something; of "
+        "latex few, that fit a page)",
     )
     table.add_argument("--ascending", action="store_true", help="the smallest of --sort_by first")
     table.add_argument(
@@ -99,8 +110,11 @@ def show_leaderboard(options: argparse.Namespace, show: Show) -> int:
     kind = options.format or _format_of(output)
     if output is not None:
         _require_file(output)
+    _require_columns(options, kind)
     runs, damaged = _read(options)
-    text = _overlaps(kind, runs) if options.overlaps else _board(options, kind, runs, damaged)
+    text = (
+        _overlaps(options, kind, runs) if options.overlaps else _board(options, kind, runs, damaged)
+    )
     if output is None:
         show(text.rstrip("\n"))
     else:
@@ -117,6 +131,29 @@ def _require_file(output: Path) -> None:
             f"--output_path is {output}, a folder", expected="a file", remedy="add a file name"
         )
     RunDirectory(output.parent).require_writable()
+
+
+def _require_columns(options: argparse.Namespace, kind: str) -> None:
+    """Refuse columns that a format does not have, before any run is read."""
+    if not options.columns:
+        return
+    from neuronllm_eval.leaderboard import COLUMNS
+    from neuronllm_eval.leaderboard_text import HEADS
+
+    if options.overlaps:
+        raise UsageError(
+            "--columns with --overlaps",
+            expected="one of them: overlaps have columns of their own",
+            remedy="leave one of them away",
+        )
+    known = COLUMNS if kind in ("csv", "json") else HEADS
+    unknown = [name for name in options.columns if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{kind} has no column {', '.join(map(repr, unknown)):.200}",
+            expected=f"some of {', '.join(known)}",
+            remedy="check --columns",
+        )
 
 
 def _format_of(output: Path | None) -> str:
@@ -170,11 +207,13 @@ def _board(
             remedy=f"run `neuronllm-eval validate {runs[0].path}`, or --overlaps",
         )
     board = leaderboard(entries, options.group_by, options.sort_by, options.ascending)
+    columns = list(dict.fromkeys(options.columns))
+    frame = board.frame[columns] if columns and kind in ("csv", "json") else board.frame
     if kind == "csv":
         for run in runs:
             if run.lacks:
                 logger.warning("%s has no rows: neuronllm-eval %s comes first", run.path, run.lacks)
-        return tables.as_csv(board.frame)
+        return tables.as_csv(frame)
     found = _overlaps_of(runs)
     if kind == "json":
         lacking = [
@@ -183,13 +222,29 @@ def _board(
             for run in runs if run.lacks
         ]  # fmt: skip
         unreadable = [{"run": str(path), "why": why.found} for path, why in damaged.items()]
-        return tables.as_json(board.frame, found, board.sets, lacking, unreadable)
-    return tables.PAGES[kind](
-        [*sections(board, options.group_by), *unfinished(runs), *overlap_sections(found, runs)]
+        return tables.as_json(frame, found, board.sets, lacking, unreadable)
+    is_latex = kind == "latex"
+    return _page(
+        options,
+        kind,
+        [
+            *sections(board, options.group_by, columns, short=is_latex),
+            *unfinished(runs),
+            # In print their table is for those who ask for it: it is as wide as a page.
+            *([] if is_latex else overlap_sections(found, runs)),
+        ],
     )
 
 
-def _overlaps(kind: str, runs: Sequence[BoardRun]) -> str:
+def _page(options: argparse.Namespace, kind: str, parts: Sequence[Section]) -> str:
+    from neuronllm_eval import leaderboard_tables as tables
+
+    if kind == "table" and not options.output_path:
+        return tables.as_table(parts, terminal_width())
+    return tables.PAGES[kind](parts)
+
+
+def _overlaps(options: argparse.Namespace, kind: str, runs: Sequence[BoardRun]) -> str:
     """Of `--overlaps`: nothing else."""
     from neuronllm_eval import leaderboard_tables as tables
     from neuronllm_eval.leaderboard_overlap_text import overlap_sections
@@ -205,7 +260,7 @@ def _overlaps(kind: str, runs: Sequence[BoardRun]) -> str:
         return tables.as_csv(tables.overlap_frame(found))
     if kind == "json":
         return dump_json({"overlaps": [asdict(each) for each in found]})
-    return tables.PAGES[kind](overlap_sections(found, runs))
+    return _page(options, kind, overlap_sections(found, runs))
 
 
 def _overlaps_of(runs: Sequence[BoardRun]) -> list[RunsOverlap]:

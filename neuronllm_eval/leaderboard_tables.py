@@ -14,58 +14,80 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from neuronllm_eval.comparability import ComparableSet
+from neuronllm_eval.leaderboard_latex import as_latex
 from neuronllm_eval.leaderboard_overlaps import RunsOverlap
-from neuronllm_eval.leaderboard_text import Section
+from neuronllm_eval.leaderboard_text import LONGEST_NOTE, Section, are_figures
 from neuronllm_eval.markdown_text import escaped, one_line
 from neuronllm_eval.report import markdown_table
 from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.terminal_text import column_parts
 
-_LONGEST_NOTE = 20_000  # characters
+_PROSE_WIDTH = 100
+_GAP = "  "
 _TITLE = "Leaderboard of NeuronLLM runs"
 
 
-def as_table(sections: Sequence[Section]) -> str:
-    """Aligned columns, for a terminal."""
+def as_table(sections: Sequence[Section], width: int | None = None) -> str:
+    """Aligned columns, for a terminal.
+
+    Args:
+        sections: of the page.
+        width: of the terminal; wider tables stand in parts below each other. None leaves them
+            whole.
+    """
+    prose = min(_PROSE_WIDTH, width or _PROSE_WIDTH)
     lines: list[str] = []
     for each in sections:
         lines += [each.title, ""] if each.title else []
-        lines += [*_aligned(each.table), ""] if each.table is not None else []
+        for part in [] if each.table is None else _parts(each.table, width):
+            lines += [*_aligned(part), ""]
         for note in each.notes:
-            lines += [*textwrap.wrap(one_line(note, _LONGEST_NOTE), 100), ""]
+            lines += [*textwrap.wrap(one_line(note, LONGEST_NOTE), prose), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _parts(table: pd.DataFrame, width: int | None) -> list[pd.DataFrame]:
+    if width is None:
+        return [table]
+    widths = list(_widths(table).values())
+    rows = [[str(cell) for cell in row] for row in table.to_numpy().tolist()]
+    parts = column_parts(widths, rows, width, gap=len(_GAP), frame=0)
+    return [table.iloc[:, part] for part in parts]
+
+
+def _widths(table: pd.DataFrame) -> dict[str, int]:
+    """Of the columns, whose heads may take several lines."""
+    return {
+        str(head): max(map(len, (*map(str, table[head]), *str(head).split())), default=0)
+        for head in table.columns
+    }
 
 
 def _aligned(table: pd.DataFrame) -> list[str]:
     cells = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
-    widths = {
-        head: max(map(len, (*column, *head.split())), default=0) for head, column in cells.items()
-    }
+    widths = _widths(table)
     heads = {head: textwrap.wrap(head, widths[head]) for head in cells}
     n_lines = max(map(len, heads.values()))
     columns = [
         _padded(
             [*[""] * (n_lines - len(heads[head])), *heads[head], "-" * widths[head], *column],
             widths[head],
-            str.rjust if _are_figures(column) else str.ljust,
+            str.rjust if are_figures(column) else str.ljust,
         )
         for head, column in cells.items()
     ]
-    return ["  ".join(parts).rstrip() for parts in zip(*columns, strict=True)]
+    return [_GAP.join(parts).rstrip() for parts in zip(*columns, strict=True)]
 
 
 def _padded(cells: Sequence[str], width: int, pad: Callable[[str, int], str]) -> list[str]:
     return [pad(cell, width) for cell in cells]
-
-
-def _are_figures(cells: Sequence[str]) -> bool:
-    return all(cell[:1] in "+-<0123456789" for cell in cells)
 
 
 def as_markdown(sections: Sequence[Section]) -> str:
@@ -77,43 +99,8 @@ def as_markdown(sections: Sequence[Section]) -> str:
             rows = [[escaped(cell) for cell in row] for row in each.table.to_numpy().tolist()]
             lines += [markdown_table([str(head) for head in each.table.columns], rows), ""]
         for note in each.notes:
-            lines += [escaped(note, _LONGEST_NOTE), ""]
+            lines += [escaped(note, LONGEST_NOTE), ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}
-
-
-def tex(text: object) -> str:
-    """A text in which no sign is a command of LaTeX; quotes need the font encoding T1."""
-    return "".join(_TEX.get(sign, sign) for sign in one_line(text, _LONGEST_NOTE))
-
-
-def as_latex(sections: Sequence[Section]) -> str:
-    """A `table` for each table, with booktabs rules, and the notes as paragraphs."""
-    parts = ["% \\usepackage{booktabs}, \\usepackage[T1]{fontenc}"]
-    for each in sections:
-        if each.table is not None:
-            sides = ["r" if _are_figures(list(each.table[head])) else "l" for head in each.table]
-            styler = each.table.style.hide(axis="index").format(tex)
-            styler = styler.format_index(tex, axis="columns")
-            parts.append(
-                styler.to_latex(
-                    hrules=True, column_format="".join(sides), caption=tex(each.title) or None,
-                    position_float="centering",
-                ).rstrip()
-            )  # fmt: skip
-        parts += [f"{{\\footnotesize {tex(note)}\\par}}" for note in each.notes]
-    return "\n\n".join(parts) + "\n"
 
 
 _STYLE = """
@@ -124,6 +111,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: left; white-space: nowrap;
          border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
 th { border-bottom-width: 2px; vertical-align: bottom; }
+.figure { text-align: right; }
 p { max-width: 60rem; }
 """
 
@@ -134,10 +122,8 @@ def as_html(sections: Sequence[Section]) -> str:
     for each in sections:
         parts += [f"<h2>{html.escape(each.title)}</h2>"] if each.title else []
         if each.table is not None:
-            with pd.option_context("display.max_colwidth", None):
-                table = each.table.to_html(index=False, border=0, justify="left", escape=True)
-            parts.append(f'<div class="wide">\n{table}\n</div>')
-        parts += [f"<p>{html.escape(one_line(note, _LONGEST_NOTE))}</p>" for note in each.notes]
+            parts.append(f'<div class="wide">\n{_html_table(each.table)}\n</div>')
+        parts += [f"<p>{html.escape(one_line(note, LONGEST_NOTE))}</p>" for note in each.notes]
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -145,6 +131,26 @@ def as_html(sections: Sequence[Section]) -> str:
         f"<title>{_TITLE}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<h1>{_TITLE}</h1>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _html_table(table: pd.DataFrame) -> str:
+    """Words to the left, figures to the right."""
+    columns = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
+    marks = [' class="figure"' if are_figures(cells) else "" for cells in columns.values()]
+
+    def row(tag: str, cells: Iterable[str]) -> str:
+        pairs = zip(marks, cells, strict=True)
+        return "".join(f"<{tag}{mark}>{html.escape(cell)}</{tag}>" for mark, cell in pairs)
+
+    rows = [f"<tr>{row('td', cells)}</tr>" for cells in zip(*columns.values(), strict=True)]
+    lines = [
+        "<table>",
+        f"<thead>\n<tr>{row('th', columns)}</tr>\n</thead>",
+        "<tbody>",
+        *rows,
+        "</tbody>\n</table>",
+    ]
+    return "\n".join(lines)
 
 
 # Of sections as they are to be read.

@@ -30,6 +30,9 @@ NOTE = (
 )
 
 
+LONGEST_NOTE = 20_000  # characters
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page.
@@ -45,31 +48,46 @@ class Section:
     notes: tuple[str, ...] = ()
 
 
-def sections(board: Leaderboard, group_by: str) -> list[Section]:
+def are_figures(cells: Sequence[str]) -> bool:
+    """Whether a column holds figures, which stand at the right."""
+    return all(cell[:1] in "+-<0123456789" for cell in cells)
+
+
+def sections(
+    board: Leaderboard, group_by: str, columns: Sequence[str] = (), *, short: bool = False
+) -> list[Section]:
     """A section with the table of each group, and what explains them all.
 
     Args:
         board: the rows, in order.
         group_by: one of `leaderboard_choices.GROUPS`.
+        columns: names of `HEADS`, which are shown in that order whatever they hold; all that tell
+            something if empty.
+        short: whether a page of print has to be wide enough for those that are not chosen.
     """
     words = _in_words(board)
     masked = words[words["condition"] != UNMASKED]
     telling = words if masked.empty else masked
-    alike = [name for name in _SAID_ONCE if name != group_by and telling[name].nunique() == 1]
-    hidden = {group_by, *alike, *_needless(board, words)}
-    columns = {name: head for name, head in _HEADS.items() if name not in hidden}
-    columns = {name: head for name, head in columns.items() if (words[name] != "").any()}
-    said = ", ".join(f"{_HEADS[name]} {telling[name].iloc[0]}" for name in alike)
+    once_for_all = [name for name in _SAID_ONCE if name not in (group_by, *columns)]
+    alike = [name for name in once_for_all if telling[name].nunique() == 1]
+    if columns:
+        heads = {name: HEADS[name] for name in columns}
+    else:
+        hidden = {group_by, *alike, *_needless(board, words)}
+        heads = {name: head for name, head in HEADS.items() if name not in hidden}
+        heads = {name: head for name, head in heads.items() if (words[name] != "").any()}
+        heads = _shortened(heads, words) if short else heads
+    said = ", ".join(f"{HEADS[name]} {telling[name].iloc[0]}" for name in alike)
     found = [Section("", None, (f"The same in all rows: {said}.",))] if said else []
     for title, rows in words.groupby(words[group_by], sort=False):
         unmasked = rows["condition"] == UNMASKED
         # No method has a part in it: runs that agree on it need one row.
         rows = rows.assign(**{name: rows[name].mask(unmasked, "") for name in ("method", "run")})
-        shown = rows[list(columns)].rename(columns=columns)
+        shown = rows[list(heads)].rename(columns=heads)
         once = ~(shown.duplicated() & unmasked)
         found.append(Section(str(title), shown[once].reset_index(drop=True)))
     _, above = directories(list(board.frame["run"]))
-    where = [f"Directories are below {one_line(above)}."] if above and "run" in columns else []
+    where = [f"Directories are below {one_line(above)}."] if above and "run" in heads else []
     return [*found, Section("", None, (NOTE, *where, *legend(board.sets)))]
 
 
@@ -102,7 +120,7 @@ def _whole_line(text: str) -> str:
 
 
 # Columns in order, and their heads.
-_HEADS = {
+HEADS = {
     "rank": "rank",
     "set": "set",
     "model": "model",
@@ -130,6 +148,27 @@ _HEADS = {
 _SAID_ONCE = ("model", "task", "method", "seed", "top_k", "n_questions")
 
 
+# Those that a page of print has room for, in small print, besides what tells the rows apart.
+_SHORT = {
+    **{name: HEADS[name] for name in ("set", "model", "task", "method", "seed", "run")},
+    "condition": "condition",
+    "top_k": "K",
+    "scale": "factor",
+    "accuracy": "acc. %",
+    "delta": "delta",
+    "interval": "95% interval",
+    "controls": "controls",
+}
+
+
+def _shortened(heads: dict[str, str], words: pd.DataFrame) -> dict[str, str]:
+    kept = {name: head for name, head in _SHORT.items() if name in heads}
+    names = ["set", "model", "task", "method", "seed", "run", "condition", "top_k"]
+    if not words.duplicated(names).any():  # a condition has its factor but for points of sweeps
+        kept.pop("scale", None)
+    return kept
+
+
 def _needless(board: Leaderboard, words: pd.DataFrame) -> set[str]:
     """Sets where each task has one, and directories where the rest tells the rows apart."""
     hidden = set()
@@ -142,7 +181,7 @@ def _needless(board: Leaderboard, words: pd.DataFrame) -> set[str]:
 
 
 def _in_words(board: Leaderboard) -> pd.DataFrame:
-    """All columns of `_HEADS` as text; empty where there is nothing."""
+    """All columns of `HEADS` as text; empty where there is nothing."""
     frame = board.frame
     below, _ = directories(list(frame["run"]))
     interval = [

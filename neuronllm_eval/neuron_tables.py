@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
+from neuronllm_eval.asked_words import asked_words, method_words
 from neuronllm_eval.explained_tokens import NeuronTokens
+from neuronllm_eval.neuron_tokens import listed
 from neuronllm_eval.neurons import Neuron, Provenance
 from neuronllm_eval.report import TaskReport, unit
 from neuronllm_eval.report_tables import Table
 from neuronllm_eval.run_details import RunDetails
 from neuronllm_eval.stability import stability_of
 
-_SHOWN_NEURONS = 10
 EXPLAIN = "Their tokens stand here once `neuronllm-eval explain` was run on this directory."
+_DIRECTION = (
+    "Promotes, demotes: where its activation is positive; where it is negative, the reverse."
+)
+_SIGNS = "How often it is positive, `neuronllm-eval explain` says."
 
 
 def neurons_table(report: TaskReport, details: RunDetails) -> Table:
     """The top neurons, with their tokens where these are known."""
-    sets = {"good": report.neurons.good, "bad": report.neurons.bad}
-    chosen = [(kind, each) for kind, found in sets.items() for each in found[:_SHOWN_NEURONS]]
+    chosen = listed(report.neurons)
     rows = [_neuron_row(report, kind, neuron) for kind, neuron in chosen]
-    headers = ("neuron", "kind", "score", "called good", "called bad")
+    headers: tuple[str, ...] = ("neuron", "kind", "score", "called good", "called bad")
     note = (
         "Neurons are named layer:index. Called good, bad: by how many of the "
         f"{report.scores.provenance.n_questions} questions."
@@ -30,11 +35,16 @@ def neurons_table(report: TaskReport, details: RunDetails) -> Table:
         return Table("Top neurons", headers, tuple(rows), f"{note} {EXPLAIN}")
     found = [details.tokens.get((kind, *neuron.place)) for kind, neuron in chosen]
     rows = [
-        (*row, _quoted(tokens), "" if tokens is None else tokens.reading)
+        (*row, *map(_quoted, (tokens.promotes, tokens.demotes) if tokens else ((), ())))
         for row, tokens in zip(rows, found, strict=True)
     ]
-    note += " Mostly promotes: by the sign of its activation on most prompts; more in explain.md."
-    return Table("Top neurons", (*headers, "mostly promotes", "about"), tuple(rows), note)
+    note += f" {_DIRECTION}"
+    headers += ("promotes", "demotes")
+    if not any(tokens.explained for tokens in details.tokens.values()):
+        return Table("Top neurons", headers, tuple(rows), f"{note} {_SIGNS}")
+    rows = [(*row, *_sign_and_reading(tokens)) for row, tokens in zip(rows, found, strict=True)]
+    note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
+    return Table("Top neurons", (*headers, "positive %", "about"), tuple(rows), note)
 
 
 def _neuron_row(report: TaskReport, kind: str, neuron: Neuron) -> tuple[str, ...]:
@@ -42,9 +52,14 @@ def _neuron_row(report: TaskReport, kind: str, neuron: Neuron) -> tuple[str, ...
     return (f"{neuron.layer}:{neuron.index}", kind, f"{neuron.score:+.3g}", *map(str, votes))
 
 
-def _quoted(tokens: NeuronTokens | None) -> str:
+def _sign_and_reading(tokens: NeuronTokens | None) -> tuple[str, str]:
+    if tokens is None or tokens.positive is None:
+        return "", "not explained"
+    return f"{100 * tokens.positive:.0f}", tokens.reading
+
+
+def _quoted(texts: Sequence[str]) -> str:
     # In quotes, as white space is part of a token.
-    texts = () if tokens is None else tokens.promotes
     return ", ".join(json.dumps(text, ensure_ascii=False) for text in texts)
 
 
@@ -91,8 +106,8 @@ def provenance_table(report: TaskReport) -> Table:
         "chosen on": f"{known.split} ({known.n_questions} questions, {known.n_prompts} prompts)",
         "judged on": judged_on,
         "demonstrations": str(known.num_fewshot),
-        "asked": "" if known.asked == "{}" else known.asked,
-        "method": f"{known.method} {'' if known.method_args == '{}' else known.method_args}",
+        "asked": asked_words(known.asked),
+        "method": method_words(known.method, known.method_args),
         "path integral": f"{known.quadrature}, {known.n_steps} nodes, {known.attribution_dtype}",
         "positions": f"chosen at {known.positions}, applied at {report.applied_at}",
         "neurons": f"{len(report.neurons.good)} good and {len(report.neurons.bad)} bad of "

@@ -1,101 +1,84 @@
 """`report.html` of a folder with several runs, such as those of a group of tasks.
 
-It has one row per run, from `run.yaml` and `summary.json`, and leads to the page of each. There is
-a mean over runs only if they are of the same model, method and number of neurons.
+It has a table for each condition with one row per run (`task_results`), and leads to the page of
+each. There is a mean over runs only if they are of the same model, method and number of neurons.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from neuronllm_eval import charts
-from neuronllm_eval.conditions import CONDITIONS, UNMASKED
+from neuronllm_eval.conditions import CONDITIONS
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.markdown_text import one_line
 from neuronllm_eval.page_sections import Figure, Section
 from neuronllm_eval.report_page import page_of
-from neuronllm_eval.report_tables import Table
+from neuronllm_eval.report_tables import CONTROLS_NOTE, Table
 from neuronllm_eval.run_directory import (
     PAGE_FILE,
     RunDirectory,
     find_runs,
     write_whole,
 )
-from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.stored_summary import StoredSummary
-from neuronllm_eval.summary import ConditionSummary
+from neuronllm_eval.task_results import (
+    Effect,
+    TaskResult,
+    differing,
+    pooled,
+    read_result,
+    shared_conditions,
+)
 
 logger = logging.getLogger(__name__)
 _GENERATOR = "neuronllm-eval overview"
+_HEADS = ("accuracy %", "delta (points)", "95% interval", "random controls", "beyond")
 _LONGEST = 48  # signs of a fact; a path tells most by its end
 _HEAD_BYTES = 65536  # the style sheet is in the head, and small
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """What a run's summary says.
-
-    Attributes:
-        task: its name.
-        folder: of the run, below that of the page.
-        n_questions: that judged; 0 before validation.
-        accuracy: by condition that edits something, percent; empty before validation.
-        deltas: by condition, as a text: delta and interval, or why there is none.
-        model: name or path, and revision.
-        method: with its settings, if it has any.
-        top_k: good and bad neurons that were judged; None before validation.
-    """
-
-    task: str
-    folder: str
-    n_questions: int
-    accuracy: dict[str, float]
-    deltas: dict[str, str]
-    model: str = ""
-    method: str = ""
-    top_k: int | None = None
-
-    @property
-    def terms(self) -> dict[str, str]:
-        """What must be the same in runs for a mean over them, by name."""
-        count = "" if self.top_k is None else str(self.top_k)
-        return {"model": self.model, "method": self.method, "neurons of a kind": count}
-
-
-def write_overviews(runs: Sequence[RunDirectory], top: Path) -> None:
+def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[TaskResult]:
     """`write_overview` for every folder that one of the runs lies in, `top` or below it.
 
     Above `top`, as of a single run, a page is written anew where there is one already.
+
+    Returns:
+        What the runs came to, in their order; those that were not read, or cannot be, are left out.
     """
+    found: dict[Path, TaskResult] = {}
     for folder in dict.fromkeys(run.path.parent for run in runs):
         if folder.resolve().is_relative_to(top.resolve()) or _is_overview(folder / PAGE_FILE):
-            write_overview(folder)
+            found |= write_overview(folder)
+    return [found[run.path] for run in runs if run.path in found]
 
 
-def write_overview(folder: Path) -> None:
+def write_overview(folder: Path) -> dict[Path, TaskResult]:
     """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
     Runs that cannot be read are left out with a warning: they may be of other commands.
+
+    Returns:
+        What the runs in it came to, by their directories.
 
     Raises:
         ArtifactError: a folder is in the page's place.
     """
     runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
-    results = []
+    results: dict[Path, TaskResult] = {}
     for run in runs:
         try:
-            results.append(read_result(run))
+            results[run.path] = read_result(run)
         except ArtifactError as error:
             logger.warning("%s is left out of %s: %s", run.path, folder / PAGE_FILE, error.found)
     if len(results) > 1:
         title = one_line(folder.resolve().name)
-        write_whole(folder / PAGE_FILE, render_overview(title, results))
+        write_whole(folder / PAGE_FILE, render_overview(title, list(results.values())))
     elif _is_overview(folder / PAGE_FILE):
         (folder / PAGE_FILE).unlink()
+    return results
 
 
 def _is_overview(path: Path) -> bool:
@@ -107,61 +90,6 @@ def _is_overview(path: Path) -> bool:
     return f'<meta name="generator" content="{_GENERATOR}">'.encode() in head
 
 
-def read_result(run: RunDirectory) -> TaskResult:
-    """What a run came to.
-
-    Raises:
-        ArtifactError: `run.yaml` or `summary.json` is damaged.
-    """
-    settings = RunSettings.load(run.settings)
-    task, model, method = settings.task, _model(settings), _method(settings)
-    if not run.summary.is_file():
-        return TaskResult(task, run.path.name, 0, {}, {}, model, method)
-    stored = StoredSummary.load(run.summary).conditions
-    known = {each.name: each for each in stored}
-    found = {name: known[name] for name in CONDITIONS if name in known}
-    wrong = [name for name, each in found.items() if not 0 <= each.accuracy.condition <= 100]
-    if UNMASKED not in found or wrong:
-        raise ArtifactError(
-            f"{run.summary} has {'accuracies beyond 100%' if wrong else 'no unmasked run'}",
-            expected="a file as this package writes it",
-            remedy="run `neuronllm-eval report` on it",
-        )
-    return TaskResult(
-        task,
-        run.path.name,
-        found[UNMASKED].accuracy.n_questions,
-        {
-            name: each.accuracy.condition
-            for name, each in found.items()
-            if each.is_judged or name == UNMASKED
-        },
-        {name: _delta(each) for name, each in found.items() if name != UNMASKED},
-        model,
-        method,
-        next((each.top_k for each in stored if each.name in found and each.top_k), None),
-    )
-
-
-def _delta(summary: ConditionSummary) -> str:
-    if not summary.is_judged:
-        return "" if summary.edited is None else summary.edited.note
-    found = summary.accuracy
-    return f"{found.delta:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
-
-
-def _model(settings: RunSettings) -> str:
-    known = settings.model_args
-    parts = [str(known.get("pretrained", ""))]
-    parts += [f"{name}={known[name]}" for name in ("revision", "peft", "delta") if known.get(name)]
-    return ", ".join(parts)
-
-
-def _method(settings: RunSettings) -> str:
-    given = (f"{name}={value}" for name, value in settings.method_args.items())
-    return ", ".join([settings.method, *given])
-
-
 def render_overview(title: str, results: Sequence[TaskResult]) -> str:
     """The page's content; the same runs give the same bytes.
 
@@ -169,74 +97,133 @@ def render_overview(title: str, results: Sequence[TaskResult]) -> str:
         title: above it.
         results: of the tasks, in order.
     """
-    judged = [each for each in results if each.accuracy]
-    names = [name for name in CONDITIONS if all(name in each.deltas for each in judged)]
-    conditions = names if judged else []
-    differing = _differing(results)
-    rows = tuple(
-        (
-            each.task,
-            *(each.terms[name] for name in differing),
-            str(each.n_questions) if each.accuracy else "not judged yet",
-            *([f"{each.accuracy[UNMASKED]:.1f}"] if each.accuracy else [""] * bool(judged)),
-            *(each.deltas.get(name, "") for name in conditions),
-        )
-        for each in results
-    )
-    heads = ("unmasked %", *(f"{name}, points" for name in conditions)) if judged else ()
-    note = "Accuracy without intervention, and its change in points (95% interval)."
-    table = Table(
-        "Accuracy by task", ("task", *differing, "questions", *heads), rows, note if judged else ""
-    )
-    measured = (name for name in conditions if all(name in each.accuracy for each in judged))
-    main = next(measured, None)
+    judged = [each for each in results if each.effects]
+    terms = differing(judged or results)
+    conditions = shared_conditions(judged)
+    together = {} if terms else {name: pooled(judged, name) for name in conditions}
+    main = conditions[0] if conditions else None
     links = tuple((one_line(each.task), f"{quote(each.folder)}/{PAGE_FILE}") for each in results)
     section = Section(
         "tasks",
         "By task",
         figures=() if main is None else (_figure(judged, main),),
-        tables=(table,),
+        tables=(*_together(judged, together), *_by_condition(judged), *_waiting(results)),
         links=links,
     )
     facts = [
         (name.capitalize(), value if len(value) <= _LONGEST else f"…{value[1 - _LONGEST :]}")
         for name, value in (judged or results)[0].terms.items()
-        if value and name not in differing
+        if value and name not in differing(results)
     ]
-    return page_of(title, _headline(results, judged, main), facts, [section], _GENERATOR)
+    said = _headline(results, judged, main, None if main is None else together.get(main))
+    return page_of(title, said, facts, [section], _GENERATOR)
 
 
-def _differing(results: Sequence[TaskResult]) -> list[str]:
-    """The names of the terms that runs do not share; what is not known yet is left aside."""
-    return [
-        name
-        for name in results[0].terms
-        if len({each.terms[name] for each in results if each.terms[name]}) > 1
-    ]
+def _together(judged: Sequence[TaskResult], effects: Mapping[str, Effect]) -> list[Table]:
+    """What each condition did over all tasks."""
+    if not effects or len(judged) < 2:
+        return []
+    first = next(iter(effects.values())).accuracy
+    note = (
+        f"Over the {first.n_docs:,} docs of {first.n_questions:,} questions together, unmasked "
+        f"{first.unmasked:.1f}%; 95% intervals by question, of these tasks and no others. "
+        "Random controls: the first of every task, the second, and so on."
+    )
+    rows = tuple((name, *_cells(each)) for name, each in effects.items())
+    return [Table("All tasks together", ("condition", *_HEADS), rows, f"{note} {CONTROLS_NOTE}")]
+
+
+def _by_condition(judged: Sequence[TaskResult]) -> list[Table]:
+    """A table for each condition, a row for each task that was judged under it."""
+    tables = []
+    terms = differing(judged) if judged else []
+    for name in CONDITIONS[1:]:
+        found = [each for each in judged if name in each.effects]
+        rows = tuple(
+            (
+                each.task,
+                *(each.terms[term] for term in terms),
+                str(each.effects[name].accuracy.n_questions),
+                f"{each.effects[name].accuracy.unmasked:.1f}",
+                *_cells(each.effects[name]),
+            )
+            for each in found
+        )
+        heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
+        tables += [Table(f"Under {name}", heads, rows)] if rows else []
+    return tables
+
+
+def _waiting(results: Sequence[TaskResult]) -> list[Table]:
+    terms = differing(results)
+    rows = tuple(
+        (each.task, *(each.terms[name] for name in terms)) for each in results if not each.effects
+    )
+    return [Table("Not judged yet", ("task", *terms), rows)] if rows else []
+
+
+def _cells(effect: Effect) -> tuple[str, ...]:
+    """As in `_HEADS`."""
+    accuracy, controls = effect.accuracy, effect.controls
+    row = (
+        f"{accuracy.condition:.1f}",
+        f"{accuracy.delta:+.1f}",
+        f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
+    )
+    if controls is None or not controls.n_controls:
+        return (*row, "none", "")
+    spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
+    return (*row, spread, f"{effect.n_beyond} of {controls.n_controls}")
 
 
 def _figure(judged: Sequence[TaskResult], condition: str) -> Figure:
     names = [one_line(each.task) for each in judged]
-    before = [each.accuracy[UNMASKED] for each in judged]
-    after = [each.accuracy[condition] for each in judged]
+    effects = [each.effects[condition] for each in judged]
+    before = [each.accuracy.unmasked for each in effects]
+    after = [each.accuracy.condition for each in effects]
+    spans = [
+        (each.accuracy.unmasked + each.controls.low, each.accuracy.unmasked + each.controls.high)
+        if each.controls is not None and each.n_controls
+        else None
+        for each in effects
+    ]
     caption = "Accuracy on each task; those that lost most stand first."
-    return Figure((charts.groups(names, before, after, condition),), caption)
+    if any(spans):
+        caption += " Grey: from the lowest to the highest random control."
+    return Figure((charts.groups(names, before, after, condition, spans),), caption)
 
 
 def _headline(
-    results: Sequence[TaskResult], judged: Sequence[TaskResult], condition: str | None
+    results: Sequence[TaskResult],
+    judged: Sequence[TaskResult],
+    condition: str | None,
+    effect: Effect | None,
 ) -> str:
     if condition is None:
         return f"{len(results)} tasks."
-    differing = _differing(judged)
-    changes = [each.accuracy[condition] - each.accuracy[UNMASKED] for each in judged]
-    if differing:
+    changes = [each.effects[condition].accuracy.delta for each in judged]
+    if effect is None:
+        known = " and ".join(differing(judged))
         return (
             f"Over {len(judged)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
-            f"{max(changes):+.1f} points; no mean, since they differ in {' and '.join(differing)}."
+            f"{max(changes):+.1f} points{_outdone(judged, condition)}; no mean, since they differ "
+            f"in {known}."
         )
+    accuracy = effect.accuracy
+    beside = f", beyond {effect.n_beyond} of {effect.n_controls} random controls"
+    if not effect.n_controls:
+        some = any(each.effects[condition].n_controls for each in judged)
+        beside = f", without random controls{' that all of them have' if some else ''}"
     return (
         f"Over {len(judged)} task{'s' if len(judged) > 1 else ''}, {condition} changes accuracy by "
-        f"{sum(changes) / len(changes):+.1f} points on average, "
-        f"from {min(changes):+.1f} to {max(changes):+.1f}."
+        f"{accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f})"
+        f"{beside}; by task from {min(changes):+.1f} to {max(changes):+.1f}."
     )
+
+
+def _outdone(judged: Sequence[TaskResult], condition: str) -> str:
+    effects = [each.effects[condition] for each in judged]
+    all_of_them = sum(0 < each.n_controls == each.n_beyond for each in effects)
+    if not any(each.n_controls for each in effects):
+        return ", without random controls"
+    return f", in {all_of_them} of them beyond all random controls"

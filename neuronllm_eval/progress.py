@@ -35,10 +35,16 @@ def bar(*, shown: bool = True, **settings: Any) -> tqdm[Any]:
 
 
 @contextmanager
-def harness_bars() -> Iterator[None]:
-    """Within the context the harness's bars of request building follow the same rule."""
+def harness_bars(task: str) -> Iterator[None]:
+    """Within the context the harness's bars of request building follow the same rule.
+
+    Args:
+        task: whose requests, as the bar names them.
+    """
     before = lm_eval.api.task.tqdm
-    lm_eval.api.task.tqdm = functools.partial(before, disable=_disable(True))
+    lm_eval.api.task.tqdm = functools.partial(
+        before, disable=_disable(True), desc=f"prompts of {task}", unit="doc", leave=False
+    )
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from neuronllm_eval.closing_table import closing_table
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.overview import write_overviews
 from neuronllm_eval.ranks import own_rank
@@ -45,7 +46,9 @@ def report(options: argparse.Namespace, show: Callable[[str], object]) -> int:
                 raise
             unwritten[run.path] = error.strerror or ""
     if is_first and not unwritten:
-        write_overviews(runs, Path(options.run_dir))
+        table = closing_table(write_overviews(runs, Path(options.run_dir)))
+        if table is not None:
+            show(table)
     if damaged or unwritten:
         raise _without_report(damaged, unwritten)
     return 0

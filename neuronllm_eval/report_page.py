@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from neuronllm_eval.markdown_text import one_line
 from neuronllm_eval.page_sections import Section, page_facts, page_sections
@@ -22,6 +23,7 @@ from neuronllm_eval.report import TaskReport, headline
 from neuronllm_eval.run_details import RunDetails
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_CODE = re.compile("`([^`]+)`")
 _LONG = 20  # rows of a table that stands folded
 
 
@@ -71,7 +73,13 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["spans"] = spans
     return environment.get_template("report.html.j2")
+
+
+def spans(text: str) -> Markup:
+    """A text whose words in backticks are code; nothing else in it is markup."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _seen(section: Section) -> Section:

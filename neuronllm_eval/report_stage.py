@@ -52,9 +52,7 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
             docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
     summaries: list[ConditionSummary] = []
     metrics: dict[str, dict[str, float]] = {}
-    details = RunDetails(
-        tokens=read_tokens(run.explanation), commands=(identify_command(settings),)
-    )
+    details = RunDetails(tokens=read_tokens(run), commands=(identify_command(settings),))
     if run.conditions.exists():
         table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
         summaries, split = summarise(table, neurons, scales), table.split

@@ -58,12 +58,14 @@ class Table:
         headers: of the columns.
         rows: as many cells each.
         note: how to read it; may be empty.
+        first_above: whether the first cell of a row is long: a narrow page has it above the others.
     """
 
     title: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    first_above: bool = False
 
 
 def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:

@@ -64,7 +64,7 @@ def build_questions(
     _require_clean_demonstrations(task)
     chosen = _choose_docs(task, limit, set(exclude), draw_seed)
     try:
-        with harness_bars():
+        with harness_bars(str(task.config.task)):
             task.build_all_requests(
                 samples=set(chosen),  # a set: the harness looks every doc of the split up in it
                 rank=0,

@@ -17,7 +17,8 @@ class RunDetails:
     Attributes:
         table: answers of every doc under every condition; None before validation.
         docs: [docs] what they say; empty where that was not kept.
-        tokens: by kind, layer and index of a neuron; empty where the run was not explained.
+        tokens: by kind, layer and index of a neuron; empty where neither identification nor
+            `explain` could tell.
         commands: that make the run again.
     """
 

@@ -28,6 +28,7 @@ COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 JUDGED_DOCS_FILE = "validation_docs.jsonl"
+TOKENS_FILE = "tokens.json"
 EXPLANATION_FILE = "explain.json"
 EXPLANATION_TEXT_FILE = "explain.md"
 RESULTS_FOLDER = "results"
@@ -64,6 +65,11 @@ class RunDirectory:
     def questions(self) -> Path:
         """questions.jsonl: per question, what the unmasked model said on the selection split."""
         return self.path / QUESTIONS_FILE
+
+    @property
+    def tokens(self) -> Path:
+        """tokens.json: what the top neurons promote and demote."""
+        return self.path / TOKENS_FILE
 
     @property
     def conditions(self) -> Path:
@@ -158,7 +164,7 @@ class RunDirectory:
 
         What the docs say stays where it is: not all benchmarks may be passed on.
         """
-        identified = (self.settings, self.neurons, self.scores, self.questions)
+        identified = (self.settings, self.neurons, self.scores, self.questions, self.tokens)
         explained = (self.explanation, self.explanation_text)
         found = (*identified, *explained, self.set_aside("selection"), *self._judged)
         return tuple(path for path in found if path != self.judged_docs)
@@ -242,7 +248,7 @@ class RunDirectory:
     @property
     def _identified(self) -> tuple[Path, ...]:
         """The files that an identification writes, and what explains it."""
-        found = (self.neurons, self.scores, self.questions, self.settings)
+        found = (self.neurons, self.scores, self.questions, self.tokens, self.settings)
         explained = (self.explanation, self.explanation_text)
         return (*found, *explained, self.commands, self.set_aside("selection"))
 

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from neuronllm_eval import arguments
+from neuronllm_eval.closing_table import closing_table
 from neuronllm_eval.estimate import Estimate
 from neuronllm_eval.estimate_text import estimate_table
 from neuronllm_eval.identify_command import Listeners, Load
@@ -90,5 +91,7 @@ def _validate_in(
     if options.dry_run and launch.ranks.is_first:
         listeners.show(estimate_table(estimates))
     elif launch.ranks.is_first:
-        write_overviews([run for run, _, _, _ in runs], Path(options.run_dir))
+        results = write_overviews([run for run, _, _, _ in runs], Path(options.run_dir))
+        if (table := closing_table(results)) is not None:
+            listeners.show(table)
     return [] if options.dry_run else [run for run, _, _, _ in runs]

@@ -67,6 +67,7 @@ def a_run(
     n_groups: int = 3,
     text: str = "some text",
     explained: bool = False,
+    listed: bool = False,
     each: int = 12,
 ) -> tuple[TaskReport, RunDetails]:
     """A judged run; not judged without names.
@@ -77,7 +78,8 @@ def a_run(
         n_options: of every question.
         n_groups: families of questions.
         text: stands wherever data, task, model or tokenizer name something.
-        explained: whether tokens are known.
+        explained: whether `explain` was run.
+        listed: whether identification tells tokens.
         each: good neurons, and bad ones.
     """
     rng = np.random.default_rng(1)
@@ -98,10 +100,12 @@ def a_run(
     letters = np.zeros((4, *score.shape))
     scores = NeuronScores(score, counts, counts, halves, letters, provenance(**origin))
     tokens = {
-        (kind, *neuron.place): NeuronTokens((text, " b"), "letter")
+        (kind, *neuron.place): NeuronTokens(
+            (text, " b"), (" c",), *((0.25, "letter") if explained else ())
+        )
         for kind, of_kind in (("good", neurons.good), ("bad", neurons.bad))
         for neuron in of_kind
-        if explained
+        if explained or listed
     }
     if not names:
         report = TaskReport(text, "", neurons, scores, ())

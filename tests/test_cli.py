@@ -59,7 +59,7 @@ from tests.harness_fixtures import (
 ROOT = Path(__file__).parent.parent
 SAME_BYTES = (
     "scores.safetensors", "neurons.json", "questions.jsonl", "conditions.jsonl",
-    "validation_docs.jsonl",
+    "validation_docs.jsonl", "tokens.json",
 )  # fmt: skip
 
 
@@ -100,6 +100,7 @@ def test_the_artifacts_of_a_run(run):
         "run.yaml",
         "scores.safetensors",
         "summary.json",
+        "tokens.json",
         "validation.json",
         "validation_docs.jsonl",
     ]

@@ -117,6 +117,7 @@ def test_every_key_of_every_file_is_explained(run):
         | set(json.loads(run.summary.read_text())["docs"]),
         "explain.json and explain.md": keys(json.loads(run.explanation.read_text())),
         "commands.jsonl": keys(jsonl(run.commands), by_name),
+        "tokens.json": keys(json.loads(run.tokens.read_text())),
         "adapters": keys(
             json.loads((run.adapter("enhance") / "neuronllm.json").read_text()), ("provenance",)
         ),

@@ -162,9 +162,25 @@ def test_the_reports_have_the_tokens_from_then_on(explained):
     run, _ = explained
     before = finished_run()
     for path, earlier in ((run.page, before.page), (run.report, before.report)):
-        assert "mostly promotes" in path.read_text()
-        assert "mostly promotes" not in earlier.read_text()
-        assert "once `neuronllm-eval explain` was run" in earlier.read_text()
+        assert "positive %" in path.read_text()
+        assert path.read_text().count("not explained") == 2 * (6 - 3)
+        assert "positive %" not in earlier.read_text()
+        assert "demotes" in earlier.read_text()
+
+
+def test_identification_found_the_same_tokens(explained):
+    run, _ = explained
+    listed = json.loads(run.tokens.read_text())["neurons"]
+    by_place = {(each["kind"], each["layer"], each["index"]): each for each in listed}
+    assert len(by_place) == 12  # six of either kind
+    for each in read(run)["neurons"]:
+        found = by_place[each["kind"], each["neuron"]["layer"], each["neuron"]["index"]]
+        for kind in ("promotes", "demotes"):
+            expected = [
+                {**token, "effect": pytest.approx(token["effect"], abs=0.006)}
+                for token in each["tokens"][kind][:4]
+            ]
+            assert found[kind] == expected
 
 
 def test_it_says_the_same_again(explained, copied):

@@ -26,6 +26,7 @@ from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.harness_results import read_metrics
 from neuronllm_eval.loading import parse_model_args
 from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.neuron_tokens import ListedTokens
 from neuronllm_eval.neurons import NeuronScores, NeuronSet
 from neuronllm_eval.report_stage import report_task
 from neuronllm_eval.run_directory import RunDirectory, folder_name, read_lines
@@ -49,6 +50,7 @@ READERS: dict[str, Callable[[RunDirectory], object]] = {
     "run.yaml": read_settings,
     "neurons.json": lambda run: NeuronSet.load(run.neurons),
     "scores.safetensors": lambda run: NeuronScores.load(run.path),
+    "tokens.json": lambda run: ListedTokens.load(run.tokens),
     "validation.json": lambda run: ValidationRecord.load(run.validation),
     "conditions.jsonl": read_conditions,
     "results/unmasked.json": lambda run: read_metrics(run.result("unmasked"), TASK),
@@ -224,6 +226,7 @@ def test_reports_of_runs_with_one_altered_file(run):
     changes = {
         "run.yaml": altered(yaml.safe_load(good["run.yaml"])).map(as_yaml),
         "neurons.json": altered(json.loads(good["neurons.json"])).map(as_json),
+        "tokens.json": altered(json.loads(good["tokens.json"])).map(as_json),
         "validation.json": altered(json.loads(good["validation.json"])).map(as_json),
     }
 

@@ -11,9 +11,11 @@ import lm_eval
 import numpy as np
 import pytest
 from lm_eval.loggers import EvaluationTracker
+from lm_eval.loggers.utils import get_git_commit_hash
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from neuronllm_eval import harness_results
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.conditions import UNMASKED
 from neuronllm_eval.encoding import PromptSettings
@@ -400,3 +402,20 @@ def test_a_file_without_the_task_is_refused(tmp_path, text):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"unmasked\.json"):
         read_metrics(path, "t")
+
+
+@pytest.mark.parametrize("has_git", [True, False])
+def test_outside_of_a_repository_git_says_nothing(tmp_path, monkeypatch, capfd, has_git):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    if not has_git:
+        monkeypatch.setenv("PATH", "")
+    assert harness_results._git_hash() is None
+    assert capfd.readouterr().err == ""
+
+
+def test_a_repository_has_its_hash(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent)
+    if not (Path(__file__).parent.parent / ".git").exists():
+        pytest.skip("this is no clone")
+    assert harness_results._git_hash() == get_git_commit_hash()

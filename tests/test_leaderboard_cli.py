@@ -141,6 +141,33 @@ def test_formats_and_files(tree, tmp_path):
     assert len(found["overlaps"]) == 4 * math.comb(6, 2)  # also of runs without results
 
 
+def test_columns_that_are_asked_for_in_every_format(tree):
+    def said(kind, names):
+        return call("leaderboard", tree / "fewer", "--columns", names, "--format", kind)[1]
+
+    assert said("csv", "delta,condition").splitlines()[0] == "delta,condition"
+    rows = json.loads(said("json", "condition,low"))["rows"]
+    assert [set(row) for row in rows] == [{"condition", "low"}] * len(CONDITIONS)
+    assert said("markdown", "delta,condition").count("| delta (points) |   condition   |") == 1
+    assert "\nrr" not in said("latex", "delta,condition")
+    assert "\\begin{tabular}{rl}" in said("latex", "delta,condition")
+    assert '<th class="figure">delta (points)</th><th>condition</th></tr>' in said(
+        "html", "delta,condition,delta"
+    )
+    table = [line.split() for line in said("table", "seed,condition").splitlines()]
+    assert ["seed", "condition"] in table
+    assert ["0", "enhance"] in table
+
+
+def test_latex_fits_a_page(tree):
+    text = call("leaderboard", tree, "--format", "latex")[1]
+    heads = [line for line in text.splitlines() if line.startswith(("set &", "condition &"))]
+    assert heads
+    assert len(heads[0].split("&")) < 10
+    assert "Neurons shared" not in text
+    assert "Neurons shared" in call("leaderboard", tree, "--format", "html")[1]
+
+
 def test_overlaps_alone(tree):
     code, out, _ = call("leaderboard", tree, "--overlaps", "--format", "csv")
     assert code == 0
@@ -308,6 +335,14 @@ def test_damage(tmp_path, what):
         (["--output_path", "board.doc"], 2, ("board.doc", ".html", "--format")),
         (["--output_path", "."], 2, ("without --format",)),
         (["--output_path", ".", "--format", "csv"], 2, ("a folder", "a file")),
+        (
+            ["--columns", "delta,luck"],
+            2,
+            ("table has no column 'luck'", "interval", "check --columns"),
+        ),
+        (["--columns", "interval", "--format", "csv"], 2, ("csv has no column 'interval'", "low")),
+        (["--columns", "low", "--format", "latex"], 2, ("latex has no column 'low'", "interval")),
+        (["--columns", "delta", "--overlaps"], 2, ("--columns with --overlaps",)),
         (["--overlaps"], 1, ("no two of 1 runs are of one model",)),
     ],
 )

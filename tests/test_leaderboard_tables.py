@@ -17,10 +17,11 @@ import pytest
 from neuronllm_eval.leaderboard import COLUMNS, leaderboard
 from neuronllm_eval.leaderboard_choices import FORMATS, SUFFIXES
 from neuronllm_eval.leaderboard_command import add_flags
+from neuronllm_eval.leaderboard_latex import tex
 from neuronllm_eval.leaderboard_overlap_text import MOST_PAIRS, overlap_sections
 from neuronllm_eval.leaderboard_overlaps import overlaps
-from neuronllm_eval.leaderboard_tables import PAGES, as_csv, as_json, as_table, tex
-from neuronllm_eval.leaderboard_text import legend, sections, unfinished
+from neuronllm_eval.leaderboard_tables import PAGES, as_csv, as_json, as_table
+from neuronllm_eval.leaderboard_text import HEADS, legend, sections, unfinished
 from tests.leaderboards import board_run, entry
 
 HOSTILE = 'm|o&d_e<l>%$#{}~^\\"\x1b[31m\n**x**'
@@ -206,6 +207,57 @@ def test_latex_is_escaped():
     assert "\\textless{}0.001" in page([entry(p_holm=1e-9)], kind="latex")
 
 
+def test_latex_has_labels_and_real_minus_signs():
+    entries = [entry(task=task, method="gpt-2") for task in ("a_b", "A b")]
+    found = page([*entries, entry("enhance", task="a_b", delta=0.5, method="gpt-2")], kind="latex")
+    assert found.splitlines()[0] == "% \\usepackage{booktabs}, \\usepackage[T1]{fontenc}"
+    assert re.findall(r"\\label{(.*?)}", found) == ["tab:a-b", "tab:a-b-2"]
+    rows = [line for line in found.splitlines() if line.endswith(r"\\")]
+    assert "$-$10.0 & $-$15.0 to $-$5.0" in rows[1]
+    assert "+0.5 & $-$4.5 to +5.5" in "".join(rows)
+    words = [entry(method=name) for name in ("gpt-2", "x -2")]
+    assert {"gpt-2", "x -2"} <= set(re.findall(r"(gpt-2|x -2) &", page(words, kind="latex")))
+
+
+def test_figures_stand_at_the_right_in_html():
+    found = page([entry(method="ace"), entry(method="kn", delta=1.0)], kind="html")
+    assert '<th class="figure">delta (points)</th>' in found
+    assert '<td class="figure">-10.0</td>' in found
+    assert "<th>method</th>" in found
+    assert "<td>suppress_good</td>" in found
+    assert ".figure { text-align: right; }" in found
+
+
+# Which columns ------------------------------------------------------------------------------------
+
+
+def test_columns_that_are_asked_for_are_shown_in_their_order_whatever_they_hold():
+    board = leaderboard([entry(method="ace"), entry(method="kn", delta=-3.0)])
+    first, shown, *_ = sections(board, "task", ("delta", "method", "seed", "majority", "task"))
+    assert shown.table.to_dict("list") == {
+        "delta (points)": ["-10.0", "-3.0"],
+        "method": ["ace", "kn"],
+        "seed": ["0", "0"],
+        "majority %": ["75.0", "75.0"],
+        "task": ["demo", "demo"],
+    }
+    assert "seed" not in first.notes[0]  # it is in every row
+    assert "K 41" in first.notes[0]
+
+
+def test_a_page_of_print_has_few_columns():
+    entries = [entry(method=name) for name in ("ace", "kn")]
+    _, shown, _ = sections(leaderboard(entries), "task", short=True)
+    few = ["condition", "acc. %", "delta", "95% interval", "controls"]
+    assert list(shown.table.columns) == ["method", *few]
+    points = [entry(name=f"suppress_good.k41.x{scale}", scale=scale) for scale in (0.25, 0.5)]
+    _, shown, _ = sections(leaderboard(points), "task", short=True)
+    assert list(shown.table.columns) == [few[0], "factor", *few[1:]]
+    seeds = [entry(seed=seed, run=str(seed)) for seed in (0, 1)]
+    _, shown, _ = sections(leaderboard(seeds), "task", short=True)
+    assert list(shown.table.columns) == ["seed", *few]
+
+
 class _Tags(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -267,6 +319,8 @@ def test_the_docs_name_every_column_and_flag():
              sections(leaderboard(entries, group), group) if part.table is not None
              for head in part.table.columns}  # fmt: skip
     assert sorted(heads) == sorted(shown)
+    names = text[text.index("in the other formats they are") : text.index("| column | in tables |")]
+    assert re.findall(r"`(\w+)`", names) == list(HEADS)
     parser = argparse.ArgumentParser()
     add_flags(parser)
     flags = {flag for action in parser._actions for flag in action.option_strings}

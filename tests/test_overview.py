@@ -11,34 +11,63 @@ from pathlib import Path
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.overview import TaskResult, read_result, render_overview, write_overview
+from neuronllm_eval.overview import render_overview, write_overview
 from neuronllm_eval.run_directory import RunDirectory
-from tests.cli_fixtures import assert_one_message, call, change_settings, copy_of, finished_run
+from neuronllm_eval.task_results import TaskResult, read_result
+from tests.cli_fixtures import assert_one_message, call, copy_of, finished_run
 from tests.page_fixtures import HOSTILE
+from tests.task_result_fixtures import judged
 from tests.test_report_page import Page
 
-JUDGED = TaskResult(
-    "law", "law", 20, {"unmasked": 70.0, "degrade": 50.0}, {"degrade": "-20.0 (-25.0 to -15.0)"}
-)
-OTHER = TaskResult(
-    "art", "art", 20, {"unmasked": 80.0, "degrade": 76.0}, {"degrade": "-4.0 (-9.0 to +1.0)"}
-)
-WAITING = TaskResult("history", "history", 0, {}, {})
+RIGHT = {"unmasked": 14, "degrade": 10, "degrade.random_0": 13, "degrade.random_1": 15}
+JUDGED = judged("law", RIGHT)
+OTHER = judged("art", {"unmasked": 16, "degrade": 15, "degrade.random_0": 15,
+                       "degrade.random_1": 16})  # fmt: skip
+WAITING = TaskResult("history", "history", {})
+
+
+def rows(page: Page) -> list[list[str]]:
+    """The cells of a page's tables, rows one after the other."""
+    text = [text.strip() for tag, text in page.texts if tag in ("th", "td", "h3")]
+    return text
 
 
 def test_tasks_side_by_side():
     page = Page(render_overview("runs", [JUDGED, OTHER, WAITING]))
-    assert page.said("p")[1] == (
-        "Over 2 tasks, degrade changes accuracy by -12.0 points on average, from -20.0 to -4.0."
+    # 5 of 40 docs are lost; 2 under the first controls, and one is won under the second.
+    assert page.said("p")[1].startswith(
+        "Over 2 tasks, degrade changes accuracy by -12.5 points (95% -22.5 to -2.5)"
     )
-    assert page.said("th") == ["task", "questions", "unmasked %", "degrade, points", "law", "art",
-                               "history"]  # fmt: skip
-    assert page.said("td") == ["20", "70.0", "-20.0 (-25.0 to -15.0)", "20", "80.0",
-                               "-4.0 (-9.0 to +1.0)", "not judged yet"]  # fmt: skip
+    assert page.said("p")[1].endswith(
+        ", beyond 2 of 2 random controls; by task from -20.0 to -5.0."
+    )
+    assert rows(page) == [
+        "All tasks together",
+        "condition", "accuracy %", "delta (points)", "95% interval", "random controls", "beyond",
+        "degrade", "62.5", "-12.5", "-22.5 to -2.5", "-1.2 (-5.0 to +2.5)", "2 of 2",
+        "Under degrade",
+        "task", "questions", "unmasked %", "accuracy %", "delta (points)", "95% interval",
+        "random controls", "beyond",
+        "law", "20", "70.0", "50.0", "-20.0", "-40.0 to -5.0", "+0.0 (-5.0 to +5.0)", "2 of 2",
+        "art", "20", "80.0", "75.0", "-5.0", "-15.0 to +0.0", "-2.5 (-5.0 to +0.0)", "1 of 2",
+        "Not judged yet", "task", "history",
+        "Their reports",
+    ]  # fmt: skip
     links = [each["href"] for each in page.all("a")]
     assert links == ["law/report.html", "art/report.html", "history/report.html"]
     (figure,) = [each for each in page.all("svg") if each.get("role") == "img"]
     assert "law 70 to 50" in figure["aria-label"]
+
+
+def test_every_condition_of_any_task_has_its_table():
+    more = judged("more", {"unmasked": 10, "suppress_good": 9, "degrade": 8, "enhance": 12})
+    page = Page(render_overview("runs", [more, JUDGED]))
+    titles = [f"Under {name}" for name in ("suppress_good", "degrade", "enhance")]
+    assert page.said("h3") == ["All tasks together", *titles, "Their reports"]
+    assert ", without random controls that all of them have; by task" in page.said("p")[1]
+    assert rows(page)[rows(page).index("Under enhance") + 9 :][:8] == [
+        "more", "20", "50.0", "60.0", "+10.0", "+0.0 to +25.0", "none", "Their reports",
+    ]  # fmt: skip
 
 
 SHARED = {"model": "a/model", "method": "ace", "top_k": 41}
@@ -50,7 +79,7 @@ def test_what_the_runs_share_stands_above_them():
     page = Page(render_overview("runs", [waiting, *found]))
     assert page.said("dt") == ["Model", "Method", "Neurons of a kind"]
     assert page.said("dd") == ["a/model", "ace", "41"]
-    assert "on average" in page.said("p")[1]
+    assert "points (95%" in page.said("p")[1]
 
 
 @pytest.mark.parametrize(
@@ -65,26 +94,38 @@ def test_no_mean_over_runs_that_differ(change, name, values):
     found = [dataclasses.replace(JUDGED, **SHARED), dataclasses.replace(OTHER, **SHARED | change)]
     page = Page(render_overview("runs", found))
     assert page.said("p")[1] == (
-        "Over 2 runs, degrade changes accuracy by -20.0 to -4.0 points; no mean, since they "
-        f"differ in {name}."
+        "Over 2 runs, degrade changes accuracy by -20.0 to -5.0 points, in 1 of them beyond all "
+        f"random controls; no mean, since they differ in {name}."
     )
+    assert page.said("h3") == ["Under degrade", "Their reports"]
     assert page.said("th")[1] == name
-    assert tuple(page.said("td")[:1] + page.said("td")[4:5]) == values
+    assert (page.said("td")[0], page.said("td")[8]) == values
     assert len(page.said("dt")) == 2
 
 
-def test_what_is_read_of_a_run(tmp_path):
-    run = copy_of(finished_run(), tmp_path / "run")
-    args = {"pretrained": "a/model", "revision": "abc", "token": "hf_secret"}
-    change_settings(run, model_args=args)
-    found = read_result(run)
-    assert (found.model, found.method, found.top_k) == ("a/model, revision=abc", "ace", 6)
+def test_without_controls_it_says_so():
+    bare = judged("law", {"unmasked": 14, "degrade": 10})
+    page = Page(render_overview("runs", [bare, dataclasses.replace(bare, task="art")]))
+    assert ", without random controls; by task" in page.said("p")[1]
+    assert "none" in page.said("td")
+    other = dataclasses.replace(bare, method="x")
+    page = Page(render_overview("runs", [dataclasses.replace(bare, method="y"), other]))
+    assert "points, without random controls; no mean" in page.said("p")[1]
 
 
 def test_before_validation():
     page = Page(render_overview("runs", [WAITING, WAITING]))
     assert page.said("p")[1] == "2 tasks."
-    assert page.said("td") == ["not judged yet"] * 2
+    assert rows(page) == ["Not judged yet", "task", "history", "history", "Their reports"]
+
+
+def test_both_marks_are_seen_where_nothing_changed():
+    same = judged("law", {"unmasked": 14, "degrade": 14})
+    page = Page(render_overview("runs", [same, same]))
+    ring = [each for each in page.all("circle") if each["class"] == "before"][1]
+    corners = [each for each in page.all("polygon") if each["class"] == "mark"][1]["points"]
+    across = [float(corner.split(",")[0]) for corner in corners.split()]
+    assert max(across) - min(across) < 2 * float(ring["r"]) - 4
 
 
 def test_names_are_no_markup():

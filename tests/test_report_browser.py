@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
-from neuronllm_eval.overview import TaskResult, render_overview
+from neuronllm_eval.overview import render_overview
 from neuronllm_eval.report_page import render_page
 from tests.cli_fixtures import finished_run
 from tests.page_fixtures import HOSTILE, POINTS, a_run
+from tests.task_result_fixtures import judged
 
 pytestmark = pytest.mark.browser
 # With the value 1, what would be skipped without a browser fails: `.ci/run` sets it.
@@ -107,7 +108,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     found = {"a real run": finished_run().page, "an overview": folder / "overview.html"}
-    law = TaskResult("law", "law", 20, {"unmasked": 70.0, "degrade": 50.0}, {"degrade": "-20.0"})
+    right = {name: 14 - number for number, name in enumerate(CONDITIONS)}
+    law = judged("law", right | {"degrade.random_0": 13, "suppress_good.random_0": 14})
     odd = dataclasses.replace(law, task="y" * 290)
     found["an overview"].write_text(render_overview("runs", [law, odd] * 30), encoding="utf-8")
     for number, (name, changes) in enumerate(RUNS.items()):
@@ -173,6 +175,39 @@ def test_what_is_written_in_figures_stays_inside_them(browser, pages):
     for name, path in pages.items():
         page.goto(path.as_uri())
         assert page.evaluate(outside) == [], name
+    page.close()
+
+
+def test_what_was_said_is_seen_on_phones_without_scrolling(browser, pages):
+    page = browser.new_page()
+    page.set_viewport_size({"width": 390, "height": 800})
+    hidden = """(part) => [...document.querySelectorAll(`${part} .scroll`)]
+        .filter((each) => each.scrollWidth > each.clientWidth)
+        .map((each) => each.getAttribute("aria-label"))"""
+    for name in ("texts that are markup", "texts without a space"):
+        page.goto(pages[name].as_uri())
+        assert page.locator("#flips td").count() > 0
+        assert page.evaluate(hidden, "#flips") == []
+        assert page.evaluate(hidden, "#provenance")[:-1] == []  # but for the commands
+        # The question stands above what was said, over the whole width.
+        question, said = page.locator("#flips tbody tr").first.locator("th, td").all()[:2]
+        assert question.bounding_box()["y"] < said.bounding_box()["y"]
+    page.close()
+
+
+def test_all_conditions_of_an_overview_are_seen_on_desks(browser, tmp_path):
+    path = tmp_path / "overview.html"
+    right = {name: 14 - number for number, name in enumerate(CONDITIONS)}
+    controls = {f"{name}.random_{seed}": 13 for name in CONDITIONS[1:] for seed in range(20)}
+    names = ("demo_arithmetic", "demo_knowledge")
+    path.write_text(render_overview("runs", [judged(name, right | controls) for name in names]))
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(path.as_uri())
+    wide = "(each) => each.scrollWidth > each.clientWidth"
+    tables = page.locator(".scroll").all()
+    assert len(tables) == 1 + len(CONDITIONS[1:])
+    assert not any(table.evaluate(wide) for table in tables)
     page.close()
 
 

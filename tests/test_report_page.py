@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.explained_tokens import NeuronTokens
 from neuronllm_eval.markdown_text import escaped
-from neuronllm_eval.neuron_tables import EXPLAIN
+from neuronllm_eval.neuron_tables import EXPLAIN, neurons_table
 from neuronllm_eval.page_sections import page_sections
 from neuronllm_eval.panels import MOST_PANELS
 from neuronllm_eval.report import markdown_table, render
 from neuronllm_eval.report_details import appendix, detail_tables
-from neuronllm_eval.report_page import render_page
+from neuronllm_eval.report_page import render_page, spans
 from neuronllm_eval.report_tables import conditions_table
 from tests.page_fixtures import HOSTILE, POINTS, a_run
 
+WITHOUT_TOKENS = EXPLAIN.split("`")[0].strip()  # as a page has it, before the code
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 LOADING = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
 
@@ -139,11 +142,59 @@ def test_every_figure_has_a_text_for_those_who_do_not_see_it():
 
 def test_tokens_stand_in_it_once_the_run_was_explained():
     without, explained = page(), page(explained=True)
-    assert any(EXPLAIN in text for text in without.said("p"))
-    assert "mostly promotes" not in without.said("th")
-    assert "mostly promotes" in explained.said("th")
-    assert '"some text", " b"' in explained.said("td")
-    assert not any(EXPLAIN in text for text in explained.said("p"))
+    assert any(WITHOUT_TOKENS in text for text in without.said("p"))
+    assert "promotes" not in without.said("th")
+    assert {"promotes", "demotes", "positive %", "about"} <= set(explained.said("th"))
+    assert {'"some text", " b"', '" c"', "25", "letter"} <= set(explained.said("td"))
+    assert not any(WITHOUT_TOKENS in text for text in explained.said("p"))
+
+
+def test_tokens_of_identification_stand_in_it_before_that():
+    found = page(listed=True)
+    assert {"promotes", "demotes"} <= set(found.said("th"))
+    assert "positive %" not in found.said("th")
+    assert {'"some text", " b"', '" c"'} <= set(found.said("td"))
+    assert not any(WITHOUT_TOKENS in text for text in found.said("p"))
+
+
+def test_neurons_that_explain_did_not_look_at_say_so():
+    report, details = a_run(explained=True, each=2)
+    first, *_, last = details.tokens
+    few = {first: details.tokens[first], last: NeuronTokens((" own",), ())}
+    rows = neurons_table(report, dataclasses.replace(details, tokens=few)).rows
+    assert [row[-4:] for row in rows] == [
+        ('"some text", " b"', '" c"', "25", "letter"),
+        ("", "", "", "not explained"),
+        ("", "", "", "not explained"),
+        ('" own"', "", "", "not explained"),
+    ]
+
+
+def test_code_is_set_as_code():
+    found = page()
+    assert "neuronllm-eval explain" in found.said("code")
+    assert not any("`" in text for _, text in found.texts)
+
+
+def test_words_in_backticks_are_code_and_nothing_else_is_markup():
+    assert spans("a `b <i>` c & ``") == "a <code>b &lt;i&gt;</code> c &amp; ``"
+
+
+def test_settings_are_shown_in_words():
+    report, details = a_run()
+    asked = '{"n_proxies": 3, "letter_style": "A."}'
+    known = dataclasses.replace(report.scores.provenance, asked=asked, method_args='{"top": 4}')
+    scores = dataclasses.replace(report.scores, provenance=known)
+    found = Page(render_page(dataclasses.replace(report, scores=scores), details))
+    assert "3 proxies of each question; letters written A." in found.said("td")
+    assert "some text, top=4" in found.said("td")
+    assert not any(text.startswith("{") for text in found.said("td"))
+
+
+def test_tables_that_are_laid_out_anew_say_what_their_parts_are():
+    roles = {each["role"] for tag in ("table", "tr", "th", "td") for each in page().all(tag)
+             if "role" in each}  # fmt: skip
+    assert roles == {"table", "row", "columnheader", "rowheader", "cell"}
 
 
 def test_nothing_is_loaded_and_nothing_runs():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lm_eval.api.task
 import pytest
 
 from neuronllm_eval.encoding import PromptSettings
@@ -123,6 +124,21 @@ def test_an_empty_context_becomes_the_prefix_token(folder, lm):
     built = build_questions(lm, folder.load("bare"), ASK)
     assert built.prompts[0].context == (lm.prefix_token_id,)
     assert sequences(built.prompts) == whole(stock_requests(model_dir(), "bare", folder))
+
+
+def test_the_harness_bars_name_the_task_and_leave_nothing_behind(folder, lm, monkeypatch):
+    seen = []
+
+    def tqdm(docs, **settings):
+        seen.append(settings)
+        return docs
+
+    monkeypatch.setattr(lm_eval.api.task, "tqdm", tqdm)
+    folder.write("bare")
+    build_questions(lm, folder.load("bare"), ASK)
+    assert [each["desc"] for each in seen] == ["prompts of bare"]
+    assert not seen[0]["leave"]
+    assert lm_eval.api.task.tqdm is tqdm
 
 
 # Which docs are asked -----------------------------------------------------------------------------

@@ -120,9 +120,9 @@ def a_run(path: Path) -> RunDirectory:
     run = RunDirectory(path)
     run.start()
     places = (
-        run.settings, run.neurons, run.scores, run.questions, run.conditions, run.validation,
-        run.summary, run.report, run.page, run.judged_docs, run.result("unmasked"),
-        run.result("suppress_good.random_0"),
+        run.settings, run.neurons, run.scores, run.questions, run.tokens, run.conditions,
+        run.validation, run.summary, run.report, run.page, run.judged_docs,
+        run.result("unmasked"), run.result("suppress_good.random_0"),
     )  # fmt: skip
     for place in places:
         write_whole(place, "old")
@@ -166,6 +166,7 @@ def test_clearing_a_validation_keeps_what_identification_wrote(tmp_path):
     run.clear_validation()
     assert files_in(run.path) == [
         "neurons.json", "notes.txt", "questions.jsonl", "results", "run.yaml", "scores.safetensors",
+        "tokens.json",
     ]  # fmt: skip
     assert files_in(run.path / "results") == []
 
