@@ -134,27 +134,19 @@ def write_neurons(
 def _write_tokens(
     model: LoadedModel, neurons: NeuronSet, run: RunDirectory, context: Sequence[int]
 ) -> None:
-    """tokens.json, if it can be told; a disk that fails ends the command, and nothing else does."""
-    for is_last in (False, True):
-        try:
-            unembedding = Unembedding.of(model.lm.model, model.layers, context)
-            tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
-            text = tokens.to_json() if tokens is not None else None
-            break
-        except OSError:
-            raise
-        except Exception as error:  # others' code, after hours of work that does not need it
-            is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            logger.warning(
-                "%s: %s: %s",
-                # What ran out may be there again.
-                f"there is no {run.tokens.name}"
-                if is_last
-                else f"{run.tokens.name} is tried again",
-                "out of memory" if is_memory else type(error).__name__,
-                error,
-            )
-    else:
+    """tokens.json, if it can be told.
+
+    What a disk or memory lacks ends the command, as everywhere, which then goes on from its
+    checkpoint; nothing else does, after hours of work that does not need the tokens.
+    """
+    try:
+        unembedding = Unembedding.of(model.lm.model, model.layers, context)
+        tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
+        text = tokens.to_json() if tokens is not None else None
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of the model's or the tokenizer's own code
+        logger.warning("there is no %s: %s: %s", run.tokens.name, type(error).__name__, error)
         return
     if text is not None:
         write_whole(run.tokens, text)

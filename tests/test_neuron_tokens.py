@@ -144,41 +144,40 @@ def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, ca
     assert "once `neuronllm-eval explain` was run" in run.report.read_text()
 
 
+def broken(error: Exception):
+    """In place of `Unembedding.of`."""
+
+    def of(*_: object):
+        raise error
+
+    return of
+
+
+def test_no_error_of_the_models_code_ends_an_identification(tmp_path, monkeypatch, caplog):
+    run, said = tokens_of(tmp_path, monkeypatch, caplog, broken(RuntimeError("odd")))
+    assert said == [(logging.WARNING, "there is no tokens.json: RuntimeError: odd")]
+    assert run.neurons.is_file()
+    assert not run.tokens.exists()
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (RuntimeError("odd"), "RuntimeError: odd"),
-        (torch.OutOfMemoryError("of CUDA"), "out of memory: of CUDA"),
-        (MemoryError(), "out of memory: "),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (torch.OutOfMemoryError("of CUDA"), "memory"),
+        (MemoryError(), "memory"),
     ],
 )
-@pytest.mark.parametrize("n_errors", [1, 2])
-def test_no_error_of_the_model_ends_an_identification(
-    tmp_path, monkeypatch, caplog, error, said, n_errors
-):
-    left = [error] * n_errors
-    real = Unembedding.of
-
-    def of(*given):
-        if left:
-            raise left.pop()
-        return real(*given)
-
-    run, found = tokens_of(tmp_path, monkeypatch, caplog, of)
-    told = [(logging.WARNING, f"tokens.json is tried again: {said}"),
-            (logging.WARNING, f"there is no tokens.json: {said}")]  # fmt: skip
-    assert found == told[:n_errors]
-    assert run.neurons.is_file()
-    assert run.tokens.exists() == (n_errors == 1)
-
-
-def test_a_disk_that_is_full_is_said(tmp_path, monkeypatch):
-    def of(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_what_runs_out_is_said_and_the_same_command_goes_on(tmp_path, monkeypatch, error, said):
     without_the_harness_tasks(monkeypatch)
-    monkeypatch.setattr(identified_files.Unembedding, "of", of)
-    assert_one_message(call(*identify(tmp_path)), 1, "No space left on device")
+    run = RunDirectory(tmp_path / "demo_topic")
+    with monkeypatch.context() as patched:
+        patched.setattr(identified_files.Unembedding, "of", broken(error))
+        assert_one_message(call(*identify(tmp_path)), 1, said)
+    assert run.identifying.is_dir()
+    code, _, err = call(*identify(tmp_path))
+    assert code == 0, err
+    assert run.tokens.is_file()
 
 
 def test_every_method_of_a_pass_has_its_own(tmp_path, monkeypatch):
