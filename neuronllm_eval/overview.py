@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from neuronllm_eval import charts
-from neuronllm_eval.conditions import CONDITIONS
+from neuronllm_eval.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.markdown_text import one_line
 from neuronllm_eval.page_sections import Figure, Section
@@ -138,16 +138,20 @@ def _by_condition(judged: Sequence[TaskResult]) -> list[Table]:
     tables = []
     terms = differing(judged) if judged else []
     for name in CONDITIONS[1:]:
-        found = [each for each in judged if name in each.effects]
         rows = tuple(
             (
                 each.task,
                 *(each.terms[term] for term in terms),
-                str(each.effects[name].accuracy.n_questions),
-                f"{each.effects[name].accuracy.unmasked:.1f}",
-                *_cells(each.effects[name]),
+                str(each.effects[UNMASKED].accuracy.n_questions),
+                f"{each.effects[UNMASKED].accuracy.condition:.1f}",
+                *(
+                    _cells(each.effects[name])
+                    if name in each.effects
+                    else (each.unedited[name], *[""] * (len(_HEADS) - 1))
+                ),
             )
-            for each in found
+            for each in judged
+            if name in each.effects or name in each.unedited
         )
         heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
         tables += [Table(f"Under {name}", heads, rows)] if rows else []

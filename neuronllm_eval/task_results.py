@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,7 @@ class TaskResult:
         effects: by condition that edits something, in order, and of the unmasked run; empty before
             validation.
         answers: that they were made of; None before validation.
+        unedited: by condition that edits nothing, why.
         model: name or path, and revision.
         method: with its settings, if it has any.
         top_k: good and bad neurons that were judged; None before validation.
@@ -78,6 +79,7 @@ class TaskResult:
     folder: str
     effects: Mapping[str, Effect]
     answers: Answers | None = None
+    unedited: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
     method: str = ""
     top_k: int | None = None
@@ -99,7 +101,7 @@ def read_result(run: RunDirectory) -> TaskResult:
     settings = RunSettings.load(run.settings)
     task, model, method = settings.task, _model(settings), _method(settings)
     if not run.summary.is_file():
-        return TaskResult(task, run.path.name, {}, None, model, method)
+        return TaskResult(task, run.path.name, {}, model=model, method=method)
     stored = StoredSummary.load(run.summary).conditions
     known = {each.name: each for each in stored}
     found = {name: known[name] for name in CONDITIONS if name in known}
@@ -118,7 +120,12 @@ def read_result(run: RunDirectory) -> TaskResult:
         for name, each in found.items()
         if each.is_judged or name == UNMASKED
     }
-    return TaskResult(task, run.path.name, effects, answers, model, method, top_k)
+    unedited = {
+        name: each.edited.note
+        for name, each in found.items()
+        if name not in effects and each.edited is not None
+    }
+    return TaskResult(task, run.path.name, effects, answers, unedited, model, method, top_k)
 
 
 def _answers(run: RunDirectory, task: str) -> Answers:

@@ -5,6 +5,7 @@ Bounds are a few times what a quiet machine shows, which stands beside each.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks import (
     growth,
     memory,
     method_cost,
+    models,
     profiling,
     request_speed,
 )
@@ -164,3 +166,23 @@ def test_exports_answer_through_lm_eval_as_the_mask_does() -> None:
         same = row[3:6] if row[2] == "2" else row[3:4]  # 1.3 rounds weights, where it is merged
         assert set(same) == {"0"}
         assert float(row[-1]) > 0.1  # the mask does something
+
+
+def test_kinds_of_models_are_tried_as_the_page_has_them() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text("utf-8")
+    known = [[cell.strip() for cell in line[2:-2].split("|")] for line in page.splitlines()
+             if line.startswith("| ")]  # fmt: skip
+    for kind, engine, path in (
+        ("llama", "fan_out", ""),
+        ("gemma3", "fan_out", "as one step"),
+        ("bloom", "replay", ""),
+    ):
+        tried = models.try_kind(kind)
+        assert (tried.engine, tried.path) == (engine, path)
+        assert list(dataclasses.astuple(tried)) in known
+    refused = models.try_kind("mixtral")
+    assert not refused.works
+    assert refused.engine == "MixtralForCausalLM has no FFN down-projection under a known name"
+    with pytest.raises(models.NotSmallError):
+        models.small_model("reformer")
+    assert models.try_kind("reformer").engine == "not tried"

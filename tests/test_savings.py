@@ -80,7 +80,7 @@ BATCHES: dict[str, tuple[Sequence[Prompt], list[Sequence[Prompt]]]] = {
 
 
 # Those that normalise the FFN's output, and one whose down-projection is a linear layer of its own.
-NOT_LATE = ("gemma2", "gemma3", "gemma3_mixed", "olmo2", "falcon")
+NOT_LATE = ("gemma2", "gemma3", "gemma3_mixed", "gemma3_seeing", "olmo2", "falcon")
 
 # GPT-Neo does not scale its attention: replay is up to 1.1e-5 from the same model in float64.
 ROUNDING = {"gpt_neo": 2e-5}
