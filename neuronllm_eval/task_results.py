@@ -190,6 +190,8 @@ def pooled(judged: Sequence[TaskResult], condition: str, n_resamples: int = 10_0
         condition: one of `conditions.CONDITIONS`.
         n_resamples: draws of the bootstrap and of the permutation test.
     """
+    # In whatever order runs are given, the same draws.
+    judged = sorted(judged, key=lambda each: (each.task, each.folder))
     found = [each.answers for each in judged if each.answers is not None]
     questions = numbered(
         [

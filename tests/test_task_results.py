@@ -141,3 +141,9 @@ def test_docs_of_questions_are_drawn_together():
     found = pooled([TaskResult("law", "law", {}, answers)], "degrade").accuracy
     assert (found.delta, found.low, found.high) == (-50.0, -100.0, 0.0)
     assert found.p_value == 1.0  # one question changed, and either sign of it is as far
+
+
+def test_the_order_of_the_runs_does_not_matter():
+    law = judged("law", {"unmasked": 14, "degrade": 10})
+    art = judged("art", {"unmasked": 8, "degrade": 7}, 10)
+    assert pooled([law, art], "degrade") == pooled([art, law], "degrade")
