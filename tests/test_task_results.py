@@ -145,5 +145,5 @@ def test_docs_of_questions_are_drawn_together():
 
 def test_the_order_of_the_runs_does_not_matter():
     law = judged("law", {"unmasked": 14, "degrade": 10})
-    art = judged("art", {"unmasked": 8, "degrade": 7}, 10)
+    art = judged("art", {"unmasked": 1, "degrade": 0}, 10)  # the first question fell
     assert pooled([law, art], "degrade") == pooled([art, law], "degrade")
