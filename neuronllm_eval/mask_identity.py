@@ -14,12 +14,14 @@ from neuronllm_eval.mask_options import MaskOptions
 
 
 def mask_hash(factors: NDArray[np.float32]) -> str:
-    """A digest of which neurons of a model of this shape are scaled, and by what.
+    """A digest of which neurons of a model of this shape are scaled, and by what; empty if none is.
 
     Args:
         factors: [layers, neurons] of every neuron; those of factor 1 do not count.
     """
     layers, indices = np.nonzero(factors != 1)
+    if not layers.size:
+        return ""
     scaled = factors[layers, indices] + np.float32(0)  # makes 0 of -0
     known = [factors.shape, layers.tolist(), indices.tolist(), scaled.tolist()]
     return digest(json.dumps(known))

@@ -2,7 +2,7 @@
 
 1. `run.yaml` and `summary.json` of a run, and right or wrong of every doc from `conditions.jsonl`.
 2. Together: the mean over the docs of all tasks, with interval and p by question (`statistics`),
-   and the same of the random controls, the first of every task, the second, and so on.
+   and the same of the random controls: the first of every task is one, the second, and so on.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronllm_eval.conditions import CONDITIONS, UNMASKED, ConditionName, control_name
+from neuronllm_eval.conditions import CONDITIONS, UNMASKED, ConditionName, factor_text
 from neuronllm_eval.control_rank import ControlRank, random_control_rank
 from neuronllm_eval.doc_table import DocTable, numbered
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.statistics import PairedDelta, paired_delta
+from neuronllm_eval.statistics import PairedDelta, paired_delta, points_between
+from neuronllm_eval.stored_run import ValidationRecord
 from neuronllm_eval.stored_summary import StoredSummary
 from neuronllm_eval.summary import EXPECTED_SIGN
 
@@ -73,6 +74,8 @@ class TaskResult:
         model: name or path, and revision.
         method: with its settings, if it has any.
         top_k: good and bad neurons that were judged; None before validation.
+        factors: of suppressing and enhancing; empty before validation.
+        positions: that were edited; empty before validation.
     """
 
     task: str
@@ -83,20 +86,28 @@ class TaskResult:
     model: str = ""
     method: str = ""
     top_k: int | None = None
+    factors: str = ""
+    positions: str = ""
 
     @property
     def terms(self) -> dict[str, str]:
         """What must be the same in runs for a mean over them, by name."""
         count = "" if self.top_k is None else str(self.top_k)
-        return {"model": self.model, "method": self.method, "neurons of a kind": count}
+        return {
+            "model": self.model,
+            "method": self.method,
+            "neurons of a kind": count,
+            "factors": self.factors,
+            "positions": self.positions,
+        }
 
 
 def read_result(run: RunDirectory) -> TaskResult:
     """What a run came to.
 
     Raises:
-        ArtifactError: `run.yaml`, `summary.json` or `conditions.jsonl` is damaged, or the last two
-            are of different docs.
+        ArtifactError: `run.yaml`, `validation.json`, `summary.json` or `conditions.jsonl` is
+            damaged, or the last two are of different docs.
     """
     settings = RunSettings.load(run.settings)
     task, model, method = settings.task, _model(settings), _method(settings)
@@ -125,7 +136,19 @@ def read_result(run: RunDirectory) -> TaskResult:
         for name, each in found.items()
         if name not in effects and each.edited is not None
     }
-    return TaskResult(task, run.path.name, effects, answers, unedited, model, method, top_k)
+    record = ValidationRecord.load(run.validation)
+    return TaskResult(
+        task=task,
+        folder=run.path.name,
+        effects=effects,
+        answers=answers,
+        unedited=unedited,
+        model=model,
+        method=method,
+        top_k=top_k,
+        factors=f"{factor_text(record.scales.suppress)}, {factor_text(record.scales.enhance)}",
+        positions=record.positions,
+    )
 
 
 def _answers(run: RunDirectory, task: str) -> Answers:
@@ -183,7 +206,7 @@ def pooled(judged: Sequence[TaskResult], condition: str, n_resamples: int = 10_0
     """What a condition did over the docs of all tasks.
 
     A question is one to the bootstrap also where several runs of a task ask it. The random controls
-    are those that all runs have, by number.
+    are as many as all runs have, in the order of their seeds, which differ with the run's.
 
     Args:
         judged: of one model, method and number of neurons; all under `condition`.
@@ -207,17 +230,21 @@ def pooled(judged: Sequence[TaskResult], condition: str, n_resamples: int = 10_0
 
     before = values(UNMASKED)
     accuracy = paired_delta(before, values(condition), questions, n_resamples=n_resamples)
-    stem = control_name(condition, 0)[:-1]
-    names = [
-        name
-        for name in found[0].correct
-        if name.startswith(stem) and all(name in each.correct for each in found)
-    ]
-    # As the delta is made, so that equal changes are equal numbers.
-    controls = [100.0 * float((values(name) - before).sum()) / before.size for name in names]
+    drawn = zip(*(_controls(each, condition) for each in found), strict=False)
+    controls = [points_between(before, np.concatenate(rows)) for rows in drawn]
     sign = EXPECTED_SIGN[condition]
     return Effect(
         accuracy,
         random_control_rank(accuracy.delta, controls, sign),
         sum(sign * accuracy.delta > sign * control for control in controls),
     )
+
+
+def _controls(answers: Answers, condition: str) -> list[NDArray[np.float64]]:
+    """[docs] right or wrong under each random control of a condition, by their seeds."""
+    seeds = {
+        parts.seed: values
+        for name, values in answers.correct.items()
+        if (parts := ConditionName.parse(name)).seed is not None and parts.condition == condition
+    }
+    return [seeds[seed] for seed in sorted(seeds)]

@@ -81,3 +81,8 @@ def test_the_result_files_of_a_run_have_the_section_of_the_masked_model():
         assert found[name]["neuronllm"] == info["neuronllm"]
     neurons = NeuronSet.load(run.neurons)
     assert found["enhance"]["neuronllm"]["model_hash"] == neurons.provenance.model_hash != ""
+
+
+def test_what_scales_nothing_has_no_digest():
+    assert mask_hash(np.ones((2, 3), np.float32)) == ""
+    assert mask_hash(np.array([[1, 2]], np.float32)) != ""

@@ -118,6 +118,16 @@ def test_controls_are_pooled_by_number():
     assert pooled([judged("law", raised)], "enhance").n_beyond == 2
 
 
+def test_controls_are_pooled_whatever_their_seeds():
+    rows = {"unmasked": 14, "degrade": 12}
+    law = judged("law", rows | {"degrade.random_9": 14, "degrade.random_10": 10})
+    art = judged("art", rows | {"degrade.random_0": 12, "degrade.random_1": 14})
+    found = pooled([law, art], "degrade")
+    # Of 40 docs the first controls lose 0 and 2, the second 4 and 0; the condition 4.
+    assert (found.controls.low, found.controls.high) == (pytest.approx(-10), pytest.approx(-5))
+    assert (found.n_controls, found.n_beyond) == (2, 1)
+
+
 def test_a_question_that_two_runs_of_a_task_ask_is_one():
     law = judged("law", {"unmasked": 14, "degrade": 10})
     again = pooled([law, law], "degrade").accuracy
