@@ -4,8 +4,9 @@
 
 A tiny random model of every kind that `AutoModelForCausalLM` knows: are its FFN down-projections
 found, which engine is exact for it, and does the path of integrated gradients say more than one
-step (where the FFN's output is normalised it does not, see docs/method.md). A kind whose
-configuration cannot be made small without knowing it is listed as not tried.
+step (where the FFN's output is normalised it does not, see docs/method.md). Kinds that lm_eval
+takes for encoder-decoders are left out. A kind whose configuration cannot be made small without
+knowing it is listed as not tried.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ import transformers
 from torch import nn
 from tqdm import tqdm
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from neuronllm_eval.architectures import find_ffn_layers
@@ -69,6 +73,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
 }
 _MOST_PARAMETERS = 5e7  # what is larger has something that was not made small
+ENCODER_DECODER = "loaded as an encoder-decoder by lm_eval"
 _HEADS = ("model", "engine", "down-projections", "path")
 
 
@@ -144,6 +149,8 @@ def small_model(kind: str) -> nn.Module:
 
 def try_kind(kind: str) -> Tried:
     """Find the neurons of a tiny model of this kind, and attribute them."""
+    if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:  # `HFLM` looks there first
+        return Tried(kind, ENCODER_DECODER)
     try:
         model = small_model(kind)
     except NotSmallError:

@@ -21,7 +21,9 @@ _NOTE = (
     "Accuracy without intervention; its change in points (95% interval by question), and how many "
     "of the layer-matched random controls the condition outdid."
 )
-_TOGETHER = "All: the mean over the docs of all tasks, and the tasks' controls pooled by number."
+_TOGETHER = (
+    "All: the mean over the docs of all tasks, and the tasks' controls pooled in their order."
+)
 
 
 def closing_table(results: Sequence[TaskResult]) -> str | None:

@@ -183,6 +183,7 @@ def test_kinds_of_models_are_tried_as_the_page_has_them() -> None:
     refused = models.try_kind("mixtral")
     assert not refused.works
     assert refused.engine == "MixtralForCausalLM has no FFN down-projection under a known name"
+    assert models.try_kind("bart") == models.Tried("bart", models.ENCODER_DECODER)
     with pytest.raises(models.NotSmallError):
         models.small_model("reformer")
     assert models.try_kind("reformer").engine == "not tried"

@@ -29,7 +29,7 @@ def test_a_row_for_each_task_and_one_for_all():
         # 5 of 40 docs lost; the controls lose 2, and 10.
         ["all", "70.0", "-12.5 (-22.5 to -2.5), 1 of 2", "-30.0 (-45.0 to -17.5)"],
     ]
-    assert "controls pooled by number" in closing_table([LAW, ART])
+    assert "controls pooled in their order" in closing_table([LAW, ART])
 
 
 def test_runs_that_differ_have_no_row_for_all():
@@ -37,7 +37,7 @@ def test_runs_that_differ_have_no_row_for_all():
     found = table(LAW, other)
     assert found[0] == ["task", "method", "unmasked %", "suppress_good", "degrade"]
     assert [row[:2] for row in found[1:]] == [["law", "ace"], ["law", "kn"]]
-    assert "controls pooled by number" not in closing_table([LAW, other])
+    assert "controls pooled in their order" not in closing_table([LAW, other])
 
 
 def test_of_one_condition_alone():

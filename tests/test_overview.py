@@ -70,15 +70,21 @@ def test_every_condition_of_any_task_has_its_table():
     ]  # fmt: skip
 
 
-SHARED = {"model": "a/model", "method": "ace", "top_k": 41}
+SHARED = {
+    "model": "a/model",
+    "method": "ace",
+    "top_k": 41,
+    "factors": "0, 2",
+    "positions": "scored",
+}
 
 
 def test_what_the_runs_share_stands_above_them():
     found = [dataclasses.replace(each, **SHARED) for each in (JUDGED, OTHER)]
     waiting = dataclasses.replace(WAITING, model="a/model", method="ace")
     page = Page(render_overview("runs", [waiting, *found]))
-    assert page.said("dt") == ["Model", "Method", "Neurons of a kind"]
-    assert page.said("dd") == ["a/model", "ace", "41"]
+    assert page.said("dt") == ["Model", "Method", "Neurons of a kind", "Factors", "Positions"]
+    assert page.said("dd") == ["a/model", "ace", "41", "0, 2", "scored"]
     assert "points (95%" in page.said("p")[1]
 
 
@@ -88,6 +94,8 @@ def test_what_the_runs_share_stands_above_them():
         ({"model": "b/model"}, "model", ("a/model", "b/model")),
         ({"method": "qrnca, threshold=0.5"}, "method", ("ace", "qrnca, threshold=0.5")),
         ({"top_k": 9}, "neurons of a kind", ("41", "9")),
+        ({"factors": "0, 1.5"}, "factors", ("0, 2", "0, 1.5")),
+        ({"positions": "all"}, "positions", ("scored", "all")),
     ],
 )
 def test_no_mean_over_runs_that_differ(change, name, values):
@@ -100,7 +108,7 @@ def test_no_mean_over_runs_that_differ(change, name, values):
     assert page.said("h3") == ["Under degrade", "Their reports"]
     assert page.said("th")[1] == name
     assert (page.said("td")[0], page.said("td")[8]) == values
-    assert len(page.said("dt")) == 2
+    assert len(page.said("dt")) == 4
 
 
 def test_without_controls_it_says_so():
