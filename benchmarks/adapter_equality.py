@@ -33,10 +33,10 @@ from neuronllm_eval.conditions import Scales
 from neuronllm_eval.exported import Export
 from neuronllm_eval.fingerprints import model_hash
 from neuronllm_eval.ia3 import ia3_site, rounded_factors
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.masked_lm import NeuronMaskedLM
 from neuronllm_eval.merged import merge_factors, save_checkpoint
 from neuronllm_eval.neurons import Neuron, NeuronSet
-from neuronllm_eval.report import markdown_table
 from tests.tiny_models import (
     CONFIGS,
     REPLAY_ONLY,

@@ -29,8 +29,8 @@ from benchmarks.workload import (
 )
 from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.attribution import Attribution, Quadrature, attribute
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.replay import ReplayEngine
-from neuronllm_eval.report import markdown_table
 
 PAPER = Quadrature("right_riemann", 16)
 REPLAY = f"replay, {PAPER.n_steps} right-Riemann steps"

@@ -33,7 +33,7 @@ from benchmarks.workload import (
     stock_model,
 )
 from neuronllm_eval.fan_out import Savings
-from neuronllm_eval.report import markdown_table
+from neuronllm_eval.markdown_text import markdown_table
 
 # Tokens x layers x questions that one point of the grid may have, and the fewest questions.
 MOST_WORK, FEWEST = 40_000, 2

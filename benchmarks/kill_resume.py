@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.launched import Launched
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.neurons import NeuronScores
-from neuronllm_eval.report import markdown_table
 
 TASK = "demo_topic"
 SAME_BYTES = (

@@ -25,9 +25,9 @@ from benchmarks.workload import (
 )
 from neuronllm_eval.attribution import Quadrature
 from neuronllm_eval.identification import IdentificationSettings, identify
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.methods import METHODS, make_method
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.report import markdown_table
 
 CHOICES = (*((name,) for name in METHODS), ("ace", "gradxact"), ("ace", "qrnca", "tn"), (*METHODS,))
 

@@ -34,7 +34,7 @@ from neuronllm_eval.architectures import find_ffn_layers
 from neuronllm_eval.attribution import Quadrature, Quantity, attribute_all
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.errors import ModelError
-from neuronllm_eval.report import markdown_table
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.scoring import option_cross_entropy
 from tests.tiny_models import random_prompt, relative_difference
 

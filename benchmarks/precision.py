@@ -25,9 +25,9 @@ from neuronllm_eval.demo import FAMILIES, MODEL_DIR
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.identification import IdentificationSettings, identify
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.precision import computing_in
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_tasks import load_run_tasks, selection_questions
 from neuronllm_eval.selection import resolve_count
 from neuronllm_eval.settings import RunSettings

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.launched import Launched
-from neuronllm_eval.report import markdown_table
+from neuronllm_eval.markdown_text import markdown_table
 
 
 def timed(folder: Path, rank: int) -> None:

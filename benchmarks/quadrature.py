@@ -25,8 +25,8 @@ from neuronllm_eval.attribution import (
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
 from neuronllm_eval.engine import build_engine
 from neuronllm_eval.loading import LoadedModel, load_model
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_tasks import load_run_tasks, selection_questions
 from neuronllm_eval.settings import RunSettings
 

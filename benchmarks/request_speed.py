@@ -20,8 +20,8 @@ import datasets
 import yaml
 from lm_eval.tasks import TaskManager
 
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.prompt_style import ROLE_LINE
-from neuronllm_eval.report import markdown_table
 from neuronllm_eval.tasks_path import tasks_dir
 
 N_PROXIES = 3

@@ -23,10 +23,9 @@ from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from neuronllm_eval.adapter_source import HarnessSource
-from neuronllm_eval.adapter_words import PREFIX
 from neuronllm_eval.aqua_harness import AquaTask
 from neuronllm_eval.aqua_metrics import METRICS
-from neuronllm_eval.aqua_settings import split_settings, with_overrides
+from neuronllm_eval.aqua_settings import PREFIX, split_settings, with_overrides
 from neuronllm_eval.aqua_task import TASK_NAMES, AquaSplits, build_splits, filled_counts
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness_tasks import load_tasks, task_manager

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-# Before the name of a harness task whose AQUA form is meant.
-PREFIX = "aqua:"
 # What asks for the answer, in the languages of the harness's tasks. Without regard to case.
 _ANSWER_WORDS = (
     "answer|correct answer|the answer is|the correct answer is|response|label|assistant"

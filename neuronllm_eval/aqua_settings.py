@@ -13,6 +13,10 @@ from neuronllm_eval.distractors import DISTRACTORS
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.prompt_style import require_letter_style
 
+# Before the name of a harness task whose AQUA form is meant.
+PREFIX = "aqua:"
+
+
 ON_BAD_DOC = ("skip", "fail")
 ORDER_SETTINGS = ("auto", *ORDERS)
 

@@ -19,8 +19,13 @@ from neuronllm_eval import __version__
 from neuronllm_eval.aqua_settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.attribution import AUTO_QUADRATURE, QUADRATURES
 from neuronllm_eval.batch_sizes import AUTO
-from neuronllm_eval.conditions import CONDITIONS, ENHANCE_SCALE, SUPPRESS_SCALE, Scales
-from neuronllm_eval.control_rank import FEWEST_CONTROLS
+from neuronllm_eval.conditions import (
+    CONDITIONS,
+    ENHANCE_SCALE,
+    FEWEST_CONTROLS,
+    SUPPRESS_SCALE,
+    Scales,
+)
 from neuronllm_eval.distractors import DISTRACTORS
 from neuronllm_eval.engine import ENGINES
 from neuronllm_eval.errors import UsageError

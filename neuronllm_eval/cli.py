@@ -32,9 +32,9 @@ from neuronllm_eval.identify_command import Listeners, identify
 from neuronllm_eval.interrupts import Interrupted, handled
 from neuronllm_eval.leaderboard_command import show_leaderboard
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.ranks import OtherRankFailed, own_rank
-from neuronllm_eval.report import markdown_table
 from neuronllm_eval.report_command import DISK_ERRORS, report
 from neuronllm_eval.run_command import run_lm_eval
 from neuronllm_eval.run_directory import RunDirectory

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuronllm_eval.conditions import UNMASKED
-from neuronllm_eval.markdown_text import escaped
-from neuronllm_eval.report import markdown_table
+from neuronllm_eval.markdown_text import escaped, markdown_table
 from neuronllm_eval.task_results import (
     Effect,
     TaskResult,

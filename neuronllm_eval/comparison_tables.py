@@ -11,10 +11,9 @@ from neuronllm_eval.comparison_names import Names
 from neuronllm_eval.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.control_rank import ControlRank
 from neuronllm_eval.evidence import p_text
-from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.markdown_text import escaped, markdown_table
 from neuronllm_eval.method_differences import Difference
 from neuronllm_eval.method_effects import PAPERS, SWAPPED, Effect
-from neuronllm_eval.report import markdown_table
 from neuronllm_eval.statistics import MeanChange, PairedDelta, RelativeChange
 
 SHOWN = tuple(name for name in CONDITIONS if name != UNMASKED)

@@ -14,8 +14,7 @@ from neuronllm_eval.comparison_tables import (
     p_table,
     relative_table,
 )
-from neuronllm_eval.markdown_text import escaped
-from neuronllm_eval.report import markdown_table
+from neuronllm_eval.markdown_text import escaped, markdown_table
 
 _TABLE_NOTE = (
     "Brackets: 95% interval of that cell alone, paired, by question. K: neurons of each kind that "

@@ -20,6 +20,9 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.neurons import NeuronSet
 from neuronllm_eval.selection import random_like
 
+FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
+
+
 UNMASKED = "unmasked"
 SUPPRESS_SCALE = 0.0
 ENHANCE_SCALE = 2.0

@@ -10,8 +10,6 @@ import numpy as np
 
 from neuronllm_eval.array_checks import checked_number, checked_vector
 
-FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
-
 
 @dataclass(frozen=True)
 class ControlRank:

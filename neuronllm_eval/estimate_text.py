@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuronllm_eval.estimate import Estimate
-from neuronllm_eval.report import markdown_table
+from neuronllm_eval.markdown_text import markdown_table
 
 _HEADERS = ["task", "stage", "questions", "prompts", "tokens", "longest", "engine", "batch size",
             "conditions", "time", "weights", "memory", "disk"]  # fmt: skip

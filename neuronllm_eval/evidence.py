@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from neuronllm_eval.conditions import OPERATIONS, factor_text
-from neuronllm_eval.control_rank import FEWEST_CONTROLS, ControlRank
+from neuronllm_eval.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
+from neuronllm_eval.control_rank import ControlRank
 from neuronllm_eval.summary import EXPECTED_SIGN, ConditionSummary
 
 ALPHA = 0.05

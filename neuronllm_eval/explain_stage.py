@@ -22,11 +22,14 @@ from neuronllm_eval.asked_again import Attributing, origins, sampled
 from neuronllm_eval.encoding import QuestionSet
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explanation import Explanation, NeuronExplanation, SetOverlap, extremes
+from neuronllm_eval.identification import is_right
+from neuronllm_eval.knockouts import worth_alone
 from neuronllm_eval.letter_bias import gold_counts, letter_profile
 from neuronllm_eval.loading import LoadedModel
-from neuronllm_eval.neuron_evidence import Evidence, gather
+from neuronllm_eval.neuron_evidence import Evidence, Place
 from neuronllm_eval.neurons import Neuron, NeuronScores, NeuronSet
 from neuronllm_eval.precision import computing_in
+from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.run_directory import RunDirectory, read_lines
 from neuronllm_eval.same_model import require_same_shape, require_same_weights
@@ -34,6 +37,41 @@ from neuronllm_eval.selection import layer_counts
 from neuronllm_eval.settings import RunSettings
 from neuronllm_eval.stored_run import load_neurons, load_scores
 from neuronllm_eval.token_effects import Promotion, Unembedding, promotions
+
+
+def gather(
+    attributing: Attributing, chosen: Sequence[Question], places: Sequence[Place]
+) -> Evidence:
+    """Ask the questions again, and keep what the neurons at `places` do.
+
+    Raises:
+        DocError: a number is not finite.
+    """
+    layers, indices = (list(each) for each in zip(*places, strict=True))
+    sums = np.zeros((len(chosen), len(places)))
+    rows, right, question_of = [], [], []
+    with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
+        for index, found in attributing.again(chosen):
+            for prompt, each in zip(chosen[index].prompts, found, strict=True):
+                values = attributing.method.values(each)[layers, indices]
+                sums[index] += values.double().cpu().numpy()
+                rows.append(each.neurons[layers, indices].double().cpu().numpy())
+                right.append(is_right(each, prompt.gold))
+                question_of.append(index)
+            progress.update()
+    with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
+        alone = worth_alone(
+            attributing.engine, chosen, places, attributing.how.batch_size, progress.update
+        )
+    return Evidence(
+        tuple(chosen),
+        sums,
+        np.stack(rows),
+        alone,
+        np.array(right, dtype=bool),
+        np.array(question_of, dtype=np.int64),
+    )
+
 
 logger = logging.getLogger(__name__)
 _KEPT_TOKENS = 10

@@ -12,9 +12,8 @@ from neuronllm_eval.explanation import (
     SetOverlap,
 )
 from neuronllm_eval.letter_bias import LETTER_NEURON
-from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.markdown_text import escaped, markdown_table
 from neuronllm_eval.neuron_evidence import Mean
-from neuronllm_eval.report import markdown_table
 from neuronllm_eval.set_overlap import COMPARED, Overlap
 from neuronllm_eval.token_effects import TokenEffect
 

@@ -27,7 +27,7 @@ from neuronllm_eval.terminal_text import terminal_width
 if TYPE_CHECKING:
     from neuronllm_eval.leaderboard_overlaps import RunsOverlap
     from neuronllm_eval.leaderboard_runs import BoardRun
-    from neuronllm_eval.leaderboard_text import Section
+    from neuronllm_eval.sections import Section
 
 logger = logging.getLogger(__name__)
 Show = Callable[[str], object]
@@ -193,6 +193,7 @@ def _board(
     runs: Sequence[BoardRun],
     damaged: Mapping[Path, ArtifactError],
 ) -> str:
+    from neuronllm_eval import leaderboard_overlaps
     from neuronllm_eval import leaderboard_tables as tables
     from neuronllm_eval.leaderboard import leaderboard
     from neuronllm_eval.leaderboard_overlap_text import overlap_sections
@@ -222,7 +223,7 @@ def _board(
             for run in runs if run.lacks
         ]  # fmt: skip
         unreadable = [{"run": str(path), "why": why.found} for path, why in damaged.items()]
-        return tables.as_json(frame, found, board.sets, lacking, unreadable)
+        return leaderboard_overlaps.as_json(frame, found, board.sets, lacking, unreadable)
     is_latex = kind == "latex"
     return _page(
         options,
@@ -246,6 +247,7 @@ def _page(options: argparse.Namespace, kind: str, parts: Sequence[Section]) -> s
 
 def _overlaps(options: argparse.Namespace, kind: str, runs: Sequence[BoardRun]) -> str:
     """Of `--overlaps`: nothing else."""
+    from neuronllm_eval import leaderboard_overlaps
     from neuronllm_eval import leaderboard_tables as tables
     from neuronllm_eval.leaderboard_overlap_text import overlap_sections
 
@@ -257,7 +259,7 @@ def _overlaps(options: argparse.Namespace, kind: str, runs: Sequence[BoardRun]) 
             remedy="pass more runs, or leave --overlaps away",
         )
     if kind == "csv":
-        return tables.as_csv(tables.overlap_frame(found))
+        return tables.as_csv(leaderboard_overlaps.overlap_frame(found))
     if kind == "json":
         return dump_json({"overlaps": [asdict(each) for each in found]})
     return _page(options, kind, overlap_sections(found, runs))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuronllm_eval.leaderboard_text import LONGEST_NOTE, Section, are_figures
 from neuronllm_eval.markdown_text import one_line
+from neuronllm_eval.sections import LONGEST_NOTE, Section, are_figures
 
 _SIGNS_OF_LABELS = re.compile("[^a-z0-9]+")
 _TEX = {

@@ -9,7 +9,7 @@ import pandas as pd
 from neuronllm_eval.leaderboard_labels import model_labels, run_labels
 from neuronllm_eval.leaderboard_overlaps import RunsOverlap
 from neuronllm_eval.leaderboard_runs import BoardRun
-from neuronllm_eval.leaderboard_text import Section
+from neuronllm_eval.sections import Section
 
 # Pairs of runs of a model that are shown, those that share most; json and csv have all.
 MOST_PAIRS = 30

@@ -3,11 +3,56 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import pandas as pd
+
+from neuronllm_eval.comparability import ComparableSet
 from neuronllm_eval.leaderboard_runs import BoardRun
 from neuronllm_eval.set_overlap import COMPARED
+from neuronllm_eval.strict_json import dump_json
+
+
+def overlap_frame(overlaps: Sequence[RunsOverlap]) -> pd.DataFrame:
+    """A row for each."""
+    return pd.DataFrame([asdict(each) for each in overlaps])
+
+
+def as_json(
+    frame: pd.DataFrame,
+    overlaps: Sequence[RunsOverlap],
+    sets: Sequence[ComparableSet],
+    unfinished: Sequence[Mapping[str, str]],
+    damaged: Sequence[Mapping[str, str]],
+) -> str:
+    """All there is; null where there is nothing.
+
+    Args:
+        frame: the rows.
+        overlaps: of neuron sets.
+        sets: that may be compared.
+        unfinished: runs without results.
+        damaged: runs that cannot be read, and why.
+    """
+    return dump_json(
+        {
+            "rows": _records(frame),
+            "overlaps": [asdict(each) for each in overlaps],
+            "sets": [asdict(each) for each in sets],
+            "unfinished": list(unfinished),
+            "damaged": list(damaged),
+        }
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100

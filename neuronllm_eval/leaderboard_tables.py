@@ -14,19 +14,13 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
-from neuronllm_eval.comparability import ComparableSet
 from neuronllm_eval.leaderboard_latex import as_latex
-from neuronllm_eval.leaderboard_overlaps import RunsOverlap
-from neuronllm_eval.leaderboard_text import LONGEST_NOTE, Section, are_figures
-from neuronllm_eval.markdown_text import escaped, one_line
-from neuronllm_eval.report import markdown_table
-from neuronllm_eval.strict_json import dump_json
+from neuronllm_eval.markdown_text import escaped, markdown_table, one_line
+from neuronllm_eval.sections import LONGEST_NOTE, Section, are_figures
 from neuronllm_eval.terminal_text import column_parts
 
 _PROSE_WIDTH = 100
@@ -165,42 +159,3 @@ PAGES: dict[str, Callable[[Sequence[Section]], str]] = {
 def as_csv(frame: pd.DataFrame) -> str:
     """Rows under names for programs; empty where there is nothing."""
     return frame.to_csv(index=False, lineterminator="\n")
-
-
-def overlap_frame(overlaps: Sequence[RunsOverlap]) -> pd.DataFrame:
-    """A row for each."""
-    return pd.DataFrame([asdict(each) for each in overlaps])
-
-
-def as_json(
-    frame: pd.DataFrame,
-    overlaps: Sequence[RunsOverlap],
-    sets: Sequence[ComparableSet],
-    unfinished: Sequence[Mapping[str, str]],
-    damaged: Sequence[Mapping[str, str]],
-) -> str:
-    """All there is; null where there is nothing.
-
-    Args:
-        frame: the rows.
-        overlaps: of neuron sets.
-        sets: that may be compared.
-        unfinished: runs without results.
-        damaged: runs that cannot be read, and why.
-    """
-    return dump_json(
-        {
-            "rows": _records(frame),
-            "overlaps": [asdict(each) for each in overlaps],
-            "sets": [asdict(each) for each in sets],
-            "unfinished": list(unfinished),
-            "damaged": list(damaged),
-        }
-    )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {str(name): None if pd.isna(value) else value for name, value in row.items()}
-        for row in frame.to_dict("records")
-    ]

@@ -6,7 +6,6 @@ Figures are rounded as in `report.md`. What is the same in every row is said onc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -17,6 +16,7 @@ from neuronllm_eval.leaderboard import Leaderboard, last_part
 from neuronllm_eval.leaderboard_labels import directories, method_labels, model_labels
 from neuronllm_eval.leaderboard_runs import BoardRun
 from neuronllm_eval.markdown_text import one_line
+from neuronllm_eval.sections import Section
 
 NOTE = (
     "Rank: within a task, a condition and a set, by the delta in the condition's direction. Delta "
@@ -28,29 +28,6 @@ NOTE = (
     "every order of the options; majority: whose most frequent answer is right; position bias: how "
     "far the letters said are from the right ones'."
 )
-
-
-LONGEST_NOTE = 20_000  # characters
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        title: may be empty.
-        table: cells as text under their heads; None for none.
-        notes: sentences below it.
-    """
-
-    title: str
-    table: pd.DataFrame | None = None
-    notes: tuple[str, ...] = ()
-
-
-def are_figures(cells: Sequence[str]) -> bool:
-    """Whether a column holds figures, which stand at the right."""
-    return all(cell[:1] in "+-<0123456789" for cell in cells)
 
 
 def sections(

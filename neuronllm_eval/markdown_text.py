@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from pytablewriter import MarkdownTableWriter
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table; text from elsewhere is to be `escaped` before."""
+    # The writer escapes every pipe, also one that is escaped already.
+    cells = [[cell.replace("\n", " ").replace("\\|", "|") for cell in row] for row in rows]
+    writer = MarkdownTableWriter(headers=list(headers), value_matrix=cells, margin=1)
+    writer.type_hints = ["str"] * len(headers)
+    return str(writer.dumps()).strip()
+
 
 # Signs that mean something in markdown or in the HTML that it may hold.
 _SIGNS = re.compile(r"([\\`*\[\]<>|&~#$!{}]|(?<![^\W_])_|_(?![^\W_]))")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from neuronllm_eval.adapter_words import PREFIX
+from neuronllm_eval.aqua_settings import PREFIX
 from neuronllm_eval.conditions import OPERATIONS, ConditionName, factor_text
 from neuronllm_eval.exported import Export
 from neuronllm_eval.hub import is_repo_id

@@ -12,16 +12,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronllm_eval.asked_again import Attributing
-from neuronllm_eval.identification import is_right
-from neuronllm_eval.knockouts import worth_alone
-from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Question
 
 Place = tuple[int, int]
@@ -98,37 +93,3 @@ class Evidence:
     def doubling(self, neuron: int) -> Mean:
         """F with twice the neuron less F."""
         return Mean.of(self.alone[:, 1, neuron], self.question_of)
-
-
-def gather(
-    attributing: Attributing, chosen: Sequence[Question], places: Sequence[Place]
-) -> Evidence:
-    """Ask the questions again, and keep what the neurons at `places` do.
-
-    Raises:
-        DocError: a number is not finite.
-    """
-    layers, indices = (list(each) for each in zip(*places, strict=True))
-    sums = np.zeros((len(chosen), len(places)))
-    rows, right, question_of = [], [], []
-    with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
-        for index, found in attributing.again(chosen):
-            for prompt, each in zip(chosen[index].prompts, found, strict=True):
-                values = attributing.method.values(each)[layers, indices]
-                sums[index] += values.double().cpu().numpy()
-                rows.append(each.neurons[layers, indices].double().cpu().numpy())
-                right.append(is_right(each, prompt.gold))
-                question_of.append(index)
-            progress.update()
-    with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
-        alone = worth_alone(
-            attributing.engine, chosen, places, attributing.how.batch_size, progress.update
-        )
-    return Evidence(
-        tuple(chosen),
-        sums,
-        np.stack(rows),
-        alone,
-        np.array(right, dtype=bool),
-        np.array(question_of, dtype=np.int64),
-    )

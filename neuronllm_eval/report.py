@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytablewriter import MarkdownTableWriter
-
 from neuronllm_eval import evidence
-from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.markdown_text import escaped, markdown_table
 from neuronllm_eval.methods import METHODS
 from neuronllm_eval.neurons import NeuronScores, NeuronSet, Provenance
 from neuronllm_eval.positions import SCORED
@@ -111,15 +109,6 @@ def chosen_text(positions: str) -> str:
 def places(chosen_at: str, applied_at: str) -> str:
     """Where neurons were chosen, and where conditions were applied."""
     return f"Neurons {chosen_text(chosen_at)}, applied at {escaped(applied_at)} positions"
-
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; text from elsewhere is to be `escaped` before."""
-    # The writer escapes every pipe, also one that is escaped already.
-    cells = [[cell.replace("\n", " ").replace("\\|", "|") for cell in row] for row in rows]
-    writer = MarkdownTableWriter(headers=list(headers), value_matrix=cells, margin=1)
-    writer.type_hints = ["str"] * len(headers)
-    return str(writer.dumps()).strip()
 
 
 def markdown(table: Table) -> str:

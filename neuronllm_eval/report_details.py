@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from neuronllm_eval.answer_tables import flips_table, groups_table, letter_shares, letters_table
 from neuronllm_eval.evidence import main_condition
-from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.markdown_text import escaped, markdown_table
 from neuronllm_eval.neuron_tables import (
     gap_table,
     neurons_table,
     provenance_table,
     stability_table,
 )
-from neuronllm_eval.report import TaskReport, markdown_table
+from neuronllm_eval.report import TaskReport
 from neuronllm_eval.report_tables import Table
 from neuronllm_eval.run_details import RunDetails
 

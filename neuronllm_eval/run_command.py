@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from neuronllm_eval.adapter_words import PREFIX
+from neuronllm_eval.aqua_settings import PREFIX
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.hf_loading import require_model_args
 from neuronllm_eval.mask_options import NAMES, MaskOptions

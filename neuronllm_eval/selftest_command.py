@@ -16,10 +16,10 @@ import torch
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.fingerprints import versions
 from neuronllm_eval.loading import load_model
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.planted_neurons import POSITION, RIGHT, WRONG
 from neuronllm_eval.progress import bar
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.report import markdown_table
 from neuronllm_eval.run_directory import write_whole
 from neuronllm_eval.run_tasks import load_run_task, selection_questions, validation_questions
 from neuronllm_eval.selftest import (

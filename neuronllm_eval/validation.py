@@ -22,6 +22,7 @@ from neuronllm_eval.attribution import NOT_FINITE
 from neuronllm_eval.batch_sizes import in_batches
 from neuronllm_eval.conditions import (
     CONDITIONS,
+    FEWEST_CONTROLS,
     UNMASKED,
     ConditionName,
     Scales,
@@ -29,7 +30,6 @@ from neuronllm_eval.conditions import (
     require_condition,
     stack_factors,
 )
-from neuronllm_eval.control_rank import FEWEST_CONTROLS
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.harness_results import Answers
 from neuronllm_eval.neurons import NeuronSet

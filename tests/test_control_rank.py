@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.control_rank import FEWEST_CONTROLS, ControlRank, random_control_rank
+from neuronllm_eval.conditions import FEWEST_CONTROLS
+from neuronllm_eval.control_rank import ControlRank, random_control_rank
 from tests.refusals import assert_refused
 
 

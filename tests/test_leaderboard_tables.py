@@ -19,8 +19,8 @@ from neuronllm_eval.leaderboard_choices import FORMATS, SUFFIXES
 from neuronllm_eval.leaderboard_command import add_flags
 from neuronllm_eval.leaderboard_latex import tex
 from neuronllm_eval.leaderboard_overlap_text import MOST_PAIRS, overlap_sections
-from neuronllm_eval.leaderboard_overlaps import overlaps
-from neuronllm_eval.leaderboard_tables import PAGES, as_csv, as_json, as_table
+from neuronllm_eval.leaderboard_overlaps import as_json, overlaps
+from neuronllm_eval.leaderboard_tables import PAGES, as_csv, as_table
 from neuronllm_eval.leaderboard_text import HEADS, legend, sections, unfinished
 from tests.leaderboards import board_run, entry
 

@@ -12,8 +12,9 @@ from neuronllm_eval.aqua_metrics import Answer, acc_stderr
 from neuronllm_eval.asked_again import Attributing
 from neuronllm_eval.attribution import Quadrature, Quantity, attribute, attribute_all
 from neuronllm_eval.engine import build_engine
+from neuronllm_eval.explain_stage import gather
 from neuronllm_eval.identification import IdentificationSettings
-from neuronllm_eval.neuron_evidence import Mean, gather
+from neuronllm_eval.neuron_evidence import Mean
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.replay import ReplayEngine
 from neuronllm_eval.scoring import option_cross_entropy

@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 
 from neuronllm_eval.conditions import CONDITIONS, Scales
-from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.markdown_text import escaped, markdown_table
 from neuronllm_eval.neurons import NeuronScores
-from neuronllm_eval.report import (
-    TaskReport,
-    docs_sentence,
-    headline,
-    markdown,
-    markdown_table,
-    render,
-)
+from neuronllm_eval.report import TaskReport, docs_sentence, headline, markdown, render
 from neuronllm_eval.report_tables import (
     HEADERS,
     conditions_table,

@@ -10,11 +10,11 @@ import pytest
 
 from neuronllm_eval.conditions import CONDITIONS
 from neuronllm_eval.explained_tokens import NeuronTokens
-from neuronllm_eval.markdown_text import escaped
+from neuronllm_eval.markdown_text import escaped, markdown_table
 from neuronllm_eval.neuron_tables import EXPLAIN, neurons_table
 from neuronllm_eval.page_sections import page_sections
 from neuronllm_eval.panels import MOST_PANELS
-from neuronllm_eval.report import markdown_table, render
+from neuronllm_eval.report import render
 from neuronllm_eval.report_details import appendix, detail_tables
 from neuronllm_eval.report_page import render_page, spans
 from neuronllm_eval.report_tables import conditions_table

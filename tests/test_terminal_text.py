@@ -14,7 +14,7 @@ from neuronllm_eval import cli, leaderboard_command
 from neuronllm_eval.leaderboard import leaderboard
 from neuronllm_eval.leaderboard_tables import as_table
 from neuronllm_eval.leaderboard_text import sections
-from neuronllm_eval.report import markdown_table
+from neuronllm_eval.markdown_text import markdown_table
 from neuronllm_eval.terminal_text import column_parts, fitted, terminal_width
 from tests.cli_fixtures import call, finished
 from tests.leaderboards import entry
