@@ -17,6 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(READY)
 	$(BIN)/python docs/make_command_line.py
@@ -40,9 +41,9 @@ bench: $(READY)
 reliability: $(READY)
 	$(BIN)/python -m benchmarks.kill_resume
 	$(BIN)/python -m benchmarks.process_speed
-	$(BIN)/python -m pytest -q tests/test_faults.py --faults 150
+	$(BIN)/python -m pytest -q tests/runtime/test_faults.py --faults 150
 	for seed in 0 1 2 3 4; do \
-	    $(BIN)/neuronllm-eval selftest --seed $$seed --strengths 1,0.5,0.25,0.125 || exit 1; done
+	    $(BIN)/python -m benchmarks.planted_truth --seed $$seed --strengths 1,0.5,0.25,0.125 || exit 1; done
 
 # torch comes first and alone, so that its pin is the one chosen.
 $(READY): pyproject.toml constraints.txt

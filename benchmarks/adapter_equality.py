@@ -27,16 +27,16 @@ from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.utils import logging as transformers_logging
 
-from neuronllm_eval.adapter_files import adapter_files
-from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.conditions import Scales
-from neuronllm_eval.exported import Export
-from neuronllm_eval.fingerprints import model_hash
-from neuronllm_eval.ia3 import ia3_site, rounded_factors
-from neuronllm_eval.markdown_text import markdown_table
-from neuronllm_eval.masked_lm import NeuronMaskedLM
-from neuronllm_eval.merged import merge_factors, save_checkpoint
-from neuronllm_eval.neurons import Neuron, NeuronSet
+from neuronllm_eval.export.adapter_folder import adapter_files
+from neuronllm_eval.export.ia3_adapter import ia3_site, rounded_factors
+from neuronllm_eval.export.manifest import Export
+from neuronllm_eval.export.merged_checkpoint import merge_factors, save_checkpoint
+from neuronllm_eval.formats.markdown import markdown_table
+from neuronllm_eval.interventions.conditions import Scales
+from neuronllm_eval.masked_lm.model import NeuronMaskedLM
+from neuronllm_eval.models.ffn_layers import find_ffn_layers
+from neuronllm_eval.models.fingerprints import model_hash
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from tests.tiny_models import (
     CONFIGS,
     REPLAY_ONLY,

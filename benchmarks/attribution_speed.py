@@ -27,10 +27,10 @@ from benchmarks.workload import (
     seconds,
     setting,
 )
-from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.attribution import Attribution, Quadrature, attribute
-from neuronllm_eval.markdown_text import markdown_table
-from neuronllm_eval.replay import ReplayEngine
+from neuronllm_eval.attribution.integrated_gradients import Attribution, Quadrature, attribute
+from neuronllm_eval.engine.replay import ReplayEngine
+from neuronllm_eval.formats.markdown import markdown_table
+from neuronllm_eval.models.ffn_layers import find_ffn_layers
 
 PAPER = Quadrature("right_riemann", 16)
 REPLAY = f"replay, {PAPER.n_steps} right-Riemann steps"

@@ -32,8 +32,8 @@ from benchmarks.workload import (
     setting,
     stock_model,
 )
-from neuronllm_eval.fan_out import Savings
-from neuronllm_eval.markdown_text import markdown_table
+from neuronllm_eval.engine.fan_out import Savings
+from neuronllm_eval.formats.markdown import markdown_table
 
 # Tokens x layers x questions that one point of the grid may have, and the fewest questions.
 MOST_WORK, FEWEST = 40_000, 2

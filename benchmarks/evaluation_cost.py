@@ -23,7 +23,7 @@ from benchmarks.workload import (
     setting,
     stock_model,
 )
-from neuronllm_eval.markdown_text import markdown_table
+from neuronllm_eval.formats.markdown import markdown_table
 
 # Every option of several tokens is a sequence of its own to lm-eval, so a quarter of the questions
 # takes as long.

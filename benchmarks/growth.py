@@ -21,7 +21,7 @@ from benchmarks.workload import (
     parser,
     setting,
 )
-from neuronllm_eval.markdown_text import markdown_table
+from neuronllm_eval.formats.markdown import markdown_table
 
 POINT = {"questions": 8, "layers": 12, "nodes": 5, "tokens": 150}
 SERIES = {

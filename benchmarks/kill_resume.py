@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.launched import Launched
-from neuronllm_eval.markdown_text import markdown_table
-from neuronllm_eval.neurons import NeuronScores
+from neuronllm_eval.formats.markdown import markdown_table
+from neuronllm_eval.neurons.neuron_set import NeuronScores
 
 TASK = "demo_topic"
 SAME_BYTES = (

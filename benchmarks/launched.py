@@ -19,8 +19,8 @@ from pathlib import Path
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "neuronllm_eval.cli",
-        "neuronllm_eval.masked_lm",
+        "neuronllm_eval.cli.main",
+        "neuronllm_eval.masked_lm.model",
         "transformers.models.llama.modeling_llama",
         "lm_eval.__main__",
     ]
@@ -52,7 +52,7 @@ def _run(
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    from neuronllm_eval import cli
+    from neuronllm_eval.cli import main as cli
 
     if before is not None:
         before(rank)
@@ -66,7 +66,7 @@ class Launched:
         n_ranks: how many.
         arguments: of the command.
         log: file for what they say.
-        entry: function of `neuronllm_eval.cli`.
+        entry: function of `neuronllm_eval.cli.main`.
         before: called in each process with its rank, before the command.
     """
 

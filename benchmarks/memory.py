@@ -37,7 +37,7 @@ from benchmarks.workload import (
     score,
     stock_model,
 )
-from neuronllm_eval.markdown_text import markdown_table
+from neuronllm_eval.formats.markdown import markdown_table
 
 LARGE_VOCABULARY = 128_256  # Llama 3's
 STOCK = "stock pass"

@@ -23,10 +23,10 @@ from benchmarks.workload import (
     setting,
     stock_model,
 )
-from neuronllm_eval.attribution import Quadrature
-from neuronllm_eval.identification import IdentificationSettings, identify
-from neuronllm_eval.markdown_text import markdown_table
-from neuronllm_eval.methods import METHODS, make_method
+from neuronllm_eval.attribution.identify import IdentificationSettings, identify
+from neuronllm_eval.attribution.integrated_gradients import Quadrature
+from neuronllm_eval.attribution.methods import METHODS, make_method
+from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.prompts import Question
 
 CHOICES = (*((name,) for name in METHODS), ("ace", "gradxact"), ("ace", "qrnca", "tn"), (*METHODS,))

@@ -30,12 +30,12 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.attribution import Quadrature, Quantity, attribute_all
-from neuronllm_eval.engine import build_engine
+from neuronllm_eval.attribution.integrated_gradients import Quadrature, Quantity, attribute_all
+from neuronllm_eval.engine.build import build_engine
+from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.errors import ModelError
-from neuronllm_eval.markdown_text import markdown_table
-from neuronllm_eval.scoring import option_cross_entropy
+from neuronllm_eval.formats.markdown import markdown_table
+from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.tiny_models import random_prompt, relative_difference
 
 _SMALL = {
@@ -120,7 +120,7 @@ def _configs(kind: str) -> Iterator[transformers.PretrainedConfig]:
                 values[part] = _of(of_part, _TOWER)
         try:
             yield config(**values)
-        except Exception:  # of any kind: what a configuration refuses, the next may not have
+        except Exception:  # noqa: BLE001 - of any kind: what a configuration refuses, the next may not have
             continue
 
 
@@ -141,7 +141,7 @@ def small_model(kind: str) -> nn.Module:
             model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
             with torch.no_grad():
                 model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False)
-        except Exception:  # of any kind, from a configuration that makes no sense
+        except Exception:  # noqa: BLE001 - of any kind, from a configuration that makes no sense
             continue
         return model.requires_grad_(False)
     raise NotSmallError(kind)

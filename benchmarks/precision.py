@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from neuronllm_eval.architectures import find_ffn_layers
+from neuronllm_eval.attribution.identify import IdentificationSettings, identify
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
-from neuronllm_eval.engine import build_engine
-from neuronllm_eval.identification import IdentificationSettings, identify
-from neuronllm_eval.loading import load_model
-from neuronllm_eval.markdown_text import markdown_table
-from neuronllm_eval.precision import computing_in
+from neuronllm_eval.engine.build import build_engine
+from neuronllm_eval.evaluation.stats.split_half import SplitHalf, split_half_stability
+from neuronllm_eval.formats.markdown import markdown_table
+from neuronllm_eval.models.ffn_layers import find_ffn_layers
+from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.run_tasks import load_run_tasks, selection_questions
-from neuronllm_eval.selection import resolve_count
-from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.stability import SplitHalf, split_half_stability
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.stages.load_model import load_model
+from neuronllm_eval.stages.load_questions import load_run_tasks, selection_questions
 
 FULL = "float32"
 HALVES = ("bfloat16", "float16")

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.launched import Launched
-from neuronllm_eval.markdown_text import markdown_table
+from neuronllm_eval.formats.markdown import markdown_table
 
 
 def timed(folder: Path, rank: int) -> None:
     """Have the process note in a folder how many questions it did, and in how many seconds."""
     import torch
 
-    from neuronllm_eval.shared_work import SharedWork
+    from neuronllm_eval.runtime.resumable_work import SharedWork
 
     torch.set_num_threads(1)
     real = SharedWork._units

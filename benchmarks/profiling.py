@@ -21,9 +21,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
 from benchmarks.workload import Run, now, seconds
-from neuronllm_eval import fan_out
-from neuronllm_eval.markdown_text import markdown_table
-from neuronllm_eval.prefix import Prefiller
+from neuronllm_eval.engine import fan_out
+from neuronllm_eval.engine.shared_prefix import Prefiller
+from neuronllm_eval.formats.markdown import markdown_table
 
 N_OPERATORS = 15
 # Prefill and the copies' pass call the same modules; their names tell whose part it is.

@@ -15,7 +15,7 @@ import logging
 import numpy as np
 import torch
 
-from neuronllm_eval.attribution import (
+from neuronllm_eval.attribution.integrated_gradients import (
     LEAST_N_STEPS,
     QUADRATURES,
     Attribution,
@@ -23,12 +23,12 @@ from neuronllm_eval.attribution import (
     attribute,
 )
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
-from neuronllm_eval.engine import build_engine
-from neuronllm_eval.loading import LoadedModel, load_model
-from neuronllm_eval.markdown_text import markdown_table
+from neuronllm_eval.engine.build import build_engine
+from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.run_tasks import load_run_tasks, selection_questions
-from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.stages.load_model import LoadedModel, load_model
+from neuronllm_eval.stages.load_questions import load_run_tasks, selection_questions
 
 N_NODES = (1, 2, 3, 4, 5, 8, 16, 32)
 

@@ -21,14 +21,13 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
-from neuronllm_eval.attribution import Attribution, Quadrature, attribute
-from neuronllm_eval.fan_out import FanOutEngine, Savings
-from neuronllm_eval.masked_lm import NeuronMaskedLM
-from neuronllm_eval.neurons import Neuron, NeuronSet, Provenance
-from neuronllm_eval.positions import SCORED
-from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.scoring import OptionScores
+from neuronllm_eval.attribution.integrated_gradients import Attribution, Quadrature, attribute
+from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
+from neuronllm_eval.engine.interface import OptionScores
+from neuronllm_eval.masked_lm.model import NeuronMaskedLM
+from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, Provenance
+from neuronllm_eval.prompts import SCORED, Prompt
 
 N_PROXIES = 3
 VOCABULARY = 8000

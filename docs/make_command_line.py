@@ -19,8 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the parsers of this checkout
 
-from neuronllm_eval.cli import COMMANDS  # noqa: E402
-from neuronllm_eval.parsers import main_parser, run_eval_parser  # noqa: E402
+from neuronllm_eval.cli.main import COMMANDS  # noqa: E402
+from neuronllm_eval.cli.parsers import main_parser, run_eval_parser  # noqa: E402
 
 PAGE = ROOT / "docs" / "command-line.md"
 OTHER = "other"
@@ -58,7 +58,6 @@ EXAMPLES = {
     "tasks": "neuronllm-eval tasks",
     "tasks make": "neuronllm-eval tasks make belebele_eng_Latn --output_path my_tasks",
     "completion": "neuronllm-eval completion bash",
-    "selftest": "neuronllm-eval selftest --strengths 1,0.125",
     "run": "neuronllm-eval run --model neuronllm --tasks demo_topic --model_args "
     "pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good",
 }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuronllm_eval import cli, identify
+from neuronllm_eval import identify
+from neuronllm_eval.cli import main as cli
 
 folder = Path("plain_tasks")
 folder.mkdir(exist_ok=True)

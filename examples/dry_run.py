@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neuronllm_eval import cli
+from neuronllm_eval.cli import main as cli
 
 flags = ["--tasks", "demo_topic", "--limit", "60", "--batch_size", "auto"]
 assert cli.run_eval_main([*flags, "--output_path", "runs/not_made", "--dry_run"]) == 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from neuronllm_eval import cli, identify
+from neuronllm_eval import identify
+from neuronllm_eval.cli import main as cli
 
 (run,) = identify(
     tasks="demo_topic", limit=20, batch_size=48, output_path="runs/explained", overwrite=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from neuronllm_eval import cli
+from neuronllm_eval.cli import main as cli
 
 flags = ["--tasks", "demo_topic", "--limit", "15", "--batch_size", "48", "--top_k", "20"]
 more = ["--method", "ace,random", "--conditions", "degrade,enhance", "--overwrite"]

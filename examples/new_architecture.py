@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import transformers
 
-from neuronllm_eval.architectures import find_ffn_layers
-from neuronllm_eval.engine import ReplayEngine, build_engine
+from neuronllm_eval.engine.build import ReplayEngine, build_engine
+from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt
 
 torch.manual_seed(0)

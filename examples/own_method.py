@@ -6,8 +6,8 @@ Run it as `python examples/own_method.py compare-methods --method ace,activation
 # my_methods.py
 from dataclasses import dataclass
 
-from neuronllm_eval import cli
-from neuronllm_eval.methods import Method, register
+from neuronllm_eval.attribution.methods import Method, register
+from neuronllm_eval.cli import main as cli
 
 
 @register

@@ -6,7 +6,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from neuronllm_eval import cli, identify
+from neuronllm_eval import identify
+from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
 
 (run,) = identify(

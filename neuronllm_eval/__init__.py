@@ -6,28 +6,31 @@ The public names are loaded when they are first used: torch and the harness take
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+from neuronllm_eval.old_names import OldNames
 
 if TYPE_CHECKING:
     from neuronllm_eval.api import identify as identify
     from neuronllm_eval.api import validate as validate
     from neuronllm_eval.errors import NeuronLLMError as NeuronLLMError
-    from neuronllm_eval.finished_run import Run as Run
-    from neuronllm_eval.masked_lm import NeuronMaskedLM as NeuronMaskedLM
-    from neuronllm_eval.neurons import Neuron as Neuron
-    from neuronllm_eval.neurons import NeuronScores as NeuronScores
-    from neuronllm_eval.neurons import NeuronSet as NeuronSet
+    from neuronllm_eval.evaluation.finished_run import Run as Run
+    from neuronllm_eval.masked_lm.model import NeuronMaskedLM as NeuronMaskedLM
+    from neuronllm_eval.neurons.neuron_set import Neuron as Neuron
+    from neuronllm_eval.neurons.neuron_set import NeuronScores as NeuronScores
+    from neuronllm_eval.neurons.neuron_set import NeuronSet as NeuronSet
 
 __version__ = "0.1.0"
 _PUBLIC = {
     "identify": "api",
     "validate": "api",
-    "Neuron": "neurons",
+    "Neuron": "neurons.neuron_set",
     "NeuronLLMError": "errors",
-    "NeuronMaskedLM": "masked_lm",
-    "NeuronScores": "neurons",
-    "NeuronSet": "neurons",
-    "Run": "finished_run",
+    "NeuronMaskedLM": "masked_lm.model",
+    "NeuronScores": "neurons.neuron_set",
+    "NeuronSet": "neurons.neuron_set",
+    "Run": "evaluation.finished_run",
 }
 __all__ = [
     "Neuron",
@@ -40,6 +43,8 @@ __all__ = [
     "identify",
     "validate",
 ]
+
+sys.meta_path.append(OldNames())
 
 
 def __getattr__(name: str) -> Any:

@@ -16,14 +16,14 @@ def main() -> int:
     """
     given = sys.argv[1:]
     if given[:1] == ["run"] and os.environ.get("RANK", "0") == "0":
-        from neuronllm_eval.run_command import refuse_run
+        from neuronllm_eval.cli.run_lm_eval import refuse_run
 
         try:
             refuse_run(given[1:])
         except NeuronLLMError as error:
             print(f"error: {error}", file=sys.stderr)
             return error.exit_code
-    from neuronllm_eval import cli
+    from neuronllm_eval.cli import main as cli
 
     return cli.main(given)
 

@@ -28,18 +28,19 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from neuronllm_eval import identify_command, validate_command
-from neuronllm_eval.cli import COMMANDS
-from neuronllm_eval.config_file import as_words
+from neuronllm_eval.cli import identify as identify_command
+from neuronllm_eval.cli import validate as validate_command
+from neuronllm_eval.cli.config_file import as_words
+from neuronllm_eval.cli.identify import Listeners, Load
+from neuronllm_eval.cli.main import COMMANDS
+from neuronllm_eval.cli.parsers import main_parser
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.estimate import Estimate
-from neuronllm_eval.estimate_text import estimate_line
-from neuronllm_eval.finished_run import Run
-from neuronllm_eval.identify_command import Listeners, Load
-from neuronllm_eval.loading import wrap_model
-from neuronllm_eval.parsers import main_parser
-from neuronllm_eval.progress import hidden
-from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.evaluation.finished_run import Run
+from neuronllm_eval.reporting.cost_table import estimate_line
+from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runtime.progress import hidden
+from neuronllm_eval.stages.cost_estimate import Estimate
+from neuronllm_eval.stages.load_model import wrap_model
 
 logger = logging.getLogger(__name__)
 Names = str | Sequence[str]

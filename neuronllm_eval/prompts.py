@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 from neuronllm_eval.errors import DocError
 
+# Positions whose logits decide between the options: the last context token and, of options of
+# several tokens, those before the last. The paper's setting.
+SCORED = "scored"
+# Every position of the context and of the options, as an exported adapter acts.
+ALL = "all"
+POSITIONS = (SCORED, ALL)
+
 
 @dataclass(frozen=True)
 class Prompt:

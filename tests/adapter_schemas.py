@@ -19,10 +19,10 @@ import lm_eval.tasks
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from neuronllm_eval.adapter_source import HarnessSource
-from neuronllm_eval.aqua_cleaning import DocCounts, RawQuestion
-from neuronllm_eval.aqua_sources import VALIDATION
+from neuronllm_eval.aqua.cleaning import DocCounts, RawQuestion
+from neuronllm_eval.aqua.dataset_source import VALIDATION
 from neuronllm_eval.errors import DocError, TaskError
+from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource
 
 HARNESS_TASKS = Path(lm_eval.tasks.__file__).parent
 ROWS = 12

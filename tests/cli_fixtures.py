@@ -16,8 +16,9 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
-from neuronllm_eval import cli, harness_tasks
-from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.cli import main as cli
+from neuronllm_eval.harness import tasks as harness_tasks
+from neuronllm_eval.runs.directory import RunDirectory
 from tests.harness_fixtures import model_dir, scratch
 
 QUICK = ("--n_random", 2, "--conditions", "suppress_good,enhance")

@@ -41,7 +41,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True)
 def _log_levels_as_at_the_start() -> None:
     """The command line sets log levels for its whole process, which here is that of all tests."""
-    for name in (None, "lm_eval", "neuronllm_eval", "neuronllm_eval.batch_sizes"):
+    for name in (None, "lm_eval", "neuronllm_eval", "neuronllm_eval.engine.batching"):
         logging.getLogger(name).setLevel(logging.NOTSET if name else logging.WARNING)
     if "transformers" in sys.modules:
         from transformers.utils import logging as transformers_logging

@@ -14,7 +14,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from neuronllm_eval.run_directory import RunDirectory
+from neuronllm_eval.runs.directory import RunDirectory
 
 Damage = Callable[[RunDirectory], object]
 

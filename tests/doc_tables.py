@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neuronllm_eval.doc_table import DocTable, numbered
+from neuronllm_eval.evaluation.doc_table import DocTable, numbered
 
 HERE = Path("conditions.jsonl")
 TASK = "a_task"

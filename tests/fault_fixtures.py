@@ -35,12 +35,14 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from safetensors.numpy import load
 
-from neuronllm_eval import adapter_source, aqua_metrics, aqua_task
-from neuronllm_eval.checkpoint import Part
-from neuronllm_eval.fingerprints import model_hash
-from neuronllm_eval.run_directory import COMMANDS_FILE, PAGE_FILE
-from neuronllm_eval.run_lock import LOCK_FILE, RunLocks
-from neuronllm_eval.strict_json import parse_json
+from neuronllm_eval.aqua import dataset as aqua_task
+from neuronllm_eval.aqua import metrics as aqua_metrics
+from neuronllm_eval.formats.json_files import parse_json
+from neuronllm_eval.harness.aqua_conversion import read_task as adapter_source
+from neuronllm_eval.models.fingerprints import model_hash
+from neuronllm_eval.runs.directory import COMMANDS_FILE, PAGE_FILE
+from neuronllm_eval.runtime.checkpoint import Part
+from neuronllm_eval.runtime.run_lock import LOCK_FILE, RunLocks
 from tests.cli_fixtures import call
 
 PACKAGE = "/neuronllm_eval/"
@@ -203,7 +205,7 @@ class Command:
 
     Attributes:
         arguments: for a folder of its own.
-        entry: function of `neuronllm_eval.cli`.
+        entry: function of `neuronllm_eval.cli.main`.
         content: the artifacts in that folder, as they are compared.
         locked: the directories it locks.
         again: what is added to do it anew.
@@ -223,7 +225,7 @@ class Command:
             cached.cache_clear()  # as in a process of its own
         try:
             code, _, err = call(*self.arguments(folder), *more, entry=self.entry)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             return None, "", error
         return code, err, None
 

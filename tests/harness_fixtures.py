@@ -32,10 +32,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR, load_questions
-from neuronllm_eval.harness_tasks import load_tasks
-from neuronllm_eval.neurons import Neuron, NeuronSet, Provenance
+from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness.tasks import load_tasks
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, Provenance
 from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.tasks_path import tasks_dir
 
 N_LAYERS = 2
 WIDTH = 48

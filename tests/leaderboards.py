@@ -6,11 +6,11 @@ import dataclasses
 import json
 from typing import Any
 
-from neuronllm_eval.comparability import Terms
-from neuronllm_eval.leaderboard import Entry
-from neuronllm_eval.leaderboard_runs import BoardRun
-from neuronllm_eval.neurons import Neuron
-from neuronllm_eval.set_overlap import Places
+from neuronllm_eval.comparison.comparability import Terms
+from neuronllm_eval.comparison.leaderboard import Entry
+from neuronllm_eval.comparison.leaderboard_rows import BoardRun
+from neuronllm_eval.neurons.neuron_set import Neuron
+from neuronllm_eval.neurons.overlap import Places
 
 TERMS = Terms(
     split="test",

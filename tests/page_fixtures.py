@@ -6,16 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from neuronllm_eval.conditions import CONDITIONS, UNMASKED, ConditionName, Scales, control_name
-from neuronllm_eval.doc_table import DocTable
-from neuronllm_eval.explained_tokens import NeuronTokens
-from neuronllm_eval.judged_docs import JudgedDoc
-from neuronllm_eval.neurons import NeuronScores
-from neuronllm_eval.report import TaskReport
-from neuronllm_eval.reproduce import identify_command
-from neuronllm_eval.run_details import RunDetails
-from neuronllm_eval.settings import RunSettings
-from neuronllm_eval.summary import summarise
+from neuronllm_eval.evaluation.condition_effects import summarise
+from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_texts import JudgedDoc
+from neuronllm_eval.interventions.conditions import (
+    CONDITIONS,
+    UNMASKED,
+    ConditionName,
+    Scales,
+    control_name,
+)
+from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.reporting.condition_tables import RunDetails
+from neuronllm_eval.reporting.neuron_token_files import NeuronTokens
+from neuronllm_eval.reporting.report_markdown import TaskReport
+from neuronllm_eval.reporting.reproduce_commands import identify_command
+from neuronllm_eval.runs.settings import RunSettings
 from tests.harness_fixtures import neuron_set, provenance
 
 WIDTH = 64

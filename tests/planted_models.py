@@ -7,15 +7,19 @@ import functools
 
 import pytest
 
+from benchmarks.planted_truth.__main__ import N_LETTERS, TASK
+from benchmarks.planted_truth.measure import POSITION_KINDS, SKILL_KINDS
+from benchmarks.planted_truth.neuron_kinds import PlantedModel
+from benchmarks.planted_truth.plant import plant
 from neuronllm_eval.demo import MODEL_DIR
-from neuronllm_eval.loading import LoadedModel, load_model
-from neuronllm_eval.planted import plant
-from neuronllm_eval.planted_neurons import PlantedModel
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.run_tasks import load_run_task, selection_questions, validation_questions
-from neuronllm_eval.selftest import POSITION_KINDS, SKILL_KINDS
-from neuronllm_eval.selftest_command import N_LETTERS, TASK
-from neuronllm_eval.settings import RunSettings
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.stages.load_model import LoadedModel, load_model
+from neuronllm_eval.stages.load_questions import (
+    load_run_task,
+    selection_questions,
+    validation_questions,
+)
 from tests.cli_fixtures import without_the_harness_tasks
 
 STRENGTH = 1.0

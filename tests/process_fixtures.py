@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.kill_resume import content
-from neuronllm_eval import cli
-from neuronllm_eval.checkpoint import Part
+from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
+from neuronllm_eval.runtime.checkpoint import Part
 from tests.cli_fixtures import call
 from tests.harness_fixtures import scratch
 
@@ -82,7 +82,7 @@ def second_killed_after_one(rank: int) -> None:
 
 def second_scores_row_by_row(rank: int) -> None:
     """The second rank finds that its model cannot score forks."""
-    from neuronllm_eval import masked_scoring
+    from neuronllm_eval.masked_lm import scoring as masked_scoring
 
     if rank == 1:
         masked_scoring.exact_style = lambda *_: None  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def second_scores_row_by_row(rank: int) -> None:
 
 def second_fails(rank: int) -> None:
     """The second rank meets a question that it cannot attribute."""
-    from neuronllm_eval import identification
+    from neuronllm_eval.attribution import identify as identification
     from neuronllm_eval.errors import DocError
 
     def add(*_: object) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from neuronllm_eval.conditions import UNMASKED as UNMASKED_NAME
-from neuronllm_eval.conditions import ConditionName, only_operation
-from neuronllm_eval.control_rank import ControlRank
-from neuronllm_eval.mcnemar import McNemar
-from neuronllm_eval.statistics import PairedDelta
-from neuronllm_eval.summary import ConditionSummary, Corrected
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary, Corrected
+from neuronllm_eval.evaluation.stats.mcnemar import McNemar
+from neuronllm_eval.evaluation.stats.paired_delta import PairedDelta
+from neuronllm_eval.evaluation.stats.random_controls import ControlRank
+from neuronllm_eval.interventions.conditions import UNMASKED as UNMASKED_NAME
+from neuronllm_eval.interventions.conditions import ConditionName, only_operation
 
 NO_CONTROLS = ControlRank(math.nan, math.nan, math.nan, 0, 0, math.nan)
 CONTROLS = ControlRank(-0.26, -1.5, 2.04, 20, 0, 1 / 21)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from neuronllm_eval.conditions import UNMASKED
-from neuronllm_eval.statistics import paired_delta
-from neuronllm_eval.task_results import Answers, Effect, TaskResult, pooled
+from neuronllm_eval.evaluation.pooled_effects import Answers, Effect, TaskResult, pooled
+from neuronllm_eval.evaluation.stats.paired_delta import paired_delta
+from neuronllm_eval.interventions.conditions import UNMASKED
 
 
 def judged(task: str, right: Mapping[str, int], n_docs: int = 20, **terms: Any) -> TaskResult:

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neuronllm_eval
 from neuronllm_eval import Run, api, identify, validate
-from neuronllm_eval.cli import COMMANDS
+from neuronllm_eval.cli.main import COMMANDS
+from neuronllm_eval.cli.parsers import main_parser
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
-from neuronllm_eval.parsers import main_parser
 from tests.cli_fixtures import copy_of, finished_run, jsonl, without_the_harness_tasks
 from tests.harness_fixtures import model_dir
 

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import json, sys
 import neuronllm_eval
-from neuronllm_eval import cli
+from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
-from neuronllm_eval.packaged_recipes import config_path
-from neuronllm_eval.tasks_path import tasks_dir
+from neuronllm_eval.cli.config_file import config_path
+from neuronllm_eval.harness.packaged_tasks import tasks_dir
 code = cli.main(["report", sys.argv[1]])
 parser = cli.main_parser(cli.COMMANDS)
 given = ["compare-methods", "--config", "recipes/paper.yaml"]
@@ -60,4 +60,4 @@ def test_the_wheel_has_what_the_package_reads(tmp_path):
     assert (Path(tasks) / "demo" / "demo_topic.yaml").is_file()
     assert (Path(model) / "config.json").is_file()
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    assert "neuronllm = neuronllm_eval.masked_lm:NeuronMaskedLM" in entry_points.read_text()
+    assert "neuronllm = neuronllm_eval.masked_lm.model:NeuronMaskedLM" in entry_points.read_text()

@@ -15,10 +15,10 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from neuronllm_eval.architectures import FFNLayers, find_ffn_layers
-from neuronllm_eval.neurons import Provenance
+from neuronllm_eval.engine.interface import Engine, OptionScores, PathIntegral, option_cross_entropy
+from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
+from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.scoring import Engine, OptionScores, PathIntegral, option_cross_entropy
 
 VOCABULARY = 97
 # Any nodes and weights will do; alpha 0 and 1 are among them.

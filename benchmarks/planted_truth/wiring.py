@@ -1,0 +1,165 @@
+"""The parts of a model that planted neurons are wired into, and what these neurons detect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.errors import ModelError
+from neuronllm_eval.models.ffn_layers import FFNLayers
+from neuronllm_eval.models.hooks import edit_neurons
+from neuronllm_eval.prompts import Prompt
+
+# A detector says +1 and -1; the gate is this steep, so that a firing neuron is hardly bent.
+_STEEPNESS = 4.0
+_RIDGE = 1.0
+_BATCH = 40
+
+
+class Rows(NamedTuple):
+    """Detectors on a layer's FFN input.
+
+    Attributes:
+        letters: [letters, width] say +1 where the letter is right and -1 elsewhere.
+        always: [width] says 1.
+    """
+
+    letters: Tensor
+    always: Tensor
+
+
+class Wiring(NamedTuple):
+    """What a neuron is made of.
+
+    Attributes:
+        detects: [width] says where it fires.
+        always: [width] says 1 everywhere.
+        column: [width] what it writes.
+    """
+
+    detects: Tensor
+    always: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True)
+class GatedModel:
+    """The parts of a decoder with gated FFNs and RMS norms that planting needs."""
+
+    model: nn.Module
+    layers: FFNLayers
+    gates: tuple[nn.Linear, ...]
+    ups: tuple[nn.Linear, ...]
+    downs: tuple[nn.Linear, ...]
+    norms: tuple[Any, ...]
+    final_norm: Any
+    head: nn.Linear
+
+    @classmethod
+    def of(cls, model: Any, layers: FFNLayers) -> GatedModel:
+        """The parts of a model whose head gets weights of its own.
+
+        Raises:
+            ModelError: it lacks some of them.
+        """
+        try:
+            blocks = model.model.layers
+            final_norm, head = model.model.norm, model.lm_head
+            gates = tuple(block.mlp.gate_proj for block in blocks)
+            ups = tuple(block.mlp.up_proj for block in blocks)
+            downs = tuple(block.mlp.down_proj for block in blocks)
+            norms = tuple(block.post_attention_layernorm for block in blocks)
+        except AttributeError as error:
+            raise ModelError(
+                f"{type(model).__name__} has no {error.name}",
+                expected="the parts of a Llama: gated FFNs, RMS norms and a linear head",
+                remedy="plant in the embedded model",
+            ) from error
+        head.weight = nn.Parameter(head.weight.detach().clone())  # no longer the embedding's
+        return cls(model, layers, gates, ups, downs, norms, final_norm, head)
+
+    @torch.no_grad()
+    def wire(self, layer: int, index: int, wiring: Wiring, inputs: Tensor, loudness: float) -> None:
+        """Replace a neuron, so that it is `loudness` on average over some inputs.
+
+        Args:
+            layer: its layer.
+            index: its place there.
+            wiring: what it detects and writes; the column is for an activation of `loudness`.
+            inputs: [prompts, width] of the FFN, where it is to fire.
+            loudness: its mean activation there.
+        """
+        gate = _STEEPNESS * wiring.detects
+        fires = nn.functional.silu(inputs @ gate) * (inputs @ wiring.always)
+        rate = loudness / fires.mean()
+        self.gates[layer].weight[index] = gate.to(self.gates[layer].weight)
+        self.ups[layer].weight[index] = (rate * wiring.always).to(self.ups[layer].weight)
+        down = self.downs[layer].weight
+        down[:, index] = wiring.column.to(down) / loudness
+
+    @torch.no_grad()
+    def turn_down(self, layer: int, factor: float) -> None:
+        """Multiply what all neurons of a layer write."""
+        self.downs[layer].weight *= factor
+
+    @torch.no_grad()
+    def scale_column(self, layer: int, index: int, factor: float) -> None:
+        """Multiply a neuron's output column."""
+        self.downs[layer].weight[:, index] *= factor
+
+
+@torch.no_grad()
+def recorded_inputs(
+    model: nn.Module, modules: Sequence[nn.Module], prompts: Sequence[Prompt]
+) -> list[Tensor]:
+    """What enters some modules at the scored position: per module [prompts, width] float32."""
+    found: list[list[Tensor]] = [[] for _ in modules]
+    decoder = cast(nn.Module, model.base_model)  # without the head, whose logits nobody needs
+    device = next(decoder.parameters()).device
+    for start in range(0, len(prompts), _BATCH):
+        contexts = [prompt.context for prompt in prompts[start : start + _BATCH]]
+        last = torch.tensor([len(context) - 1 for context in contexts], device=device)
+
+        def record(place: int, inputs: Tensor, last: Tensor = last) -> Tensor:
+            rows = inputs[torch.arange(len(last), device=device), last]
+            found[place].append(rows.float().cpu())
+            return inputs
+
+        with edit_neurons(modules, record):
+            decoder(input_ids=right_pad(contexts, device), use_cache=False)
+    return [torch.cat(each) for each in found]
+
+
+def fit_rows(inputs: Tensor, gold: Tensor, n_letters: int, written: Tensor) -> Rows:
+    """Detectors by weighted ridge regression.
+
+    Args:
+        inputs: [prompts, width] of a layer's FFN at the scored position.
+        gold: [prompts] index of the right option.
+        n_letters: number of options.
+        written: [directions, width] what planted neurons write, as it appears in the inputs:
+            detectors are blind to it, so that planted neurons do not read each other.
+    """
+    basis, _ = torch.linalg.qr(written.T)
+    blind = (inputs - inputs @ basis @ basis.T).double()
+    says = 2.0 * nn.functional.one_hot(gold, n_letters).double() - 1  # [prompts, letters]
+    # A letter is right in few prompts and wrong in many: both shall weigh alike.
+    share = (says > 0).double().mean(0)
+    fitted = [
+        _ridge(blind, says[:, letter], torch.where(says[:, letter] > 0, 1 / n, 1 / (1 - n)))
+        for letter, n in enumerate(share)
+    ]
+    ones = torch.ones(len(blind), dtype=blind.dtype)
+    return Rows(torch.stack(fitted).float(), _ridge(blind, ones, ones).float())
+
+
+def _ridge(inputs: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """[width] weighted ridge regression."""
+    weighted = inputs.T * weights
+    identity = torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    return torch.linalg.solve(weighted @ inputs + _RIDGE * identity, weighted @ target)

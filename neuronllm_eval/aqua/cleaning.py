@@ -1,0 +1,295 @@
+"""Raw questions of a benchmark -> questions that can be asked, with a count of those that cannot.
+
+1. `RawQuestion` is what a source read from one doc: texts, and a gold as an index, letter or text.
+2. Its gold becomes an index (`gold_index`).
+3. Options are filled up from other questions' answers, or cut, as the settings say.
+4. What is left is checked (`MultipleChoiceDoc`). A doc that fails anywhere is skipped and counted
+   under its reason, or ends the run: `on_bad_doc`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from neuronllm_eval.aqua.distractors import AnswerPool, keep_options
+from neuronllm_eval.aqua.proxies import (
+    LETTERS,
+    MultipleChoiceDoc,
+    content_id,
+    content_key,
+    keyed_draw,
+)
+from neuronllm_eval.aqua.settings import AquaSettings
+from neuronllm_eval.errors import DocError
+
+# Class labels stay complete up to so many; a question without options gets so many.
+MOST_LABELS = 8
+OPTIONS_WITHOUT_ANY = 4
+# A stem of fewer words ("Which number is the smallest?") leaves the question to its options.
+_TELLING_STEM = 8
+
+
+@dataclass(frozen=True)
+class RawQuestion:
+    """One doc as its source reads it, unchecked.
+
+    Attributes:
+        row: its place in the split, for error messages.
+        question: the stem.
+        choices: the options' texts.
+        answer: the gold: an index from 0, a letter, the text of an option, or a list of one.
+        passage: what is to be read before the question.
+        id: the data set's own id; None for one made from the content.
+        is_label: whether the options are the labels of a classification.
+        group: the family or subject that the data set says it is of.
+    """
+
+    row: int
+    question: Any
+    choices: Any
+    answer: Any
+    passage: str = ""
+    id: str | None = None
+    is_label: bool = False
+    group: str = ""
+
+
+@dataclass
+class DocCounts:
+    """What became of a split's docs.
+
+    Attributes:
+        split: name of the split in the data set.
+        docs: docs that were read.
+        questions: those that are asked.
+        skipped: per reason, docs that cannot be asked.
+        duplicates_dropped: questions that the validation split or a demonstration has too.
+        demonstrations: questions set aside to be shown with their answers.
+        not_drawn: docs beyond `max_selection`.
+        options_cut: questions that lost options to `n_options`.
+        distractors_added: questions that were given wrong options.
+        other_half: questions of the split that play the other part, where one split serves as both.
+        first_error: what was wrong with the first doc that was skipped; not in result files.
+    """
+
+    split: str
+    docs: int = 0
+    questions: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    duplicates_dropped: int = 0
+    demonstrations: int = 0
+    not_drawn: int = 0
+    options_cut: int = 0
+    distractors_added: int = 0
+    other_half: int = 0
+    first_error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is not zero, for result files."""
+        values = dataclasses.asdict(self)
+        values["skipped"] = dict(sorted(self.skipped.items()))
+        del values["first_error"]
+        always = ("split", "docs", "questions")
+        return {name: value for name, value in values.items() if value or name in always}
+
+
+def gold_index(answer: Any, choices: Sequence[str]) -> int:
+    """The index of the gold option.
+
+    Args:
+        answer: an index (False and True are 0 and 1), the text of an option, a letter with or
+            without brackets, or a list of one of these.
+        choices: the options, `[n_options]`.
+
+    Raises:
+        DocError: none of these, or more than one right answer.
+    """
+    if isinstance(answer, (list, tuple)):
+        if len(answer) != 1:
+            raise DocError(
+                f"there are {len(answer)} right answers {answer!r}",
+                expected="one",
+                remedy="leave the question out; AQUA needs one right option",
+                reason="several right answers" if len(answer) else "gold missing or out of range",
+            )
+        return gold_index(answer[0], choices)
+    if isinstance(answer, int) or (isinstance(answer, float) and answer.is_integer()):
+        return int(answer)
+    if isinstance(answer, str):
+        texts = [choice.strip() for choice in choices]
+        letter = answer.strip().strip("().:").upper()
+        named = {texts.index(answer.strip())} if answer.strip() in texts else set()
+        if letter in LETTERS[: len(choices)]:
+            named.add(LETTERS.index(letter))
+        if len(named) > 1:
+            raise DocError(
+                f"the gold {answer!r} is the text of one option and the letter of another",
+                expected="one or the other",
+                remedy="let the task read the answer as an index",
+                reason="gold ambiguous",
+            )
+        if named:
+            return named.pop()
+    raise DocError(
+        f"the gold {answer!r} ({_kind(answer)}) is none of the options",
+        expected=f"a number from 0 to {len(choices) - 1}, a letter or the text of an option",
+        remedy="convert it where the task says how to read the answer: `answer | int` if it counts "
+        "from 0, `answer | int - 1` if from 1",
+        reason="gold missing or out of range",
+    )
+
+
+def _kind(value: Any) -> str:
+    return {str: "a text", type(None): "missing"}.get(type(value), type(value).__name__)
+
+
+def clean_questions(
+    raws: Iterable[RawQuestion | DocError], settings: AquaSettings, counts: DocCounts
+) -> list[MultipleChoiceDoc]:
+    """The questions of a split that can be asked, in the split's order.
+
+    Args:
+        raws: the docs; an error stands for one that its source could not read.
+        settings: what is filled up, cut, and what happens to bad docs.
+        counts: is added to.
+
+    Returns:
+        Questions with ids that differ. Without an id of its own a question is named by a hash of
+        its content, with `-2`, `-3` behind it where the same question occurs again.
+
+    Raises:
+        DocError: the first bad doc, if `settings.on_bad_doc` is `fail`.
+    """
+    readable: list[tuple[RawQuestion, tuple[str, ...], int]] = []
+    for raw in raws:
+        counts.docs += 1
+        try:
+            if isinstance(raw, DocError):
+                raise raw
+            readable.append(_texts(raw))
+        except DocError as error:
+            _skip(error, settings, counts, None if isinstance(raw, DocError) else raw.row)
+    pool: AnswerPool | None = None
+    if settings.distractors != "none":
+        pool = AnswerPool.of(choices[answer] for _, choices, answer in readable)
+    docs: list[MultipleChoiceDoc] = []
+    taken: set[str] = set()
+    for raw, choices, answer in readable:
+        try:
+            identity = raw.id or content_id(raw.question, choices, answer, raw.passage)
+            if raw.id is not None and raw.id in taken:
+                raise DocError(
+                    f"the id {raw.id!r} occurs again",
+                    expected="an id for each question",
+                    remedy="name another id column, or none",
+                    reason="repeated id",
+                )
+            doc = _with_options(raw, identity, choices, answer, settings, pool)
+        except DocError as error:
+            _skip(error, settings, counts, raw.row)
+            continue
+        counts.options_cut += len(doc.choices) < len(choices)
+        counts.distractors_added += len(doc.choices) > len(choices)
+        doc = dataclasses.replace(doc, question_id=_unused(identity, taken))
+        taken.add(doc.question_id)
+        docs.append(doc)
+    return docs
+
+
+def _skip(error: DocError, settings: AquaSettings, counts: DocCounts, row: int | None) -> None:
+    if settings.on_bad_doc == "fail":
+        where = f"split {counts.split!r}" + ("" if row is None else f", row {row}")
+        raise DocError(
+            f"{where}: {error.found}",
+            expected=error.expected,
+            remedy=f"{error.remedy}; or pass --on_bad_doc skip to leave such docs out",
+            reason=error.reason,
+        ) from error
+    counts.skipped[error.reason] += 1
+    place = "" if row is None or "row " in error.found else f"row {row} (from 0): "
+    counts.first_error = counts.first_error or f"{place}{error.found}"
+
+
+def _unused(identity: str, taken: set[str]) -> str:
+    name, occurrence = identity, 1
+    while name in taken:
+        occurrence += 1
+        name = f"{identity}-{occurrence}"
+    return name
+
+
+def _texts(raw: RawQuestion) -> tuple[RawQuestion, tuple[str, ...], int]:
+    """The doc with its options as texts and its gold as an index in range."""
+    if not isinstance(raw.question, str) or not (raw.question.strip() or raw.passage.strip()):
+        raise DocError(
+            f"the question is {raw.question!r}",
+            expected="a text",
+            remedy="mend the doc, or how the task reads its question",
+            reason="no question",
+        )
+    is_list = isinstance(raw.choices, (list, tuple)) and len(raw.choices) > 0
+    if not is_list or not all(isinstance(choice, str) for choice in raw.choices):
+        raise DocError(
+            f"the options are {raw.choices!r}",
+            expected="a list of texts",
+            remedy="mend the doc, or how the task reads its choices",
+            reason="options are not texts",
+        )
+    answer = gold_index(raw.answer, raw.choices)
+    if not 0 <= answer < len(raw.choices):
+        raise DocError(
+            f"the answer is {answer}",
+            expected=f"the index of the right option, 0 to {len(raw.choices) - 1}",
+            remedy="mend the answer; it counts from 0",
+            reason="gold missing or out of range",
+        )
+    return raw, tuple(raw.choices), answer
+
+
+def _with_options(
+    raw: RawQuestion,
+    identity: str,
+    choices: tuple[str, ...],
+    answer: int,
+    settings: AquaSettings,
+    pool: AnswerPool | None,
+) -> MultipleChoiceDoc:
+    """The question with as many options as wanted."""
+    most = settings.n_options or (MOST_LABELS if raw.is_label else len(LETTERS))
+    key = (settings.seed, identity)
+    # Of the options the data has: those drawn differ between splits and seeds.
+    content = content_key(raw.passage, raw.question, *choices)
+    stem = content_key(raw.passage, raw.question)
+    is_telling = len(stem.split()) >= _TELLING_STEM
+    stem = f"{stem}|{content_key(choices[answer])}" if is_telling else content
+    if len(choices) > most:
+        _require_distinct(choices)
+        choices, answer = keep_options(choices, answer, most, key=key)
+    least = settings.n_options or (OPTIONS_WITHOUT_ANY if len(choices) < 2 else 2)
+    if pool is not None and len(choices) < least:
+        others = tuple(choice for index, choice in enumerate(choices) if index != answer)
+        drawn = pool.draw(
+            choices[answer], others, least - len(choices), key=key, how=settings.distractors
+        )
+        # The right option must not stand first because it was there first.
+        gold, filled = choices[answer], [*choices, *drawn]
+        filled.sort(key=lambda text: keyed_draw("filled", *key, text))
+        choices, answer = tuple(filled), filled.index(gold)
+    return MultipleChoiceDoc(
+        identity, raw.question, choices, answer, raw.passage, content, stem, raw.group
+    )
+
+
+def _require_distinct(choices: tuple[str, ...]) -> None:
+    """Raise DocError for options that repeat, before a cut could hide it."""
+    if len({choice.strip() for choice in choices}) < len(choices):
+        raise DocError(
+            "options repeat",
+            expected="options that differ, so that one of them alone is right",
+            remedy="mend the options",
+            reason="repeated options",
+        )

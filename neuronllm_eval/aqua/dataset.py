@@ -1,0 +1,283 @@
+"""An AQUA task's data as the harness loads them (`custom_dataset: !function`, `load_aqua`).
+
+The harness asks a task's `custom_dataset` for its splits and hands over `dataset_kwargs` (where the
+questions come from, `aqua_sources`) and `metadata` (how they are asked, `aqua_settings`). It gets
+
+1. `validation`: the proxies of every question that judges, side by side, questions in seeded order;
+2. `selection`: likewise those that choose neurons, without questions the validation split has;
+3. `demonstration`: questions that are in neither, each once, to be shown with their answers.
+
+What became of every doc is counted; where the task's metadata has a dict `counts`, as the packaged
+tasks do, the counts are put into it, so that the harness writes them into its result files.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from neuronllm_eval.aqua.cleaning import DocCounts, clean_questions
+from neuronllm_eval.aqua.dataset_source import (
+    DEMONSTRATION,
+    ROLES,
+    SELECTION,
+    VALIDATION,
+    DatasetSource,
+    QuestionSource,
+    located_files,
+)
+from neuronllm_eval.aqua.prompt_format import format_question
+from neuronllm_eval.aqua.proxies import MultipleChoiceDoc, Proxy, keyed_draw, make_proxies
+from neuronllm_eval.aqua.settings import AquaSettings, split_settings, with_overrides
+from neuronllm_eval.errors import TaskError
+
+logger = logging.getLogger(__name__)
+PROXY_COLUMNS: tuple[str, ...] = (
+    "question_id",
+    "proxy",
+    "n_proxies",
+    "order",
+    "question",
+    "passage",
+    "choices",
+    "answer",
+    "letters",
+    "prompt",
+    "group",
+)
+# The right option at one place in so many docs is no chance.
+_MANY_DOCS = 20
+# What a task's metadata holds besides settings.
+TASK_NAMES = ("counts", "overrides", "version", "config_source")
+
+
+class AquaSplits(datasets.DatasetDict):
+    """An AQUA task's splits `selection`, `validation` and `demonstration`.
+
+    Attributes:
+        settings: how the questions are asked.
+        counts: per split, what became of its docs; see `aqua_cleaning.DocCounts`.
+    """
+
+    def __init__(
+        self,
+        splits: dict[str, datasets.Dataset],
+        settings: AquaSettings,
+        counts: dict[str, dict[str, Any]],
+    ) -> None:
+        super().__init__(splits)
+        self.settings = settings
+        self.counts = counts
+
+
+def load_aqua(**values: Any) -> AquaSplits:
+    """The splits of an AQUA task over any data set.
+
+    Args:
+        values: `dataset_kwargs` (the arguments of `DatasetSource`) and `metadata` (those of
+            `AquaSettings`; `counts`, a dict that is filled; and `overrides`, which go before
+            all else) of the task's YAML.
+
+    Returns:
+        `selection`, `validation` and `demonstration`, with the columns `PROXY_COLUMNS`.
+
+    Raises:
+        TaskError: no such split or column, or no question is left.
+        UsageError: a setting is not acceptable.
+        DocError: a bad doc, with `on_bad_doc: fail`.
+    """
+    counts, overrides = values.get("counts"), values.get("overrides") or {}
+    names = [field.name for field in fields(DatasetSource)]
+    values = with_overrides(values, names)
+    if "choices" in overrides and "labels" not in overrides:  # instead of the task's labels
+        values["labels"] = None
+    settings = split_settings(values, [*names, *TASK_NAMES])
+    # None stands for what is not given, so that an override can take a setting back.
+    source = {name: values[name] for name in names if values.get(name) is not None}
+    if "data_files" in source:
+        folder = Path(str(values.get("config_source", ""))).parent
+        source["data_files"] = located_files(source["data_files"], folder)
+    found = _load(json.dumps(source, sort_keys=True, default=str), settings, _file_times(source))
+    if isinstance(counts, dict):
+        counts.update(filled_counts(found))
+    return found
+
+
+def filled_counts(splits: AquaSplits) -> dict[str, Any]:
+    """What a task's metadata says once its data are read: how it asks, and what became of docs."""
+    return {**splits.counts, "asked": asdict(splits.settings)}
+
+
+def _file_times(source: dict[str, Any]) -> tuple[int, ...]:
+    patterns = [each for files in source.get("data_files", {}).values() for each in files]
+    files = [file for pattern in patterns for file in sorted(glob.glob(pattern))]
+    return tuple(Path(file).stat().st_mtime_ns for file in files if Path(file).is_file())
+
+
+# The harness makes a task anew at several places; its data do not change meanwhile.
+@lru_cache(maxsize=4)
+def _load(source: str, settings: AquaSettings, file_times: tuple[int, ...]) -> AquaSplits:
+    values = json.loads(source)
+    return build_splits(
+        DatasetSource(**{**values, "labels": tuple(values.get("labels") or ())}), settings
+    )
+
+
+def build_splits(source: QuestionSource, settings: AquaSettings) -> AquaSplits:
+    """Read, clean, separate and shuffle the questions of a benchmark.
+
+    Raises:
+        TaskError: no question is left in a split.
+        DocError: a bad doc, with `on_bad_doc: fail`.
+    """
+    counts = {role: DocCounts(split) for role, split in source.splits.items()}
+    counts.setdefault(DEMONSTRATION, DocCounts(source.splits[SELECTION]))
+    if source.splits[SELECTION] == source.splits[VALIDATION]:
+        judging, choosing = _halves(_questions(source, VALIDATION, settings, counts))
+        counts[SELECTION].docs = counts[VALIDATION].docs
+        counts[SELECTION].skipped = counts[VALIDATION].skipped.copy()
+        counts[SELECTION].other_half, counts[VALIDATION].other_half = len(judging), len(choosing)
+        logger.info(
+            "split %s is halved: one half chooses, the other judges", counts[VALIDATION].split
+        )
+    else:
+        judging = _questions(source, VALIDATION, settings, counts)
+        choosing = _questions(source, SELECTION, settings, counts)
+    choosing = _without(choosing, judging, counts[SELECTION])
+    if DEMONSTRATION in source.splits:
+        shown = _questions(source, DEMONSTRATION, settings, counts)
+        shown = _without(shown, [*judging, *choosing], counts[DEMONSTRATION])
+    else:
+        n_shown = min(settings.n_demonstrations, len(choosing) // 2)
+        shown, choosing = choosing[:n_shown], choosing[n_shown:]
+        choosing = _without(choosing, shown, counts[SELECTION])
+        counts[SELECTION].demonstrations = n_shown
+    if settings.orders == "auto":
+        settings = replace(settings, orders=_orders([*judging, *choosing]))
+    questions = {SELECTION: choosing, VALIDATION: judging, DEMONSTRATION: shown}
+    for role, docs in questions.items():
+        counts[role].questions = len(docs)
+        if counts[role].skipped:
+            logger.warning(
+                "split %s: %d of %d docs cannot be asked and are skipped: %s",
+                counts[role].split,
+                counts[role].skipped.total(),
+                counts[role].docs,
+                ", ".join(f"{reason} ({n})" for reason, n in counts[role].skipped.most_common()),
+            )
+        if not docs and role != DEMONSTRATION:
+            raise TaskError(
+                f"no question is left of the {counts[role].docs} docs of split "
+                f"{counts[role].split!r}{_why(counts[role])}",
+                expected="at least one that can be asked",
+                remedy="check the splits, and how the task reads question, choices and answer; "
+                "--on_bad_doc fail stops at the first doc that cannot be asked",
+            )
+    return AquaSplits(
+        {
+            SELECTION: proxy_dataset(choosing, settings),
+            VALIDATION: proxy_dataset(judging, settings),
+            DEMONSTRATION: proxy_dataset(shown, settings, n_proxies=1),
+        },
+        settings,
+        {role: counts[role].to_dict() for role in ROLES},
+    )
+
+
+def _why(counts: DocCounts) -> str:
+    """What became of a split's docs, as the end of a sentence."""
+    reasons = [f"{number} skipped ({reason})" for reason, number in counts.skipped.most_common()]
+    if counts.duplicates_dropped:
+        reasons.append(f"{counts.duplicates_dropped} duplicates dropped")
+    first = f"; the first: {counts.first_error}" if counts.first_error else ""
+    return (": " + ", ".join(reasons) if reasons else "") + first
+
+
+def _questions(
+    source: QuestionSource, role: str, settings: AquaSettings, counts: dict[str, DocCounts]
+) -> list[MultipleChoiceDoc]:
+    """The questions of a split, in an order drawn from seed and ids unless they are only shown."""
+    most = settings.max_selection if role == SELECTION else None
+    raws = source.read(role, most, settings.seed, counts[role])
+    docs = clean_questions(raws, settings, counts[role])
+    if role == DEMONSTRATION:
+        return docs  # benchmarks show the first of such a split
+    return sorted(docs, key=lambda doc: keyed_draw("question", settings.seed, doc.question_id))
+
+
+def _orders(docs: Sequence[MultipleChoiceDoc]) -> str:
+    """Which orders are asked where no setting says so."""
+    places = {doc.answer for doc in docs}
+    return "drawn" if len(places) == 1 and len(docs) >= _MANY_DOCS else "original"
+
+
+def _halves(
+    docs: Sequence[MultipleChoiceDoc],
+) -> tuple[list[MultipleChoiceDoc], list[MultipleChoiceDoc]]:
+    """Each question in one of two halves by its content, whatever the seed."""
+    halves: tuple[list[MultipleChoiceDoc], list[MultipleChoiceDoc]] = ([], [])
+    for doc in docs:
+        halves[keyed_draw("half", doc.content) % 2].append(doc)
+    return halves
+
+
+def _without(
+    docs: Sequence[MultipleChoiceDoc], others: Sequence[MultipleChoiceDoc], counts: DocCounts
+) -> list[MultipleChoiceDoc]:
+    """The questions that are not among the others.
+
+    Neither with the same options, in whatever order, nor with others but the same right one.
+    """
+    known = {key for doc in others for key in (doc.content, doc.stem)}
+    kept = [doc for doc in docs if doc.content not in known and doc.stem not in known]
+    counts.duplicates_dropped += len(docs) - len(kept)
+    return kept
+
+
+def proxy_dataset(
+    docs: Sequence[MultipleChoiceDoc], settings: AquaSettings, n_proxies: int | None = None
+) -> datasets.Dataset:
+    """The proxies of every question, those of a question side by side.
+
+    Args:
+        docs: the questions.
+        settings: how they are asked.
+        n_proxies: copies of each, if other than the settings say.
+
+    Returns:
+        One row per proxy with the columns `PROXY_COLUMNS`; `prompt` is the question written out.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in PROXY_COLUMNS}
+    for doc in docs:
+        proxies = make_proxies(doc, n_proxies or settings.n_proxies, settings.seed, settings.orders)
+        for proxy in proxies:
+            row = _row(proxy, len(proxies), settings.letter_style)
+            for name in PROXY_COLUMNS:
+                columns[name].append(row[name])
+    text, number = datasets.Value("string"), datasets.Value("int64")
+    kinds = {
+        "proxy": number,
+        "n_proxies": number,
+        "order": datasets.List(number),
+        "choices": datasets.List(text),
+        "answer": number,
+        "letters": datasets.List(text),
+    }
+    features = {name: kinds.get(name, text) for name in PROXY_COLUMNS}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def _row(proxy: Proxy, n_proxies: int, letter_style: str) -> dict[str, Any]:
+    return {
+        **vars(proxy),
+        "n_proxies": n_proxies,
+        "prompt": format_question(proxy, letter_style),
+    }

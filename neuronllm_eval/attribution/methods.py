@@ -1,0 +1,420 @@
+"""The methods that score neurons: what `--method` chooses from.
+
+All share the pass, the prompts, the splits and the selection, so that only the score differs. A
+method says what it needs of a prompt (`quantity`), what the prompt then says of every neuron
+(`values`), and how sums over questions become scores (`score`). The highest positive scores are
+good neurons, the lowest negative ones bad; a method without negative scores finds no bad neurons.
+
+In the formulas h is a neuron's activation at the scored position, IG(F) its integrated gradient
+along alpha * h_l (`attribution`), F the log-softmax over the options at the gold one and p(gold)
+the probability of the gold option's token over the whole vocabulary. At all positions
+(`positions`), products of h and gradients are summed over them, and h alone is its mean over the
+context. Where a source ranks neurons per question, how that becomes a ranking for a task is our
+reading, and said so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuronllm_eval.attribution.integrated_gradients import Attributions, Quantity
+from neuronllm_eval.attribution.score_sums import FIXED_POINT, ScoreSums
+from neuronllm_eval.engine.interface import (
+    gold_loglikelihood,
+    gold_probability,
+    option_cross_entropy,
+)
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.neurons.neuron_set import NeuronScores, Provenance
+
+Floats = NDArray[np.float64]
+_CONTRASTIVE = Quantity(option_cross_entropy)
+_ONE_STEP = Quantity(option_cross_entropy, path=False)
+_PROBABILITY = Quantity(gold_probability)
+_LOSS = Quantity(gold_loglikelihood, path=False)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score neurons. The fields of a subclass are its settings (`--method_args`).
+
+    Attributes:
+        name: what `--method` calls it.
+        quantity: what is attributed; None if the activations are enough.
+        votes: whether a question counts only for the neurons it puts in G_e or B_e.
+        n_groups: into how many groups prompts are parted.
+        unit: of the sums, see `ScoreSums`.
+        measures: what `values` are, in words, for those who read them.
+    """
+
+    name: ClassVar[str]
+    quantity: ClassVar[Quantity | None] = None
+    votes: ClassVar[bool] = False
+    n_groups: ClassVar[int] = 1
+    unit: ClassVar[float] = FIXED_POINT
+    measures: ClassVar[str] = "attribution, in log-nats"
+
+    def values(self, found: Attributions) -> Tensor:
+        """[layers, neurons] what a prompt says of every neuron; summed up over questions."""
+        return found.neurons if self.quantity is None else found.of[self.quantity].values
+
+    def group(self, right: bool) -> int:
+        """The group of a prompt that was answered right or wrong."""
+        return 0
+
+    def note(self, index: int, example_score: Tensor) -> Any:
+        """What else is to be kept of question number `index`, as JSON has it; None for nothing.
+
+        Args:
+            index: place of the question; even and odd ones are halves.
+            example_score: [layers, neurons] `values` summed over its proxies.
+        """
+        return None
+
+    def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """[2, layers, neurons] the scores that even and odd questions give, before they are added.
+
+        Args:
+            sums: over questions.
+            notes: of all questions that have one.
+        """
+        return sums.floats(sums.half_sums)
+
+    def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """[layers, neurons] the scores; arguments as `halves`."""
+        return sums.floats(sums.half_sums.sum(0))
+
+    def counts(self, sums: ScoreSums) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Two [layers, neurons]: questions that put the neuron in G_e, and in B_e."""
+        return sums.good_count, sums.bad_count
+
+
+class ACE(Method):
+    """Additive cross-entropy (NeuronLLM, arXiv 2601.04548).
+
+    ES_e = sum over a question's proxies of IG(F); score = sum of ES_e over the questions whose
+    `top_z` highest or lowest neurons of the layer (G_e, B_e) the neuron is among.
+    """
+
+    name = "ace"
+    quantity = _CONTRASTIVE
+    votes = True
+
+
+class ACEVocabulary(ACE):
+    """ACE with log p(gold) in place of F: an ablation of the contrast between the options."""
+
+    name = "ace_vocabulary"
+    quantity = Quantity(gold_loglikelihood)
+
+
+class GradXAct(Method):
+    """ACE with one step: h * dF/dh at the unedited prompt in place of IG(F).
+
+    Source: gradient times input (Shrikumar et al. 2016), of the target F.
+    """
+
+    name = "gradxact"
+    quantity = _ONE_STEP
+    votes = True
+
+
+class KN(Method):
+    """Knowledge neurons (Dai et al., ACL 2022): IG(p(gold)).
+
+    Summed over all proxies and questions (our reading: the source thresholds per prompt, and keeps
+    the neurons that a share of the prompts have in common).
+    """
+
+    name = "kn"
+    quantity = _PROBABILITY
+    measures = "attribution of the right option's probability"
+
+
+@dataclass(frozen=True)
+class QRNCA(Method):
+    """Query-relevant neuron cluster attribution (Chen et al., AAAI 2025).
+
+    1. A prompt counts for the neurons whose IG(p(gold)) is above `threshold` times its largest.
+       Those of a question's proxies together are its cluster c; the attribution of a neuron is the
+       sum over the proxies that it counts in, and na = attribution / the cluster's sum.
+    2. ica = log(number of clusters / (clusters with the neuron + 1)); naica = na * ica.
+    3. A question chooses the `top_v` neurons of its cluster with the highest positive naica, but
+       for common ones, which more than the share `common` of all clusters have.
+    4. Score: sum of naica over the questions that choose the neuron (our reading: the source has
+       one ranking per question).
+
+    Clusters and shares are those of the authors' published code; the paper divides by the sum over
+    all neurons, which may be zero or negative. Common neurons are dropped as the paper says; the
+    code looks for their names in a list of numbers, and so drops none (`common=1` does the same).
+
+    Attributes:
+        threshold: 0 up to 1.
+        common: above 0, up to 1.
+        top_v: 1 or more.
+    """
+
+    threshold: float = 0.2
+    common: float = 0.3
+    top_v: int = 10
+
+    name = "qrnca"
+    quantity = _PROBABILITY
+    measures = f"{KN.measures}, where above the prompt's threshold"
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "threshold": (0 <= self.threshold < 1, "0 or more, below 1"),
+            "common": (0 < self.common <= 1, "above 0, at most 1"),
+            "top_v": (self.top_v >= 1, "1 or more"),
+        }
+        for name, (is_right, expected) in ranges.items():
+            if not is_right:
+                raise UsageError(
+                    f"{name} of method qrnca is {getattr(self, name)}",
+                    expected=expected,
+                    remedy="check --method_args",
+                )
+
+    def values(self, found: Attributions) -> Tensor:
+        """[layers, neurons] attributions above the prompt's threshold, others 0."""
+        given = super().values(found)
+        least = (self.threshold * given.max()).clamp(min=0.0)
+        return torch.where(given > least, given, 0.0)
+
+    def note(self, index: int, example_score: Tensor) -> Any:
+        """The question's cluster: places of its neurons in the flat array, and their na."""
+        values = example_score.cpu().double().numpy().ravel()
+        members = np.flatnonzero(values)
+        chosen = values[members]
+        shares = chosen / chosen.sum() if len(chosen) else chosen
+        return {"half": index % 2, "neurons": members.tolist(), "shares": shares.tolist()}
+
+    def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.halves`."""
+        seen = Counter(neuron for note in notes for neuron in note["neurons"])
+        shape = sums.good_count.shape
+        found = np.zeros((2, math.prod(shape)))
+        for note in notes:
+            pairs = zip(note["neurons"], note["shares"], strict=True)
+            naica = [
+                (share * math.log(len(notes) / (seen[neuron] + 1)), neuron)
+                for neuron, share in pairs
+            ]
+            # As in the authors' code, common neurons take up places among the first.
+            for value, neuron in sorted(naica, key=lambda each: -each[0])[: self.top_v]:
+                if value > 0 and seen[neuron] <= int(len(notes) * self.common):
+                    found[note["half"], neuron] += value
+        return found.reshape(2, *shape)
+
+    def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.score`."""
+        return self.halves(sums, notes).sum(0)
+
+
+class TN(Method):
+    """Task-specific neurons (Leng & Xiong, COLING 2025): |h * dL/dh| with L = -log p(gold).
+
+    Summed over all proxies and questions; it has no sign, so there are no bad neurons.
+    """
+
+    name = "tn"
+    quantity = _LOSS
+    measures = "size of the attribution, in log-nats"
+
+    def values(self, found: Attributions) -> Tensor:
+        """See `Method.values`."""
+        return super().values(found).abs()
+
+
+class Activation(Method):
+    """Mean of h over all prompts: the highest are good, the lowest negative ones bad.
+
+    Source: none, a baseline; target: none, what the model says does not matter.
+    """
+
+    name = "activation"
+    unit = 2.0**24  # activations of thousands, summed over millions of prompts
+    measures = "activation"
+
+    def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.halves`."""
+        return sums.floats(sums.half_sums) / max(1, sums.n_prompts)
+
+    def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.score`."""
+        return sums.floats(sums.half_sums.sum(0)) / max(1, sums.n_prompts)
+
+
+class ContrastActivation(Method):
+    """Mean of h over prompts answered right, minus that over prompts answered wrong.
+
+    Zero where all prompts are answered alike. Source: none, a baseline; target: whether the
+    likeliest option is the right one.
+    """
+
+    name = "contrast_activation"
+    n_groups = 2
+    unit = Activation.unit
+    measures = Activation.measures
+
+    def group(self, right: bool) -> int:
+        """See `Method.group`."""
+        return int(right)
+
+    def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.halves`."""
+        parts = [self._difference(sums, slice(half, half + 1)) for half in (0, 1)]
+        return np.stack(parts)
+
+    def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.score`."""
+        return self._difference(sums, slice(None))
+
+    def _difference(self, sums: ScoreSums, halves: slice) -> Floats:
+        counts = sums.group_count[:, halves].sum(1)
+        if not counts.all():
+            return np.zeros(sums.good_count.shape)
+        wrong, right = sums.floats(sums.group_sums[:, halves].sum(1)) / counts[:, None, None]
+        return np.asarray(right - wrong)
+
+
+@dataclass(frozen=True)
+class Random(ACE):
+    """ACE's scores dealt out anew within each layer, so that chance has the same layers.
+
+    The questions decide the dealing too: another task or seed is another draw. Source: none, a
+    baseline; target: F, which decides how many neurons of a layer are good or bad.
+
+    Attributes:
+        seed: of the dealing.
+    """
+
+    seed: int = 0
+
+    name = "random"
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(
+                f"seed of method random is {self.seed}",
+                expected="0 or more",
+                remedy="check --method_args",
+            )
+
+    def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.halves`; each half is dealt out by itself."""
+        found = super().halves(sums, notes)
+        return np.stack([self._dealt(half, sums, 1 + place) for place, half in enumerate(found)])
+
+    def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.score`."""
+        return self._dealt(super().score(sums, notes), sums, 0)
+
+    def counts(self, sums: ScoreSums) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `Method.counts`; they stay with their scores."""
+        good, bad = super().counts(sums)
+        return self._dealt(good, sums, 0), self._dealt(bad, sums, 0)
+
+    def _dealt(self, values: NDArray[Any], sums: ScoreSums, number: int) -> NDArray[Any]:
+        questions = hashlib.sha256(sums.questions.encode()).digest()
+        seeds = [self.seed, number, int.from_bytes(questions[:8], "little")]
+        return np.random.default_rng(seeds).permuted(values, axis=1)
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        ACE,
+        KN,
+        QRNCA,
+        TN,
+        GradXAct,
+        Activation,
+        ContrastActivation,
+        Random,
+        ACEVocabulary,
+    )
+}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Add a method of your own, to be used as a decorator; `docs/extending.md` has an example.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    if METHODS.setdefault(method.name, method) is not method:
+        raise UsageError(
+            f"a method {method.name!r} exists already",
+            expected="another name",
+            remedy=f"these are taken: {', '.join(METHODS)}",
+        )
+    return method
+
+
+def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method of this name.
+
+    Args:
+        name: one of `METHODS`.
+        settings: values of its fields; the others keep their defaults.
+
+    Raises:
+        UsageError: an unknown method or setting, or a value it cannot have.
+    """
+    if name not in METHODS:
+        raise UsageError(
+            f"unknown method {name!r:.100}", expected=", ".join(METHODS), remedy="check --method"
+        )
+    fields = {field.name: field for field in dataclasses.fields(METHODS[name])}
+    given = dict(settings or {})
+    for setting, value in given.items():
+        known = fields.get(setting)
+        if known is None:
+            raise UsageError(
+                f"method {name} has no setting {setting!r:.100}",
+                expected=", ".join(fields) or "none",
+                remedy="check --method_args",
+            )
+        wanted = type(known.default)
+        if isinstance(value, bool) or not isinstance(value, (int, wanted)):
+            raise UsageError(
+                f"{setting} of method {name} is {value!r:.100}",
+                expected="a number" if wanted is float else "a whole number",
+                remedy="check --method_args",
+            )
+    return METHODS[name](**given)
+
+
+def to_scores(
+    method: Method, sums: ScoreSums, notes: Sequence[Any], provenance: Provenance
+) -> NeuronScores:
+    """What is written to `scores.safetensors`.
+
+    Args:
+        method: that the sums were made for.
+        sums: over questions.
+        notes: of the questions, in any order.
+        provenance: where they come from.
+    """
+    good_count, bad_count = method.counts(sums)
+    return NeuronScores(
+        score=method.score(sums, notes),
+        good_count=good_count,
+        bad_count=bad_count,
+        half_sums=method.halves(sums, notes),
+        letter_sums=sums.floats(sums.letter_sums),
+        provenance=provenance,
+    )

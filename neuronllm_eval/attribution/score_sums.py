@@ -1,0 +1,155 @@
+"""Running sums over questions, which a method's scores are made of.
+
+Sums are kept in 64-bit fixed point, so that the order of adding cannot change a bit of the result,
+and their size does not depend on the number of questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuronllm_eval.attribution.integrated_gradients import Attribution
+from neuronllm_eval.errors import ArtifactError, DocError
+from neuronllm_eval.runtime.checkpoint import Tally
+
+# One unit of the sums is 2**-40 log-nats; sums up to 2**21 log-nats fit.
+FIXED_POINT = 2.0**40
+_MOST_UNITS = 2.0**61  # a few processes' sums still fit into 63 bits together
+_ARRAYS = ("group_sums", "letter_sums", "good_count", "bad_count", "group_count")
+_COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
+
+
+@dataclass
+class ScoreSums:
+    """Sums over questions, all int64, so adding is exact in any order.
+
+    Even and odd questions are summed up apart, for the split-half statistics. A method may part
+    prompts into groups besides.
+
+    Attributes:
+        group_sums: [groups, 2, layers, neurons] of fixed-point numbers.
+        letter_sums: [letters, layers, neurons] of fixed-point numbers, by gold letter.
+        good_count: [layers, neurons] questions that put the neuron in G_e.
+        bad_count: [layers, neurons] questions that put it in B_e.
+        group_count: [groups, 2] prompts that were added.
+        unit: how many units of the sums are 1.
+        questions: digest of the questions that are summed over.
+        bound: what no sum can exceed, in units, after all that was added here.
+    """
+
+    group_sums: NDArray[np.int64]
+    letter_sums: NDArray[np.int64]
+    good_count: NDArray[np.int64]
+    bad_count: NDArray[np.int64]
+    group_count: NDArray[np.int64]
+    unit: float = FIXED_POINT
+    questions: str = ""
+    gap_max: float = 0.0
+    gap_sum: int = 0
+    change_sum: int = 0
+    n_gaps: int = 0
+    n_questions: int = 0
+    n_prompts: int = 0
+    bound: float = 0.0
+
+    @classmethod
+    def zeros(
+        cls,
+        shape: tuple[int, int],
+        n_letters: int,
+        n_groups: int = 1,
+        unit: float = FIXED_POINT,
+        questions: str = "",
+    ) -> ScoreSums:
+        """Empty sums for a model of `shape` [layers, neurons]."""
+
+        def empty(*leading: int) -> NDArray[np.int64]:
+            return np.zeros((*leading, *shape), dtype=np.int64)
+
+        counts = np.zeros((n_groups, 2), dtype=np.int64)
+        return cls(empty(n_groups, 2), empty(n_letters), empty(), empty(), counts, unit, questions)
+
+    def fixed(self, values: Tensor) -> NDArray[np.int64]:
+        """Numbers as the sums keep them.
+
+        Raises:
+            DocError: these and all before might add up to more than a sum can hold.
+        """
+        self.bound += float(values.abs().max()) * self.unit + 1  # with rounding
+        if not self.bound < _MOST_UNITS:
+            raise DocError(
+                f"scores of up to {float(values.abs().max()):.3g} add up to too much",
+                expected=f"less than {_MOST_UNITS / self.unit:.3g} in all",
+                remedy="use fewer questions, or a method of coarser `unit` (docs/extending.md)",
+            )
+        return _units(values, self.unit)
+
+    def floats(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The other way round."""
+        return sums / self.unit
+
+    @property
+    def half_sums(self) -> NDArray[np.int64]:
+        """[2, layers, neurons] over even and over odd questions, all groups together."""
+        return self.group_sums.sum(0)
+
+    def add_gaps(self, attribution: Attribution) -> None:
+        """Add up what a prompt's attributions miss, if that is measured."""
+        if attribution.completeness_gap is None:
+            return
+        missed, change = attribution.gaps()
+        gaps = missed.cpu().double()
+        self.gap_max = max(self.gap_max, float(gaps.max()))
+        self.gap_sum += int(_units(gaps, FIXED_POINT).sum())
+        self.change_sum += int(_units(change.abs(), FIXED_POINT).sum())
+        self.n_gaps += gaps.numel()
+
+    def tally(self, prefix: str = "") -> Tally:
+        """What is added up over processes; the largest gap is in the questions' records too."""
+        return Tally(
+            {prefix + name: getattr(self, name) for name in _ARRAYS},
+            {prefix + name: getattr(self, name) for name in _COUNTS},
+        )
+
+    def of(self, tally: Tally, gap_max: float, prefix: str = "") -> ScoreSums:
+        """The sums that were added up, which are of the same model and questions as these.
+
+        Args:
+            tally: of all processes.
+            gap_max: the largest of the questions' gaps.
+            prefix: of the names in the tally.
+
+        Raises:
+            ArtifactError: the sums are of another shape.
+        """
+        values: dict[str, Any] = {name: tally.counts[prefix + name] for name in _COUNTS}
+        for name in _ARRAYS:
+            found, expected = tally.arrays.get(prefix + name), getattr(self, name)
+            if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+                raise ArtifactError(
+                    f"the checkpoint's {prefix}{name} is {None if found is None else found.shape}",
+                    expected=f"integers of shape {expected.shape}",
+                    remedy="pass --overwrite to start anew",
+                )
+            values[name] = found
+        return ScoreSums(**values, unit=self.unit, questions=self.questions, gap_max=gap_max)
+
+    @property
+    def gap_mean(self) -> float:
+        """Mean completeness gap over prompts and layers, in units of the target."""
+        return self.gap_sum / FIXED_POINT / max(1, self.n_gaps)
+
+    @property
+    def gap_share(self) -> float:
+        """The gaps' sum over that of |F(h_l) - F(0)|: the share of the change that is missed."""
+        return self.gap_sum / max(1, self.change_sum)
+
+
+def _units(values: Tensor, unit: float) -> NDArray[np.int64]:
+    return torch.round(values.cpu().double() * unit).to(torch.int64).numpy()

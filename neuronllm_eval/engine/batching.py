@@ -1,0 +1,260 @@
+"""How many prompts go through the model together: as many as fit, and fewer when they do not.
+
+1. The memory that a batch needs is estimated from the model's sizes (`batch_bytes`).
+2. `auto` takes as many prompts as fit into half of what is free (`auto_batch_size`).
+3. A batch (`work.units_of`) that runs out of memory all the same is halved, and so are all later
+   ones; nothing that was computed before is lost (`in_batches`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import psutil
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import nn
+
+from neuronllm_eval.engine.fan_out import ROWS_PER_PASS, ROWS_PER_PROMPT
+from neuronllm_eval.engine.replay import SEQUENCES_PER_PASS, TOKENS_PER_PASS
+from neuronllm_eval.errors import ModelError
+from neuronllm_eval.models.ffn_layers import FFNLayers
+from neuronllm_eval.prompts import Prompt, Question
+from neuronllm_eval.runtime.work_units import end_of_batch, units_of
+
+logger = logging.getLogger(__name__)
+AUTO = "auto"
+LARGEST_BATCH = 256
+# Share of the free memory that a batch may take by the estimate.
+_USABLE = 0.5
+Result = TypeVar("Result")
+
+
+class HasTokens(Protocol):
+    """A prompt of any kind."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Its length."""
+        ...
+
+
+Item = TypeVar("Item", bound=HasTokens)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass over a batch of prompts holds, as far as memory goes.
+
+    Attributes:
+        n_copies: copies of each prompt's last token: those of every layer if gradients are taken,
+            else the conditions.
+        gradients: whether it is one of attribution.
+        whole_prompts: whether whole prompts go through the model instead of copies of their last
+            tokens, with gradients (`one_pass`).
+    """
+
+    n_copies: int
+    gradients: bool
+    whole_prompts: bool = False
+
+    def rows(self, n_layers: int, batch_size: int) -> list[int]:
+        """[layers] copies of one prompt that go through each layer, in the largest pass.
+
+        As the fan-out engine splits them up: of attribution, copies join where they are edited.
+        """
+        if not self.gradients:
+            most = max(1, ROWS_PER_PASS // batch_size)
+            return [min(self.n_copies, ROWS_PER_PROMPT, most)] * n_layers
+        most = ROWS_PER_PASS // (batch_size * self.n_copies)
+        fit = (max(ROWS_PER_PROMPT, self.n_copies + 1) - 1) // self.n_copies
+        last = max(1, min(most, fit, n_layers))
+        return [1 + self.n_copies * min(layer, last) for layer in range(1, n_layers + 1)]
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What decides the memory of a pass, in numbers rather than bytes.
+
+    Attributes:
+        n_layers: decoder layers.
+        activations: of one token in one layer.
+        one_token: keys and values of one token in one layer.
+        repeated: further keys and values of one token, where heads share them.
+        attention: of each query and key: attention weights, where they are kept as a matrix.
+        vocabulary: logits of a row.
+        n_bytes: of a number.
+    """
+
+    n_layers: int
+    activations: int
+    one_token: int
+    repeated: int
+    attention: int
+    vocabulary: int
+    n_bytes: int
+
+    @classmethod
+    def of(cls, model: nn.Module, layers: FFNLayers) -> _Sizes:
+        config: Any = model.config
+        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        width, heads = int(config.hidden_size), int(config.num_attention_heads)
+        groups = int(getattr(config, "num_key_value_heads", None) or heads)
+        head_width = int(getattr(config, "head_dim", None) or width // heads)
+        eager = getattr(config, "_attn_implementation", None) == "eager"
+        return cls(
+            n_layers=layers.n_layers,
+            activations=6 * width + 3 * layers.width,
+            one_token=2 * groups * head_width,
+            repeated=2 * heads * head_width if groups < heads else 0,
+            attention=2 * heads if eager else 0,
+            vocabulary=int(config.vocab_size),
+            n_bytes=next(model.parameters()).element_size(),
+        )
+
+    def layer(self, n_queries: int, n_keys: int) -> int:
+        """What one layer computes for a sequence, beside the keys and values it is given."""
+        attention = self.repeated * n_keys + self.attention * n_queries * n_keys
+        return self.activations * n_queries + attention
+
+
+def batch_bytes(
+    model: nn.Module, layers: FFNLayers, n_tokens: int, batch_size: int, passes: Pass
+) -> int:
+    """About how much memory a batch takes in the fan-out engine, beside the weights.
+
+    The larger of prefilling, which has one layer's activations beside the keys and values that it
+    makes, and of the pass over copies, which has these keys and values, those of the cache that it
+    extends, and one layer's activations; with gradients, what the backward pass needs of all.
+
+    Args:
+        model: a Hugging Face causal LM.
+        layers: its FFN down-projections.
+        n_tokens: length of the prompts.
+        batch_size: how many of them.
+        passes: what a pass holds.
+    """
+    sizes = _Sizes.of(model, layers)
+    prefill = sizes.n_layers * sizes.one_token * n_tokens + sizes.layer(n_tokens, n_tokens)
+    rows = passes.rows(layers.n_layers, batch_size)
+    computed = [sizes.layer(each, n_tokens + each) for each in rows]
+    copies = sum(sizes.one_token * (2 * n_tokens + each) for each in rows)
+    copies += sum(computed) if passes.gradients else max(computed)
+    # The head gives gradients for the options' tokens alone.
+    copies += sizes.vocabulary * (1 if passes.gradients else max(rows))
+    return batch_size * sizes.n_bytes * max(prefill, copies)
+
+
+def replay_bytes(
+    model: nn.Module, layers: FFNLayers, n_tokens: int, passes: Pass, batch_size: int = 1
+) -> int:
+    """About how much memory a pass of the replay engine takes, beside the weights.
+
+    Args:
+        model: a Hugging Face causal LM.
+        layers: its FFN down-projections.
+        n_tokens: length of the prompts.
+        passes: what a pass holds.
+        batch_size: prompts; they go one by one, but where a pass has whole ones.
+    """
+    sizes = _Sizes.of(model, layers)
+    wanted = batch_size if passes.whole_prompts else passes.n_copies
+    n_rows = max(1, min(SEQUENCES_PER_PASS, TOKENS_PER_PASS // n_tokens, wanted))
+    kept = layers.n_layers if passes.gradients else 1
+    row = kept * sizes.layer(n_tokens, n_tokens)
+    row += n_tokens * sizes.vocabulary * (2 if passes.gradients else 1)
+    return n_rows * sizes.n_bytes * row
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def auto_batch_size(
+    model: nn.Module, layers: FFNLayers, prompts: Sequence[Prompt], passes: Pass
+) -> int:
+    """How many of the longest of these prompts fit, 1 to `LARGEST_BATCH`."""
+    longest = max(prompt.n_tokens for prompt in prompts)
+    room = _USABLE * free_memory(next(model.parameters()).device)
+
+    def needed(size: int) -> int:
+        if passes.whole_prompts:
+            return replay_bytes(model, layers, longest, passes, size)
+        return batch_bytes(model, layers, longest, size, passes)
+
+    largest = SEQUENCES_PER_PASS if passes.whole_prompts else LARGEST_BATCH
+    size = next((n for n in range(largest, 1, -1) if needed(n) <= room), 1)
+    logger.info("batch size %d: about %.0f MiB", size, needed(size) / 2**20)
+    return size
+
+
+def in_batches(
+    questions: Sequence[Question],
+    batch_size: int,
+    compute: Callable[[list[Prompt]], list[Result]],
+    units: Iterable[range] | None = None,
+) -> Iterator[tuple[int, list[Result]]]:
+    """Results of every question's prompts, in order, in batches of whole questions.
+
+    The next unit is taken when the results of the one before have all been consumed.
+
+    Args:
+        questions: what is computed.
+        batch_size: about how many prompts go together; at least one question's.
+        compute: gives one result for each prompt.
+        units: places of the questions that go together; all of `units_of` if not given.
+
+    Yields:
+        the question's index, and its prompts' results.
+
+    Raises:
+        ModelError: not even one prompt fits into memory.
+    """
+    size = batch_size
+    for unit in units_of(questions, batch_size) if units is None else units:
+        start = unit.start
+        while start < unit.stop:
+            stop = end_of_batch(questions, start, unit.stop, size)
+            prompts = [prompt for question in questions[start:stop] for prompt in question.prompts]
+            found, largest = halving(prompts, compute)
+            if largest < len(prompts):
+                size = largest
+                logger.warning("out of memory; going on with about %d prompts at a time", size)
+            results = iter(found)
+            for index in range(start, stop):
+                yield index, [next(results) for _ in questions[index].prompts]
+            start = stop
+
+
+def halving(
+    prompts: list[Item], compute: Callable[[list[Item]], list[Result]]
+) -> tuple[list[Result], int]:
+    """Results of all prompts, and the largest number of them that fitted into memory together.
+
+    Raises:
+        ModelError: not even one prompt fits.
+    """
+    try:
+        return compute(prompts), len(prompts)
+    except Exception as error:
+        if not should_reduce_batch_size(error):
+            raise
+        if len(prompts) == 1:
+            raise ModelError(
+                f"out of memory with one prompt of {prompts[0].n_tokens} tokens: {error}",
+                expected="room for one prompt",
+                remedy="use a smaller model, dtype=bfloat16, parallelize=True in --model_args, or "
+                "fewer --n_steps",
+            ) from error
+    # Not within the handler: it holds on to the tensors of the batch that failed.
+    clear_device_cache(garbage_collection=True)
+    middle = len(prompts) // 2
+    first, fitted = halving(prompts[:middle], compute)
+    second, also = halving(prompts[middle:], compute)
+    return first + second, max(1, min(fitted, also))

@@ -1,0 +1,277 @@
+"""What each condition did to the benchmark: `conditions.jsonl` -> paired deltas. Pure.
+
+Kept apart from the report so that every number in it can be computed again from the artifacts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.stats.mcnemar import McNemar, holm, mcnemar
+from neuronllm_eval.evaluation.stats.paired_delta import (
+    PairedDelta,
+    paired_delta,
+    points_between,
+    relative_accuracy_change,
+    relative_confidence_change,
+)
+from neuronllm_eval.evaluation.stats.random_controls import ControlRank, random_control_rank
+from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.interventions.conditions import (
+    UNMASKED,
+    ConditionName,
+    Scales,
+    control_name,
+    only_operation,
+)
+from neuronllm_eval.interventions.edited_counts import Edited, edited_by
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+
+# What each condition is expected to do; its place among the controls is judged on this side.
+EXPECTED_SIGN = {
+    "suppress_good": -1,
+    "suppress_bad": 1,
+    "enhance_good": 1,
+    "enhance_bad": -1,
+    "degrade": -1,
+    "enhance": 1,
+}
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """p-values of one condition after Holm's correction.
+
+    Attributes:
+        n_tests: conditions that were corrected for, itself among them; those that edit the same
+            neurons in the same way are one.
+        p_value: of the accuracy delta, by question.
+        mcnemar_p_value: of McNemar's test, by doc.
+    """
+
+    n_tests: int
+    p_value: float
+    mcnemar_p_value: float
+
+
+@dataclass(frozen=True)
+class ConditionSummary:
+    """One condition, or one point of a sweep, against the unmasked run on the same docs.
+
+    A condition that edits no neuron is not judged: changes and p are nan, tests are None.
+
+    Attributes:
+        name: as in `conditions.jsonl`; that of the condition, but for points.
+        condition: one of `conditions.CONDITIONS`.
+        top_k: good and bad neurons; None for the unmasked run.
+        scale: factor of the condition's only operation; None for those of two or none.
+        accuracy: paired, percent and percentage points.
+        confidence: the same of the softmax over options at gold, percent and percentage points.
+        rac: relative accuracy change, percent (our reading).
+        rcc: relative confidence change, percent (our reading).
+        controls: accuracy deltas of the layer-matched random controls under the same operation;
+            None for the unmasked run.
+        n_beyond: controls that moved less in the expected direction than the condition did.
+        mcnemar: docs gained and lost, with McNemar's exact test; None for the unmasked run.
+        corrected: of `accuracy` and `mcnemar`, for the conditions as they are, or, for a point,
+            for all of them and all points (our reading); None for the unmasked run.
+        edited: how many neurons it edits; None for the unmasked run, and in summaries of versions
+            that did not say so.
+    """
+
+    name: str
+    condition: str
+    top_k: int | None
+    scale: float | None
+    accuracy: PairedDelta
+    confidence: PairedDelta
+    rac: float
+    rcc: float
+    controls: ControlRank | None
+    n_beyond: int
+    mcnemar: McNemar | None
+    corrected: Corrected | None = None
+    edited: Edited | None = None
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it edits anything, and so has changes and tests."""
+        return self.mcnemar is not None
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is a point of a sweep rather than the condition as it is."""
+        return self.name != self.condition
+
+
+def summarise(
+    table: DocTable, neurons: NeuronSet, scales: Scales, n_resamples: int = 10_000, seed: int = 0
+) -> list[ConditionSummary]:
+    """Every condition and point that is not a random control, in order.
+
+    Args:
+        table: right or wrong and confidence per doc.
+        neurons: good and bad ones of the conditions that are no points.
+        scales: their factors.
+        n_resamples: draws of the bootstrap and of the permutation test.
+        seed: of those draws.
+
+    Raises:
+        ArtifactError: a point is of more neurons than there are.
+    """
+    chosen = [name for name in table.conditions if ".random_" not in name]
+    edited = edited_by(chosen, neurons, scales)
+    found = [_summarise(table, name, neurons.top_k, scales, n_resamples, seed) for name in chosen]
+    return _corrected([_with_edited(each, edited.get(each.name)) for each in found])
+
+
+def _with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:
+    """The same with `edited`; without figures where nothing was edited."""
+    if edited is None or edited.n_neurons:
+        return dataclasses.replace(summary, edited=edited)
+    return dataclasses.replace(
+        summary,
+        accuracy=_without_change(summary.accuracy),
+        confidence=_without_change(summary.confidence),
+        rac=math.nan,
+        rcc=math.nan,
+        controls=None,
+        n_beyond=0,
+        mcnemar=None,
+        edited=edited,
+    )
+
+
+def _without_change(delta: PairedDelta) -> PairedDelta:
+    return dataclasses.replace(delta, delta=math.nan, low=math.nan, high=math.nan, p_value=math.nan)
+
+
+def _corrected(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
+    """The same with `corrected`.
+
+    A point is one of a surface that is there to be searched, so it is corrected for all that was
+    judged. The conditions as they are were named beforehand: a sweep takes nothing from them.
+    """
+    tested = [each for each in summaries if each.is_judged and _stands_for(each) == each.name]
+    over_all = _holm(tested)
+    over_plain = _holm([each for each in tested if not each.is_point])
+    return [
+        dataclasses.replace(
+            each, corrected=(over_all if each.is_point else over_plain).get(_stands_for(each))
+        )
+        for each in summaries
+    ]
+
+
+def _stands_for(summary: ConditionSummary) -> str:
+    """The name under which it is counted: what does the same is tested once."""
+    same = None if summary.edited is None else summary.edited.same_as
+    return summary.name if same is None else same
+
+
+def _holm(family: Sequence[ConditionSummary]) -> dict[str, Corrected]:
+    return corrected_together(
+        {
+            each.name: (each.accuracy.p_value, each.mcnemar.p_value)
+            for each in family
+            if each.mcnemar is not None
+        }
+    )
+
+
+def corrected_together(family: Mapping[str, tuple[float, float]]) -> dict[str, Corrected]:
+    """By name, after Holm's correction for all of them; from (p by question, McNemar's p)."""
+    by_question = holm([by_question for by_question, _ in family.values()])
+    by_doc = holm([by_doc for _, by_doc in family.values()])
+    return {
+        name: Corrected(len(family), *p_values)
+        for name, *p_values in zip(family, by_question, by_doc, strict=True)
+    }
+
+
+def _summarise(
+    table: DocTable, name: str, top_k: int, scales: Scales, n_resamples: int, seed: int
+) -> ConditionSummary:
+    def paired(values: Mapping[str, NDArray[np.float64]]) -> PairedDelta:
+        return paired_delta(
+            values[UNMASKED],
+            values[name],
+            table.question_index,
+            n_resamples=n_resamples,
+            seed=seed,
+        )
+
+    accuracy, confidence = paired(table.correct), paired(table.confidence)
+    controls = [
+        points_between(table.correct[UNMASKED], table.correct[other])
+        for other in table.conditions
+        if other.startswith(control_name(name, 0)[:-1])
+    ]
+    parts = ConditionName.parse(name)
+    operation = only_operation(parts.condition)
+    sign = EXPECTED_SIGN.get(parts.condition, 0)
+    return ConditionSummary(
+        name=name,
+        condition=parts.condition,
+        top_k=None if name == UNMASKED else parts.top_k or top_k,
+        scale=None if operation is None else float(getattr(parts.scales(scales), operation)),
+        accuracy=accuracy,
+        confidence=confidence,
+        rac=relative_accuracy_change(accuracy.unmasked, accuracy.condition),
+        rcc=relative_confidence_change(confidence.unmasked, confidence.condition),
+        controls=random_control_rank(accuracy.delta, controls, sign) if sign else None,
+        n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
+        mcnemar=mcnemar(table.correct[UNMASKED], table.correct[name]) if sign else None,
+    )
+
+
+def summary_json(
+    task: str,
+    split: str,
+    summaries: Sequence[ConditionSummary],
+    docs: dict[str, Any],
+    metrics: Mapping[str, Mapping[str, float]],
+    split_half: SplitHalf,
+    positions: Mapping[str, str],
+) -> str:
+    """The content of `summary.json`; what is not a number is null.
+
+    Args:
+        task: name of the harness task.
+        split: the split that judged.
+        summaries: one per condition and point.
+        docs: per split, what became of its docs.
+        metrics: by name of condition or point, the harness's metrics.
+        split_half: how far two halves of the selection agree on the neurons.
+        positions: where neurons were `chosen_at`, and where conditions were `applied_at`.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    conditions = [
+        plain({**dataclasses.asdict(summary), "metrics": dict(metrics.get(summary.name, {}))})
+        for summary in summaries
+    ]
+    values = {
+        "task": task,
+        "split": split,
+        "docs": docs,
+        "positions": dict(positions),
+        "split_half": plain(dataclasses.asdict(split_half)),
+        "conditions": conditions,
+    }
+    return json.dumps(values, indent=1) + "\n"

@@ -1,0 +1,4 @@
+"""Paired statistics; pure.
+
+Read first: `paired_delta.py`.
+"""

@@ -1,0 +1,4 @@
+"""What single neurons write and what each is worth alone.
+
+Read first: `evidence.py`.
+"""

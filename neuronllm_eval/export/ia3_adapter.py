@@ -1,0 +1,130 @@
+"""A condition as a PEFT IA3 adapter: factors on what enters the FFN down-projections.
+
+A mask over all positions is exactly what an IA3 adapter does whose `feedforward_modules` are the
+down-projections: vectors that multiply their input, one factor for each neuron. The two files are
+written here as PEFT writes them, but with the same bytes for the same factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.models.ffn_layers import DOWN_PROJECTIONS, FFNLayers
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+# Types in which a factor is not what it is in float32.
+_HALVES = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Ia3Site:
+    """Where a model takes IA3 vectors.
+
+    Attributes:
+        names: of the down-projections, in layer order.
+        targets: what PEFT looks for at the end of modules' names: one ending, or where that is also
+            other modules', as those of a vision tower, the whole names.
+        fan_in_fan_out: whether their weights are [inputs, outputs], as GPT-2's.
+    """
+
+    names: tuple[str, ...]
+    targets: tuple[str, ...]
+    fan_in_fan_out: bool
+
+
+def ia3_site(model: nn.Module, layers: FFNLayers) -> Ia3Site:
+    """Where PEFT puts IA3 vectors so that they scale the neurons of `layers`.
+
+    Args:
+        model: may be on the meta device: only names and kinds of modules are looked at.
+        layers: its down-projections.
+
+    Raises:
+        ModelError: a down-projection is of a kind that PEFT's IA3 does not know.
+    """
+    kinds = {type(module) for module in layers.modules}
+    if odd := [kind.__name__ for kind in kinds if not issubclass(kind, (nn.Linear, Conv1D))]:
+        raise ModelError(
+            f"the down-projections are {', '.join(sorted(odd))} modules",
+            expected="torch.nn.Linear (bitsandbytes' are) or transformers' Conv1D, which is what "
+            "PEFT's IA3 takes",
+            remedy="load the model without that quantisation, or use "
+            "`neuronllm-eval run --model neuronllm` with positions=all",
+        )
+    known = (path for path in DOWN_PROJECTIONS if layers.names[0].endswith(f".{path}"))
+    suffix = max(known, key=len)
+    # As PEFT finds its targets.
+    found = {name for name, _ in model.named_modules() if name.endswith(f".{suffix}")}
+    targets = (suffix,) if found == set(layers.names) else layers.names
+    return Ia3Site(layers.names, targets, any(issubclass(kind, Conv1D) for kind in kinds))
+
+
+def rounded_factors(factors: NDArray[np.float32], dtype: str) -> Tensor:
+    """[layers, neurons] float32 factors as they are in a model of `dtype`, such as `bfloat16`.
+
+    PEFT multiplies in float32 and rounds the product; a mask multiplies in the model's type. With
+    factors that the model's type holds, both round the same exact product.
+
+    Raises:
+        UsageError: a factor is too large for the type.
+    """
+    values = torch.from_numpy(np.ascontiguousarray(factors))
+    if dtype in _HALVES:
+        values = values.to(getattr(torch, dtype)).float()
+    if not bool(torch.isfinite(values).all()):
+        raise UsageError(
+            f"a factor of {np.abs(factors).max():g} for a model in {dtype}",
+            expected=f"factors that {dtype} can hold",
+            remedy="check --scale, --suppress_scale and --enhance_scale",
+        )
+    return values
+
+
+def adapter_weights(site: Ia3Site, factors: Tensor) -> bytes:
+    """The content of `adapter_model.safetensors`.
+
+    Args:
+        site: of the model.
+        factors: [layers, neurons] float32, as `rounded_factors` gives them.
+    """
+    vectors = {
+        f"base_model.model.{name}.ia3_l": row.reshape(1, -1).clone()
+        for name, row in zip(site.names, factors, strict=True)
+    }
+    return save(vectors, metadata={"format": "pt"})
+
+
+def adapter_config(site: Ia3Site, base_model: str, revision: str) -> str:
+    """The content of `adapter_config.json`.
+
+    Args:
+        site: of the model.
+        base_model: its name or path.
+        revision: of it.
+    """
+    return dump_json(
+        {
+            "auto_mapping": None,
+            "base_model_name_or_path": base_model,
+            "exclude_modules": None,
+            "fan_in_fan_out": site.fan_in_fan_out,
+            "feedforward_modules": list(site.targets),
+            "inference_mode": True,
+            "init_ia3_weights": True,
+            "modules_to_save": None,
+            "peft_type": "IA3",
+            "revision": None if revision == "main" else revision,
+            "target_modules": list(site.targets),
+            "task_type": "CAUSAL_LM",
+        }
+    )

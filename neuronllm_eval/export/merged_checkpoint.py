@@ -1,0 +1,94 @@
+"""A condition as a full checkpoint: factors multiplied into the down-projections' weights.
+
+(h * s) W and h (s W) are the same products where s is 0 or a power of two. Other factors round each
+weight once, in the model's type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from neuronllm_eval.errors import ModelError
+from neuronllm_eval.models.ffn_layers import FFNLayers
+from neuronllm_eval.models.load_errors import readable_loading
+
+_MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def require_mergeable(model: nn.Module, layers: FFNLayers) -> None:
+    """Raise ModelError unless the down-projections are linear layers with plain weights."""
+    for name, module in zip(layers.names, layers.modules, strict=True):
+        weight = getattr(module, "weight", None)
+        plain = isinstance(weight, Tensor) and weight.dtype in _MERGEABLE
+        if (
+            not plain
+            or getattr(model, "hf_quantizer", None) is not None
+            or not isinstance(module, (nn.Linear, Conv1D))
+        ):
+            kind = type(module).__name__ if weight is None else weight.dtype
+            raise ModelError(
+                f"{name} is quantised, or no plain linear layer ({kind})",
+                expected="weights of a floating-point type of 16 bits or more, to multiply",
+                remedy="export with --format peft, which leaves the weights alone; or load the "
+                "model without quantisation and run identify on that",
+            )
+
+
+@torch.no_grad()
+def merge_factors(layers: FFNLayers, factors: Tensor) -> None:
+    """Multiply factors into the weights of the down-projections, in place; biases stay.
+
+    Args:
+        layers: as `require_mergeable` takes them.
+        factors: [layers, neurons] float32, as `ia3.rounded_factors` gives them.
+
+    Raises:
+        ModelError: a weight becomes too large for its type; the model is then of no use.
+    """
+    for name, module, row in zip(layers.names, layers.modules, factors, strict=True):
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        own = row.to(weight.device)
+        column = own[:, None] if isinstance(module, Conv1D) else own  # Conv1D: [inputs, outputs]
+        # Type promotion: 16-bit weights are multiplied in float32 and rounded once, as PEFT does.
+        product = (weight.data * column).to(weight.dtype)
+        if not bool(torch.isfinite(product).all()):
+            raise ModelError(
+                f"{name} times the factors is not finite in {weight.dtype}",
+                expected="weights that stay within their type",
+                remedy="use a smaller --scale, or export with --format peft",
+            )
+        weight.data = product
+
+
+def save_checkpoint(
+    model: transformers.PreTrainedModel, model_args: Mapping[str, Any], folder: Path
+) -> None:
+    """Write a model and the tokenizer of its base as a checkpoint of safetensors.
+
+    Args:
+        model: a transformers model.
+        model_args: of the run, which name the tokenizer.
+        folder: where to.
+    """
+    base = model_args["pretrained"]
+    given = {
+        name: model_args[name]
+        for name in ("revision", "trust_remote_code", "subfolder", "gguf_file")
+        if model_args.get(name) is not None
+    }
+    with readable_loading(base):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            model_args.get("tokenizer") or base,
+            use_fast=model_args.get("use_fast_tokenizer", True),
+            **given,
+        )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,4 @@
+"""Any multiple-choice task of the harness becomes an AQUA task.
+
+Read first: `convert.py`.
+"""

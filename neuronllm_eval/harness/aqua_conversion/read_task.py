@@ -1,0 +1,406 @@
+"""The questions of a harness task, read through the task's own functions.
+
+1. A doc's prompt, choices and target are what `doc_to_text`, `doc_to_choice` and `doc_to_target`
+   say (`TaskFields`).
+2. The prompt is taken apart (`adapter_text`): options behind labels, or the choices as texts.
+3. The gold is the target; where the task scores answers by a function of its own, that function is
+   asked which options it takes as right.
+4. `HarnessSource` does so for the splits, and refuses a task none of whose docs can be read.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import operator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.utils import env
+
+from neuronllm_eval.aqua.cleaning import DocCounts, RawQuestion, gold_index
+from neuronllm_eval.aqua.dataset_source import (
+    DEMONSTRATION,
+    SELECTION,
+    VALIDATION,
+    drawn_rows,
+    group_of,
+)
+from neuronllm_eval.errors import DocError, TaskError
+from neuronllm_eval.harness.aqua_conversion.parse_prompt import (
+    begins_alphabet,
+    label_of,
+    labelled_texts,
+    labels_of,
+    lettered_options,
+    text_stem,
+)
+from neuronllm_eval.harness.aqua_conversion.prompt_cues import passage_and_question
+from neuronllm_eval.harness.tasks import is_aqua, seed_as_lm_eval, validation_split
+
+# So many docs of a split are looked at before it is taken.
+_SAMPLE = 20
+# Names of splits that a data set may have though its task does not name them.
+_SPARE_SPLITS = ("train", "validation", "dev")
+_NO_TEXT = ("", "None", "nan")
+
+
+class TaskFields:
+    """A task's `doc_to_text`, `doc_to_choice` and `doc_to_target`, with templates compiled once.
+
+    The harness compiles a template for every doc, a millisecond each.
+    """
+
+    def __init__(self, task: ConfigurableTask) -> None:
+        self.task = task
+
+    def text(self, doc: dict[str, Any]) -> Any:
+        """The prompt; a number where each choice has a context of its own."""
+        rendered = self._rendered(self.task.config.doc_to_text, doc)
+        if rendered is None:
+            return self.task.doc_to_text(doc)
+        return int(rendered) if rendered.isdigit() else rendered
+
+    def choices(self, doc: dict[str, Any]) -> list[str]:
+        """The choices, `[n_choices]`."""
+        rendered = self._rendered(self.task.config.doc_to_choice, doc)
+        found = self.task.doc_to_choice(doc) if rendered is None else ast.literal_eval(rendered)
+        return [str(choice) for choice in found]
+
+    def target(self, doc: dict[str, Any]) -> Any:
+        """The right choice: an index, a choice, or a list."""
+        rendered = self._rendered(self.task.config.doc_to_target, doc)
+        if rendered is None:
+            return self.task.doc_to_target(doc)
+        if rendered.isdigit():
+            return int(rendered)
+        if len(rendered) > 1 and (rendered[0], rendered[-1]) == ("[", "]"):
+            try:
+                return ast.literal_eval(rendered)
+            except (SyntaxError, ValueError):
+                return rendered
+        return rendered
+
+    def _rendered(self, field: Any, doc: dict[str, Any]) -> str | None:
+        """What a field that is a template gives; None for one that is not."""
+        is_template = isinstance(field, str) and field not in self.task.features
+        if not is_template or self.task.prompt is not None:
+            return None
+        return _compiled(field).render(**doc)
+
+
+logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> jinja2.Template:
+    return env.from_string(template)
+
+
+class HarnessSource:
+    """The questions of a harness task; see `aqua_sources.QuestionSource`.
+
+    Args:
+        task: a task of `output_type: multiple_choice`.
+        selection_split: split that chooses neurons; None for the task's training split, or
+            another that it does not judge on, whichever is the first with docs that can be read.
+            Where there is none, the judging split is halved.
+
+    Raises:
+        TaskError: the task cannot be turned; says why.
+    """
+
+    def __init__(self, task: ConfigurableTask, selection_split: str | None = None) -> None:
+        _require_text_task(task)
+        self.task = task
+        self.fields = TaskFields(task)
+        self._processed: dict[str, Sequence[dict[str, Any]]] = {}
+        self._require_readable(validation_split(task))
+        self.splits: Mapping[str, str] = self._splits(selection_split)
+
+    def _splits(self, override: str | None) -> dict[str, str]:
+        config, judging = self.task.config, validation_split(self.task)
+        known = list(self.task.dataset)
+        if override is not None:
+            if override not in known or override == judging:
+                raise TaskError(
+                    f"the selection split of {config.task} is to be {override!r}",
+                    expected=f"a split other than {judging!r}, which judges; the data set has: "
+                    + ", ".join(known),
+                    remedy="pass another --selection_split",
+                )
+            self._require_readable(override)
+        fewshot = config.fewshot_split
+        named = (config.training_split, config.validation_split)
+        spare = [split for split in _SPARE_SPLITS if split != fewshot]
+        candidates = [override] if override is not None else [*named, *spare]
+        usable = (
+            split
+            for split in candidates
+            if split in known and split != judging and self._is_usable(split, split in named)
+        )
+        chosen = next(usable, None)
+        if chosen is None:
+            logger.warning(
+                "%s: no split but %r can choose neurons; it is halved, and half of it judges",
+                config.task,
+                judging,
+            )
+        found = {SELECTION: chosen or judging, VALIDATION: judging}
+        if fewshot in known and fewshot not in found.values() and self._golds(fewshot):
+            found[DEMONSTRATION] = fewshot
+        return found
+
+    def read(self, role: str, most: int | None, seed: int, counts: DocCounts) -> Iterator[Any]:
+        """The docs of a role's split; see `aqua_sources.QuestionSource`."""
+        docs = self._docs(self.splits[role])
+        for row in drawn_rows(len(docs), most, seed, counts):
+            yield self._read_doc(row, docs[row])
+
+    def _docs(self, split: str) -> Sequence[dict[str, Any]]:
+        if split not in self._processed:
+            docs, process_docs = self.task.dataset[split], self.task.config.process_docs
+            if process_docs is not None:
+                # Some shuffle options: alike whenever, and by whomever, the docs are read.
+                seed_as_lm_eval()
+                docs = process_docs(docs)
+            self._processed[split] = docs
+        return self._processed[split]
+
+    def _read_doc(self, row: int, doc: dict[str, Any]) -> RawQuestion | DocError:
+        try:
+            return read_doc(self.fields, row, doc)
+        except DocError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever the task's functions raise on this doc
+            return DocError(
+                f"the doc cannot be read: {type(error).__name__}: {error}",
+                expected="a doc of the form that the task is made for",
+                remedy="leave it out",
+                reason="unreadable",
+            )
+
+    def _sample(self, split: str) -> list[RawQuestion | DocError]:
+        docs = self._docs(split)
+        return [self._read_doc(row, docs[row]) for row in range(min(_SAMPLE, len(docs)))]
+
+    def _is_usable(self, split: str, is_named: bool) -> bool:
+        """Whether a split's first docs can be asked; a warning if the task itself names it."""
+        golds = self._golds(split)
+        if not golds and is_named:
+            logger.warning(
+                "%s: its split %r is passed over, since none of its first docs can be asked",
+                self.task.config.task,
+                split,
+            )
+        return bool(golds)
+
+    def _golds(self, split: str) -> list[int]:
+        """The golds of a split's first docs that can be asked; none if it cannot be read."""
+        try:
+            found = self._sample(split)
+        except Exception as error:  # noqa: BLE001 - a split the task does not use need not be of its form
+            logger.info("%s: split %r: %s", self.task.config.task, split, error)
+            return []
+        questions = [each for each in found if isinstance(each, RawQuestion)]
+        return [each.answer for each in questions if 0 <= each.answer < len(each.choices)]
+
+    def _require_readable(self, split: str) -> None:
+        """Refuse a task none of whose first docs can be asked, before all are read."""
+        found = self._sample(split)
+        errors = [each for each in found if isinstance(each, DocError)]
+        questions = [each for each in found if isinstance(each, RawQuestion)]
+        if errors and not questions:
+            reason, _ = Counter(error.reason for error in errors).most_common(1)[0]
+            first = next(error for error in errors if error.reason == reason)
+            raise self._refusal(first.found, first.expected)
+        golds = [(each.answer, len(each.choices)) for each in questions]
+        if golds and all(gold >= 1 for gold, _ in golds) and any(gold == n for gold, n in golds):
+            raise self._refusal("its target counts from 1", "an index that counts from 0")
+        if golds and not any(0 <= gold < n for gold, n in golds):
+            raise self._refusal(
+                f"no doc of the split {split!r} says which option is right: the target of the "
+                f"first is {golds[0][0]}",
+                "the index of an option",
+            )
+
+    def _refusal(self, found: str, expected: str) -> TaskError:
+        return TaskError(
+            f"task {self.task.config.task} cannot be turned into an AQUA task: {found}",
+            expected=expected,
+            remedy="choose another task, or write an AQUA task for its data set (docs/tasks.md)",
+        )
+
+
+def _require_text_task(task: Any) -> None:
+    """Refuse tasks whose questions are not all in doc_to_text, doc_to_choice and doc_to_target."""
+    name = getattr(getattr(task, "config", None), "task", type(task).__name__)
+    found = None
+    if not isinstance(task, ConfigurableTask) or type(task).doc_to_text is not (
+        ConfigurableTask.doc_to_text
+    ):
+        found = f"task {name} is written as a class of its own, {type(task).__name__}"
+    elif task.config.doc_to_image or task.config.doc_to_audio:
+        found = f"task {name} shows pictures or sound"
+    elif is_aqua(task):
+        found = f"task {name} is an AQUA task already"
+    if found is not None:
+        raise TaskError(
+            f"{found}; it cannot be turned into one",
+            expected="a multiple-choice task of text, given by doc_to_text, doc_to_choice and "
+            "doc_to_target",
+            remedy="choose another task",
+        )
+
+
+def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
+    """One doc of a harness task as a question with options as texts.
+
+    Returns:
+        The question; its answer is an index, which may be out of range (a doc without label).
+
+    Raises:
+        DocError: the prompt cannot be taken apart, or no single option is right.
+    """
+    prompt, choices = fields.text(doc), fields.choices(doc)
+    if not isinstance(prompt, str):
+        raise DocError(
+            f"each option has a context of its own (doc_to_text gives {prompt!r}, not a text)",
+            expected="one context, several options",
+            remedy="choose another task",
+            reason="a context for each option",
+        )
+    texts: Sequence[str] = ()
+    if (labelled := labelled_texts(choices)) is not None:
+        choices, texts = list(labelled[0]), labelled[1]
+    labels = labels_of(choices)
+    found = lettered_options(prompt, choices, [doc, *texts])
+    if found is None and labels is not None and not texts and begins_alphabet(labels):
+        raise DocError(
+            f"the choices are the letters {', '.join(labels)}, but the prompt shows no option "
+            "behind each",
+            expected="lines such as 'A. an option'",
+            remedy="choose another task",
+            reason="options not found in the prompt",
+        )
+    if found is not None and labels is not None:
+        _require_options(found.options)
+        stem, options = found.stem, found.options
+        behind = dict(zip(found.labels, options, strict=True))
+        gold = _gold(fields.target(doc), choices, [behind.get(label, "") for label in labels])
+        _require_one_right(fields.task, doc, len(choices), gold)
+        # From the order of the choices to the order in which the prompt shows them.
+        shown = 0 <= gold < len(labels) and labels[gold] in found.labels
+        answer = found.labels.index(labels[gold]) if shown else -1
+    else:
+        options = tuple(choice.strip() for choice in texts or choices)
+        stem = text_stem(prompt, options)
+        answer = _gold(fields.target(doc), choices, options)
+        _require_one_right(fields.task, doc, len(choices), answer)
+    passage, question = passage_and_question(stem)
+    if not question:
+        raise DocError(
+            f"the prompt {prompt!r} has no stem",
+            expected="a question, or a text to go on from, that is not itself the options",
+            remedy="choose another task",
+            reason="no question",
+        )
+    return RawQuestion(
+        row=row,
+        question=question,
+        choices=list(options),
+        answer=answer,
+        passage=passage,
+        group=group_of(doc),
+    )
+
+
+def _require_options(options: Sequence[str]) -> None:
+    """Refuse a list that shows an option the doc does not have."""
+    missing = [option for option in options if option in _NO_TEXT]
+    if missing:
+        raise DocError(
+            f"an option is {missing[0]!r}",
+            expected="a text for each letter",
+            remedy="leave the question out",
+            reason="missing option",
+        )
+
+
+def _gold(target: Any, choices: Sequence[str], options: Sequence[str] = ()) -> int:
+    """The index in `choices` that a task's target stands for, in range or not.
+
+    Args:
+        target: an index, a choice, a label, an option's text, or a list of one of them.
+        choices: what the task's answers are, `[n_choices]`.
+        options: the texts behind them, where they are labels.
+
+    Raises:
+        DocError: none of these, or several.
+    """
+    if isinstance(target, (list, tuple)) and len(target) == 1:
+        return _gold(target[0], choices, options)
+    if isinstance(target, str):
+        bare = [choice.strip() for choice in choices]
+        if target.strip() in bare:
+            return bare.index(target.strip())
+        label, labels = label_of(target), labels_of(choices) or ()
+        if label is not None and label in labels:
+            return labels.index(label)
+        if list(options).count(target.strip()) == 1:
+            return list(options).index(target.strip())
+    if isinstance(target, float) and target.is_integer():
+        return int(target)
+    if not isinstance(target, (str, list, tuple)):
+        try:
+            return operator.index(target)  # numpy's numbers too
+        except TypeError:
+            pass
+    return gold_index(target, choices)
+
+
+def _require_one_right(
+    task: ConfigurableTask, doc: dict[str, Any], n_choices: int, gold: int
+) -> None:
+    """Ask a task that scores answers by a function of its own which options it takes as right."""
+    if not callable(task.config.process_results) or not 0 <= gold < n_choices:
+        return
+    scores = _scores(task, doc, n_choices)
+    best = max(scores)
+    right = [choice for choice, score in enumerate(scores) if score == best]
+    if right == [gold]:
+        return
+    several = gold in right
+    raise DocError(
+        f"the task's own scoring takes {len(right)} of {n_choices} options as right"
+        if several
+        else f"the task's own scoring takes option {right[0]} as right, its target is {gold}",
+        expected="one right option, the target",
+        remedy="leave the question out; AQUA needs one right option",
+        reason="several right answers" if several else "scoring and target disagree",
+    )
+
+
+def _scores(task: ConfigurableTask, doc: dict[str, Any], n_choices: int) -> list[float]:
+    """The task's own scores, `[n_choices]`, by the first metric that tells answers apart."""
+    scored = []
+    for choice in range(n_choices):
+        results = [(0.0, True) if each == choice else (-100.0, False) for each in range(n_choices)]
+        scored.append(task.process_results(doc, results))
+    for metric in task.config.metric_list or []:
+        try:
+            scores = [round(float(each[str(metric["metric"])]), 6) for each in scored]
+        except (KeyError, TypeError, ValueError):
+            continue  # no number for each question
+        if len(set(scores)) > 1:
+            return scores
+    raise DocError(
+        "the task scores answers by a function of its own, which does not tell right from wrong",
+        expected="a metric that is a number for each question, higher where the answer is right",
+        remedy="choose another task",
+        reason="own scoring",
+    )

@@ -1,0 +1,161 @@
+"""Harness tasks -> questions with token ids: which docs are asked, and how they are written out.
+
+1. Apply the prompt settings, and refuse demonstrations that give answers away.
+2. Choose the docs: whole questions, without those to be left out.
+3. Let the task build its own requests (few-shot, chat template, system instruction).
+4. Encode them as the model does (`encoding`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
+
+from neuronllm_eval.errors import TaskError, UsageError
+from neuronllm_eval.harness.tasks import doc_content, is_aqua, question_id
+from neuronllm_eval.harness.tokenize import Encoder, PromptSettings, QuestionSet, prompt_format
+from neuronllm_eval.runtime.progress import harness_bars
+
+logger = logging.getLogger(__name__)
+
+
+def build_questions(
+    lm: HFLM,
+    task: ConfigurableTask,
+    settings: PromptSettings,
+    limit: int | None = None,
+    exclude: Iterable[str] = (),
+    draw_seed: int | None = None,
+) -> QuestionSet:
+    """Let the task build its requests, and encode them as the model does.
+
+    Args:
+        lm: the harness model; its tokenizer and chat template are used.
+        task: a multiple-choice task; its few-shot setting and instances are set.
+        settings: how prompts are built.
+        limit: number of questions (not proxies), from the front; None for all.
+        exclude: question ids to leave out.
+        draw_seed: draw the limited questions by this seed instead of taking the first, since
+            data may be sorted by label. AQUA tasks are shuffled already.
+
+    Raises:
+        DocError: with `on_bad_doc` `fail`, the first doc without a usable gold, with
+            indistinguishable options, or longer than the model's context without demonstrations.
+        TaskError: no doc can be asked, or the harness cannot build the requests.
+        UsageError: the limit is not positive, or no question is left.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(
+            f"limit is {limit}", expected="1 or more questions", remedy="check --limit"
+        )
+    if "acc_mutual_info" in task.aggregation():
+        raise TaskError(
+            f"task {task.config.task} has the metric acc_mutual_info",
+            expected="metrics of the options given their context; that one also asks for each "
+            "option without it",
+            remedy="leave it out of the task's metric_list",
+        )
+    _apply_settings(task, settings)
+    _require_clean_demonstrations(task)
+    chosen = _choose_docs(task, limit, set(exclude), draw_seed)
+    try:
+        with harness_bars(str(task.config.task)):
+            task.build_all_requests(
+                samples=set(chosen),  # a set: the harness looks every doc of the split up in it
+                rank=0,
+                world_size=1,
+                **prompt_format(lm, settings),
+                tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
+            )
+    except Exception as error:  # whatever templates, samplers and the task's functions raise
+        raise TaskError(
+            f"the harness cannot build the requests of task {task.config.task}: "
+            f"{type(error).__name__}: {error}",
+            expected="a chat template if one is to be applied, and enough demonstrations",
+            remedy="check --apply_chat_template and --num_fewshot",
+        ) from error
+    _warn_of_a_lost_system_turn(lm, task, settings)
+    return Encoder(lm, task, settings).encode(chosen)
+
+
+def _apply_settings(task: ConfigurableTask, settings: PromptSettings) -> None:
+    # As lm_eval.simple_evaluate: a task that fixes 0 demonstrations keeps them.
+    if settings.num_fewshot and task.config.num_fewshot == 0:
+        logger.warning("%s: fixes 0 demonstrations; --num_fewshot is ignored", task.config.task)
+    elif settings.num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=settings.num_fewshot)
+    elif task.config.num_fewshot is None:
+        task.set_config(key="num_fewshot", value=0)
+    if settings.description is not None:
+        task.set_config(key="description", value=settings.description)
+    task.set_fewshot_seed(seed=settings.fewshot_seed)
+
+
+def _warn_of_a_lost_system_turn(lm: HFLM, task: ConfigurableTask, settings: PromptSettings) -> None:
+    """Say so where the chat template takes no system turn, which the harness then leaves out."""
+    if not settings.apply_chat_template:
+        return
+    lost = [
+        what
+        for what, text in (
+            ("system instruction", settings.system_instruction),
+            ("description", task.config.description),
+        )
+        if text
+    ]
+    sign = "SYSTEM-TURN"
+    turns = [{"role": "system", "content": sign}, {"role": "user", "content": "?"}]
+    if lost and sign not in lm.apply_chat_template(turns):
+        logger.warning(
+            "%s: the chat template takes no system turn, so the prompts are without the %s",
+            task.config.task,
+            " and the ".join(lost),
+        )
+
+
+def _require_clean_demonstrations(task: ConfigurableTask) -> None:
+    """Refuse an AQUA task whose demonstrations may be proxies of the question asked.
+
+    The harness leaves out only a demonstration that equals the doc, which a proxy does not.
+    """
+    if not is_aqua(task) or not task.config.num_fewshot:
+        return
+    asked = {doc_content(task, doc) for doc in task.eval_docs}
+    shared = sum(doc_content(task, doc) in asked for doc in task.fewshot_docs())
+    if shared:
+        raise TaskError(
+            f"task {task.config.task}: {shared} of its demonstrations are questions that it asks, "
+            "so a question could be shown with its answer",
+            expected="demonstrations from a split of their own",
+            remedy="let the task's fewshot_split be demonstration, or pass --num_fewshot 0",
+        )
+
+
+def _choose_docs(
+    task: ConfigurableTask, limit: int | None, excluded: set[str], draw_seed: int | None
+) -> list[int]:
+    """Indices of the docs of the first, or of the drawn, `limit` questions, in order.
+
+    Raises:
+        UsageError: no question is left.
+    """
+    docs_of: dict[str, list[int]] = defaultdict(list)
+    for doc_id, doc in enumerate(task.eval_docs):
+        docs_of[question_id(task, doc_id, doc)].append(doc_id)
+    questions = [question for question in docs_of if question not in excluded]
+    if not questions:
+        raise UsageError(
+            f"no question is left of task {task.config.task}",
+            expected="at least one",
+            remedy="check the splits and --overlap",
+        )
+    if limit is not None:
+        if draw_seed is not None and not is_aqua(task):
+            random.Random(draw_seed).shuffle(questions)  # noqa: S311
+        questions = questions[:limit]
+    return sorted(doc_id for question in questions for doc_id in docs_of[question])

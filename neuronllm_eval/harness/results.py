@@ -1,0 +1,220 @@
+"""Hand option log-likelihoods back to the harness: its metrics, its stderr, its result files.
+
+1. A model that only looks answers up stands in for the language model.
+2. `lm_eval.evaluate` runs the task on it, with the requests built earlier.
+3. `EvaluationTracker` writes the result file, as the `lm_eval` command does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval import evaluator
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_commit_from_path
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.json_files import read_json
+from neuronllm_eval.harness.tokenize import QuestionSet
+
+# doc_id -> per option (log-likelihood in log-nats, whether greedy decoding would say it).
+Answers = Mapping[int, Sequence[tuple[float, bool]]]
+
+
+class DocIds(list[int]):
+    """Which docs of a task the harness evaluates; it looks every doc of the split up in them."""
+
+    def __init__(self, doc_ids: Iterable[int]) -> None:
+        super().__init__(doc_ids)
+        self._known = frozenset(self)
+
+    def __contains__(self, doc_id: object) -> bool:
+        return doc_id in self._known
+
+
+class AnsweredLM(LM):
+    """A harness model that knows the answers already.
+
+    Args:
+        answers: by the docs' indices in the task.
+        doc_ids: the docs that are asked, which the harness counts through in its requests.
+    """
+
+    def __init__(self, answers: Answers, doc_ids: Sequence[int]) -> None:
+        super().__init__()
+        self.answers = answers
+        self.doc_ids = doc_ids
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """The stored answer to each request."""
+        return [self.answers[self.doc_ids[request.doc_id]][request.idx] for request in requests]
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Multiple-choice tasks never ask for this."""
+        raise TypeError("only multiple-choice requests are answered")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Multiple-choice tasks never ask for this."""
+        raise TypeError("only multiple-choice requests are answered")
+
+
+@contextmanager
+def _built_requests(task: ConfigurableTask) -> Iterator[None]:
+    """Within the context the task keeps the requests it has; afterwards they are unanswered.
+
+    Their docs are not looked for in the data again, which takes longer than all metrics.
+    """
+    docs = sorted({each.doc_id: each.doc for each in task.instances}.items())
+    task.build_all_requests = lambda **_: None
+    task.doc_iterator = lambda **_: iter(docs)
+    try:
+        yield
+    finally:
+        del task.build_all_requests, task.doc_iterator
+        for instance in task.instances:
+            instance.resps.clear()
+            instance.filtered_resps.clear()
+
+
+def harness_metrics(questions: QuestionSet, answers: Answers) -> dict[str, Any]:
+    """What `lm_eval.evaluate` returns for these answers, stderr included."""
+    doc_ids = DocIds(questions.doc_ids)
+    with _built_requests(questions.task):
+        results = evaluator.evaluate(
+            lm=AnsweredLM(answers, doc_ids),
+            task_dict={"tasks": {questions.task.task_name: questions.task}},
+            samples={questions.task.task_name: doc_ids},
+            log_samples=False,
+        )
+    assert results is not None  # one process only
+    return dict(results)
+
+
+def _git_hash() -> str | None:
+    """Of the working directory's repository, as lm_eval finds it, but git's complaints unheard."""
+    try:
+        said = subprocess.run(["git", "describe", "--always"], capture_output=True, check=True)  # noqa: S607
+        return said.stdout.decode().strip()
+    except (subprocess.CalledProcessError, OSError):  # no repository, or no git
+        found = get_commit_from_path(os.getcwd())
+        return None if found is None else str(found)
+
+
+@dataclass(frozen=True)
+class ResultContext:
+    """What a result file says about the run besides its metrics; gathered once per run."""
+
+    model_args: dict[str, Any]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    system_instruction: str | None
+    chat_template: str | None
+    fewshot_as_multiturn: bool
+
+    @classmethod
+    def gather(cls, lm: Any, config: dict[str, Any], **settings: Any) -> ResultContext:
+        """Ask the machine and the tokenizer, which takes a second or two."""
+        environment: dict[str, Any] = {"git_hash": _git_hash(), "date": time.time()}
+        add_env_info(environment)
+        add_tokenizer_info(environment, lm)
+        return cls(config=config, environment=environment, **settings)
+
+
+def read_metrics(path: Path, task: str) -> dict[str, float]:
+    """A task's metrics in a result file, without their standard errors; those that are numbers.
+
+    Raises:
+        ArtifactError: the file is damaged or is another task's.
+    """
+    values = read_json(path, "run validate again")
+    results = values.get("results") if isinstance(values, dict) else None
+    if not isinstance(results, dict) or not isinstance(results.get(task), dict):
+        raise ArtifactError(
+            f"{path} has no results of task {task}",
+            expected="a result file that this package wrote",
+            remedy="run validate again",
+        )
+    names = {key: key.partition(",")[0] for key in results[task] if "," in key}
+    found = {}
+    for key, name in names.items():
+        value = results[task][key]
+        if name.endswith("_stderr") or not isinstance(value, (int, float)):
+            continue
+        # Metrics may be NaN, but not of more digits than a float can hold.
+        if isinstance(value, int) and abs(value) >= 1 << 53:
+            raise ArtifactError(
+                f"{path}: {key} of task {task} has {len(bin(value)) - 2} bits",
+                expected="a metric",
+                remedy="run validate again",
+            )
+        found[name] = float(value)
+    return found
+
+
+def write_result(
+    path: Path,
+    metrics: dict[str, Any],
+    context: ResultContext,
+    arguments: dict[str, Any],
+    section: dict[str, Any],
+) -> None:
+    """Write one condition's result file, with the mask's identity in its config section.
+
+    Args:
+        path: the file.
+        metrics: what `harness_metrics` returned.
+        context: see `ResultContext`.
+        arguments: those of the masked model that make the mask.
+        section: what `mask_identity.mask_section` says of it.
+
+    Raises:
+        ArtifactError: the harness could not write it.
+    """
+    model_args = {**context.model_args, **arguments}
+    results = {
+        **metrics,
+        "config": {
+            **context.config,
+            "model": "neuronllm",
+            "model_args": model_args,
+            "neuronllm": section,
+        },
+        **context.environment,
+    }
+    draft = path.with_name(f".{path.name}.{os.getpid()}.json")
+    tracker = EvaluationTracker(output_path=str(draft))
+    tracker.general_config_tracker.log_experiment_args(
+        model_source="neuronllm",
+        model_args=model_args,
+        system_instruction=context.system_instruction,
+        chat_template=context.chat_template,
+        fewshot_as_multiturn=context.fewshot_as_multiturn,
+    )
+    try:
+        tracker.save_results_aggregated(results=results)
+        # The tracker adds a date to the name. A failure it reports in the log only, and half of
+        # the file may be there.
+        dated = draft.with_name(f"{draft.stem}_{getattr(tracker, 'date_id', '')}.json")
+        json.loads(dated.read_text(encoding="utf-8"))
+        dated.replace(path)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} could not be written",
+            expected="a directory that can be written, on a disk with room",
+            remedy="make room, then repeat the command: it goes on; --verbosity INFO shows the "
+            "harness's reason",
+        ) from error
+    finally:
+        for left in path.parent.glob(f"{draft.stem}_*"):
+            left.unlink()

@@ -1,0 +1,257 @@
+"""Harness tasks by name, the splits they select and judge on, and copies that evaluate a split.
+
+1. Load tasks by name, with the packaged ones known (`load_tasks`).
+2. Make a copy of a task whose evaluated split is the selection split (`on_split`).
+3. Find questions that two splits share (`overlapping_questions`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import set_torch_seed
+
+from neuronllm_eval.aqua.dataset import AquaSplits
+from neuronllm_eval.aqua.proxies import content_key
+from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.harness.packaged_tasks import tasks_dir
+
+logger = logging.getLogger(__name__)
+# Columns that belong to a question besides `question` and `choices`.
+_PASSAGES = ("passage", "article", "context", "support", "premise", "hypothesis", "text")
+
+
+def load_tasks(
+    names: Sequence[str],
+    include_path: Sequence[str | Path] = (),
+    metadata: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, ConfigurableTask]:
+    """Leaf tasks by name, groups and tags expanded; the packaged tasks are always known.
+
+    Args:
+        names: tasks, groups, tags or YAML files.
+        include_path: folders of further tasks.
+        metadata: what the harness adds to each task's metadata, such as the model's arguments.
+        overrides: settings that go before those of AQUA tasks (`aqua_task.load_aqua`).
+
+    Raises:
+        TaskError: a name is unknown, a task's configuration or data cannot be loaded, or overrides
+            are given for a task that is not an AQUA task.
+        UsageError: `include_path` is not a directory, or an AQUA setting is not acceptable.
+    """
+    if not names:
+        raise UsageError("no task given", expected="one or more names", remedy="pass --tasks")
+    for path in include_path:
+        if not Path(path).is_dir():
+            raise UsageError(
+                f"--include_path {path} is not a directory",
+                expected="a directory of task YAML files",
+                remedy="check the path",
+            )
+    known = dict(metadata or {})
+    if overrides:
+        known["overrides"] = {**known.get("overrides", {}), **overrides}
+    manager = task_manager(names, include_path, known)
+    tasks = _built(names, lambda: manager.load(list(names))["tasks"])
+    checked = {name: _require_multiple_choice(name, task) for name, task in tasks.items()}
+    for name, task in checked.items():
+        if overrides:
+            _require_aqua(name, task, overrides)
+    return checked
+
+
+def task_manager(
+    names: Sequence[str],
+    include_path: Sequence[str | Path] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> TaskManager:
+    """The harness's index of tasks, in which all of `names` are found.
+
+    Raises:
+        TaskError: a name is unknown; says which are close to it.
+    """
+    paths = [tasks_dir(), *include_path]
+    known = dict(metadata or {})
+    # Reading the harness's thousands of YAML files takes seconds; do it only when needed.
+    manager = TaskManager(include_path=paths, include_defaults=False, metadata=known)
+    if not all(name in manager.all_tasks for name in names):
+        manager = TaskManager(include_path=paths, metadata=known)
+    for name in names:
+        if name not in manager.all_tasks and not Path(name).is_file():
+            inside = [other for other in manager.all_tasks if name.lower() in other.lower()]
+            alike = difflib.get_close_matches(name, manager.all_tasks)
+            close = list(dict.fromkeys((*alike, *inside)))[:5]
+            raise TaskError(
+                f"unknown task {name!r}",
+                expected="the name of a task or group"
+                + (f"; close to it: {', '.join(close)}" if close else ""),
+                remedy=_where_named(name, include_path)
+                or "see `lm_eval ls tasks`, or pass --include_path",
+            )
+    return manager
+
+
+def _where_named(name: str, include_path: Sequence[str | Path]) -> str:
+    """A hint at a YAML that names a task which the harness could not read; empty without one."""
+    for folder in include_path:
+        for path in sorted(Path(folder).rglob("*.yaml")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if re.search(rf"^task:\s*['\"]?{re.escape(name)}['\"]?\s*$", text, re.MULTILINE):
+                return f"{path} names it, but the harness cannot read that file; check its include"
+    return ""
+
+
+def _built(names: Sequence[str], build: Any) -> dict[str, Any]:
+    """What `build` gives, seeded as the harness does; its failures as TaskError."""
+    try:
+        seed_as_lm_eval()
+        return dict(build())
+    except NeuronLLMError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a YAML, its functions or the data set raise
+        raise TaskError(
+            f"tasks {', '.join(names)} cannot be loaded: {type(error).__name__}: {error}",
+            expected="a valid task configuration whose data set is reachable",
+            remedy="try `lm_eval validate --tasks ...`",
+        ) from error
+
+
+def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
+    kind = getattr(task, "OUTPUT_TYPE", None)
+    if kind != "multiple_choice" or getattr(task, "multiple_input", 0):
+        raise TaskError(
+            f"task {name} has output_type {kind}"
+            + (" with one context per choice" if getattr(task, "multiple_input", 0) else ""),
+            expected="output_type multiple_choice: one context, several options",
+            remedy="choose a multiple-choice task",
+        )
+    return task
+
+
+def _require_aqua(name: str, task: ConfigurableTask, overrides: Mapping[str, Any]) -> None:
+    """Refuse AQUA settings for a task that has no use for them."""
+    # These have a meaning for every task, which is seen to elsewhere.
+    general = {"seed", "on_bad_doc", "selection_split", "n_demonstrations"}
+    meant = [
+        f"--{setting} {value}"
+        for setting, value in overrides.items()
+        if setting not in general and (setting, value) != ("n_proxies", 1)
+    ]
+    if meant and not is_aqua(task):
+        raise TaskError(
+            f"task {name} is not an AQUA task, so {' and '.join(meant)} cannot apply",
+            expected=f"an AQUA task, such as aqua:{name}, which is made of it",
+            remedy=f"pass --tasks aqua:{name}, or leave the setting out",
+        )
+
+
+def validation_split(task: ConfigurableTask) -> str:
+    """The split the harness evaluates: test, or validation if there is none."""
+    config = task.config
+    split = config.test_split or config.validation_split
+    assert split is not None  # ConfigurableTask refuses tasks with neither
+    return split
+
+
+def selection_split(task: ConfigurableTask, override: str | None = None) -> str:
+    """The split whose docs choose neurons: training, or validation where a test split exists.
+
+    An AQUA task has separated them when it was read, and has taken an override into account.
+
+    Raises:
+        TaskError: there is no such split, or it is the one that judges.
+    """
+    config = task.config
+    judging = validation_split(task)
+    if is_aqua(task):
+        override = None
+    fallback = config.validation_split if config.test_split else None
+    split = override or config.training_split or fallback
+    known = ", ".join(task.dataset) if hasattr(task.dataset, "keys") else "unknown"
+    if split is None or (override and override not in task.dataset):
+        raise TaskError(
+            f"task {config.task} has no split {override!r}"
+            if override
+            else f"task {config.task} names no training or validation split",
+            expected=f"a split to choose neurons on; the data set has: {known}",
+            remedy="pass --selection_split",
+        )
+    if split == judging:
+        raise TaskError(
+            f"task {config.task}: the selection split {split!r} is also the validation split",
+            expected="docs that choose neurons and docs that judge them, never the same",
+            remedy=f"pass another --selection_split; the data set has: {known}",
+        )
+    return split
+
+
+def on_split(task: ConfigurableTask, split: str) -> ConfigurableTask:
+    """A copy of a task that evaluates `split`.
+
+    Raises:
+        TaskError: the task cannot be made on that split.
+    """
+    # Not config.to_dict(), which would turn values that are dataclasses into dicts.
+    config = {item.name: getattr(task.config, item.name) for item in fields(task.config)}
+    config["test_split"] = split
+    config["custom_dataset"] = lambda **_: task.dataset  # not read again
+    try:
+        seed_as_lm_eval()
+        copy = type(task)(config=config)
+        copy.config.custom_dataset = task.config.custom_dataset
+        return copy
+    except Exception as error:  # whatever the data of that split make the task raise
+        raise TaskError(
+            f"task {task.config.task} cannot be read on the split {split!r}: "
+            f"{type(error).__name__}: {error}",
+            expected="docs of the same form as in the split the task evaluates",
+            remedy="pass another --selection_split, or mend the data",
+        ) from error
+
+
+def seed_as_lm_eval() -> None:
+    """Some tasks shuffle options when they are read; `lm_eval` seeds before, with these seeds."""
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    set_torch_seed(DEFAULT_OTHER_SEED)
+
+
+def is_aqua(task: ConfigurableTask) -> bool:
+    """Whether the task asks each question under several orders of its options."""
+    return isinstance(task.dataset, AquaSplits)
+
+
+def question_id(task: ConfigurableTask, doc_id: int, doc: dict[str, Any]) -> str:
+    """The question a doc belongs to: AQUA's id, or one made from the task and the doc's index."""
+    return str(doc["question_id"]) if is_aqua(task) else f"{task.config.task}-{doc_id}"
+
+
+def overlapping_questions(one: ConfigurableTask, other: ConfigurableTask) -> set[str]:
+    """Question ids of `one` whose content `other` has too, whatever the order of the options."""
+    known = {doc_content(other, doc) for doc in other.eval_docs}
+    return {
+        question_id(one, doc_id, doc)
+        for doc_id, doc in enumerate(one.eval_docs)
+        if doc_content(one, doc) in known
+    }
+
+
+def doc_content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
+    """What a doc asks: its words in no order, so that the order of the options does not count."""
+    if isinstance(doc.get("question"), str) and isinstance(doc.get("choices"), list):
+        parts = [doc["question"], *doc["choices"], *(doc.get(name) or "" for name in _PASSAGES)]
+    else:
+        parts = [task.doc_to_text(doc), *task.doc_to_choice(doc)]
+    return content_key(*map(str, parts))

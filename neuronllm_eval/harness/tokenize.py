@@ -1,0 +1,330 @@
+"""A task's requests -> questions with token ids, exactly as `lm_eval` tokenises them.
+
+1. Encode each (context, continuation) with the model's `_encode_pair`, and move leading tokens
+   that all options share into the context (the softmax over options does not change).
+2. Where a prompt is longer than the model's context, build its question's prompts again with fewer
+   demonstrations.
+3. Where even none is too long, or a doc has no usable gold or options, leave the question out and
+   count it, or end the run: `on_bad_doc`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Container, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
+
+from neuronllm_eval.errors import DocError, ModelError
+from neuronllm_eval.harness.tasks import question_id, validation_split
+from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
+
+logger = logging.getLogger(__name__)
+_TOO_LONG = "longer than the model's context"
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How prompts are built; the same words and defaults as `lm_eval`'s command line.
+
+    Attributes:
+        num_fewshot: demonstrations; None leaves it to the task.
+        apply_chat_template: False, True, or the name of a template.
+        system_instruction: put before the task's description.
+        fewshot_as_multiturn: demonstrations as separate turns; only with a chat template.
+        fewshot_seed: seed of the harness's demonstration sampler.
+        description: role and rule line before demonstrations and question; None for the task's.
+        on_bad_doc: `skip` and count docs that cannot be asked, or `fail`.
+    """
+
+    num_fewshot: int | None = None
+    apply_chat_template: bool | str = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool = True
+    fewshot_seed: int = 1234
+    description: str | None = None
+    on_bad_doc: str = "skip"
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The questions of one task and split, and the task with its requests built.
+
+    Attributes:
+        task: the task; its instances are those of `questions`, numbered through.
+        split: the split they are of.
+        questions: each with its prompts, in doc order.
+        num_fewshot: demonstrations of each prompt that has not lost some.
+        skipped: per reason, docs that are not asked.
+        demonstrations_dropped: docs with fewer demonstrations than `num_fewshot`, for room.
+    """
+
+    task: ConfigurableTask
+    split: str
+    questions: tuple[Question, ...]
+    num_fewshot: int
+    skipped: dict[str, int]
+    demonstrations_dropped: int
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All prompts, in doc order."""
+        return tuple(prompt for question in self.questions for prompt in question.prompts)
+
+    @property
+    def doc_ids(self) -> tuple[int, ...]:
+        """Indices in the task of the docs that are asked, ascending."""
+        return tuple(sorted(prompt.doc_id for prompt in self.prompts))
+
+    def without(self, question_ids: Container[str]) -> QuestionSet:
+        """The same without some questions, and a copy of the task without their requests."""
+        kept = tuple(each for each in self.questions if each.question_id not in question_ids)
+        if len(kept) == len(self.questions):
+            return self
+        left = replace(self, questions=kept, task=copy(self.task))
+        numbers = {doc_id: number for number, doc_id in enumerate(left.doc_ids)}
+        here = self.doc_ids
+        left.task._instances = []
+        for instance in self.task.instances:
+            if here[instance.doc_id] in numbers:
+                again = copy(instance)  # an Instance made anew takes its number from its metadata
+                again.doc_id = numbers[here[instance.doc_id]]
+                left.task._instances.append(again)
+        return left
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What is not asked as the task has it, for result files; empty where nothing is."""
+        found: dict[str, Any] = {"skipped": self.skipped} if self.skipped else {}
+        if self.demonstrations_dropped:
+            found["demonstrations_dropped"] = self.demonstrations_dropped
+        return found
+
+
+def prompt_format(lm: HFLM, settings: PromptSettings) -> dict[str, Any]:
+    """How the harness writes a prompt out, as its own functions take it."""
+    return {
+        "system_instruction": settings.system_instruction,
+        "apply_chat_template": bool(settings.apply_chat_template),
+        "fewshot_as_multiturn": settings.fewshot_as_multiturn,
+        "chat_template": lm.apply_chat_template if settings.apply_chat_template else None,
+    }
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns a task's instances into questions, and drops what cannot be asked."""
+
+    lm: HFLM
+    task: ConfigurableTask
+    settings: PromptSettings
+
+    def encode(self, chosen: Sequence[int]) -> QuestionSet:
+        """The questions of the docs `chosen`, whose requests the task has built."""
+        built: dict[int, list[Instance]] = defaultdict(list)
+        for instance in self.task.instances:
+            built[chosen[instance.doc_id]].append(instance)  # the harness counts the chosen ones
+        requests: dict[str, dict[int, list[Instance]]] = defaultdict(dict)
+        for doc_id in chosen:
+            found = built.get(doc_id, [])  # a doc without options has none, and is no AQUA doc
+            identity = question_id(self.task, doc_id, found[0].doc if found else {})
+            requests[identity][doc_id] = found
+        questions, kept = [], {}
+        skipped: Counter[str] = Counter()
+        n_shortened, first_error = 0, None
+        for identity, docs in requests.items():
+            try:
+                prompts, instances, is_short = self._question(docs)
+            except DocError as error:
+                if self.settings.on_bad_doc == "fail":
+                    raise
+                first_error = first_error or error
+                skipped[error.reason] += len(docs)
+                continue
+            n_shortened += len(docs) if is_short else 0
+            questions.append(Question(identity, tuple(prompts)))
+            kept.update(instances)
+        if not questions:
+            assert first_error is not None  # there is at least one doc
+            raise DocError(
+                f"none of {len(chosen)} docs of task {self.task.config.task} can be asked: "
+                f"{_listed(skipped)}; the first: {first_error.found}",
+                expected=first_error.expected,
+                remedy="choose another task, or a model with a longer context if that is it",
+                reason=first_error.reason,
+            ) from first_error
+        if first_error is not None:
+            self._report(skipped, len(chosen), first_error)
+        if n_shortened:
+            logger.warning(
+                "%s: %d of %d docs have fewer demonstrations, to fit the model's context of %d",
+                self.task.config.task,
+                n_shortened,
+                len(chosen),
+                self.lm.max_length,
+            )
+        self._keep(kept)
+        return QuestionSet(
+            task=self.task,
+            split=validation_split(self.task),
+            questions=tuple(questions),
+            num_fewshot=int(self.task.config.num_fewshot or 0),
+            skipped=dict(sorted(skipped.items())),
+            demonstrations_dropped=n_shortened,
+        )
+
+    def _question(
+        self, docs: dict[int, list[Instance]]
+    ) -> tuple[list[Prompt], dict[int, list[Instance]], bool]:
+        """A question's prompts, their instances, and whether they have fewer demonstrations.
+
+        All proxies of a question have equally many.
+        """
+        prompts = [self._prompt(doc_id, instances) for doc_id, instances in docs.items()]
+        n_shots = int(self.task.config.num_fewshot or 0)
+        is_short = False
+        while n_shots and any(prompt.n_tokens > self.lm.max_length for prompt in prompts):
+            n_shots, is_short = n_shots - 1, True
+            docs = {doc_id: self._with_shots(found, n_shots) for doc_id, found in docs.items()}
+            prompts = [self._prompt(doc_id, instances) for doc_id, instances in docs.items()]
+        for prompt in prompts:
+            if prompt.n_tokens > self.lm.max_length:
+                raise DocError(
+                    f"doc {prompt.doc_id} of task {self.task.config.task} has {prompt.n_tokens} "
+                    "tokens without any demonstration",
+                    expected=f"at most the model's context of {self.lm.max_length}",
+                    remedy="use a model with a longer context, or pass --on_bad_doc skip",
+                    reason=_TOO_LONG,
+                )
+        return prompts, docs, is_short
+
+    def _with_shots(self, instances: Sequence[Instance], n_shots: int) -> list[Instance]:
+        """The requests of a doc, built again with so many demonstrations.
+
+        Where these are drawn by chance they are drawn anew, so that neither other docs nor the
+        number of attempts matters.
+        """
+        self.task.set_fewshot_seed(seed=self.settings.fewshot_seed)
+        first, options = instances[0], prompt_format(self.lm, self.settings)
+        doc = first.doc
+        context = self.task.fewshot_context(
+            doc, n_shots, **options, gen_prefix=self.task.doc_to_prefix(doc)
+        )
+        built: list[Instance] = self.task.construct_requests(
+            doc=doc,
+            ctx=context,
+            metadata=first.metadata,
+            apply_chat_template=options["apply_chat_template"],
+            chat_template=options["chat_template"],
+        )
+        return built
+
+    def _prompt(self, doc_id: int, instances: list[Instance]) -> Prompt:
+        task = self.task
+        if not instances:
+            raise DocError(
+                f"doc {doc_id} of task {task.config.task} has no options",
+                expected="two or more",
+                remedy="check doc_to_choice",
+                reason="fewer than 2 options",
+            )
+        doc = instances[0].doc
+        instances.sort(key=lambda request: request.idx)
+        n_options = len(task.doc_to_choice(doc))
+        gold = _gold_index(task, doc_id, doc, n_options)
+        encoded = [_encode(self.lm, *request.args[:2]) for request in instances[:n_options]]
+        context = encoded[0][0]
+        if any(other != context for other, _ in encoded):
+            raise DocError(
+                f"doc {doc_id} of task {task.config.task} has a different context for each option",
+                expected="one context, several options",
+                remedy="choose another task",
+                reason="a context for each option",
+            )
+        if not context:  # tokens that the options share are no substitute: nothing predicts them
+            raise DocError(
+                f"doc {doc_id} of task {task.config.task} has an empty context",
+                expected="at least one context token, since its logits decide the option",
+                remedy="give the task a doc_to_text, or the tokenizer a BOS token",
+                reason="empty context",
+            )
+        options = [list(option) for _, option in encoded]
+        self._require_known((*context, *(token for option in options for token in option)))
+        n_shared = shared_leading_tokens(options)
+        return Prompt(
+            doc_id,
+            (*context, *options[0][:n_shared]),
+            tuple(tuple(option[n_shared:]) for option in options),
+            gold,
+            n_shared,
+        )
+
+    @cached_property
+    def _n_known(self) -> int:
+        """How many tokens the model has embeddings for."""
+        return int(self.lm.model.get_input_embeddings().num_embeddings)
+
+    def _require_known(self, tokens: Sequence[int]) -> None:
+        """Raise ModelError for tokens that the model has no embedding for."""
+        if max(tokens) >= self._n_known:
+            raise ModelError(
+                f"the tokenizer gives token {max(tokens)}, and the model knows {self._n_known}",
+                expected="the tokenizer that belongs to the model",
+                remedy="check pretrained= and tokenizer= in --model_args",
+            )
+
+    def _keep(self, instances: dict[int, list[Instance]]) -> None:
+        """Leave the task with these docs' instances, counted through as the harness counts."""
+        self.task._instances = []
+        for number, doc_id in enumerate(sorted(instances)):
+            for instance in instances[doc_id]:
+                instance.doc_id = number
+                self.task._instances.append(instance)
+
+    def _report(self, skipped: Counter[str], n_docs: int, first: DocError) -> None:
+        logger.warning(
+            "%s: %d of %d docs cannot be asked and are skipped: %s; the first: %s",
+            self.task.config.task,
+            skipped.total(),
+            n_docs,
+            _listed(skipped),
+            first.found,
+        )
+
+
+def _listed(skipped: Counter[str]) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
+
+
+def _encode(lm: HFLM, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    try:
+        if context:
+            return lm._encode_pair(context, continuation)
+        return [lm.prefix_token_id], lm.tok_encode(continuation, add_special_tokens=False)
+    except Exception as error:  # whatever a tokenizer raises
+        raise ModelError(
+            f"the tokenizer cannot encode {context[-40:] + continuation!r}: {error}",
+            expected="a tokenizer that takes any text",
+            remedy="check the tokenizer files, and tokenizer= and add_bos_token= in --model_args",
+        ) from error
+
+
+def _gold_index(task: ConfigurableTask, doc_id: int, doc: dict[str, Any], n_options: int) -> int:
+    gold = task.doc_to_target(doc)
+    if isinstance(gold, str) and gold in (choices := task.doc_to_choice(doc)):
+        gold = choices.index(gold)
+    if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < n_options:
+        raise DocError(
+            f"doc {doc_id} of task {task.config.task} has gold {gold!r}",
+            expected=f"one index from 0 to {n_options - 1}, or the text of one option",
+            remedy="check the task's doc_to_target",
+            reason="gold missing or out of range",
+        )
+    return gold

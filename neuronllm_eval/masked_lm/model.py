@@ -1,0 +1,192 @@
+"""`NeuronMaskedLM`: lm-eval's Hugging Face model with a neuron mask in its forward pass.
+
+Registered with the harness as `neuronllm`:
+
+    --model neuronllm --model_args pretrained=M,neurons=RUN_DIR,condition=suppress_good
+
+1. The mask is a factor for every neuron, made from a `NeuronSet` and a condition.
+2. `positions=scored` edits only the positions whose logits are scored, as in the paper;
+   `positions=all` edits every position, as an exported adapter does.
+3. The unmasked condition registers no hook at all: results are those of `--model hf`.
+4. What requests share is computed once (`continuations`), if that is found to be exact here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import CacheHook
+from lm_eval.api.registry import model_registry, register_model
+from torch import Tensor
+
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.export.base_model_check import warn_of_other_base
+from neuronllm_eval.interventions.conditions import UNMASKED, condition_scales
+from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
+from neuronllm_eval.masked_lm.model_args import MaskOptions
+from neuronllm_eval.masked_lm.scoring import MaskedScoringLM
+from neuronllm_eval.masked_lm.shared_context_scoring import Mask
+from neuronllm_eval.models.compatibility import has_other_weights, require_same_shape
+from neuronllm_eval.models.ffn_layers import find_ffn_layers
+from neuronllm_eval.models.fingerprints import digest, model_hash, tokenizer_hash
+from neuronllm_eval.models.load_errors import readable_loading, require_model_args
+from neuronllm_eval.models.precision import dtype_name
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.prompts import ALL, SCORED
+from neuronllm_eval.runtime.distributed import meet, other_ranks_needed, share_docs
+
+logger = logging.getLogger(__name__)
+_CACHE_STAMP = "neuronllm_eval"
+NAME = "neuronllm"  # of the model in lm_eval
+
+
+def _register(model: type[MaskedScoringLM]) -> type[MaskedScoringLM]:
+    """Register a model with lm_eval, unless lm_eval discovered it as a plugin and is loading it.
+
+    Then its registry holds the entry point, which it cannot compare with a class (0.4.13).
+    """
+    held = getattr(model_registry, "_objs", {}).get(NAME)
+    own = f"{model.__module__}:{model.__qualname__}"
+    if not (isinstance(held, EntryPoint) and held.value == own):
+        register_model(NAME)(model)
+    return model
+
+
+@_register
+class NeuronMaskedLM(MaskedScoringLM):
+    """A Hugging Face causal LM under one condition.
+
+    Args:
+        pretrained: as for `--model hf`, like every other argument not named here.
+        neurons: run directory of `identify`, its `neurons.json`, or such a directory on the Hub as
+            `hf://user/repo[@revision][/folder]`. Without it the model is unmasked.
+        condition: one of `conditions.CONDITIONS`, a point of a sweep such as
+            `suppress_good.k50.x0.5`, or either with `.random_<seed>`; must be given with
+            `neurons`.
+        scale: the factor of the condition's only operation; for `degrade` and `enhance`, which
+            have two, give `suppress_scale` and `enhance_scale`.
+        suppress_scale: factor of suppressed neurons, 0 if not given.
+        enhance_scale: factor of enhanced neurons, 2 if not given.
+        top_k: use the first so many good and bad neurons of the set; all if not given.
+        positions: `scored` or `all`.
+        fast: compute once what requests share, and logits only where they are read. The answers
+            are those of `--model hf` up to float rounding; False gives them to the bit.
+
+    Raises:
+        UsageError: no model, unknown condition or positions, or arguments that do not go together.
+        ArtifactError: the neurons file is missing, damaged, or holds fewer than `top_k`.
+        ModelError: the model cannot be loaded or has no FFN layers, or the neurons are of a model
+            of another shape.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any = None,
+        neurons: str | Path | NeuronSet | None = None,
+        condition: str | None = None,
+        scale: float | None = None,
+        suppress_scale: float | None = None,
+        enhance_scale: float | None = None,
+        top_k: int | None = None,
+        positions: str = SCORED,
+        fast: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        # Everything a user can get wrong is checked before the weights are loaded.
+        if pretrained is None:
+            raise UsageError(
+                "--model_args names no model",
+                expected="pretrained=NAME_OR_PATH",
+                remedy="add pretrained= to --model_args",
+            )
+        require_model_args(kwargs)
+        options = MaskOptions.read(
+            neurons, condition, scale, suppress_scale, enhance_scale, top_k, positions, fast
+        )
+        self._options = options
+        self.fast = options.fast
+        self.positions = options.positions
+        self.condition = options.condition
+        self.scales = options.scales
+        self.neuron_set = options.neurons
+        self.neurons_source = options.source
+        if kwargs.get("tp_plan") is None:
+            meet(kwargs.get("device"))
+        with readable_loading(pretrained if isinstance(pretrained, str) else type(pretrained)):
+            super().__init__(pretrained, **kwargs)
+        if self.neuron_set is not None:
+            layers = find_ffn_layers(self.model)
+            require_same_shape(self.neuron_set, layers.shape, str(pretrained))
+            if has_other_weights(self.neuron_set, dtype_name(self.model), model_hash(self.model)):
+                logger.warning(
+                    "the neurons were found in other weights than those of %s", pretrained
+                )
+        if self.peft is not None:
+            warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
+        if self.neuron_set is not None and self.condition != UNMASKED:
+            factors = condition_scales(self.neuron_set, self.condition, self.scales)
+            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
+        share_docs(self)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """As lm_eval does it, like the next two."""
+        with other_ranks_needed():
+            return super().all_gather(tensor)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """What every process has, on one of them."""
+        with other_ranks_needed():
+            return super().gather_object(obj, dst)
+
+    def barrier(self) -> None:
+        """Wait for the other processes."""
+        with other_ranks_needed():
+            super().barrier()
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Use lm_eval's cache of answers (`--use_cache`), if they are this mask's and model's.
+
+        The cache knows a request by its text alone, so it is stamped with whose answers it holds.
+
+        Raises:
+            UsageError: it holds answers of another mask or model.
+        """
+        if cache_hook.dbdict is not None:
+            mine = self._identity()
+            stamp = cache_hook.dbdict.get(_CACHE_STAMP)
+            if stamp != mine and len(cache_hook.dbdict):
+                raise UsageError(
+                    "the cache of --use_cache holds answers of another model, condition or setting",
+                    expected="one cache for each model and condition",
+                    remedy="pass another path to --use_cache",
+                )
+            cache_hook.dbdict[_CACHE_STAMP] = mine
+        super().set_cache_hook(cache_hook)
+
+    def _identity(self) -> str:
+        """A digest of everything that decides an answer beside the request's text."""
+        known = {
+            "weights": model_hash(self.model),
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            # Not `mask_hash`: caches of earlier versions stay in use.
+            "mask": "" if self._mask is None else digest(str(self._mask.factors.numpy().tobytes())),
+            "positions": "" if self._mask is None else self.positions,
+            "max_length": self.max_length,
+            "truncation": self.truncation,
+            "add_bos_token": self.add_bos_token,
+            "prefix_token_id": self.prefix_token_id,
+            "softmax_dtype": str(self.softmax_dtype),
+            "mixed_precision_dtype": str(self.mixed_precision_dtype),
+        }
+        return digest(json.dumps(known, sort_keys=True))
+
+    def get_model_info(self) -> dict[str, Any]:
+        """lm-eval's model information, plus the mask's identity."""
+        info = super().get_model_info()
+        info["neuronllm"] = mask_section(self._options)
+        return info

@@ -1,0 +1,118 @@
+"""Scores -> good, bad and layer-matched random neurons. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.neurons.neuron_set import AMBIGUOUS, Neuron, NeuronScores, NeuronSet
+
+
+def resolve_count(value: float, total: int, name: str) -> int:
+    """A count from a setting that is a share of `total` (below 1) or a count (1 and above).
+
+    Raises:
+        UsageError: not positive, not whole, or more than `total`.
+    """
+    if 0 < value < 1:
+        return max(1, round(value * total))
+    if not (1 <= value <= total and value == int(value)):
+        raise UsageError(
+            f"{name} is {value:g}",
+            expected=f"a share of {total} neurons between 0 and 1, or a count from 1 to {total}",
+            remedy=f"check --{name}",
+        )
+    return int(value)
+
+
+def select_neurons(
+    scores: NeuronScores, top_k: float, ambiguous: str = "keep", *, or_none: bool = False
+) -> NeuronSet:
+    """The `top_k` neurons of highest positive and of lowest negative score, over the whole model.
+
+    Args:
+        scores: what identification found.
+        top_k: neurons of each kind, a count or a share of all neurons.
+        ambiguous: `drop` leaves out neurons that some question put in G_e and another in B_e.
+        or_none: the set may be empty.
+
+    Raises:
+        UsageError: a bad `top_k` or `ambiguous`, or no neuron has a score other than zero.
+    """
+    if ambiguous not in AMBIGUOUS:
+        raise UsageError(
+            f"ambiguous is {ambiguous!r}", expected=" or ".join(AMBIGUOUS), remedy="use keep"
+        )
+    count = resolve_count(top_k, scores.score.size, "top_k")
+    score = scores.score
+    if ambiguous == "drop":
+        score = np.where((scores.good_count > 0) & (scores.bad_count > 0), 0.0, score)
+    good, bad = _highest(score, count), _highest(-score, count)
+    if not (good or bad or or_none):
+        raise UsageError(
+            "no neuron has a score other than zero",
+            expected="questions whose answer depends on FFN neurons at the scored position",
+            remedy="use --ambiguous keep, more questions, or another model",
+        )
+    n_layers, width = scores.shape
+    return NeuronSet(
+        n_layers=n_layers,
+        width=width,
+        good=tuple(Neuron(*place, float(score[place])) for place in good),
+        bad=tuple(Neuron(*place, float(score[place])) for place in bad),
+        top_k=count,
+        ambiguous=ambiguous,
+        provenance=scores.provenance,
+    )
+
+
+def _highest(values: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
+    """(layer, index) of the `count` highest positive values, ties by place."""
+    order = np.argsort(-values, axis=None, kind="stable")[:count]
+    places = [divmod(int(flat), values.shape[1]) for flat in order]
+    return [place for place in places if values[place] > 0]
+
+
+def random_like(neurons: NeuronSet, seed: int) -> NeuronSet:
+    """A layer-matched random control: as many neurons in each layer as the good and bad sets have.
+
+    The random `good` and `bad` sets do not overlap. They are drawn from all neurons of the layer
+    that are in neither of the chosen sets, or from all of them where too few are left.
+
+    Args:
+        neurons: the set to match.
+        seed: which of the controls.
+    """
+    generator = np.random.default_rng([seed, 0x5EED])
+    taken = {neuron.place for neuron in neurons.good + neurons.bad}
+    good_counts = Counter(neuron.layer for neuron in neurons.good)
+    bad_counts = Counter(neuron.layer for neuron in neurons.bad)
+    good: list[Neuron] = []
+    bad: list[Neuron] = []
+    for layer in range(neurons.n_layers):
+        wanted = good_counts[layer] + bad_counts[layer]
+        free = [index for index in range(neurons.width) if (layer, index) not in taken]
+        pool = free if len(free) >= wanted else range(neurons.width)
+        drawn = generator.permutation(np.asarray(pool))[:wanted]
+        chosen = [Neuron(layer, int(index), 0.0) for index in drawn]
+        good += chosen[: good_counts[layer]]
+        bad += chosen[good_counts[layer] :]
+    return NeuronSet(
+        n_layers=neurons.n_layers,
+        width=neurons.width,
+        good=tuple(good),
+        bad=tuple(bad),
+        top_k=neurons.top_k,
+        ambiguous=neurons.ambiguous,
+        provenance=neurons.provenance,
+    )
+
+
+def layer_counts(neurons: Sequence[Neuron], n_layers: int) -> list[int]:
+    """[layers] how many of the neurons lie in each layer."""
+    counts = Counter(neuron.layer for neuron in neurons)
+    return [counts[layer] for layer in range(n_layers)]

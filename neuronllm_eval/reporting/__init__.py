@@ -1,0 +1,4 @@
+"""The artifacts of one run become text and pages; loads no model.
+
+Read first: `report_markdown.py`.
+"""

@@ -1,0 +1,224 @@
+"""The single figures of `report.html`: deltas, flips, layers, halves, groups. Pure.
+
+Colours never stand alone: kinds differ in form or in place too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.formats.svg import Drawing, Scale, clipped, spanning, spread, tick_text
+from neuronllm_eval.neurons.neuron_set import Neuron
+from neuronllm_eval.reporting.wording import ALPHA, corrected_p
+
+WIDTH = 356
+_LABELS = 122  # pixels for the names of rows
+_SIGNS = 16  # that fit there
+_RIGHT = WIDTH - 12
+_MOST_MARKS = 150  # of each kind in a scatter
+_MOST_GROUPS = 40
+
+
+def _value_axis(drawing: Drawing, scale: Scale, top: float, bottom: float, what: str) -> None:
+    """Grid lines and labels of a horizontal axis, with what it measures below."""
+    for value in scale.ticks(6):
+        x = scale(value)
+        drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")
+        drawing.text(x, bottom + 14, tick_text(value), "tick", "middle")
+    drawing.text((scale.start + scale.end) / 2, bottom + 30, what, "axis", "middle")
+
+
+def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
+    """Accuracy deltas with intervals, over the range of the random controls."""
+    said = "; ".join(f"{each.name} {_interval(each)}" for each in summaries)
+    row, top = 30, 30
+    bottom = top + row * len(summaries)
+    drawing = Drawing(WIDTH, bottom + 38, f"Accuracy deltas in points: {said}.")
+    legend = [("circle", "mark", "delta, 95% interval")]
+    if any(each.controls and each.controls.n_controls for each in summaries):
+        legend.append(("bar", "band", "random controls"))
+    _legend(drawing, legend)
+    values = [value for each in summaries for value in _extent(each)]
+    scale = spanning(values, _LABELS, _RIGHT)
+    _value_axis(drawing, scale, top, bottom, "change of accuracy, points")
+    for number, each in enumerate(summaries):
+        y = top + row * (number + 0.5)
+        drawing.text(_LABELS - 8, y + 4, clipped(each.name, _SIGNS), "label", "end")
+        controls = each.controls
+        if controls is not None and controls.n_controls:
+            low, high = scale(controls.low), scale(controls.high)
+            says = f"random controls {controls.low:+.1f} to {controls.high:+.1f}"
+            drawing.bar(low - 1, y - 9, high - low + 2, 18, "band", says)
+        drawing.line(scale(each.accuracy.low), y, scale(each.accuracy.high), y, "whisker")
+        for end in (each.accuracy.low, each.accuracy.high):
+            drawing.line(scale(end), y - 4, scale(end), y + 4, "whisker")
+        clear = "mark" if corrected_p(each) < ALPHA else "mark hollow"
+        drawing.mark("circle", scale(each.accuracy.delta), y, clear, _interval(each), 4.5)
+    return drawing
+
+
+def _interval(each: ConditionSummary) -> str:
+    found = each.accuracy
+    return f"{found.delta:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+
+
+def _extent(each: ConditionSummary) -> list[float]:
+    found = [each.accuracy.low, each.accuracy.high, each.accuracy.delta]
+    if each.controls is not None and each.controls.n_controls:
+        found += [each.controls.low, each.controls.high]
+    return found
+
+
+def _legend(drawing: Drawing, entries: Sequence[tuple[str, str, str]], x: float = 2) -> None:
+    """Marks and what they stand for, in a line at the top."""
+    for kind, css, text in entries:
+        if kind == "bar":
+            drawing.bar(x, 4, 14, 10, css, "")
+        else:
+            drawing.mark(kind, x + 7, 9, css, r=4)
+        drawing.text(x + 20, 13, text, "tick")
+        x += 36 + 6 * len(text)
+
+
+def flip_bars(summaries: Sequence[ConditionSummary]) -> Drawing:
+    """Docs lost to the left and won to the right, a row for each condition."""
+    pairs = [(e.name, e.mcnemar.n_lost, e.mcnemar.n_gained) for e in summaries if e.mcnemar]
+    said = "; ".join(f"{name} {lost} lost, {won} won" for name, lost, won in pairs)
+    row, top = 26, 28
+    bottom = top + row * len(pairs)
+    drawing = Drawing(WIDTH, bottom + 38, f"Docs that changed: {said}.")
+    _legend(drawing, (("bar", "bad hatched", "lost"), ("bar", "good", "won")))
+    low = -max([1, *(lost for _, lost, _ in pairs)])
+    high = max([1, *(won for _, _, won in pairs)])
+    # Room for the numbers at the ends of the bars.
+    scale = Scale(low, high, _LABELS + 30, _RIGHT - 26)
+    for value in scale.ticks(5):
+        x = scale(value)
+        drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")
+        drawing.text(x, bottom + 14, tick_text(abs(value)), "tick", "middle")
+    drawing.text((_LABELS + _RIGHT) / 2, bottom + 30, "docs", "axis", "middle")
+    for number, (name, lost, won) in enumerate(pairs):
+        y = top + row * (number + 0.5)
+        drawing.text(_LABELS - 8, y + 4, clipped(name, _SIGNS), "label", "end")
+        left, right = scale(-lost), scale(won)
+        drawing.bar(scale(0), y - 7, left - scale(0), 14, "bad hatched", f"{lost} lost")
+        drawing.bar(scale(0), y - 7, right - scale(0), 14, "good", f"{won} won")
+        drawing.text(left - 4, y + 4, str(lost), "tick", "end")
+        drawing.text(right + 4, y + 4, str(won), "tick")
+    return drawing
+
+
+def layers(good: Sequence[int], bad: Sequence[int]) -> Drawing:
+    """How many good neurons (up) and bad ones (down) each layer has."""
+    said = ", ".join(
+        f"layer {layer}: {one} good, {other} bad"
+        for layer, (one, other) in enumerate(zip(good, bad, strict=True))
+        if one or other
+    )
+    height, left, top, bottom = 220, 34, 26, 182
+    drawing = Drawing(WIDTH, height, f"Neurons by layer. {said or 'None'}.")
+    _legend(drawing, (("bar", "good", "good"), ("bar", "bad hatched", "bad")))
+    low, high = -max([0, *bad]), max([0, *good])
+    scale = spanning([low, high], bottom, top, least=2)
+    for value in scale.ticks(6):
+        y = scale(value)
+        drawing.line(left, y, _RIGHT, y, "zero" if value == 0 else "grid")
+        drawing.text(left - 6, y + 3.5, tick_text(abs(value)), "tick", "end")
+    step = (_RIGHT - left) / len(good)
+    width = min(0.8 * step, 26)
+    for layer, (one, other) in enumerate(zip(good, bad, strict=True)):
+        x = left + step * (layer + 0.5) - width / 2
+        for count, css, kind in ((one, "good", "good"), (-other, "bad hatched", "bad")):
+            if count:
+                says = f"layer {layer}: {abs(count)} {kind}"
+                drawing.bar(x, scale(0), width, scale(count) - scale(0), css, says)
+    for layer in _readable(len(good)):
+        drawing.text(left + step * (layer + 0.5), bottom + 16, str(layer), "tick", "middle")
+    drawing.text((left + _RIGHT) / 2, bottom + 32, "layer", "axis", "middle")
+    return drawing
+
+
+def _readable(count: int) -> list[int]:
+    """Of so many places, those whose numbers are written below."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000, count) if count / step <= 16)
+    return list(range(0, count, step))
+
+
+def halves(
+    half_sums: NDArray[np.float64], good: Sequence[Neuron], bad: Sequence[Neuron], correlation: str
+) -> Drawing:
+    """The chosen neurons' scores from one half of the questions, by those from the other."""
+    left, top, bottom = 52, 26, 236
+    alt = f"Scores of the chosen neurons from either half of the questions; {correlation}."
+    drawing = Drawing(WIDTH, bottom + 38, alt)
+    _legend(drawing, (("circle", "good mark-only", "good"), ("square", "bad mark-only", "bad")))
+    shown = [
+        (kind, css, neuron)
+        for kind, css, found in (("circle", "good", good), ("square", "bad", bad))
+        for neuron in (found[index] for index in spread(len(found), _MOST_MARKS))
+    ]
+    places = [half_sums[:, neuron.layer, neuron.index].tolist() for _, _, neuron in shown]
+    values = [value for place in places for value in place]
+    least = max(map(abs, values), default=1.0) or 1.0
+    across = spanning(values, left, _RIGHT, least)
+    up = spanning(values, bottom, top, least)
+    for value in across.ticks(6):
+        x = across(value)
+        drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")
+        drawing.text(x, bottom + 14, tick_text(value), "tick", "middle")
+    for value in up.ticks(6):
+        y = up(value)
+        drawing.line(left, y, _RIGHT, y, "zero" if value == 0 else "grid")
+        drawing.text(left - 6, y + 3.5, tick_text(value), "tick", "end")
+    drawing.line(across(across.low), up(up.low), across(across.high), up(up.high), "guide")
+    for (form, css, neuron), (x, y) in zip(shown, places, strict=True):
+        says = f"{neuron.layer}:{neuron.index}"
+        drawing.mark(form, across(x), up(y), f"{css} mark-only", says, 3.2)
+    drawing.text((left + _RIGHT) / 2, bottom + 30, "score, even questions", "axis", "middle")
+    drawing.text(_RIGHT, 13, "up: odd questions", "axis", "end")
+    return drawing
+
+
+def groups(
+    names: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    condition: str,
+    controls: Sequence[tuple[float, float] | None] = (),
+) -> Drawing:
+    """Accuracy before and after by group, the groups that lost most first.
+
+    Args:
+        names: of the groups.
+        before: accuracy without intervention, percent.
+        after: under the condition, percent.
+        condition: its name.
+        controls: lowest and highest accuracy under the random controls; may be empty.
+    """
+    order = sorted(range(len(names)), key=lambda index: (after[index] - before[index], index))
+    order = [order[index] for index in spread(len(order), _MOST_GROUPS)]
+    row, top = 20, 28
+    bottom = top + row * len(order)
+    said = "; ".join(f"{names[i]} {before[i]:.0f} to {after[i]:.0f}" for i in order)
+    drawing = Drawing(WIDTH, bottom + 38, f"Accuracy by group, unmasked and {condition}: {said}.")
+    entries = [("circle", "before", "unmasked"), ("diamond", "mark", condition)]
+    _legend(drawing, [*entries, *([("bar", "band", "random controls")] if any(controls) else [])])
+    scale = Scale(0, 100, _LABELS, _RIGHT)
+    _value_axis(drawing, scale, top, bottom, "accuracy %")
+    for number, index in enumerate(order):
+        y = top + row * (number + 0.5)
+        one, other = scale(before[index]), scale(after[index])
+        drawing.text(_LABELS - 8, y + 4, clipped(names[index], _SIGNS), "label", "end")
+        if controls and (span := controls[index]) is not None:
+            low, high = map(scale, span)
+            drawing.bar(low - 1, y - 7, high - low + 2, 14, "band", "random controls")
+        drawing.line(one, y, other, y, "whisker")
+        says = f"{names[index]}: {before[index]:.1f} to {after[index]:.1f}"
+        # A ring that is wider than the diamond, which would hide it where nothing changed.
+        drawing.mark("circle", one, y, "before", says, r=6)
+        drawing.mark("diamond", other, y, "mark", says, r=2.4)
+    return drawing

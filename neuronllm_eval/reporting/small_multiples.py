@@ -1,0 +1,168 @@
+"""The small multiples of `report.html`: dose and response, and letters. Pure.
+
+Panels of a kind share their axes, so that they can be compared at a glance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.formats.svg import Drawing, Scale, spanning, spread, tick_text
+from neuronllm_eval.interventions.conditions import factor_text
+from neuronllm_eval.reporting.answer_tables import LetterShares
+
+WIDTH, HEIGHT = 172, 150
+_LEFT, _RIGHT, _TOP, _BOTTOM = 32, 164, 10, 116
+MOST_PANELS = 8
+_UNMASKED_FACTOR = 1.0
+
+
+def by_factor(points: Sequence[ConditionSummary]) -> list[Drawing]:
+    """Delta by factor, a panel for each number of neurons; empty without two factors.
+
+    Args:
+        points: of one surface, the plain conditions among them.
+    """
+    swept = [each for each in points if each.scale is not None and each.top_k is not None]
+    factors = sorted({float(each.scale or 0) for each in swept} | {_UNMASKED_FACTOR})
+    if len(factors) < 3:
+        return []
+    counts = sorted({each.top_k or 0 for each in swept})
+    # Evenly apart: factors of 0.5, 2 and 100 would not fit on a line.
+    place = {factor: float(index) for index, factor in enumerate(factors)}
+    up = _deltas_axis(swept)
+    panels = []
+    for count in (counts[index] for index in spread(len(counts), MOST_PANELS)):
+        here = {float(each.scale or 0): each for each in swept if each.top_k == count}
+        line = [(place[factor], here.get(factor)) for factor in factors
+                if factor in here or factor == _UNMASKED_FACTOR]  # fmt: skip
+        title = f"{count} neuron{'s' if count > 1 else ''}"
+        ticks = [(place[factor], factor_text(factor)) for factor in factors]
+        panels.append(_panel(title, "factor", line, ticks, len(factors) - 1.0, up))
+    return panels
+
+
+def by_number(points: Sequence[ConditionSummary]) -> list[Drawing]:
+    """Delta by number of neurons, a panel for each factor; empty without two numbers."""
+    swept = [each for each in points if each.top_k is not None]
+    counts = sorted({each.top_k or 0 for each in swept})
+    if len(counts) < 2:
+        return []
+    low, high = math.log(counts[0]), math.log(counts[-1])
+    place = {count: (math.log(count) - low) / (high - low) for count in counts}
+    kinds: dict[tuple[str, float | None], list[ConditionSummary]] = {}
+    for each in sorted(swept, key=lambda each: (each.scale or 0.0, each.condition)):
+        kinds.setdefault((each.condition, each.scale), []).append(each)
+    up = _deltas_axis(swept)
+    ticks = [
+        (place[count], f"{count:,}" if count < 10_000 else f"{count / 1000:.3g}k")
+        for count in counts
+    ]
+    panels = []
+    for condition, scale in (list(kinds)[index] for index in spread(len(kinds), MOST_PANELS)):
+        found = sorted(kinds[condition, scale], key=lambda each: each.top_k or 0)
+        title = condition if scale is None else f"{condition} ×{factor_text(scale)}"
+        line = [(place[each.top_k or 0], each) for each in found]
+        panels.append(_panel(title, "neurons", line, ticks, 1.0, up))
+    return panels
+
+
+def _deltas_axis(points: Sequence[ConditionSummary]) -> Scale:
+    values = [value for each in points for value in (each.accuracy.low, each.accuracy.high)]
+    for each in points:
+        if each.controls is not None and each.controls.n_controls:
+            values += [each.controls.low, each.controls.high]
+    return spanning(values, _BOTTOM, _TOP)
+
+
+def _panel(
+    title: str,
+    what: str,
+    line: Sequence[tuple[float, ConditionSummary | None]],
+    ticks: Sequence[tuple[float, str]],
+    width: float,
+    up: Scale,
+) -> Drawing:
+    """A curve of deltas with intervals over the ranges of the controls.
+
+    Args:
+        title: above it.
+        what: the name of the axis.
+        line: place along the axis, and the point there; None for the unmasked model.
+        ticks: place along the axis, and its label.
+        width: the last place.
+        up: of the deltas.
+    """
+    across = Scale(0, width, _LEFT + 10, _RIGHT - 10)
+    values = [0.0 if each is None else each.accuracy.delta for _, each in line]
+    shown = ", ".join(f"{value:+.1f}" for value in values)
+    drawing = Drawing(WIDTH, HEIGHT, f"{title}: deltas in points by {what}, {shown}.", title)
+    _frame(drawing, up)
+    _labels(drawing, [(across(x), text) for x, text in ticks])
+    drawing.text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, what, "axis", "middle")
+    for place, each in line:
+        if each is not None and each.controls is not None and each.controls.n_controls:
+            low, high = up(each.controls.low), up(each.controls.high)
+            drawing.bar(across(place) - 5, low + 1, 10, high - low - 2, "band", "")
+    drawing.curve([(across(x), up(y)) for (x, _), y in zip(line, values, strict=True)], "curve")
+    for place, each in line:
+        x = across(place)
+        if each is None:
+            drawing.mark("square", x, up(0), "before", "unmasked", 3)
+            continue
+        found = each.accuracy
+        drawing.line(x, up(found.low), x, up(found.high), "whisker")
+        says = f"{each.name}: {found.delta:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+        drawing.mark("circle", x, up(found.delta), "mark", says, 3.2)
+    return drawing
+
+
+def _frame(drawing: Drawing, up: Scale) -> None:
+    for value in up.ticks(5):
+        y = up(value)
+        drawing.line(_LEFT, y, _RIGHT, y, "zero" if value == 0 else "grid")
+        drawing.text(_LEFT - 5, y + 3.5, tick_text(value), "tick", "end")
+
+
+def _labels(drawing: Drawing, ticks: Sequence[tuple[float, str]]) -> None:
+    """Labels below the axis, without those that would run into the one before."""
+    free = -math.inf
+    for x, text in ticks:
+        half = 3.1 * len(text)
+        if x - half > free:
+            drawing.text(x, _BOTTOM + 15, text, "tick", "middle")
+            free = x + half + 3
+
+
+def letter_panels(shares: LetterShares) -> list[Drawing]:
+    """Which letters are said, a panel for the unmasked run and for each condition.
+
+    Of more than `MOST_PANELS`, which can only be points, some that are evenly chosen.
+    """
+    most = max([1.0, *shares.right, *(value for said in shares.said.values() for value in said)])
+    up = Scale(0, 1.05 * most, _BOTTOM, _TOP)
+    step = (_RIGHT - _LEFT) / len(shares.letters)
+    panels = []
+    names = list(shares.said)
+    for name in (names[index] for index in spread(len(names), MOST_PANELS)):
+        said = shares.said[name]
+        listed = ", ".join(
+            f"{letter} {value:.0f}" for letter, value in zip(shares.letters, said, strict=True)
+        )
+        drawing = Drawing(WIDTH, HEIGHT, f"Letters said, {name}, in percent: {listed}.", name)
+        _frame(drawing, up)
+        for index, (value, right) in enumerate(zip(said, shares.right, strict=True)):
+            x = _LEFT + step * (index + 0.5)
+            half = min(0.36 * step, 14)
+            letter = shares.letters[index]
+            says = f"{letter} said in {value:.1f}% of the docs, right in {right:.1f}%"
+            drawing.bar(x - half, _BOTTOM, 2 * half, up(value) - _BOTTOM, "said", says)
+            drawing.line(x - 1.3 * half, up(right), x + 1.3 * half, up(right), "right")
+        _labels(
+            drawing, [(_LEFT + step * (i + 0.5), name) for i, name in enumerate(shares.letters)]
+        )
+        drawing.text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, "% of docs by letter", "axis", "middle")
+        panels.append(drawing)
+    return panels

@@ -1,0 +1,255 @@
+"""What the top neurons of a run do, from its files, its model and its task.
+
+1. What is stored is read and checked (`StoredRun`).
+2. Model, tokenizer and task must be those that the run was made of.
+3. Tokens from the weights, a second pass over some of the questions that chose the neurons, and
+   attributions by gold letter from the scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from neuronllm_eval.attribution.identify import is_right
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.explain.evidence import Evidence, Place
+from neuronllm_eval.explain.explanation import Explanation, NeuronExplanation, SetOverlap, extremes
+from neuronllm_eval.explain.letter_bias import gold_counts, letter_profile
+from neuronllm_eval.explain.logit_lens import Promotion, Unembedding, promotions
+from neuronllm_eval.explain.single_neuron_ablation import worth_alone
+from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
+from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronScores, NeuronSet
+from neuronllm_eval.neurons.selection import layer_counts
+from neuronllm_eval.prompts import Question
+from neuronllm_eval.runs.directory import RunDirectory, read_lines
+from neuronllm_eval.runs.reader import load_neurons, load_scores
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.stages.load_model import LoadedModel
+from neuronllm_eval.stages.rescore_sample import Attributing, origins, sampled
+
+
+def gather(
+    attributing: Attributing, chosen: Sequence[Question], places: Sequence[Place]
+) -> Evidence:
+    """Ask the questions again, and keep what the neurons at `places` do.
+
+    Raises:
+        DocError: a number is not finite.
+    """
+    layers, indices = (list(each) for each in zip(*places, strict=True))
+    sums = np.zeros((len(chosen), len(places)))
+    rows, right, question_of = [], [], []
+    with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
+        for index, found in attributing.again(chosen):
+            for prompt, each in zip(chosen[index].prompts, found, strict=True):
+                values = attributing.method.values(each)[layers, indices]
+                sums[index] += values.double().cpu().numpy()
+                rows.append(each.neurons[layers, indices].double().cpu().numpy())
+                right.append(is_right(each, prompt.gold))
+                question_of.append(index)
+            progress.update()
+    with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
+        alone = worth_alone(
+            attributing.engine, chosen, places, attributing.how.batch_size, progress.update
+        )
+    return Evidence(
+        tuple(chosen),
+        sums,
+        np.stack(rows),
+        alone,
+        np.array(right, dtype=bool),
+        np.array(question_of, dtype=np.int64),
+    )
+
+
+logger = logging.getLogger(__name__)
+_KEPT_TOKENS = 10
+_KEPT_QUESTIONS = 3
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run directory holds, as far as it is needed here.
+
+    Attributes:
+        run: the directory.
+        settings: of the run, with what this command's flags say of device and batches.
+        neurons: good and bad.
+        scores: that these were chosen by.
+        lines: of `questions.jsonl`, by question.
+        letter_counts: [letters] prompts by gold letter.
+    """
+
+    run: RunDirectory
+    settings: RunSettings
+    neurons: NeuronSet
+    scores: NeuronScores
+    lines: dict[str, dict[str, Any]]
+    letter_counts: NDArray[np.int64]
+
+    @classmethod
+    def load(cls, run: RunDirectory, given: dict[str, Any]) -> StoredRun:
+        """Read a run.
+
+        Raises:
+            ArtifactError: a file is missing or damaged, or they are of different runs, or there
+                is no neuron.
+        """
+        settings = RunSettings.load(run.settings)
+        neurons = load_neurons(run, settings)
+        if not neurons.good + neurons.bad:
+            raise ArtifactError(
+                f"{run.neurons} has neither good nor bad neurons",
+                expected="neurons to explain",
+                remedy="run identify again",
+            )
+        scores = load_scores(run, neurons)
+        lines = read_lines(run.questions)
+        n_letters, n_prompts = len(scores.letter_sums), scores.provenance.n_prompts
+        return cls(
+            run,
+            dataclasses.replace(settings, **given),
+            neurons,
+            scores,
+            {str(line.get("question_id")): line for line in lines},
+            gold_counts(lines, n_letters, n_prompts, run.questions),
+        )
+
+    @property
+    def model_name(self) -> str:
+        """As the settings name it."""
+        return str(self.settings.model_args.get("pretrained"))
+
+    def top(self, count: int) -> list[tuple[str, Neuron]]:
+        """The first so many good neurons, then the first so many bad ones."""
+        sets = {"good": self.neurons.good, "bad": self.neurons.bad}
+        return [(kind, neuron) for kind, found in sets.items() for neuron in found[:count]]
+
+
+def explain_run(
+    model: LoadedModel,
+    questions: QuestionSet,
+    stored: StoredRun,
+    overlaps: tuple[SetOverlap, ...],
+    top_n: int,
+    n_asked: int,
+) -> Explanation:
+    """What the top neurons of a run do.
+
+    Args:
+        model: the run's.
+        questions: of the selection split.
+        stored: what the run directory holds.
+        overlaps: of the run's sets with others'.
+        top_n: good and bad neurons.
+        n_asked: questions to ask again.
+
+    Raises:
+        ModelError: the model is not the one that the neurons were found in.
+        ArtifactError: the tokenizer, the task or its questions are not the run's.
+    """
+    neurons, scores = stored.neurons, stored.scores
+    _require_origin(model, questions, stored)
+    chosen = _chosen(questions, stored, n_asked)
+    top = stored.top(top_n)
+    places = [neuron.place for _, neuron in top]
+    lm = model.lm
+    with computing_in(lm.model, stored.settings.attribution_dtype):
+        unembedding = Unembedding.of(lm.model, model.layers, questions.prompts[0].context)
+        tokens = _promotions(unembedding, places, lm.tokenizer)
+        attributing = Attributing.of(model, stored.settings, questions, neurons)
+        evidence = gather(attributing, chosen, places)
+    return Explanation(
+        task=stored.settings.task,
+        model=stored.model_name,
+        method=neurons.provenance.method,
+        measures=attributing.method.measures,
+        n_questions=len(chosen),
+        n_chosen_on=len(stored.lines),
+        letter_counts=tuple(stored.letter_counts.tolist()),
+        notes=unembedding.notes,
+        neurons=tuple(
+            _explained(kind, neuron, number, tokens[number], evidence, questions, stored)
+            for number, (kind, neuron) in enumerate(top)
+        ),
+        spread={
+            "good": layer_counts(neurons.good, scores.shape[0]),
+            "bad": layer_counts(neurons.bad, scores.shape[0]),
+        },
+        overlaps=overlaps,
+    )
+
+
+def _explained(
+    kind: str,
+    neuron: Neuron,
+    number: int,
+    tokens: Promotion,
+    evidence: Evidence,
+    questions: QuestionSet,
+    stored: StoredRun,
+) -> NeuronExplanation:
+    sums = stored.scores.letter_sums[:, neuron.layer, neuron.index]
+    helped, hurt = extremes(evidence, number, questions.task, _KEPT_QUESTIONS)
+    return NeuronExplanation(
+        kind=kind,
+        neuron=neuron,
+        tokens=tokens,
+        positive=evidence.share_positive(number),
+        letters=letter_profile(sums, stored.letter_counts),
+        right=evidence.mean_activation(number, right=True),
+        wrong=evidence.mean_activation(number, right=False),
+        value=evidence.value(number),
+        knockout=evidence.knockout(number),
+        doubling=evidence.doubling(number),
+        helped=helped,
+        hurt=hurt,
+    )
+
+
+def _promotions(
+    unembedding: Unembedding, places: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
+) -> list[Promotion]:
+    for note in unembedding.notes:
+        logger.warning("tokens: %s", note)
+    effects = unembedding.effects(places, len(tokenizer))
+    if effects is None:
+        return [Promotion()] * len(places)
+    return promotions(effects, tokenizer, _KEPT_TOKENS)
+
+
+def _require_origin(model: LoadedModel, questions: QuestionSet, stored: StoredRun) -> None:
+    """Refuse another model, tokenizer or task than those that the run was made of."""
+    require_same_shape(stored.neurons, model.layers.shape, stored.model_name)
+    require_same_weights(stored.neurons, model.dtype, model.hash, stored.model_name)
+    for name, (here, there) in origins(model, questions, stored.neurons).items():
+        if here != there:
+            raise ArtifactError(
+                f"{stored.run.path}: the {name} of the run had the digest {there}, and "
+                f"{'have' if name == 'weights' else 'has'} {here} now",
+                expected=f"the {name} that the neurons were found with",
+                remedy="run identify again",
+            )
+
+
+def _chosen(questions: QuestionSet, stored: StoredRun, n_asked: int) -> list[Question]:
+    chosen, missing = sampled(questions, stored.lines, n_asked)
+    if missing:
+        raise ArtifactError(
+            f"{stored.run.questions} is of the question {missing!r:.100}, which the task "
+            f"{stored.settings.task} has not",
+            expected="questions of the run's own task",
+            remedy="run identify again",
+        )
+    return chosen

@@ -1,0 +1,309 @@
+"""What a stage is about to do: engine, batch size and sizes of its artifacts. Writes nothing.
+
+Whatever can be refused is refused here, so that a dry run refuses what a run would.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.attribution.identify import IdentificationSettings, identify
+from neuronllm_eval.attribution.integrated_gradients import (
+    AUTO_QUADRATURE,
+    N_PROBES,
+    Attribution,
+    Probe,
+    Quadrature,
+    attribute,
+    choose_quadrature,
+    takes_one_pass,
+)
+from neuronllm_eval.attribution.methods import Method, make_method
+from neuronllm_eval.engine.batching import Pass, auto_batch_size, in_batches
+from neuronllm_eval.engine.build import build_engine
+from neuronllm_eval.engine.interface import Engine, option_cross_entropy
+from neuronllm_eval.harness.results import harness_metrics
+from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.conditions import CONDITIONS
+from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_conditions
+from neuronllm_eval.models.compatibility import require_same_shape
+from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.selection import resolve_count
+from neuronllm_eval.prompts import ALL, Prompt, Question
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runtime.distributed import own_rank
+from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate
+from neuronllm_eval.stages.load_model import LoadedModel
+
+logger = logging.getLogger(__name__)
+# The replay engine tries rules on one prompt of so many.
+_PROMPTS_PER_PROBE = 50
+# What a result file and the small files of a stage take, in bytes.
+_RESULT_FILE = 17_000
+_SMALL_FILES = 6_000
+_ADAPTER_TEXTS = 6_500  # an adapter's configuration, card and provenance
+# Gets the way to choose a batch size, and returns the one to use.
+SettleBatchSize = Callable[[Callable[[], int]], int]
+
+
+def _as_chosen(choose: Callable[[], int]) -> int:
+    return choose()
+
+
+def quadrature_of(settings: RunSettings) -> Quadrature:
+    """The rule of most nodes that the settings may come to; a wrong number is refused here."""
+    name = "gauss_lobatto" if settings.quadrature == AUTO_QUADRATURE else settings.quadrature
+    return Quadrature(name, settings.n_steps)
+
+
+# Identify ---------------------------------------------------------------------------------------
+
+
+def prepare_identification(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    directory: Path,
+    settle: SettleBatchSize = _as_chosen,
+    methods: Sequence[Method] = (),
+) -> tuple[IdentificationSettings, Stage]:
+    """How a task is identified, and with which engine.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the selection split.
+        directory: of the run.
+        settle: which batch size it is to be, given how one is chosen.
+        methods: that share the pass; the settings' if not given.
+
+    Raises:
+        UsageError: settings that no model can make right, or not this one.
+    """
+    layers = model.layers
+    methods = tuple(methods) or (make_method(settings.method, settings.method_args),)
+    n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
+    resolve_count(settings.top_z, layers.width, "top_z")
+    most = quadrature_of(settings).n_steps or 1
+    engine = build_engine(
+        model.lm.model, layers, questions.prompts, settings.engine, most, settings.positions
+    )
+    how = IdentificationSettings(methods, top_z=settings.top_z, positions=settings.positions)
+    one_pass = takes_one_pass(engine, how.quantities)
+    if one_pass and settings.quadrature == AUTO_QUADRATURE:
+        quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
+    else:
+        # Whatever the methods, so that a method's scores do not depend on its company.
+        quadrature = _quadrature(settings, questions, engine)
+    passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
+    batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
+    how = replace(how, quadrature=quadrature, batch_size=batch_size)
+    if settings.positions == ALL and not one_pass:
+        logger.warning(
+            "%s: integrating at all positions takes full passes for each of %d layers and %d "
+            "nodes of every prompt; --method gradxact takes one",
+            settings.task,
+            layers.n_layers,
+            quadrature.n_steps,
+        )
+    return how, Stage(
+        task=settings.task,
+        name="identify",
+        engine=engine,
+        questions=questions.questions,
+        batch_size=batch_size,
+        passes=passes,
+        run=lambda some: identify(
+            engine, some, how, lambda record: None, set_aside=lambda *_: None
+        ),
+        finish=lambda: None,
+        n_files=0,
+        disk=len(methods) * _identification_bytes(questions, layers.shape, n_chosen),
+        directory=directory,
+    )
+
+
+def _quadrature(settings: RunSettings, questions: QuestionSet, engine: Engine) -> Quadrature:
+    """The rule for the path integrals, which `auto` chooses by attributing a few prompts."""
+    n_probes = N_PROBES
+    is_slow = engine.name == "replay" and settings.quadrature == AUTO_QUADRATURE
+    if is_slow:  # layers x nodes passes for each prompt and rule: no more than a small share of all
+        n_probes = max(1, min(N_PROBES, len(questions.prompts) // _PROMPTS_PER_PROBE))
+        logger.info("choosing the quadrature on %d prompts", n_probes)
+    compute = attributing(engine, settings.batch_size_or(lambda: 1))
+    with bar(
+        total=2 * n_probes,
+        desc="choose the quadrature",
+        unit="prompt",
+        leave=False,
+        shown=is_slow and not own_rank(),
+    ) as progress:
+
+        def shown(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:
+            found = []
+            for prompt in prompts:
+                found += compute([prompt], rule)
+                progress.update()
+            return found
+
+        return choose_quadrature(
+            shown if is_slow else compute,
+            questions.prompts,
+            settings.quadrature,
+            settings.n_steps,
+            n_probes,
+        )
+
+
+def attributing(engine: Engine, batch_size: int) -> Probe:
+    """How `choose_quadrature` attributes: as a run does, in batches that are halved if need be."""
+
+    def compute(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:
+        alone = [Question(str(place), (prompt,)) for place, prompt in enumerate(prompts)]
+        found = in_batches(
+            alone,
+            batch_size,
+            lambda batch: attribute(engine, batch, rule, option_cross_entropy, finite=False),
+        )
+        return [attribution for _, (attribution,) in found]
+
+    return compute
+
+
+def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chosen: int) -> int:
+    """scores.safetensors to the byte but for its header, the others about."""
+    n_letters = max(len(prompt.options) for prompt in questions.prompts)
+    scores = 8 * (5 + n_letters) * shape[0] * shape[1]  # five arrays beside the letters'
+    neurons = 2 * 70 * n_chosen
+    lines = 80 * len(questions.questions)
+    lines += sum(40 + 20 * len(prompt.options) for prompt in questions.prompts)
+    # Of every condition but the unmasked one; float32, and some 100 bytes for a layer's name.
+    adapters = (len(CONDITIONS) - 1) * ((4 * shape[1] + 100) * shape[0] + _ADAPTER_TEXTS)
+    return scores + neurons + lines + adapters + _SMALL_FILES
+
+
+def estimate_identification(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    directory: Path,
+    methods: Sequence[Method] = (),
+) -> Estimate:
+    """What identifying a task will take; see `prepare_identification`."""
+    with computing_in(model.lm.model, settings.attribution_dtype):
+        _, stage = prepare_identification(model, settings, questions, directory, methods=methods)
+        return estimate(stage)
+
+
+# Validate ---------------------------------------------------------------------------------------
+
+
+def prepare_validation(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    factors: NDArray[Any],
+    plan: ConditionPlan,
+    directory: Path,
+    settle: SettleBatchSize = _as_chosen,
+) -> Stage:
+    """With which engine and batch size neurons are judged.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the validation split.
+        factors: [conditions, layers, neurons].
+        plan: the conditions.
+        directory: of the run.
+        settle: which batch size it is to be, given how one is chosen.
+    """
+    engine = build_engine(
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        positions=plan.positions,
+    )
+    if plan.positions == ALL:
+        logger.warning(
+            "%s: at all positions each of %d conditions takes a full pass of every prompt; fewer "
+            "--n_random take less",
+            settings.task,
+            len(plan.names),
+        )
+    passes = Pass(len(plan.names), gradients=False)
+    batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
+    docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]
+    n_files = len(plan.with_results)
+    return Stage(
+        task=settings.task,
+        name="validate",
+        engine=engine,
+        questions=questions.questions,
+        batch_size=batch_size,
+        passes=passes,
+        run=lambda some: score_conditions(
+            engine, some, factors, batch_size, lambda doc: None, set_aside=lambda *_: None
+        ),
+        finish=_judging(questions),
+        n_files=n_files,
+        disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
+        directory=directory,
+    )
+
+
+def _judging(questions: QuestionSet) -> Callable[[], object]:
+    """The harness's metrics of one condition, on answers that are made up."""
+    answers = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}
+    return lambda: harness_metrics(questions, answers)
+
+
+def estimate_validation(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    plan: ConditionPlan,
+    directory: Path,
+    neurons: NeuronSet | None = None,
+) -> Estimate:
+    """What judging neurons will take; see `prepare_validation`.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the validation split.
+        plan: the conditions, with the points of their sweep if neurons are given.
+        directory: of the run.
+        neurons: what is judged; None if it is yet to be found.
+
+    Raises:
+        ModelError: the neurons are another model's.
+    """
+    if neurons is None:
+        total = model.layers.n_layers * model.layers.width
+        counts = plan.sweep.top_k or (settings.top_k,)
+        plan = plan.at(sorted({resolve_count(count, total, "top_k") for count in counts}))
+        # Which neurons are scaled, and how, makes no difference here.
+        factors = np.ones((len(plan.names), *model.layers.shape), dtype=np.int8)
+    else:
+        require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
+        factors = plan.factors(neurons)
+    return estimate(prepare_validation(model, settings, questions, factors, plan, directory))
+
+
+def _batch_size(
+    model: LoadedModel, settings: RunSettings, questions: QuestionSet, passes: Pass
+) -> int:
+    return settings.batch_size_or(
+        lambda: auto_batch_size(model.lm.model, model.layers, questions.prompts, passes)
+    )

@@ -1,0 +1,216 @@
+"""What a repeated command finds in its run directories, and whether it is its own.
+
+A stage that was interrupted is gone on with, one that is finished is kept, and neither if it was
+made under other settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
+from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.formats.json_files import exact_keys, read_json
+from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.conditions import ConditionName
+from neuronllm_eval.interventions.score_conditions import ConditionPlan
+from neuronllm_eval.models.fingerprints import digest, task_hash, versions
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runtime.resumable_work import is_unfinished
+from neuronllm_eval.runtime.work_units import other_settings
+from neuronllm_eval.stages.load_model import LoadedModel
+from neuronllm_eval.stages.load_questions import how_asked
+
+logger = logging.getLogger(__name__)
+# Filled in from the task or from other settings where the user leaves them open.
+_RESOLVED = ("quadrature", "n_steps", "selection_split", "num_fewshot")
+# Settings that say where something lies; what lies there has digests of its own.
+_PLACES = ("include_path", "device")
+
+
+# Before the model is loaded ---------------------------------------------------------------------
+
+
+def refuse_before_work(
+    runs: Sequence[tuple[RunDirectory, RunSettings]],
+    *,
+    validating: bool,
+    overwrite: bool,
+    resume: bool,
+) -> None:
+    """Refuse run directories that cannot be used, before anything is loaded. Changes nothing.
+
+    Args:
+        runs: the directories, and the settings as the user gave them.
+        validating: whether the command goes on to validate.
+        overwrite: whether what is there may be replaced.
+        resume: whether the user expects finished runs.
+
+    Raises:
+        UsageError: a directory cannot be written, or holds a run of other settings; or all hold
+            finished runs, and the user did not say to keep them.
+        ArtifactError: a folder is where a file belongs, or the other way round.
+    """
+    for run, _ in runs:
+        run.require_writable()
+        run.require_places()
+    if overwrite:
+        return
+    for run, settings in runs:
+        if run.settings.exists():
+            now, kept = _comparable(settings), _comparable(RunSettings.load(run.settings))
+            left_open = {name for name in _RESOLVED if now[name] is None}
+            if now["quadrature"] == AUTO_QUADRATURE:
+                left_open |= {"quadrature", "n_steps"}
+            for name in left_open:
+                del now[name]
+            _require_equal(run, now, kept)
+    goes_on = [_goes_on(run, validating) for run, _ in runs]
+    for run, _ in runs:
+        if not (resume or any(goes_on)) or _is_foreign(run):
+            run.require_free(overwrite)
+
+
+def _goes_on(run: RunDirectory, validating: bool) -> bool:
+    """Whether something is left to do in a run directory that is this package's."""
+    if not run.neurons.is_file() or is_unfinished(run.identifying):
+        return True
+    return validation_goes_on(run) if validating else not run.report.is_file()
+
+
+def _is_foreign(run: RunDirectory) -> bool:
+    """Whether it was left unfinished by something that keeps no checkpoints."""
+    unfinished = run.settings.exists() and not run.neurons.is_file()
+    return unfinished and not is_unfinished(run.identifying)
+
+
+def validation_goes_on(run: RunDirectory) -> bool:
+    """Whether a run with neurons has yet to be judged, or to be reported on."""
+    judged = run.conditions.is_file() and not is_unfinished(run.validating)
+    return not (judged and run.summary.is_file() and run.report.is_file())
+
+
+def _comparable(settings: RunSettings) -> dict[str, Any]:
+    """The settings that decide numbers: where the weights and the tasks lie does not matter."""
+    known = {
+        name: value for name, value in dataclasses.asdict(settings).items() if name not in _PLACES
+    }
+    arguments = {key: value for key, value in settings.model_args.items() if key != "pretrained"}
+    return {**known, "model_args": arguments}
+
+
+def _require_equal(run: RunDirectory, now: dict[str, Any], kept: dict[str, Any]) -> None:
+    differing = {name: (now[name], kept[name]) for name in now if now[name] != kept[name]}
+    if differing:
+        raise other_settings(run.path, differing)
+
+
+# What decides the numbers -----------------------------------------------------------------------
+
+
+def identity(
+    model: LoadedModel, settings: RunSettings, questions: QuestionSet, engine: Engine
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a stage but its prompts, by the names users know."""
+    return {
+        **_comparable(settings),
+        "model_hash": model.hash,
+        "dtype": str(model.lm.model.dtype),
+        "device": str(model.lm.device.type),
+        "engine in use": engine.name,
+        "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
+        **{f"version of {name}": version for name, version in versions().items()},
+    }
+
+
+def validation_identity(
+    known: dict[str, Any], plan: ConditionPlan, neurons: NeuronSet
+) -> dict[str, Any]:
+    """The same of a validation, whose neurons and prompts say what the task resolved."""
+    return {
+        **{name: value for name, value in known.items() if name not in _RESOLVED},
+        "conditions": plan.names,
+        "scales": dataclasses.asdict(plan.scales),
+        "positions": plan.positions,  # where they are applied; the neurons say where chosen
+        "neurons": digest(neurons.to_json()),
+    }
+
+
+# Finished stages --------------------------------------------------------------------------------
+
+
+def keeps_neurons(
+    run: RunDirectory, settings: RunSettings, model: LoadedModel, questions: QuestionSet
+) -> bool:
+    """Whether a run's neurons are found already, under these resolved settings.
+
+    Raises:
+        UsageError: they were found under others.
+    """
+    if not run.neurons.is_file() or is_unfinished(run.identifying):
+        return False
+    _require_equal(run, _comparable(settings), _comparable(RunSettings.load(run.settings)))
+    known = NeuronSet.load(run.neurons).provenance
+    now = {
+        "model_hash": model.hash,
+        "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
+    }
+    _require_equal(run, now, {name: getattr(known, name) for name in now})
+    logger.warning("%s: its neurons are found already, under the same settings", run.path)
+    return True
+
+
+def keeps_validation(
+    run: RunDirectory, names: Sequence[str], judged: dict[str, Any], questions: QuestionSet
+) -> bool:
+    """Whether a run is judged already, under the same conditions and on the same docs.
+
+    A validation that cannot be read counts as none.
+
+    Args:
+        run: of the neurons.
+        names: of all that is scored.
+        judged: the content of validation.json, but for the batch size, which may be another.
+        questions: what would be asked.
+
+    Raises:
+        UsageError: it was judged otherwise; names what differs.
+    """
+    if is_unfinished(run.validating) or not run.conditions.is_file():
+        return False
+    try:
+        content, keys = read_json(run.validation), {*judged, "batch_size"}
+        known = dict(exact_keys(content, keys, run.validation, "the file"))
+        del known["batch_size"]
+        lines = read_lines(run.conditions)
+        task = str(questions.task.config.task)
+        there = DocTable.from_lines(lines, run.conditions, task).conditions
+        counted = questions.without(set_aside_ids(run, "validation")).questions
+    except ArtifactError as error:
+        logger.warning("%s is judged anew: %s", run.path, error.found)
+        return False
+    asked = [prompt.doc_id for question in counted for prompt in question.prompts]
+    now = {**judged, **_by_flag(names), "docs asked": asked}
+    kept = {**known, **_by_flag(there), "docs asked": [line["doc_id"] for line in lines]}
+    _require_equal(run, now, kept)
+    _require_equal(run, {"conditions": list(names)}, {"conditions": list(there)})
+    logger.warning("%s: it is judged already, under the same conditions", run.path)
+    return True
+
+
+def _by_flag(names: Sequence[str]) -> dict[str, Any]:
+    """What is scored, by the flags that ask for it."""
+    parts = [ConditionName.parse(name) for name in names]
+    seeds = {part.seed for part in parts if part.seed is not None}
+    return {
+        "conditions": [str(part) for part in parts if part.seed is None],
+        "n_random": len(seeds),
+        "seed": min(seeds, default=None),
+    }

@@ -1,0 +1,223 @@
+"""The second stage of a run: judge a task's neurons under conditions, by the harness's metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.models.huggingface import HFLM
+
+from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.harness.doc_excerpts import doc_lines
+from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
+from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
+from neuronllm_eval.interventions.score_conditions import (
+    ConditionPlan,
+    DocScores,
+    answers_under,
+    score_conditions,
+)
+from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
+from neuronllm_eval.masked_lm.model_args import MaskOptions
+from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
+from neuronllm_eval.models.fingerprints import task_hash, versions
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.runs.directory import RunDirectory, line_writer, set_aside_ids, write_whole
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
+from neuronllm_eval.runtime.work_units import Work
+from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few
+from neuronllm_eval.stages.load_model import LoadedModel
+from neuronllm_eval.stages.load_questions import data_split, doc_counts, how_asked, prompt_settings
+from neuronllm_eval.stages.non_finite_questions import setting_aside, without_set_aside
+from neuronllm_eval.stages.prepare import prepare_validation
+from neuronllm_eval.stages.resume import identity, keeps_validation, validation_identity
+
+logger = logging.getLogger(__name__)
+
+
+def validate_task(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    neurons: NeuronSet,
+    plan: ConditionPlan,
+    run: RunDirectory,
+    launch: Launch | None = None,
+    announce: Announce | None = None,
+) -> None:
+    """Judge the neurons: conditions.jsonl, results/<condition>.json.
+
+    Args:
+        model: whose neurons.
+        settings: of the run.
+        questions: of the validation split (`run_tasks.validation_questions`).
+        neurons: what is judged.
+        plan: under which conditions.
+        run: where the artifacts go.
+        launch: as in `identify_task`.
+        announce: is told beforehand what a long stage will take.
+
+    Raises:
+        UsageError: the directory holds an unfinished validation of other settings, or a finished
+            one where finished ones are kept.
+    """
+    launch = launch or Launch()
+    ranks = launch.ranks
+    names, factors = plan.names, plan.factors(neurons)
+    require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
+    require_same_weights(
+        neurons, model.dtype, model.hash, str(settings.model_args.get("pretrained"))
+    )
+    _warn_of_other_task(questions, neurons, settings.task)
+    split = data_split(questions.task, questions.split)
+    judged = {
+        **judged_with(neurons.top_k, plan.scales, plan.positions),
+        "docs": doc_counts(questions),
+    }
+    if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, judged, questions)):
+        return
+    stage = prepare_validation(
+        model,
+        settings,
+        questions,
+        factors,
+        plan,
+        run.path,
+        lambda choose: batch_size_of(run.validating, launch, choose),
+    )
+    engine, batch_size = stage.engine, stage.batch_size
+    warn_of_few(questions, "judge the neurons; expect wide intervals")
+    made_of = identity(model, settings, questions, engine)
+    work = Work.plan(validation_identity(made_of, plan, neurons), questions.questions, batch_size)
+
+    def begin() -> None:
+        launch.locks.take(run.path)
+        if run.conditions.is_file():
+            logger.warning("%s: the earlier validation is replaced", run.path)
+        run.clear_validation()
+
+    shared = SharedWork(work, run.validating, launch, begin)
+    if ranks.is_first:
+        run.note_command("validate", launch.command, ranks.n_ranks, versions())
+    announce_if_long(stage, announce, launch)
+    shared.run(
+        f"validate {settings.task}",
+        lambda units: score_conditions(
+            engine,
+            questions.questions,
+            factors,
+            batch_size,
+            lambda doc: shared.record(doc.to_record()),
+            units,
+            setting_aside(settings, shared),
+        ),
+    )
+    whole = shared.finish()
+    if whole is not None:
+        records = without_set_aside(whole.records(), run, "validation")
+        docs = [DocScores.from_record(record) for record in records]
+        questions = questions.without(set_aside_ids(run, "validation"))
+        write_whole(run.validation, dump_json({**judged, "batch_size": batch_size}))
+        with line_writer(run.conditions) as lines:
+            for doc in docs:
+                lines.write(_condition_line(doc, names, settings, split))
+        with line_writer(run.judged_docs) as lines:
+            for line in doc_lines(questions):
+                lines.write(line)
+        write_results(model.lm, settings, questions, docs, neurons, plan, run)
+        close(run.validating)
+    ranks.wait()
+
+
+def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -> None:
+    """Log a warning if the task is not as it was when the neurons were chosen."""
+    known = neurons.provenance
+    now = task_hash(questions.task.dump_config(), how_asked(questions.task))
+    if known.task == name and known.task_hash != now:
+        logger.warning(
+            "%s: the task is not the one the neurons were chosen on; questions that chose them may "
+            "be among those that judge",
+            name,
+        )
+
+
+def judged_with(top_k: int, scales: Scales, positions: str) -> dict[str, Any]:
+    """Which of a run's neurons a validation judged, and how, as validation.json has it."""
+    return {
+        "top_k": top_k,
+        "suppress_scale": scales.suppress,
+        "enhance_scale": scales.enhance,
+        "positions": positions,
+    }
+
+
+def _condition_line(
+    doc: DocScores, names: Sequence[str], settings: RunSettings, split: str
+) -> dict[str, Any]:
+    # Nine significant digits give back the same float32.
+    rows = [[float(f"{value:.9g}") for value in row] for row in doc.loglikelihoods.tolist()]
+    return {
+        "task": settings.task,
+        "split": split,
+        "doc_id": doc.doc_id,
+        "question_id": doc.question_id,
+        "gold": doc.gold,
+        "loglikelihoods": dict(zip(names, rows, strict=True)),
+    }
+
+
+def write_results(
+    lm: HFLM,
+    settings: RunSettings,
+    questions: QuestionSet,
+    docs: Sequence[DocScores],
+    neurons: NeuronSet,
+    plan: ConditionPlan,
+    run: RunDirectory,
+) -> None:
+    """One result file for each of `plan.with_results`, with the harness's metrics."""
+    context = ResultContext.gather(
+        lm,
+        config={
+            **lm.get_model_info(),
+            # As lm_eval.simple_evaluate writes them.
+            "batch_size": settings.batch_size,
+            "batch_sizes": list(lm.batch_sizes.values()),
+            "device": settings.device,
+            "use_cache": None,
+            "limit": settings.limit,
+            "bootstrap_iters": 100000,
+            "gen_kwargs": None,
+            "random_seed": DEFAULT_RANDOM_SEED,
+            "numpy_seed": DEFAULT_OTHER_SEED,
+            "torch_seed": DEFAULT_OTHER_SEED,
+            "fewshot_seed": prompt_settings(settings).fewshot_seed,
+        },
+        model_args=settings.model_args,
+        system_instruction=settings.system_instruction,
+        chat_template=lm.chat_template(settings.apply_chat_template)
+        if settings.apply_chat_template
+        else None,
+        fewshot_as_multiturn=settings.fewshot_as_multiturn,
+    )
+    written = set(plan.with_results)
+    for index, name in enumerate(plan.names):
+        if name not in written:
+            continue
+        metrics = harness_metrics(questions, answers_under(docs, index))
+        metrics["configs"][settings.task].setdefault("metadata", {})["docs"] = doc_counts(questions)
+        mask: dict[str, Any] = {"condition": name}
+        masked = None
+        if name != UNMASKED:
+            parts = ConditionName.parse(name)
+            top_k, scales = parts.top_k or neurons.top_k, parts.scales(plan.scales)
+            mask |= judged_with(top_k, scales, plan.positions)
+            masked = neurons
+        # As the masked model reads these arguments, so that its result files say the same.
+        section = mask_section(MaskOptions.read(masked, **mask))
+        arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
+        write_result(run.result(name), metrics, context, arguments, section)

@@ -1,0 +1,328 @@
+"""Whether a run's artifacts are what its model and its tasks give: some of it is computed again.
+
+1. What follows from other artifacts is derived anew: the neurons from the scores, the accuracies of
+   the result files from the docs' log-likelihoods.
+2. What the run was made of is compared by its digests: weights, task, package versions.
+3. A sample of questions is asked again, under every condition, and compared to float rounding. When
+   the sample is all of them, the scores are computed again as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from neuronllm_eval.attribution.identify import QuestionRecord, identify
+from neuronllm_eval.attribution.methods import to_scores
+from neuronllm_eval.engine.build import build_engine
+from neuronllm_eval.engine.equivalence_check import rounding_tolerance
+from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.harness.results import read_metrics
+from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.score_conditions import condition_factors, score_conditions
+from neuronllm_eval.models.fingerprints import versions
+from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.selection import select_neurons
+from neuronllm_eval.prompts import Question
+from neuronllm_eval.runs.directory import RunDirectory, read_lines
+from neuronllm_eval.runs.reader import ValidationRecord, load_neurons, load_scores
+from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.stages.load_model import LoadedModel
+from neuronllm_eval.stages.rescore_sample import Attributing, origins, sampled
+
+# Relative to the largest score: what another batch size, thread or machine may change.
+SCORE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        sound: whether it is as it should be.
+        detail: figures, or what differs.
+    """
+
+    name: str
+    sound: bool
+    detail: str
+
+
+# From the artifacts alone ------------------------------------------------------------------------
+
+
+def check_artifacts(run: RunDirectory) -> list[Check]:
+    """What a run's files say of each other.
+
+    Raises:
+        ArtifactError: one of them cannot be read.
+    """
+    settings = RunSettings.load(run.settings)
+    neurons = load_neurons(run, settings)
+    scores = load_scores(run, neurons)
+    derived = select_neurons(scores, settings.top_k, settings.ambiguous)
+    found = [
+        Check(
+            "neurons follow from the scores",
+            derived.to_json() == neurons.to_json(),
+            f"{len(neurons.good)} good, {len(neurons.bad)} bad",
+        )
+    ]
+    lines = read_lines(run.questions)
+    known = scores.provenance
+    asked = (len(lines), sum(len(line.get("doc_ids", ())) for line in lines))
+    found.append(
+        Check(
+            "questions are all there",
+            asked == (known.n_questions, known.n_prompts),
+            f"{asked[0]} questions, {asked[1]} prompts",
+        )
+    )
+    if run.conditions.is_file():
+        found.append(_check_results(run, settings.task))
+    return found
+
+
+def _check_results(run: RunDirectory, task: str) -> Check:
+    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
+    compared, wrong = 0, []
+    for name in table.conditions:
+        if not run.result(name).is_file():
+            continue
+        said = read_metrics(run.result(name), task).get("acc")
+        if said is None:
+            continue
+        compared += 1
+        if abs(said - float(table.correct[name].mean())) > 1e-9:
+            wrong.append(name)
+    detail = f"{compared} of {len(table.conditions)} conditions have result files"
+    return Check(
+        "result files follow from the docs",
+        compared > 0 and not wrong,
+        f"{detail}; differing: {', '.join(wrong)}" if wrong else detail,
+    )
+
+
+# With the model ---------------------------------------------------------------------------------
+
+
+def check_origin(model: LoadedModel, questions: QuestionSet, neurons: NeuronSet) -> list[Check]:
+    """Whether the run was made of this model and task, by these packages."""
+    known = neurons.provenance
+    found = [
+        Check(f"{name} are the run's" if name == "weights" else f"{name} is the run's",
+              now == there, now if now == there else f"{now} here, {there} there")
+        for name, (now, there) in origins(model, questions, neurons).items()
+    ]  # fmt: skip
+    now = versions()
+    there = {
+        "neuronllm-eval": known.tool_version,
+        "lm_eval": known.lm_eval_version,
+        "transformers": known.transformers_version,
+        "torch": known.torch_version,
+    }
+    differing = [f"{name} {now[name]}, {there[name]} there" for name in there
+                 if now[name] != there[name]]  # fmt: skip
+    # Another version is worth knowing, but what it computes is what counts.
+    return [*found, Check("versions", True, "; ".join(differing) or "the same")]
+
+
+def check_questions(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    neurons: NeuronSet,
+    run: RunDirectory,
+    sample: int,
+    seed: int = 0,
+) -> list[Check]:
+    """Attribute a sample of the selection questions again.
+
+    Args:
+        model: the run's, in the type that neurons were attributed in (`precision.computing_in`).
+        settings: of the run, resolved.
+        questions: of the selection split.
+        neurons: of the run.
+        run: whose `questions.jsonl` is compared.
+        sample: how many; all of them if there are no more.
+        seed: which.
+    """
+    lines = {str(line["question_id"]): line for line in read_lines(run.questions)}
+    chosen, missing = sampled(questions, lines, sample, seed)
+    if missing:
+        return [Check("questions are those of the task", False, f"not in the task: {missing}")]
+    attributing = Attributing.of(model, settings, questions, neurons)
+    gaps = [0.0]
+
+    def compare(record: QuestionRecord) -> None:
+        line = lines[record.question_id]
+        for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
+            gaps.append(_difference(one, there))
+        gap = record.completeness_gap[attributing.method.name]
+        gaps.append(_gap_difference(gap, line["completeness_gap"]))
+        progress.update()
+
+    with _bar("verify the selection", chosen) as progress:
+        identify(attributing.engine, chosen, attributing.how, compare)
+    checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
+    if len(chosen) == len(lines):
+        checks.append(_check_scores(attributing, questions, run))
+    return checks
+
+
+def _check_scores(attributing: Attributing, questions: QuestionSet, run: RunDirectory) -> Check:
+    known = NeuronScores.load(run.path)
+    notes: list[Any] = []
+
+    def keep(record: QuestionRecord) -> None:
+        notes.extend(record.notes.values())
+        progress.update()
+
+    with _bar("verify the scores", questions.questions) as progress:
+        sums = identify(
+            attributing.engine,
+            questions.questions,
+            attributing.how,
+            keep,
+            set_aside=lambda *_: None,
+        )  # those that were set aside count nowhere
+    found = to_scores(attributing.method, sums[attributing.method.name], notes, known.provenance)
+    largest = float(np.abs(known.score).max()) or 1.0
+    gap = float(np.abs(found.score - known.score).max()) / largest
+    same = found.to_bytes() == known.to_bytes()
+    detail = "to the bit" if same else f"largest difference {gap:.1e} of the largest score"
+    return Check("scores computed again", gap <= SCORE_TOLERANCE, detail)
+
+
+def check_conditions(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    neurons: NeuronSet,
+    record: ValidationRecord,
+    run: RunDirectory,
+    sample: int,
+    seed: int = 0,
+) -> list[Check]:
+    """Score a sample of the validation docs again, under every condition of the run.
+
+    Args:
+        model: the run's.
+        settings: of the run.
+        questions: of the whole validation split.
+        neurons: what was judged.
+        record: how it was judged.
+        run: whose `conditions.jsonl` is compared.
+        sample: how many questions; all of them if there are no more.
+        seed: which.
+    """
+    lines: dict[str, dict[int, dict[str, Any]]] = {}
+    for line in read_lines(run.conditions):
+        lines.setdefault(str(line["question_id"]), {})[int(line["doc_id"])] = line
+    chosen, missing = sampled(questions, lines, sample, seed)
+    if missing:
+        return [Check("validation docs are those of the task", False, f"not there: {missing}")]
+    some = next(iter(next(iter(lines.values())).values()))
+    names = list(some["loglikelihoods"])
+    engine = build_engine(
+        model.lm.model,
+        model.layers,
+        questions.prompts,
+        settings.engine,
+        positions=record.positions,
+    )
+    factors = condition_factors(names, neurons, record.scales)
+    batch_size = settings.batch_size_or(lambda: record.batch_size)
+    prompts = [prompt for question in chosen for prompt in question.prompts]
+    with _bar("verify the conditions", prompts, "doc") as progress:
+        docs = score_conditions(engine, chosen, factors, batch_size, lambda _: progress.update())
+    gaps = [0.0]
+    for doc in docs:
+        there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
+        gaps += [
+            _difference(row, there[name])
+            for name, row in zip(names, doc.loglikelihoods.tolist(), strict=True)
+        ]
+    return [
+        _within(f"validation docs asked again under {len(names)} conditions", chosen, gaps, engine)
+    ]
+
+
+def _bar(what: str, items: Sequence[object], unit: str = "question") -> tqdm[Any]:
+    return bar(total=len(items), desc=what, unit=unit, leave=False)
+
+
+def _difference(ones: Sequence[float], others: Sequence[float]) -> float:
+    """The largest; infinite where the numbers of options differ."""
+    if len(ones) != len(others):
+        return float("inf")
+    return float(np.abs(np.asarray(ones) - np.asarray(others)).max())
+
+
+def _gap_difference(one: float | None, other: float | None) -> float:
+    """Of two completeness gaps; infinite where only one is measured."""
+    if one is None or other is None:
+        return 0.0 if one is other else float("inf")
+    return abs(one - float(other))
+
+
+def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine: Engine) -> Check:
+    prompts = [question.prompts[0] for question in chosen[:3]]
+    read = [(prompt.context, prompt.options) for prompt in prompts]
+    with torch.no_grad():
+        tolerance = rounding_tolerance(engine.model, read, largest=20.0)
+    largest = max(gaps)
+    detail = (
+        f"{len(chosen)} questions: largest difference {largest:.1e} log-nats "
+        f"(rounding explains {tolerance:.1e})"
+    )
+    return Check(name, largest <= tolerance, detail)
+
+
+def verify(
+    model: LoadedModel,
+    settings: RunSettings,
+    choosing: QuestionSet,
+    judging: QuestionSet,
+    run: RunDirectory,
+    sample: int,
+) -> list[Check]:
+    """All checks of one run, in order.
+
+    Args:
+        model: the run's.
+        settings: of the run, resolved.
+        choosing: questions of the selection split.
+        judging: of the whole validation split.
+        run: what is checked.
+        sample: how many questions of each split are asked again.
+
+    Raises:
+        ArtifactError: an artifact cannot be read.
+    """
+    neurons = load_neurons(run, settings)
+    try:
+        found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
+        with computing_in(model.lm.model, settings.attribution_dtype):
+            found += check_questions(model, settings, choosing, neurons, run, sample)
+        if run.conditions.is_file():
+            record = ValidationRecord.load(run.validation)
+            judged = record.judged(neurons, run.validation)
+            found += check_conditions(model, settings, judging, judged, record, run, sample)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{run.path} has a line that does not fit: {type(error).__name__}: {error}",
+            expected="files written by `neuronllm-eval identify` and `validate`",
+            remedy="run them again",
+        ) from error
+    return found

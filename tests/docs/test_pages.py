@@ -1,0 +1,156 @@
+"""Pages that say what code or files hold: whether they still do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors import safe_open
+
+import neuronllm_eval
+from neuronllm_eval.cli.main import COMMANDS
+from neuronllm_eval.cli.parsers import main_parser, run_eval_parser
+from neuronllm_eval.runs.directory import RunDirectory
+from tests.cli_fixtures import call, copy_of, finished_run, jsonl, without_the_harness_tasks
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(neuronllm_eval.__file__).parent
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# The command line ---------------------------------------------------------------------------------
+
+
+def _generator() -> Any:
+    path = ROOT / "docs" / "make_command_line.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATOR = _generator()
+
+
+def test_the_page_of_the_command_line_is_up_to_date():
+    assert read("docs/command-line.md") == GENERATOR.page(), (
+        "then run `python docs/make_command_line.py`"
+    )
+
+
+def test_every_command_has_an_example_that_can_be_parsed():
+    names = [name for name, _, _ in GENERATOR.commands()]
+    assert set(GENERATOR.EXAMPLES) == set(names), "see EXAMPLES in docs/make_command_line.py"
+    for name, line in GENERATOR.EXAMPLES.items():
+        words = shlex.split(line)
+        if name == "run_eval.py":
+            assert words[:2] == ["python", "run_eval.py"]
+            run_eval_parser().parse_args(words[2:])
+        elif name != "run":  # lm_eval's own
+            assert words[0] == "neuronllm-eval"
+            main_parser(COMMANDS).parse_args(words[1:])
+
+
+# The artifacts ------------------------------------------------------------------------------------
+
+
+def sections(page: str) -> dict[str, str]:
+    """Text by second-level heading."""
+    parts = re.split(r"^## (.+)$", page, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def keys(value: Any, left_out: tuple[str, ...] = ()) -> set[str]:
+    """All keys of a value, however deep; of mappings by other names (versions, conditions) none."""
+    if isinstance(value, list):
+        return set().union(*[keys(each, left_out) for each in value])
+    if not isinstance(value, dict):
+        return set()
+    found = set(value)
+    return found.union(
+        *[keys(each, left_out) for key, each in value.items() if key not in left_out]
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunDirectory:
+    """A finished run with all that commands add to one."""
+    copied = copy_of(finished_run(), tmp_path_factory.mktemp("runs") / "demo_topic")
+    other = copy_of(finished_run(), copied.path.parent / "other")
+    with pytest.MonkeyPatch.context() as patch:
+        without_the_harness_tasks(patch)
+        code, _, err = call("explain", copied.path, other.path, "--top_n", 1, "--limit", 2)
+    assert code == 0, err
+    return copied
+
+
+def test_every_key_of_every_file_is_explained(run):
+    page = sections(read("docs/artifacts.md"))
+    by_name = ("versions", "metadata", "method_args", "model_args", "metrics", "prompts", "skipped")
+    result = json.loads(run.result("suppress_good").read_text())
+    ours = set(result["config"]["model_args"]) - {"pretrained"}
+    with safe_open(run.scores, "np") as scores:
+        tensors, header = set(scores.keys()), scores.metadata()
+    found = {
+        "run.yaml": keys(yaml.safe_load(run.settings.read_text()), by_name),
+        "neurons.json": keys(json.loads(run.neurons.read_text()), by_name),
+        "scores.safetensors": tensors | set(header) | set(json.loads(header["neuronllm_eval"])),
+        "questions.jsonl": keys(jsonl(run.questions)),
+        "conditions.jsonl": keys(jsonl(run.conditions), ("loglikelihoods",)),
+        "validation_docs.jsonl": keys(jsonl(run.judged_docs)),
+        "validation.json": keys(json.loads(run.validation.read_text()), ("docs",)),
+        "results": ours,
+        "summary.json and report.md": keys(
+            json.loads(run.summary.read_text()), (*by_name, "data", "asked", "docs")
+        )
+        | set(json.loads(run.summary.read_text())["docs"]),
+        "explain.json and explain.md": keys(json.loads(run.explanation.read_text())),
+        "commands.jsonl": keys(jsonl(run.commands), by_name),
+        "tokens.json": keys(json.loads(run.tokens.read_text())),
+        "adapters": keys(
+            json.loads((run.adapter("enhance") / "neuronllm.json").read_text()), ("provenance",)
+        ),
+    }
+    for title, names in found.items():
+        assert names, title
+        missing = {name for name in names if f"`{name}`" not in page[title]}
+        assert missing == set(), title
+
+
+def test_every_file_of_a_run_is_explained(run):
+    page = read("docs/artifacts.md")
+    for path in run.path.iterdir():
+        assert f"`{path.name}{'/' * path.is_dir()}`" in page, path.name
+
+
+# The method, and who is to be cited ---------------------------------------------------------------
+
+
+def test_every_reading_in_the_code_is_in_the_table_of_the_method():
+    listed = set(re.findall(r"`(\w+)\.py`", sections(read("docs/method.md"))["Our readings"]))
+    marked = {
+        path.stem for path in PACKAGE.glob("*.py") if "our reading" in path.read_text("utf-8")
+    }
+    assert marked <= listed
+    assert listed <= {path.stem for path in PACKAGE.glob("*.py")}
+
+
+def test_the_citation_has_what_its_format_asks_for():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert citation["version"] == neuronllm_eval.__version__
+    (paper,) = citation["references"]
+    assert "2601.04548" in paper["url"]
+    assert {"type", "title", "authors"} <= set(paper)

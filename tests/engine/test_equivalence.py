@@ -1,0 +1,525 @@
+"""Fan-out against replay, both against plain loops, and the choice between them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+import transformers as tf
+from torch import Tensor, nn
+
+from neuronllm_eval.engine.attention_masks import MaskStyle
+from neuronllm_eval.engine.build import build_engine
+from neuronllm_eval.engine.equivalence_check import disagreement, rounding_noise
+from neuronllm_eval.engine.fan_out import FanOutEngine
+from neuronllm_eval.engine.interface import (
+    Engine,
+    OptionScores,
+    option_cross_entropy,
+    score_options,
+)
+from neuronllm_eval.engine.replay import ReplayEngine
+from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
+from neuronllm_eval.prompts import Prompt
+from tests.tiny_models import (
+    CONFIGS,
+    LOG_NATS,
+    NODES,
+    REPLAY_ONLY,
+    WEIGHTS,
+    assert_same_integrals,
+    assert_same_scores,
+    call_engine,
+    loaded,
+    random_model,
+    random_prompt,
+    random_scales,
+)
+
+# Lengths that differ, so that every batch is padded: one is longer than the tiny sliding windows
+# of 8, one is a single token and so has no prefix at all.
+PROMPTS = (
+    random_prompt(0, 14, n_options=4),
+    random_prompt(1, 1, n_options=3),
+    random_prompt(2, 5, n_options=4),
+    random_prompt(3, 9, n_options=3),
+)
+
+
+@functools.cache
+def engines(
+    architecture: str, dtype: torch.dtype = torch.float32
+) -> tuple[FanOutEngine, ReplayEngine]:
+    model, layers = loaded(architecture, dtype)
+    fan_out = build_engine(model, layers, PROMPTS, "fan_out", n_nodes=len(NODES))
+    assert isinstance(fan_out, FanOutEngine)
+    return fan_out, ReplayEngine(model, layers)
+
+
+def unedited_winner(model: nn.Module, prompt: Prompt) -> int:
+    """The token that greedy decoding gives after the context."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt.context]), use_cache=False).logits
+    return int(logits[0, -1].argmax())
+
+
+def with_greedy_option(model: nn.Module, prompt: Prompt) -> Prompt:
+    """The prompt with its last option replaced by the likeliest token."""
+    winner = (unedited_winner(model, prompt),)
+    others = [option for option in prompt.options if option != winner]
+    options = (*others[: len(prompt.options) - 1], winner)
+    return Prompt(prompt.doc_id, prompt.context, options, prompt.gold)
+
+
+@contextmanager
+def own_scaling(layers: FFNLayers, factors: Tensor, first: int) -> Iterator[None]:
+    """This file's own hooks: positions from `first` on of unpadded sequences are scaled."""
+
+    def hook(layer: int):
+        def scale(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            flat = args[0].clone()
+            flat[..., first:, :] = flat[..., first:, :] * factors[layer].to(flat)
+            return (flat, *args[1:])
+
+        return scale
+
+    handles = [m.register_forward_pre_hook(hook(n)) for n, m in enumerate(layers.modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def plain_loglikelihoods(
+    model: nn.Module, layers: FFNLayers, prompt: Prompt, factors: Tensor
+) -> Tensor:
+    """[options]: one unpadded sequence per option, token by token, as a reader would do it."""
+    totals = []
+    for option in prompt.options:
+        tokens = torch.tensor([[*prompt.context, *option[:-1]]])
+        with own_scaling(layers, factors, first=len(prompt.context) - 1):
+            logits = model(input_ids=tokens, use_cache=False).logits[0].float()
+        logprobs = logits.log_softmax(-1)
+        start = len(prompt.context) - 1
+        totals.append(sum(logprobs[start + n, token] for n, token in enumerate(option)))
+    return torch.stack(totals)
+
+
+# Fan-out equals replay --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_fan_out_integrates_as_replay_does(architecture):
+    fan_out, replay = engines(architecture)
+    integrals = [
+        engine.integrate(PROMPTS, NODES, WEIGHTS, option_cross_entropy)
+        for engine in (fan_out, replay)
+    ]
+    assert_same_integrals(*integrals)
+    # The last node is alpha = 1: the unedited prompt, whatever the layer.
+    for integral in integrals[0]:
+        last = integral.node_targets[:, -1]
+        assert torch.allclose(last, torch.full_like(last, integral.target), atol=LOG_NATS)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_fan_out_scores_as_replay_does(architecture):
+    fan_out, replay = engines(architecture)
+    prompts = [with_greedy_option(replay.model, prompt) for prompt in PROMPTS]
+    scales = random_scales(replay.layers.shape)
+    expected = replay.score(prompts, scales)
+    assert_same_scores(fan_out.score(prompts, scales), expected)
+    for scores in expected:
+        assert scores.greedy[0].tolist() == [False] * (scores.greedy.shape[1] - 1) + [True]
+    # The edits tell: no two conditions score alike.
+    first = expected[0].loglikelihoods
+    assert float((first[:, None] - first[None]).abs().amax(-1)[~torch.eye(4).bool()].min()) > 1e-3
+
+
+@pytest.mark.parametrize("architecture", CONFIGS | REPLAY_ONLY)
+def test_replay_scores_as_a_plain_loop_does(architecture):
+    model, layers = loaded(architecture)
+    scales = random_scales(layers.shape)
+    scores = ReplayEngine(model, layers).score(PROMPTS, scales)
+    for prompt, score in zip(PROMPTS, scores, strict=True):
+        for condition, factors in enumerate(scales):
+            expected = plain_loglikelihoods(model, layers, prompt, factors)
+            assert float((score.loglikelihoods[condition] - expected).abs().max()) <= LOG_NATS
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_scaling_neurons_equals_scaling_the_columns_of_the_down_projection(architecture):
+    # With a single token every position is the scored one, so that weights can be edited instead.
+    prompt = random_prompt(7, 1)
+    fan_out, replay = engines(architecture)
+    factors = random_scales(replay.layers.shape)[2]
+    edited = copy.deepcopy(replay.model)
+    with torch.no_grad():
+        for layer, module in enumerate(find_ffn_layers(edited).modules):
+            transposed = isinstance(module, tf.pytorch_utils.Conv1D)  # [neurons, outputs]
+            module.weight *= factors[layer][:, None] if transposed else factors[layer]
+        logits = edited(input_ids=torch.tensor([prompt.context]), use_cache=False).logits
+    expected, _ = score_options(logits[0], [option[0] for option in prompt.options])
+    for engine in (fan_out, replay):
+        (scores,) = engine.score([prompt], factors[None])
+        assert float((scores.loglikelihoods - expected).abs().max()) <= LOG_NATS
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "mistral_sliding"])
+def test_bfloat16_agrees_within_its_own_rounding(architecture):
+    # 8 bits of mantissa: 2**-8 = 0.4% a step, over three layers.
+    fan_out, replay = engines(architecture, torch.bfloat16)
+    integrals = [
+        engine.integrate(PROMPTS, NODES, WEIGHTS, option_cross_entropy)
+        for engine in (fan_out, replay)
+    ]
+    assert_same_integrals(*integrals, relative=0.05, log_nats=0.15)
+    for one, other in zip(
+        fan_out.score(PROMPTS, random_scales(replay.layers.shape)),
+        replay.score(PROMPTS, random_scales(replay.layers.shape)),
+        strict=True,
+    ):
+        assert one.loglikelihoods.dtype is torch.float32
+        assert float((one.loglikelihoods - other.loglikelihoods).abs().max()) <= 0.15
+
+
+@pytest.mark.parametrize(
+    ("windowed", "full"), [("mistral_sliding", "mistral"), ("phi3_sliding", "phi3")]
+)
+def test_the_long_prompt_feels_the_window_and_the_short_one_does_not(windowed, full):
+    # Else the comparisons above would say nothing about windows. Same weights, window 8 or none.
+    unedited = torch.ones(1, 3, 48)
+    found = engines(windowed)[0].score(PROMPTS, unedited)
+    without = engines(full)[0].score(PROMPTS, unedited)
+    gaps = [
+        float((one.loglikelihoods - other.loglikelihoods).abs().max())
+        for one, other in zip(found, without, strict=True)
+    ]
+    assert gaps[0] > 0.01  # 14 tokens
+    assert gaps[1] <= LOG_NATS  # 1 token
+    assert gaps[2] <= LOG_NATS  # 5 tokens
+
+
+# Batches, order and chunks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_batched_equals_unbatched_in_any_order(architecture):
+    fan_out, _ = engines(architecture)
+    scales = random_scales(fan_out.layers.shape)
+    order = [2, 0, 3, 1]
+    shuffled = [PROMPTS[place] for place in order]
+    alone = [
+        fan_out.integrate([prompt], NODES, WEIGHTS, option_cross_entropy)[0] for prompt in shuffled
+    ]
+    assert_same_integrals(fan_out.integrate(shuffled, NODES, WEIGHTS, option_cross_entropy), alone)
+    together = fan_out.score(PROMPTS, scales)
+    assert_same_scores(
+        [together[place] for place in order],
+        [fan_out.score([prompt], scales)[0] for prompt in shuffled],
+    )
+
+
+@pytest.mark.parametrize("kind", [FanOutEngine, ReplayEngine])
+@pytest.mark.parametrize("rows_per_pass", [1, 7])
+@pytest.mark.parametrize("architecture", ["qwen2_sliding", "gpt2"])
+def test_chunks_equal_one_pass(kind, rows_per_pass, architecture):
+    model, layers = loaded(architecture)
+    style = engines(architecture)[0].mask_style
+    options = {"mask_style": style} if kind is FanOutEngine else {}
+    whole = kind(model, layers, **options)
+    chunked = kind(model, layers, rows_per_pass=rows_per_pass, **options)
+    assert_same_integrals(
+        chunked.integrate(PROMPTS, NODES, WEIGHTS, option_cross_entropy),
+        whole.integrate(PROMPTS, NODES, WEIGHTS, option_cross_entropy),
+    )
+    scales = random_scales(layers.shape, n_conditions=5)
+    assert_same_scores(chunked.score(PROMPTS, scales), whole.score(PROMPTS, scales))
+
+
+def test_rows_per_pass_bounds_the_rows_of_a_pass():
+    model, layers = loaded("llama")
+    batch = len(PROMPTS)
+    rows: list[int] = []
+    handle = model.lm_head.register_forward_pre_hook(
+        lambda _module, args: rows.append(args[0].shape[0] * args[0].shape[1])
+    )
+    try:
+        engine = FanOutEngine(model, layers, rows_per_pass=2 * batch)
+        engine.score(PROMPTS, torch.ones(5, *layers.shape))
+    finally:
+        handle.remove()
+    assert rows == [2 * batch, 2 * batch, batch]  # 5 conditions: 2, 2 and 1 at a time
+
+
+def test_a_pass_does_not_lengthen_the_prefix_for_the_next():
+    fan_out, _ = engines("llama")
+    scales = random_scales(fan_out.layers.shape)
+    twice = torch.cat((scales, scales))
+    rows = fan_out.score(PROMPTS, twice)[0].loglikelihoods
+    assert torch.allclose(rows[:4], rows[4:], atol=LOG_NATS)
+
+
+# Options of several tokens ----------------------------------------------------------------------
+
+
+LONG_OPTIONS = Prompt(
+    doc_id=41,
+    context=PROMPTS[2].context,
+    options=((5,), (6, 7), (6, 8, 9), (50, 51)),
+    gold=2,
+)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "opt", "gemma3", "falcon_alibi"])
+def test_replay_scores_options_of_several_tokens_as_a_plain_loop_does(architecture):
+    model, layers = loaded(architecture)
+    scales = random_scales(layers.shape)
+    for rows_per_pass in (1, 16):
+        engine = ReplayEngine(model, layers, rows_per_pass=rows_per_pass)
+        (scores,) = engine.score([LONG_OPTIONS], scales)
+        for condition, factors in enumerate(scales):
+            expected = plain_loglikelihoods(model, layers, LONG_OPTIONS, factors)
+            assert torch.allclose(scores.loglikelihoods[condition], expected, atol=LOG_NATS)
+
+
+def test_an_option_of_several_tokens_is_greedy_if_every_token_is():
+    model, layers = loaded("llama")
+    context = PROMPTS[2].context
+    path: list[int] = []
+    for _ in range(3):
+        path.append(unedited_winner(model, Prompt(0, (*context, *path), ((1,), (2,)), 0)))
+    first, second, third = path
+    wrong_last = (first, second, (third + 1) % 97)
+    wrong_first = ((first + 1) % 97, second, third)
+    prompt = Prompt(0, context, (tuple(path), wrong_last, wrong_first, (first,)), 0)
+    (scores,) = ReplayEngine(model, layers).score([prompt], torch.ones(1, *layers.shape))
+    assert scores.greedy.tolist() == [[True, False, False, True]]
+
+
+def test_options_of_several_tokens_take_the_replay_engine(caplog):
+    model, layers = loaded("llama")
+    prompts = [PROMPTS[0], LONG_OPTIONS]
+    with caplog.at_level(logging.WARNING, logger="neuronllm_eval.engine.build"):
+        engine = build_engine(model, layers, prompts)
+    assert engine.name == "replay"
+    reason = "1 of 2 prompts have options of several tokens"
+    assert caplog.messages == [f"using the slower replay engine: {reason}"]
+    with pytest.raises(UsageError) as refusal:
+        build_engine(model, layers, prompts, "fan_out")
+    assert str(refusal.value) == (
+        f"the fan-out engine is not exact here: {reason}.\n"
+        "Expected: agreement with full forward passes.\n"
+        "Remedy: use --engine replay, which is slower."
+    )
+
+
+@pytest.mark.parametrize("call", ["score", "integrate"])
+def test_fan_out_itself_refuses_options_of_several_tokens(call):
+    fan_out, _ = engines("llama")
+    with pytest.raises(ModelError) as refusal:
+        call_engine(fan_out, call, [LONG_OPTIONS])
+    assert str(refusal.value) == (
+        "doc 41 has options of several tokens.\n"
+        "Expected: options that are one token each.\n"
+        "Remedy: use the replay engine (--engine replay)."
+    )
+
+
+# The choice of an engine ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_every_ordinary_architecture_gets_fan_out_without_a_warning(architecture, caplog):
+    model, layers = loaded(architecture)
+    with caplog.at_level(logging.WARNING):
+        assert build_engine(model, layers, PROMPTS).name == "fan_out"
+    # transformers says once a process that a token is its padding token.
+    ours = [each.message for each in caplog.records if each.name.startswith("neuronllm_eval")]
+    assert ours == []
+
+
+def test_replay_can_be_insisted_on():
+    model, layers = loaded("llama")
+    engine: Engine = build_engine(model, layers, PROMPTS, "replay")
+    assert engine.name == "replay"
+
+
+def test_an_unknown_engine_is_refused():
+    model, layers = loaded("llama")
+    with pytest.raises(UsageError) as refusal:
+        build_engine(model, layers, PROMPTS, "fanout")
+    assert str(refusal.value) == (
+        "unknown engine 'fanout'.\nExpected: auto or fan_out or replay.\nRemedy: check --engine."
+    )
+
+
+def test_attention_with_alibi_falls_back_and_says_why(caplog):
+    model, layers = loaded("falcon_alibi")
+    with caplog.at_level(logging.WARNING, logger="neuronllm_eval.engine.build"):
+        engine = build_engine(model, layers, PROMPTS)
+    assert isinstance(engine, ReplayEngine)
+    (message,) = caplog.messages
+    assert message.startswith("using the slower replay engine: mask style single: ")
+    with pytest.raises(UsageError, match="the fan-out engine is not exact here: mask style"):
+        build_engine(model, layers, PROMPTS, "fan_out")
+
+
+def gpt_neo(window: int) -> tuple[nn.Module, FFNLayers]:
+    """GPT-Neo numbers the copies by their place in the pass, where its local layers look back."""
+    config = CONFIGS["gpt_neo"]()
+    config.window_size = window
+    model = random_model(config)
+    return model, find_ffn_layers(model)
+
+
+def test_a_local_window_that_counts_the_copies_falls_back(caplog):
+    model, layers = gpt_neo(window=8)
+    with caplog.at_level(logging.WARNING, logger="neuronllm_eval.engine.build"):
+        engine = build_engine(model, layers, PROMPTS)
+    assert isinstance(engine, ReplayEngine)
+    (message,) = caplog.messages
+    assert "mask style single: log-likelihoods differ by " in message
+    assert message.endswith(" log-nats (tolerance 0.002)")
+    with pytest.raises(UsageError, match="log-likelihoods differ by"):
+        build_engine(model, layers, PROMPTS, "fan_out")
+
+
+def test_no_pass_is_larger_than_the_checked_one():
+    # 13 prefix tokens and the 128 checked copies fit a window of 150; 13 + 4 * 60 + 1 would not.
+    model, layers = gpt_neo(window=150)
+    engine = build_engine(model, layers, PROMPTS)
+    assert isinstance(engine, FanOutEngine)
+    nodes = torch.linspace(0, 1, 60)
+    weights = torch.full((60,), 1 / 60)
+    rows = []
+    handle = model.transformer.h[0].register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].shape[1])
+    )
+    try:
+        found = engine.integrate(PROMPTS, nodes, weights, option_cross_entropy)
+    finally:
+        handle.remove()
+    assert max(rows) == 119  # two layers of 59 nodes, and the unedited copy, which is the last
+    replayed = ReplayEngine(model, layers).integrate(PROMPTS, nodes, weights, option_cross_entropy)
+    assert_same_integrals(found, replayed)
+
+
+def test_a_window_shorter_than_the_largest_pass_falls_back():
+    # 13 prefix tokens and 128 copies exceed a window of 100, though fewer copies would fit.
+    model, layers = gpt_neo(window=100)
+    assert build_engine(model, layers, PROMPTS).name == "replay"
+
+
+def test_the_engine_makes_room_for_the_nodes_it_was_built_for():
+    model, layers = loaded("llama")
+    engine = build_engine(model, layers, PROMPTS, n_nodes=200)
+    assert isinstance(engine, FanOutEngine)
+    assert engine.rows_per_prompt == 202
+    nodes, weights = torch.linspace(0, 1, 201), torch.full((201,), 1 / 201)
+    assert len(engine.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)) == 1
+    small = FanOutEngine(model, layers, rows_per_prompt=200)
+    with pytest.raises(UsageError, match="201 nodes in passes of 200 copies"):
+        small.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)
+
+
+def test_attention_that_reads_no_such_mask_falls_back(caplog):
+    config = CONFIGS["qwen2"]()
+    model = random_model(config)
+    model.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    with caplog.at_level(logging.WARNING, logger="neuronllm_eval.engine.build"):
+        engine = build_engine(model, find_ffn_layers(model), PROMPTS)
+    assert engine.name == "replay"
+    assert "the model mixes in attention layers that take no ordinary mask" in caplog.text
+
+
+@pytest.mark.parametrize("architecture", ["gemma3_mixed", "qwen2_sliding"])
+def test_a_wrong_mask_is_noticed(architecture):
+    # One mask for all layers ignores that some have a window of 8, which 14 tokens exceed.
+    model, layers = loaded(architecture)
+    wrong = FanOutEngine(model, layers, mask_style=MaskStyle.SINGLE)
+    reason = disagreement(wrong, ReplayEngine(model, layers), PROMPTS[:1])
+    assert reason is not None
+    assert disagreement(engines(architecture)[0], ReplayEngine(model, layers), PROMPTS) is None
+
+
+class ScoresOf:
+    """An engine whose every log-likelihood is the given number, one for each prompt."""
+
+    def __init__(self, *values: float) -> None:
+        self.model, self.layers = loaded("llama")
+        self.rows_per_prompt = 3
+        self.values = values
+
+    def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
+        return [
+            OptionScores(torch.full((len(scales), 4), value), torch.zeros(len(scales), 4).bool())
+            for _, value in zip(prompts, self.values, strict=True)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("fast", "expected"),
+    [
+        ((0.0, 0.0), None),
+        ((0.0, 0.0015), None),
+        ((0.003, 0.0), "log-likelihoods differ by 0.003 log-nats (tolerance 0.002)"),
+        ((0.0, 0.5), "log-likelihoods differ by 0.5 log-nats (tolerance 0.002)"),
+        ((float("nan"), 0.0), "log-likelihoods differ by nan log-nats (tolerance 0.002)"),
+        ((0.0, float("nan")), "log-likelihoods differ by nan log-nats (tolerance 0.002)"),
+    ],
+)
+def test_any_prompt_decides_whether_the_engines_disagree(fast, expected):
+    found = disagreement(ScoresOf(*fast), ScoresOf(0.0, 0.0), PROMPTS[:2])
+    assert (found and str(found)) == expected
+
+
+# Sixteen bits -----------------------------------------------------------------------------------
+
+SIXTEEN_BITS = (torch.bfloat16, torch.float16)
+
+
+def plain_init(config, dtype: torch.dtype) -> tuple[nn.Module, FFNLayers]:
+    """A model as transformers draws it, whose logits are close together: errors show least."""
+    torch.manual_seed(0)
+    model = tf.AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    return model, find_ffn_layers(model)
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BITS)
+def test_a_wrong_mask_is_noticed_in_sixteen_bits(dtype):
+    # 89 prefix tokens exceed the local window of 16; the error is 0.16 log-nats in any dtype.
+    config = CONFIGS["gpt_neo"]()
+    config.hidden_size, config.intermediate_size, config.window_size = 64, 256, 16
+    model, layers = plain_init(config, dtype)
+    prompts = [random_prompt(0, 90), random_prompt(1, 30)]
+    assert build_engine(model, layers, prompts).name == "replay"
+
+
+def read(prompts):
+    return [(prompt.context, prompt.options) for prompt in prompts]
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BITS)
+def test_rounding_is_not_taken_for_a_wrong_mask(dtype):
+    # Rounding of 24 layers reaches 0.07 log-nats in bfloat16, 30 times what float32 may differ.
+    config = CONFIGS["llama"]()
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 256, 688, 24
+    config.initializer_range = 0.06
+    model, layers = plain_init(config, dtype)
+    prompts = [random_prompt(0, 90), random_prompt(1, 30)]
+    assert build_engine(model, layers, prompts).name == "fan_out"
+    assert rounding_noise(model, read(prompts)) < 0.1
+
+
+def test_rounding_noise_is_small_in_full_precision():
+    model, _ = loaded("mistral_sliding")
+    assert rounding_noise(model, read(PROMPTS)) < 1e-4

@@ -1,0 +1,73 @@
+"""The letter-bias index on attributions that are made up, and the counts of gold letters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.explain.letter_bias import gold_counts, letter_bias, letter_profile
+
+HERE = Path("questions.jsonl")
+NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("means", "index"),
+    [
+        ([2, 2, 2, 2], 0.0),  # helps whatever the letter
+        ([-0.1, -0.1], 0.0),  # hurts whatever the letter
+        ([3, -1, -1, -1], 1.0),  # helps one letter, hurts the others as much in sum
+        ([1, -1], 1.0),
+        ([1, 0, 0, 0], 0.75),  # 1 - (1/4)^2 / (1/4)
+        ([3, 1, 1, 1], 1 - 1.5**2 / 3),
+        ([1e-200, -1e-200], 1.0),  # whose squares are 0
+    ],
+)
+def test_the_index(means, index):
+    assert letter_bias(means) == pytest.approx(index, abs=1e-12)
+
+
+@pytest.mark.parametrize("means", [[], [1.0], [0.0, 0.0]])
+def test_where_it_is_not_defined(means):
+    assert letter_bias(means) is None
+    assert letter_profile(np.array(means), np.ones(len(means), dtype=np.int64)).reading == ""
+
+
+@given(NUMBERS, st.floats(1e-3, 1e3))
+def test_it_is_a_share_that_neither_size_sign_nor_order_changes(means, factor):
+    index = letter_bias(means)
+    if index is None:
+        return
+    assert 0 <= index <= 1
+    for same in ([factor * each for each in means], [-each for each in means], means[::-1]):
+        assert letter_bias(same) == pytest.approx(index, abs=1e-6)
+
+
+def test_sums_are_divided_by_the_prompts_of_their_letter():
+    # The same for each letter, though B is right in three times as many prompts, and C in none.
+    profile = letter_profile(np.array([2.0, 6.0, 0.0]), np.array([1, 3, 0]))
+    assert profile.means == (2.0, 2.0, None)
+    assert profile.index == 0
+    assert profile.reading == "content"
+    assert letter_profile(np.array([2.0, -6.0]), np.array([1, 3])).reading == "letter"
+
+
+def test_gold_letters_are_counted_over_all_prompts():
+    lines = [{"gold": [0, 1, 2]}, {"gold": [2]}]
+    assert gold_counts(lines, 4, 4, HERE).tolist() == [1, 1, 2, 0]
+
+
+@pytest.mark.parametrize("gold", [None, 3, "ABC", [4], [-1], [True], [1.0], [None]])
+def test_a_line_without_letters_is_refused(gold):
+    with pytest.raises(ArtifactError, match="line 2 has gold"):
+        gold_counts([{"gold": [1]}, {"gold": gold}], 4, 2, HERE)
+
+
+def test_lines_of_another_run_are_refused():
+    with pytest.raises(ArtifactError, match="of 1 prompts, the scores of 2"):
+        gold_counts([{"gold": [1]}], 4, 2, HERE)

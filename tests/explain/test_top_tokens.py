@@ -1,0 +1,195 @@
+"""tokens.json: written by identification where it can, read strictly, and never in its way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect, Unembedding
+from neuronllm_eval.explain.top_tokens import ListedTokens, listed, listed_tokens
+from neuronllm_eval.models.ffn_layers import find_ffn_layers
+from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.stages import write_identified as identified_files
+from tests.cli_fixtures import assert_one_message, call, identify, without_the_harness_tasks
+from tests.harness_fixtures import neuron_set, word_tokenizer
+from tests.tiny_models import tiny_model
+
+UP = TokenEffect(3, " up", 2.345)
+DOWN = TokenEffect(4, " down", -1.5)
+WRITTEN = {
+    "kind": "good", "layer": 1, "index": 7,
+    "promotes": [{"token": 3, "text": " up", "effect": 2.35}],
+    "demotes": [{"token": 4, "text": " down", "effect": -1.5}],
+}  # fmt: skip
+
+
+def written(path: Path, **changes: object) -> Path:
+    values = {"schema_version": 1, "neurons": [{**WRITTEN, **changes}]}
+    path.write_text(json.dumps(values))
+    return path
+
+
+# The file -----------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back_to_two_decimals(tmp_path):
+    path = tmp_path / "tokens.json"
+    path.write_text(ListedTokens({("good", 1, 7): Promotion((UP,), (DOWN,))}).to_json())
+    assert json.loads(path.read_text()) == {"schema_version": 1, "neurons": [WRITTEN]}
+    rounded = TokenEffect(3, " up", 2.35)
+    assert ListedTokens.load(path).found == {("good", 1, 7): Promotion((rounded,), (DOWN,))}
+
+
+def test_a_run_without_it(tmp_path):
+    assert ListedTokens.load(tmp_path / "tokens.json").found == {}
+
+
+TOKEN = {"token": 3, "text": " up", "effect": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "worst"}, "a neuron is \\('worst', 1, 7\\)"),
+        ({"kind": []}, "a neuron is"),
+        ({"layer": -1}, "a neuron is"),
+        ({"index": True}, "a neuron is"),
+        ({"score": 1.0}, "a neuron has the wrong keys"),
+        ({"promotes": {}}, "tokens are a dict"),
+        ({"promotes": ["up"]}, "a token has the wrong keys"),
+        ({"promotes": [{**TOKEN, "text": 1}]}, "a token's text is 1"),
+        ({"demotes": [{**TOKEN, "token": "3"}]}, "a token's token is '3'"),
+        ({"demotes": [{**TOKEN, "effect": None}]}, "a token's effect is None"),
+        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "a token's effect is inf"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, change, said):
+    with pytest.raises(ArtifactError, match=f"(?s)tokens.json: {said}.*remove the file"):
+        ListedTokens.load(written(tmp_path / "tokens.json", **change))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"schema_version": 2, "neurons": []}, "schema version 2"),
+        ({"schema_version": 1, "neurons": {}}, "neurons are a dict"),
+        ({"schema_version": 1}, "wrong keys"),
+        ({"schema_version": 1, "neurons": [WRITTEN, WRITTEN]}, "occurs twice"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path, values, said):
+    path = tmp_path / "tokens.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=f"tokens.json.*{said}"):
+        ListedTokens.load(path)
+
+
+# Which neurons ------------------------------------------------------------------------------------
+
+
+def test_ten_of_either_kind_are_listed():
+    places = [(layer, index) for layer in range(2) for index in range(24)]
+    neurons = neuron_set(places[:12], places[12:26], n_layers=2, width=48)
+    found = [(kind, neuron.place) for kind, neuron in listed(neurons)]
+    assert found == [
+        *(("good", each) for each in places[:10]),
+        *(("bad", each) for each in places[12:22]),
+    ]
+    model = tiny_model("llama")
+    unembedding = Unembedding.of(model, find_ffn_layers(model), range(8))
+    tokens = listed_tokens(unembedding, neurons, word_tokenizer())
+    assert list(tokens.found) == [(kind, *place) for kind, place in found]
+    assert {len(each.promotes) for each in tokens.found.values()} == {4}
+
+
+def test_nothing_is_told_of_no_neurons():
+    model = tiny_model("llama")
+    unembedding = Unembedding.of(model, find_ffn_layers(model), range(8))
+    assert listed_tokens(unembedding, neuron_set([], []), word_tokenizer()) is None
+
+
+# Identification -----------------------------------------------------------------------------------
+
+
+def noted(*_: object) -> Unembedding:
+    """Of a model whose final norm is none that is understood."""
+    model = tiny_model("llama")
+    return Unembedding(find_ffn_layers(model), model.lm_head, None, {}, ("it is odd",))
+
+
+def tokens_of(tmp_path, monkeypatch, caplog, of) -> tuple[RunDirectory, list[tuple[int, str]]]:
+    """A run that is found with another `Unembedding.of`, and what is logged of its tokens."""
+    without_the_harness_tasks(monkeypatch)
+    monkeypatch.setattr(identified_files.Unembedding, "of", of)
+    with caplog.at_level(logging.INFO, "neuronllm_eval"):
+        code, _, err = call(*identify(tmp_path))
+    assert code == 0, err
+    said = [(each.levelno, each.getMessage()) for each in caplog.records]
+    return RunDirectory(tmp_path / "demo_topic"), [
+        each for each in said if "tokens.json" in each[1]
+    ]
+
+
+def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, caplog):
+    run, said = tokens_of(tmp_path, monkeypatch, caplog, noted)
+    assert said == [(logging.INFO, "there is no tokens.json: it is odd")]
+    assert run.neurons.is_file()
+    assert not run.tokens.exists()
+    assert "once `neuronllm-eval explain` was run" in run.report.read_text()
+
+
+def broken(error: Exception):
+    """In place of `Unembedding.of`."""
+
+    def of(*_: object):
+        raise error
+
+    return of
+
+
+def test_no_error_of_the_models_code_ends_an_identification(tmp_path, monkeypatch, caplog):
+    run, said = tokens_of(tmp_path, monkeypatch, caplog, broken(RuntimeError("odd")))
+    assert said == [(logging.WARNING, "there is no tokens.json: RuntimeError: odd")]
+    assert run.neurons.is_file()
+    assert not run.tokens.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (torch.OutOfMemoryError("of CUDA"), "memory"),
+        (MemoryError(), "memory"),
+    ],
+)
+def test_what_runs_out_is_said_and_the_same_command_goes_on(tmp_path, monkeypatch, error, said):
+    without_the_harness_tasks(monkeypatch)
+    run = RunDirectory(tmp_path / "demo_topic")
+    with monkeypatch.context() as patched:
+        patched.setattr(identified_files.Unembedding, "of", broken(error))
+        assert_one_message(call(*identify(tmp_path)), 1, said)
+    assert run.identifying.is_dir()
+    code, _, err = call(*identify(tmp_path))
+    assert code == 0, err
+    assert run.tokens.is_file()
+
+
+def test_every_method_of_a_pass_has_its_own(tmp_path, monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+    code, _, err = call(*identify(tmp_path, "--method", "ace,random"))
+    assert code == 0, err
+    found = {}
+    for method in ("ace", "random"):
+        run = RunDirectory(tmp_path / method / "demo_topic")
+        found[method] = list(ListedTokens.load(run.tokens).found)
+        neurons = json.loads(run.neurons.read_text())
+        assert found[method][0] == (
+            "good", neurons["good"][0]["layer"], neurons["good"][0]["index"]
+        )  # fmt: skip
+    assert found["ace"] != found["random"]

@@ -1,0 +1,95 @@
+"""The stock `lm_eval` command, with a stub of the discovery of models that 0.4.13 does not have.
+
+What reads the entry points of the group `lm_eval.models` is a few lines that run before `lm_eval`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from tests.cli_fixtures import call, finished_run
+from tests.harness_fixtures import model_dir
+
+DISCOVERY = """
+import importlib.metadata, sys
+from lm_eval.api.registry import model_registry
+for point in importlib.metadata.entry_points(group="lm_eval.models"):
+    model_registry.register(point.name, target=point)
+assert "neuronllm_eval" not in sys.modules
+"""
+RUN = """
+from lm_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+
+
+def arguments(output: Path) -> list[str]:
+    run = finished_run()
+    mask = f"neurons={run.path},condition=suppress_good"
+    model_args = f"pretrained={model_dir()},dtype=float32,{mask}"
+    return [
+        *("--model", "neuronllm", "--model_args", model_args, "--tasks", "demo_topic"),
+        *("--limit", "4", "--batch_size", "4", "--device", "cpu", "--log_samples"),
+        *("--include_path", str(tasks_dir()), "--output_path", str(output)),
+    ]
+
+
+def python(script: str, *given: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *given],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+        check=False,
+    )
+
+
+def written(output: Path) -> tuple[dict, list]:
+    (results,) = output.rglob("results_*.json")
+    (samples,) = output.rglob("samples_demo_topic_*.jsonl")
+    lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    return json.loads(results.read_text(encoding="utf-8")), lines
+
+
+@pytest.mark.slow
+def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
+    done = python(f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock"))
+    assert done.returncode == 0, done.stderr
+    results, samples = written(tmp_path / "stock")
+    config = results["config"]
+    assert config["model"] == "neuronllm"
+    assert config["model_args"]["condition"] == "suppress_good"
+    assert config["neuronllm"]["condition"] == "suppress_good"
+    code, _, err = call("run", *arguments(tmp_path / "own"))
+    assert code == 0, err
+    own, own_samples = written(tmp_path / "own")
+    assert results["results"] == own["results"]
+    assert config["neuronllm"] == own["config"]["neuronllm"]
+    assert [line["resps"] for line in samples] == [line["resps"] for line in own_samples]
+
+
+@pytest.mark.parametrize("kept", ["point", "point.value"])
+def test_lm_eval_may_keep_the_entry_point_or_its_path(kept):
+    found = "print(model_registry.get('neuronllm').__name__, model_registry.get('neuronllm'))"
+    done = python(DISCOVERY.replace("target=point", f"target={kept}") + found)
+    assert done.stdout.startswith("NeuronMaskedLM <class 'neuronllm_eval.masked_lm.model"), (
+        done.stderr
+    )
+
+
+def test_a_name_that_another_model_has_is_still_refused():
+    script = (
+        "from lm_eval.api.registry import model_registry\n"
+        "model_registry.register('neuronllm', target='lm_eval.models.dummy:DummyLM')\n"
+        "import neuronllm_eval.masked_lm.model\n"
+    )
+    done = python(script)
+    assert done.returncode == 1
+    assert "already registered" in done.stderr

@@ -1,0 +1,279 @@
+"""report.html, without a browser: what stands in it, and what never does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from neuronllm_eval.formats.markdown import escaped, markdown_table
+from neuronllm_eval.interventions.conditions import CONDITIONS
+from neuronllm_eval.reporting.condition_tables import conditions_table
+from neuronllm_eval.reporting.html_sections import page_sections
+from neuronllm_eval.reporting.neuron_tables import EXPLAIN, neurons_table
+from neuronllm_eval.reporting.neuron_token_files import NeuronTokens
+from neuronllm_eval.reporting.report_appendix import appendix, detail_tables
+from neuronllm_eval.reporting.report_html import render_page, spans
+from neuronllm_eval.reporting.report_markdown import render
+from neuronllm_eval.reporting.small_multiples import MOST_PANELS
+from tests.page_fixtures import HOSTILE, POINTS, a_run
+
+WITHOUT_TOKENS = EXPLAIN.split("`")[0].strip()  # as a page has it, before the code
+VOID = {"meta", "link", "img", "br", "input", "hr"}
+LOADING = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
+
+
+class Page(HTMLParser):
+    """A page taken apart; tags must close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        assert len(attrs) == len(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.texts.append((self.open[-1], data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def said(self, tag: str) -> list[str]:
+        return [text.strip() for name, text in self.texts if name == tag]
+
+
+def page(**changes) -> Page:
+    return Page(render_page(*a_run(**changes)))
+
+
+SECTIONS = [
+    "What each condition did",
+    "Questions won and lost",
+    "Letters before and after",
+    "By family or subject",
+    "Where the neurons sit, and how firm the choice is",
+    "Provenance, and the same again",
+]
+
+
+def test_the_sections_of_a_judged_run():
+    found = page()
+    assert found.said("h2") == SECTIONS
+    anchors = {attributes["id"] for attributes in found.all("section")}
+    assert {attributes["href"] for attributes in found.all("a")} == {f"#{each}" for each in anchors}
+    assert found.said("h1") == ["some text"]
+    assert found.said("pre")[0].startswith("neuronllm-eval identify \\\n")
+
+
+def test_before_validation():
+    found = page(names=())
+    assert found.said("h2") == SECTIONS[-2:]
+    assert "Found 12 good and 12 bad neurons of 256." in found.said("p")
+    assert found.said("pre") == ["identify it"]
+
+
+def test_a_sweep_has_panels_by_factor_and_by_number():
+    found = page(names=CONDITIONS[1:] + POINTS)
+    assert found.said("h2")[1] == "Dose and response"
+    titles = [f"{kind}, {how}" for kind in ("Good neurons", "Bad neurons")
+              for how in ("by factor", "by number of neurons")]  # fmt: skip
+    assert [text for text in found.said("p") if text in titles] == titles
+    assert "enhance_good ×1.5" in found.said("p")
+    assert "8 neurons" in found.said("p")
+
+
+def test_points_alone_stand_in_the_table_of_conditions_and_do_not_flood_the_page():
+    report = a_run(names=POINTS)[0]
+    table = conditions_table(report.summaries)
+    assert [row[0] for row in table.rows] == ["unmasked", *POINTS]
+    panels = [
+        label
+        for each in page(names=POINTS).all("svg")
+        if (label := each.get("aria-label") or "").startswith("Letters said, ")
+    ]
+    assert len(panels) == MOST_PANELS < len(POINTS)
+    assert panels[0].startswith("Letters said, unmasked,")
+    assert panels[-1].startswith(f"Letters said, {POINTS[-1]},")
+
+
+def test_one_condition_of_a_model_with_one_layer():
+    found = page(n_layers=1, names=("degrade",))
+    assert found.said("h2") == SECTIONS
+    assert found.all("svg")[1]["aria-label"].startswith("Accuracy deltas in points: degrade ")
+
+
+def test_eighty_layers():
+    found = page(n_layers=80, each=400)
+    (spread,) = [
+        label
+        for attributes in found.all("svg")
+        if (label := attributes.get("aria-label") or "").startswith("Neurons by layer")
+    ]
+    assert spread.count("layer ") == 80
+    # Labels below the bars that do not run into each other.
+    ticks = {int(text) for text in found.said("text") if text.isdigit()}
+    assert {0, 5, 75} <= ticks
+    assert 77 not in ticks
+
+
+def test_every_figure_has_a_text_for_those_who_do_not_see_it():
+    found = page(names=CONDITIONS[1:] + POINTS, explained=True)
+    figures = [each for each in found.all("svg") if each.get("aria-hidden") != "true"]
+    assert len(figures) > 30
+    assert all(each["role"] == "img" and len(each["aria-label"]) > 20 for each in figures)
+    assert all(each["aria-label"] for each in found.all("div") if each.get("role") == "region")
+    assert {each.get("scope") for each in found.all("th")} == {"row", "col"}
+
+
+def test_tokens_stand_in_it_once_the_run_was_explained():
+    without, explained = page(), page(explained=True)
+    assert any(WITHOUT_TOKENS in text for text in without.said("p"))
+    assert "promotes" not in without.said("th")
+    assert {"promotes", "demotes", "positive %", "about"} <= set(explained.said("th"))
+    assert {'"some text", " b"', '" c"', "25", "letter"} <= set(explained.said("td"))
+    assert not any(WITHOUT_TOKENS in text for text in explained.said("p"))
+
+
+def test_tokens_of_identification_stand_in_it_before_that():
+    found = page(listed=True)
+    assert {"promotes", "demotes"} <= set(found.said("th"))
+    assert "positive %" not in found.said("th")
+    assert {'"some text", " b"', '" c"'} <= set(found.said("td"))
+    assert not any(WITHOUT_TOKENS in text for text in found.said("p"))
+
+
+def test_neurons_that_explain_did_not_look_at_say_so():
+    report, details = a_run(explained=True, each=2)
+    first, *_, last = details.tokens
+    few = {first: details.tokens[first], last: NeuronTokens((" own",), ())}
+    rows = neurons_table(report, dataclasses.replace(details, tokens=few)).rows
+    assert [row[-4:] for row in rows] == [
+        ('"some text", " b"', '" c"', "25", "letter"),
+        ("", "", "", "not explained"),
+        ("", "", "", "not explained"),
+        ('" own"', "", "", "not explained"),
+    ]
+
+
+def test_code_is_set_as_code():
+    found = page()
+    assert "neuronllm-eval explain" in found.said("code")
+    assert not any("`" in text for _, text in found.texts)
+
+
+def test_words_in_backticks_are_code_and_nothing_else_is_markup():
+    assert spans("a `b <i>` c & ``") == "a <code>b &lt;i&gt;</code> c &amp; ``"
+
+
+def test_settings_are_shown_in_words():
+    report, details = a_run()
+    asked = '{"n_proxies": 3, "letter_style": "A."}'
+    known = dataclasses.replace(report.scores.provenance, asked=asked, method_args='{"top": 4}')
+    scores = dataclasses.replace(report.scores, provenance=known)
+    found = Page(render_page(dataclasses.replace(report, scores=scores), details))
+    assert "3 proxies of each question; letters written A." in found.said("td")
+    assert "some text, top=4" in found.said("td")
+    assert not any(text.startswith("{") for text in found.said("td"))
+
+
+def test_tables_that_are_laid_out_anew_say_what_their_parts_are():
+    roles = {each["role"] for tag in ("table", "tr", "th", "td") for each in page().all(tag)
+             if "role" in each}  # fmt: skip
+    assert roles == {"table", "row", "columnheader", "rowheader", "cell"}
+
+
+def test_nothing_is_loaded_and_nothing_runs():
+    found = page(text=HOSTILE, explained=True)
+    for tag, attributes in found.tags:
+        for name in LOADING:
+            if name in attributes:
+                assert attributes[name].startswith("#") or attributes[name] == "data:,"
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+    assert not {"script", "img", "iframe", "object", "embed", "form"} & {
+        tag for tag, _ in found.tags
+    }
+    assert not re.search(r"url\((?!#hatch\))|@import", " ".join(found.said("style")))
+    (policy,) = [each["content"] for each in found.all("meta")
+                 if each.get("http-equiv") == "Content-Security-Policy"]  # fmt: skip
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+
+
+def test_texts_from_elsewhere_are_shown_as_they_are():
+    found = page(text=HOSTILE, explained=True)
+    seen = " ".join(HOSTILE.replace("\x1b", " ").replace("\u202e", " ").split())
+    assert found.said("h1") == [seen]
+    shown = "".join(text for _, text in found.texts)
+    assert shown.count("<script>alert(1)</script>") > 20
+    assert "49" not in found.said("h1")[0]
+    for text in shown.replace("\n", ""):
+        assert text.isprintable()
+    labels = " ".join(each.get("aria-label") or "" for each in found.all("svg"))
+    assert labels.isprintable()
+
+
+def test_the_same_run_gives_the_same_bytes():
+    assert render_page(*a_run(names=POINTS)) == render_page(*a_run(names=POINTS))
+
+
+def test_the_page_of_many_points_stays_small():
+    assert len(render_page(*a_run(names=CONDITIONS[1:] + POINTS, explained=True))) < 300_000
+
+
+# report.md --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [(), CONDITIONS[1:], POINTS])
+def test_the_page_and_the_text_have_the_same_rows(names):
+    report, details = a_run(names=names, explained=True)
+    tables = [table for section in page_sections(report, details) for table in section.tables]
+    cells = Page(render_page(report, details)).said("td")
+    lines = f"{render(report)}\n{appendix(report, details)}".splitlines()
+    assert {"Top neurons", "Split-half stability", "Completeness gap", "Provenance"} <= {
+        table.title for table in tables
+    }
+    for table in tables:
+        written = [
+            markdown_table(list(map(escaped, table.headers)), [list(map(escaped, row))])
+            for row in table.rows
+        ]
+        for row, text in zip(table.rows, written, strict=True):
+            assert {cell for cell in row[1:] if cell} <= set(cells), table.title
+            assert squeezed(text.splitlines()[-1]) in map(squeezed, lines), table.title
+    # And the other way round: all that stands at the end of report.md is on the page.
+    titles = [table.title for table in tables]
+    assert {table.title for table in detail_tables(report, details)} <= set(titles)
+
+
+def squeezed(line: str) -> str:
+    """A row of a markdown table without the blanks that line its columns up."""
+    return re.sub(r" *\| *", "|", line)
+
+
+def test_the_texts_of_report_md_are_no_markup():
+    report, details = a_run(text=HOSTILE, explained=True)
+    text = appendix(report, details).split("### The same again")[0]
+    assert "<script" not in text.replace("\\<script", "")
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_no_command_ends_the_fence_it_stands_in():
+    report, details = a_run(text="a ``` b ```` c")
+    text = appendix(report, details).split("### The same again")[1]
+    assert text.strip().splitlines()[0] == "`````sh"
+    assert text.strip().splitlines()[-1] == "`````"

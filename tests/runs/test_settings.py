@@ -1,0 +1,188 @@
+"""run.yaml: back and forth without loss, and strict."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.runs.settings import SCHEMA_VERSION, RunSettings, read_doc_counts
+
+FULL = RunSettings(
+    model_args={"pretrained": "a/b", "dtype": "float32", "trust_remote_code": True, "n": 3},
+    task="some_task",
+    include_path=("/tasks/x", "/tasks/y z"),
+    num_fewshot=2,
+    apply_chat_template="tool_use",
+    fewshot_as_multiturn=False,
+    system_instruction="Antworte: ja – oder 'nein'.\nNull: ~",
+    description="Rolle – und Regel.",
+    metadata={"n_demonstrations": 12, "nested": {"a": [1, None]}},
+    selection_split="dev",
+    overlap="drop",
+    limit=7,
+    n_proxies=4,
+    orders="swap",
+    letter_style="(A)",
+    n_options=5,
+    distractors="length",
+    on_bad_doc="fail",
+    seed=11,
+    batch_size=16,
+    device="cpu",
+    engine="replay",
+    method="random",
+    method_args={"seed": 4},
+    positions="all",
+    quadrature="right_riemann",
+    n_steps=20,
+    top_z=5.0,
+    top_k=0.125,
+    ambiguous="drop",
+    attribution_dtype="float32",
+)
+PLAIN = RunSettings({"pretrained": "m"}, "t")
+DOCS = {"data": {"split": "train", "docs": 9, "skipped": {"no question": 2}}}
+
+
+def written(tmp_path: Path, **changes) -> Path:
+    """A run.yaml with top-level keys changed; None leaves a key out."""
+    values = {**yaml.safe_load(PLAIN.to_yaml({"torch": "2.0"}, DOCS)), **changes}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+    return path
+
+
+@pytest.mark.parametrize("settings", [FULL, PLAIN], ids=["every setting", "defaults"])
+def test_round_trip(tmp_path, settings):
+    path = tmp_path / "run.yaml"
+    text = settings.to_yaml({"torch": "2.0", "lm_eval": "0.4"}, DOCS)
+    path.write_text(text, encoding="utf-8")
+    loaded = RunSettings.load(path)
+    assert loaded == settings
+    assert loaded.to_yaml({"torch": "2.0", "lm_eval": "0.4"}, DOCS) == text
+    assert type(loaded.include_path) is tuple
+
+
+def test_the_full_example_leaves_no_default():
+    # Otherwise the round trip above would miss a field.
+    for field in dataclasses.fields(RunSettings):
+        if field.name not in ("model_args", "task", "method"):
+            assert getattr(FULL, field.name) != getattr(PLAIN, field.name), field.name
+
+
+def test_the_file_can_be_read_by_people(tmp_path):
+    values = yaml.safe_load(FULL.to_yaml({"torch": "2.0"}, DOCS))
+    assert list(values) == ["schema_version", "versions", "docs", "settings"]
+    assert values["schema_version"] == SCHEMA_VERSION
+    assert values["versions"] == {"torch": "2.0"}
+    assert values["docs"] == DOCS
+    assert values["settings"]["include_path"] == ["/tasks/x", "/tasks/y z"]
+    assert values["settings"]["top_k"] == 0.125
+    assert "–" in FULL.to_yaml({}, {})  # not an escape
+
+
+def test_what_became_of_the_docs_is_read_back(tmp_path):
+    assert read_doc_counts(written(tmp_path)) == DOCS
+    with pytest.raises(ArtifactError, match=r"run\.yaml: docs is \[1\]\.\nExpected: a mapping"):
+        read_doc_counts(written(tmp_path, docs=[1]))
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PLAIN.task = "other"
+
+
+def test_an_unknown_setting(tmp_path):
+    settings = {**yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"], "top_q": 3}
+    with pytest.raises(
+        ArtifactError, match=r"(?s)run\.yaml: settings has .*unknown \['top_q'\].*top_k, top_z"
+    ):
+        RunSettings.load(written(tmp_path, settings=settings))
+
+
+def test_a_missing_setting(tmp_path):
+    settings = yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"]
+    del settings["seed"]
+    with pytest.raises(
+        ArtifactError, match=r"(?s)run\.yaml: settings has .*missing \['seed'\].*identify again"
+    ):
+        RunSettings.load(written(tmp_path, settings=settings))
+
+
+@pytest.mark.parametrize("key", ["schema_version", "versions", "docs", "settings"])
+def test_a_missing_section(tmp_path, key):
+    with pytest.raises(
+        ArtifactError, match=rf"run\.yaml: .*missing \['{key}'\], unknown \[\]\.\nExpected: "
+    ):
+        RunSettings.load(written(tmp_path, **{key: None}))
+
+
+def test_an_unknown_section(tmp_path):
+    with pytest.raises(
+        ArtifactError, match=r"run\.yaml: .* wrong keys: missing \[\], unknown \['more'\]"
+    ):
+        RunSettings.load(written(tmp_path, more=1))
+
+
+def test_another_schema(tmp_path):
+    with pytest.raises(
+        ArtifactError,
+        match=r"run\.yaml has schema version 99\.\nExpected: 3\.\nRemedy: run identify",
+    ):
+        RunSettings.load(written(tmp_path, schema_version=99))
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe\x00", b"a: 1\n b: 2"])
+def test_not_yaml(tmp_path, content):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"(?s)run\.yaml cannot be read: .*identify"):
+        RunSettings.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [("", "NoneType"), ("text", "str"), ("- 1\n- 2", "list"), ("7", "int"), ("1: 2\na: 3", "")],
+)
+def test_yaml_of_another_kind(tmp_path, content, kind):
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    with pytest.raises(ArtifactError, match=rf"run\.yaml: the file has the wrong keys: .*{kind}"):
+        RunSettings.load(path)
+
+
+@pytest.mark.parametrize("settings", [5, "x", [{"task": "t"}], {1: 2, "task": "t"}])
+def test_settings_of_another_kind(tmp_path, settings):
+    with pytest.raises(ArtifactError, match=r"run\.yaml: settings"):
+        RunSettings.load(written(tmp_path, settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("include_path", 5),
+        ("include_path", "folder"),
+        ("batch_size", "many"),
+        ("model_args", ["pretrained=m"]),
+        ("task", None),
+        ("top_k", "all"),
+        ("n_steps", 1.5),
+        ("metadata", [1]),
+        ("metadata", {1: 2}),
+        ("description", 3),
+        ("n_options", "4"),
+    ],
+)
+def test_a_setting_of_another_type(tmp_path, name, value):
+    settings = {**yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"], name: value}
+    with pytest.raises(ArtifactError, match=rf"run\.yaml: .*{name}"):
+        RunSettings.load(written(tmp_path, settings=settings))
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ArtifactError, match=r"(?s)there is no .*run\.yaml.*run identify first"):
+        RunSettings.load(tmp_path / "run.yaml")

@@ -1,0 +1,275 @@
+"""Faults inside a command leave nothing behind: no hook, no half file, no process, no lock.
+
+`--faults N` injects more than the sample of a usual test run (`fault_fixtures.choose`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.launched import Launched, free_port
+from neuronllm_eval.cli import main as cli
+from neuronllm_eval.harness import results as harness_results
+from tests import process_fixtures
+from tests.cli_fixtures import without_the_harness_tasks
+from tests.fault_fixtures import (
+    KINDS,
+    Command,
+    Fault,
+    Tracer,
+    choose,
+    fsync,
+    points,
+    replace,
+    run_content,
+    strike,
+    without_times,
+)
+from tests.harness_fixtures import TaskFolder, model_dir, some_docs
+from tests.runtime.test_processes import ROOT, torchrun
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.version_info < (3, 11), reason="functions have no full names to trace"),
+]
+TASK = "small"
+N_QUESTIONS = 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    """Neither the harness's tasks are read, nor the machine asked what is installed, each time."""
+    found: dict[str, Any] = {}
+    harness_results.add_env_info(found)
+    with pytest.MonkeyPatch.context() as patch:
+        without_the_harness_tasks(patch)
+        patch.setattr(harness_results, "add_env_info", lambda values: values.update(found))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    folder = TaskFolder(tmp_path_factory.mktemp("tasks"))
+    splits = {
+        "train": some_docs(0, N_QUESTIONS),
+        "test": some_docs(100, N_QUESTIONS),
+        "demonstration": some_docs(200, 2),
+    }
+    folder.write(TASK, splits, aqua=True)
+    return folder.path
+
+
+def run_eval(tasks: Path, *more: object) -> Command:
+    """Five units of one question to identify, and five to validate, each saved."""
+
+    def arguments(output: Path) -> list[object]:
+        return [
+            "--tasks", TASK, "--include_path", tasks, "--batch_size", 3, "--n_random", 1,
+            "--conditions", "suppress_good", "--device", "cpu", "--checkpoint_every", 0,
+            "--model_args", f"pretrained={model_dir()}", "--output_path", output, *more,
+        ]  # fmt: skip
+
+    return Command(
+        arguments,
+        cli.run_eval_main,
+        lambda output: run_content(output / TASK),
+        lambda output: [output / TASK],
+    )
+
+
+def masked(tasks: Path, neurons: Path, positions: str) -> Command:
+    """lm_eval's command line with the masked model."""
+
+    def arguments(output: Path) -> list[object]:
+        given = f"pretrained={model_dir()},neurons={neurons},condition=suppress_good"
+        return [
+            "run", "--model", "neuronllm", "--model_args", f"{given},positions={positions}",
+            "--tasks", TASK, "--include_path", tasks, "--limit", 4, "--device", "cpu",
+            "--batch_size", 4, "--output_path", output,
+        ]  # fmt: skip
+
+    def content(output: Path) -> dict[str, bytes]:
+        last = sorted(output.rglob("*.json"))[-1:]
+        return {
+            path.stem.partition("_")[0]: without_times(json.loads(path.read_text()))
+            for path in last
+        }
+
+    return Command(arguments, cli.main, content, again=(), kept=())
+
+
+@functools.cache
+def undisturbed(folder: Path, tasks: Path) -> tuple[Command, dict[str, bytes], Counter[str]]:
+    """The command, its artifacts, and what it passes through."""
+    command = run_eval(tasks)
+    counts = points(command, folder / "runs")
+    return command, command.content(folder / "runs"), counts
+
+
+@pytest.fixture(scope="module")
+def reference(tasks, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    undisturbed(folder, tasks)
+    return folder
+
+
+def complaints(
+    faults: list[Fault], command: Command, folder: Path, expected: dict[str, bytes]
+) -> str:
+    """What went wrong, fault by fault."""
+    assert faults
+    found = []
+    for number, fault in enumerate(faults):
+        if wrong := strike(fault, command, folder / str(number), expected):
+            found.append(f"{fault}: {'; '.join(wrong)}")
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_leaves_nothing_behind(reference, tasks, tmp_path, kind, request):
+    command, expected, counts = undisturbed(reference, tasks)
+    chosen = choose(counts, request.config.getoption("--faults"))
+    faults = [fault for fault in chosen if fault.kind == kind]
+    assert len(chosen) >= 80  # with those of the two tests below, 100
+    assert not complaints(faults, command, tmp_path, expected)
+
+
+def test_a_fault_while_the_weights_are_of_another_type(tasks, tmp_path):
+    command = run_eval(tasks, "--attribution_dtype", "bfloat16", "--engine", "fan_out")
+    counts = points(command, tmp_path / "undisturbed")
+    expected = command.content(tmp_path / "undisturbed")
+    places = ("precision._cast", "grad", "Part.save", "write_neurons", "to_bytes")
+    faults = [
+        Fault(kind, point, counts[point])
+        for point in sorted(counts)
+        if point.endswith(places)
+        for kind in ("internal", "ctrl-c")
+    ]
+    assert not complaints(faults, command, tmp_path, expected)
+
+
+@pytest.mark.parametrize("positions", ["scored", "all"])
+def test_a_fault_in_the_masked_model(reference, tasks, tmp_path, positions):
+    command = masked(tasks, reference / "runs" / TASK, positions)
+    counts = points(command, tmp_path / "undisturbed")
+    expected = command.content(tmp_path / "undisturbed")
+    kinds = ("internal", "full disk", "ctrl-c", "memory")
+    modules = ("continuations.", "masked_scoring.", "masked_lm.", "hooks.", "fork_check.")
+    own = [point for point in sorted(counts) if point.startswith(modules)]
+    faults = [
+        Fault(kinds[number % len(kinds)], point, counts[point]) for number, point in enumerate(own)
+    ][::4]
+    assert len(faults) >= 8
+    assert not complaints(faults, command, tmp_path, expected)
+
+
+def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
+    """What is left behind is found: a hook, a frozen weight, a temporary file."""
+
+    def careless(path: Path, content: str | bytes) -> None:
+        raw = content.encode() if isinstance(content, str) else content
+        path.with_name(f".{path.name}.1").write_bytes(raw)
+        path.write_bytes(raw)
+
+    command, expected, _ = undisturbed(reference, tasks)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.utils.hooks.RemovableHandle.remove", lambda _: None)
+        fault = Fault("internal", "fan_out.FanOutEngine.score.<locals>.edit", 1)
+        found = "\n".join(strike(fault, command, tmp_path / "hooks", expected))
+    assert "the model's hooks are" in found
+    with monkeypatch.context() as patch:
+        patch.setattr("neuronllm_eval.stages.write_identified.write_whole", careless)
+        fault = Fault("full disk", "selection.select_neurons", 1)
+        found = "\n".join(strike(fault, command, tmp_path / "files", expected))
+    assert ".scores.safetensors.1 is left" in found
+
+
+# Killed, and several processes ------------------------------------------------------------------
+
+
+def killed_at(point: str, number: int, _rank: int) -> None:
+    """The process kills itself at a point."""
+    fault = Fault("killed", point, number)
+    os.fsync, os.replace = fsync, replace
+    sys.settrace(Tracer(fault, lambda _: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+@pytest.mark.parametrize("number", [2, 3, 20])
+def test_killed_before_a_file_gets_its_name(tmp_path, number):
+    output = tmp_path / "runs"
+    before = functools.partial(killed_at, "fault_fixtures.replace", number)
+    run = Launched(1, process_fixtures.arguments(output), tmp_path / "log", "run_eval_main", before)
+    assert run.wait() == [-signal.SIGKILL], run.said()
+    left = [path.name for path in output.rglob(".*") if path.name != ".lock"]
+    assert len(left) == 1
+    code, _, err = process_fixtures.run_eval(output)
+    assert code == 0, err
+    process_fixtures.assert_same_bytes(output / process_fixtures.TASK)
+
+
+def fails(kind: str, failing: int, pids: Path, rank: int) -> None:
+    """One rank meets a fault in its first unit; each says which process it is."""
+    from neuronllm_eval.attribution import identify as identification
+
+    (pids / str(rank)).write_text(str(os.getpid()))
+
+    def add(*_: object) -> None:
+        raise KINDS[kind].make()
+
+    if rank == failing:
+        identification.add_question = add
+
+
+def assert_gone(pids: Path) -> None:
+    """None of the processes is there any more, nor what they started."""
+    known = [int(path.read_text()) for path in pids.iterdir()]
+    assert len(known) == 2
+    assert not [pid for pid in known if psutil.pid_exists(pid)]
+
+
+@pytest.mark.parametrize(("kind", "failing"), [("internal", 1), ("memory", 0)])
+def test_a_fault_in_one_of_two_processes_leaves_neither(tmp_path, kind, failing):
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    output, start = tmp_path / "runs", time.monotonic()
+    before = functools.partial(fails, kind, failing, pids)
+    run = Launched(2, process_fixtures.arguments(output), tmp_path / "log", "run_eval_main", before)
+    assert run.wait() == [1, 1], run.said()
+    assert time.monotonic() - start < 60
+    assert_gone(pids)
+    code, _, err = process_fixtures.run_eval(output)
+    assert code == 0, err
+    process_fixtures.assert_same_bytes(output / process_fixtures.TASK)
+
+
+def test_a_fault_under_torchrun_leaves_no_process(tmp_path):
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from neuronllm_eval import cli\n"
+        "from tests.runtime.test_faults import fails\n"
+        f"fails('internal', 0, Path({str(pids)!r}), int(os.environ['RANK']))\n"
+        "raise SystemExit(cli.run_eval_main(sys.argv[1:]))\n"
+    )
+    log = tmp_path / "log"
+    flags = ("--nproc-per-node", 2, "--master-port", free_port(), script)
+    given = process_fixtures.arguments(tmp_path / "runs")
+    process = torchrun(*flags, *given, log=log, PYTHONPATH=str(ROOT))
+    assert process.wait(120) != 0
+    assert "RuntimeError: a fault" in log.read_text()
+    assert_gone(pids)

@@ -1,0 +1,4 @@
+"""How the embedded demo model and its questions were made.
+
+Read first: `train.py`.
+"""
