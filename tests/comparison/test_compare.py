@@ -25,7 +25,8 @@ from neuronllm_eval.comparison.method_runs import read_compared
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.finished_run import Run
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting import overview_html as overview
 from neuronllm_eval.runs.directory import RunDirectory, find_runs, read_lines
 from tests import damage
