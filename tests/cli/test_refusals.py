@@ -350,6 +350,6 @@ def test_an_error_of_ours_is_one_message_and_any_other_escapes(monkeypatch):
         call("report", "x")
 
 
-def test_lm_eval_s_command_line_says_how_to_get_an_adapted_task():
+def test_lm_eval_s_command_line_says_how_to_get_a_converted_task():
     result = call("run", "--model", "hf", "--tasks", "demo_topic,aqua:arc_easy")
     assert_one_message(result, 2, "does not know aqua:arc_easy", "tasks make arc_easy")
