@@ -246,7 +246,7 @@ def _config(name, value):
         ),
         (
             damage.as_json("neurons.json", lambda v: v["provenance"].update(n_questions=3)),
-            "b: 1 run, neurons chosen on 3 questions instead of 4.",
+            "b: 1 run, neurons selected on 3 questions instead of 4.",
         ),
     ],
 )  # fmt: skip
