@@ -38,7 +38,7 @@ from safetensors.numpy import load
 from neuronllm_eval.aqua import dataset as aqua_task
 from neuronllm_eval.aqua import metrics as aqua_metrics
 from neuronllm_eval.formats.json_files import parse_json
-from neuronllm_eval.harness.aqua_conversion import read_task as adapter_source
+from neuronllm_eval.harness.aqua_conversion import read_task
 from neuronllm_eval.models.fingerprints import model_hash
 from neuronllm_eval.runs.directory import COMMANDS_FILE, PAGE_FILE
 from neuronllm_eval.runtime.checkpoint import Part
@@ -221,7 +221,7 @@ class Command:
 
     def call(self, folder: Path, *more: object) -> tuple[int | None, str, BaseException | None]:
         """Exit code, what it said on standard error, and what came out of it instead."""
-        for cached in (aqua_task._load, adapter_source._compiled, aqua_metrics._grouped):
+        for cached in (aqua_task._load, read_task._compiled, aqua_metrics._grouped):
             cached.cache_clear()  # as in a process of its own
         try:
             code, _, err = call(*self.arguments(folder), *more, entry=self.entry)

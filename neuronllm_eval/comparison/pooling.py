@@ -291,7 +291,7 @@ def _together(edited: Sequence[Edited]) -> Edited:
 def _relative(
     docs: DocTable, summary: ConditionSummary, n_resamples: int
 ) -> dict[str, RelativeChange]:
-    if not summary.is_judged:
+    if not summary.is_evaluated:
         return {}
     return {
         name: relative_change(

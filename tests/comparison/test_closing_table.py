@@ -12,8 +12,6 @@ RIGHT = {"unmasked": 14, "suppress_good": 10, "suppress_bad": 15, "degrade": 8,
 SHARED = {"model": "m", "method": "ace", "neurons_of_a_kind": "4"}
 LAW = evaluated("law", RIGHT, **SHARED)
 ART = evaluated("a_rt", RIGHT | {"suppress_good": 13}, **SHARED)
-    "a_rt", RIGHT | {"suppress_good": 13}, model="m", method="ace", neurons_of_a_kind="4"
-)
 
 
 def table(*results: ComparedRun) -> list[list[str]]:

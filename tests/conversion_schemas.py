@@ -1,9 +1,9 @@
 """Task configurations of the installed harness on docs built to their data sets' columns and types.
 
 Each `Config` says what the first doc must become, or why the task is refused. Run as a module it
-prints the table of docs/adapter.md:
+prints the table of docs/aqua-conversion.md:
 
-    python -m tests.adapter_schemas
+    python -m tests.conversion_schemas
 """
 
 from __future__ import annotations
