@@ -18,8 +18,8 @@ from neuronllm_eval.evaluation.pooled_effects import (
     shared_conditions,
 )
 from neuronllm_eval.evaluation.summary_file import StoredSummary
-from tests.cli_fixtures import change_settings, copy_of, finished_run
-from tests.task_result_fixtures import judged
+from tests.fixtures.cli import change_settings, copy_of, finished_run
+from tests.fixtures.task_results import judged
 
 # One by one ---------------------------------------------------------------------------------------
 

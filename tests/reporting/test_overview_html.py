@@ -14,10 +14,10 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.pooled_effects import TaskResult, read_result
 from neuronllm_eval.reporting.overview_html import render_overview, write_overview
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import assert_one_message, call, copy_of, finished_run
-from tests.page_fixtures import HOSTILE
+from tests.fixtures.cli import assert_one_message, call, copy_of, finished_run
+from tests.fixtures.pages import HOSTILE
+from tests.fixtures.task_results import judged
 from tests.reporting.test_report_html import Page
-from tests.task_result_fixtures import judged
 
 RIGHT = {"unmasked": 14, "degrade": 10, "degrade.random_0": 13, "degrade.random_1": 15}
 JUDGED = judged("law", RIGHT)

@@ -6,8 +6,8 @@ import dataclasses
 
 from neuronllm_eval.evaluation.pooled_effects import TaskResult
 from neuronllm_eval.reporting.pooled_table import closing_table
-from tests.cli_fixtures import call, copy_of, finished_run
-from tests.task_result_fixtures import judged
+from tests.fixtures.cli import call, copy_of, finished_run
+from tests.fixtures.task_results import judged
 
 RIGHT = {"unmasked": 14, "suppress_good": 10, "suppress_bad": 15, "degrade": 8,
          "suppress_good.random_0": 13, "suppress_good.random_1": 9}  # fmt: skip
