@@ -22,8 +22,8 @@ from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.evaluation.summary_file import StoredSummary
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
 from neuronllm_eval.runs.search import runs_below
-from tests import damage
-from tests.cli_fixtures import (
+from tests.fixtures import damage
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from neuronllm_eval.comparison.closing_table import closing_table
 from neuronllm_eval.comparison.rows import ComparedRun
-from tests.cli_fixtures import call, copy_of, finished_run
-from tests.compared_runs import evaluated, sharing, waiting
+from tests.fixtures.cli import call, copy_of, finished_run
+from tests.fixtures.compared_runs import evaluated, sharing, waiting
 
 RIGHT = {"unmasked": 14, "suppress_good": 10, "suppress_bad": 15, "degrade": 8,
          "suppress_good.random_0": 13, "suppress_good.random_1": 9}  # fmt: skip

@@ -29,8 +29,8 @@ from neuronllm_eval.evaluation.finished_run import Run
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory, find_runs, read_lines
-from tests import damage
-from tests.cli_fixtures import (
+from tests.fixtures import damage
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -39,7 +39,7 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import model_dir
+from tests.fixtures.harness import model_dir
 
 METHODS = ("ace", "qrnca", "tn")
 CONDITIONS = ("--conditions", "suppress_good,suppress_bad,degrade,enhance")

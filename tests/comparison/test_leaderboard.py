@@ -12,7 +12,7 @@ from neuronllm_eval.comparison.leaderboard import COLUMNS, leaderboard
 from neuronllm_eval.comparison.leaderboard_filters import Filters
 from neuronllm_eval.comparison.neuron_overlap import MOST_COMPARED, overlaps
 from neuronllm_eval.errors import UsageError
-from tests.leaderboards import TERMS, board_run, entry
+from tests.fixtures.leaderboards import TERMS, board_run, entry
 
 
 def changed(**changes):

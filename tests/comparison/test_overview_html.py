@@ -13,9 +13,9 @@ from neuronllm_eval.comparison.overview_html import render_overview, write_overv
 from neuronllm_eval.comparison.rows import read_run
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import assert_one_message, call, copy_of, finished_run
-from tests.compared_runs import changed, evaluated, sharing, waiting
-from tests.page_fixtures import HOSTILE
+from tests.fixtures.cli import assert_one_message, call, copy_of, finished_run
+from tests.fixtures.compared_runs import changed, evaluated, sharing, waiting
+from tests.fixtures.pages import HOSTILE
 from tests.reporting.test_report_html import Page
 
 RIGHT = {"unmasked": 14, "degrade": 10, "degrade.random_0": 13, "degrade.random_1": 15}

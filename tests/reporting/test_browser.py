@@ -16,9 +16,9 @@ import pytest
 from neuronllm_eval.comparison.overview_html import render_overview
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.report_html import render_page
-from tests.cli_fixtures import finished_run
-from tests.compared_runs import evaluated
-from tests.page_fixtures import HOSTILE, POINTS, a_run
+from tests.fixtures.cli import finished_run
+from tests.fixtures.compared_runs import evaluated
+from tests.fixtures.pages import HOSTILE, POINTS, a_run
 
 pytestmark = pytest.mark.browser
 # With the value 1, what would be skipped without a browser fails: `.ci/run` sets it.
