@@ -19,8 +19,9 @@ from neuronllm_eval.comparison.method_comparison import as_json, compare
 from neuronllm_eval.comparison.method_runs import read_compared
 from neuronllm_eval.comparison.method_tables import comparison_text
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.json_files import dump_json, read_json
-from neuronllm_eval.runs.directory import RunDirectory, folder_name, write_whole
+from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.distributed import own_rank
 from neuronllm_eval.runtime.progress import bar

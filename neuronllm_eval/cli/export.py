@@ -20,17 +20,18 @@ from neuronllm_eval.export.merged_checkpoint import (
     require_mergeable,
     save_checkpoint,
 )
-from neuronllm_eval.export.model_card import CARD_FILE, Figures, adapter_card
-from neuronllm_eval.export.validated_figures import judged_figures
-from neuronllm_eval.formats.atomic_folder import require_free_folder, whole_folder
+from neuronllm_eval.export.model_card import CARD_FILE, adapter_card
+from neuronllm_eval.export.validated_figures import Figures, validated_figures
+from neuronllm_eval.formats.atomic import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
 from neuronllm_eval.masked_lm.model_args import chosen_neurons, resolve_scales
 from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.meta_model import model_skeleton
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, find_runs
-from neuronllm_eval.runs.reader import load_neurons, load_scores
+from neuronllm_eval.runs.artifacts import load_neurons, load_scores, load_settings
+from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.search import find_runs
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load_model import load_model
 
@@ -91,7 +92,7 @@ def export(options: argparse.Namespace, show: Callable[[str], object]) -> int:
         "--condition",
     )
     run = _only_run(Path(options.run_dir))
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     arguments.require_trust(settings, options.trust_remote_code)
     require_free_folder(output, EXPORT_FILE, options.overwrite)
     require_plain_model(settings.model_args)
@@ -100,7 +101,7 @@ def export(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     neurons = chosen_neurons(found, options.condition, options.top_k)
     assert neurons is not None
     made, factors = Export.of(neurons, options.condition, scales, options.format)
-    figures = judged_figures(run, made)
+    figures = validated_figures(run, made)
     if options.format == "peft":
         _write_adapter(made, factors, neurons, settings, figures, output)
     else:

@@ -38,9 +38,9 @@ from neuronllm_eval.formats.terminal import fitted, terminal_width
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
 from neuronllm_eval.reporting.cost_table import estimate_line
+from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.search import runs_below
-from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.distributed import OtherRankFailed, own_rank
 from neuronllm_eval.runtime.signals import Interrupted, handled
 from neuronllm_eval.stages.cost_estimate import Estimate
@@ -185,7 +185,7 @@ def _validate(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     sound = True
     for run in runs_below([Path(options.run_dir)]):
-        kept = RunSettings.load(run.settings)
+        kept = load_settings(run)
         given = arguments.given(options, "batch_size", "device", "engine")
         settings = dataclasses.replace(kept, **given)
         arguments.require_counts(dataclasses.replace(settings, limit=options.limit))

@@ -12,14 +12,10 @@ from neuronllm_eval.export.ia3_adapter import CONFIG_FILE
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import CARD_FILE, index_card, run_card
 from neuronllm_eval.models.hub import Reference, push_files
-from neuronllm_eval.runs.directory import (
-    ADAPTERS_FOLDER,
-    RESULTS_FOLDER,
-    RunDirectory,
-    find_runs,
-)
-from neuronllm_eval.runs.reader import load_neurons, load_scores
-from neuronllm_eval.runs.settings import SECRETS, RunSettings
+from neuronllm_eval.runs.artifacts import load_neurons, load_scores, load_settings
+from neuronllm_eval.runs.directory import ADAPTERS_FOLDER, RESULTS_FOLDER, RunDirectory
+from neuronllm_eval.runs.search import find_runs
+from neuronllm_eval.runs.settings import SECRETS
 
 Files = dict[str, Path | bytes]
 
@@ -121,7 +117,7 @@ def _files_of(run: RunDirectory, where: str) -> Files:
 
     Command lines (`commands.jsonl`) and unfinished work stay here.
     """
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     if secret := next((name for name in SECRETS if settings.model_args.get(name)), None):
         raise UsageError(
             f"{run.settings} has {secret}= among the model arguments",

@@ -14,10 +14,9 @@ from neuronllm_eval.comparison.overview_html import write_overviews
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.reporting.cost_table import estimate_table
 from neuronllm_eval.reporting.write_reports import report_task
+from neuronllm_eval.runs.artifacts import load_neurons, load_settings
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.reader import load_neurons
 from neuronllm_eval.runs.search import runs_below
-from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch
 from neuronllm_eval.stages.cost_estimate import Estimate
 from neuronllm_eval.stages.load_model import load_model
@@ -63,7 +62,7 @@ def _validate_in(
             *arguments.plan_for(plan, options, settings).over(load_neurons(run, settings)),
         )
         for run in runs_below([Path(options.run_dir)])
-        for settings in [RunSettings.load(run.settings)]
+        for settings in [load_settings(run)]
     ]
     if not options.dry_run:
         for run, _, _, _ in runs:

@@ -6,80 +6,75 @@ and nothing is chosen by it: what stands in its way is logged, and the file is l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect, Unembedding, promotions
-from neuronllm_eval.formats.json_files import dump_json, exact_keys, read_json, require_schema
+from neuronllm_eval.explain.logit_lens import TokenEffect, Unembedding, promotions
+from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.typed_files import Count, artifact, load, one_of
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 
-SCHEMA_VERSION = 1
 # Of either kind, in reports.
 LISTED_NEURONS = 10
 LISTED_TOKENS = 4
 # Of an effect: what batches, threads and devices change lies beyond.
 _DECIMALS = 2
-_AGAIN = "remove the file: the report does without it"
 
 
 @dataclass(frozen=True)
-class ListedTokens:
-    """What the listed neurons' directions promote and demote, where their activation is positive.
+class ListedNeuron:
+    """The tokens that a neuron's direction promotes and demotes where its activation is positive.
 
     Attributes:
-        found: by kind, layer and index; good neurons first, best first.
+        kind: `good` or `bad`.
+        layer: of the neuron.
+        index: of the neuron.
+        promotes: strongest first.
+        demotes: strongest first.
     """
 
-    found: dict[tuple[str, int, int], Promotion]
+    kind: Annotated[str, one_of(("good", "bad"))]
+    layer: Count
+    index: Count
+    promotes: tuple[TokenEffect, ...]
+    demotes: tuple[TokenEffect, ...]
+
+
+@artifact
+@dataclass(frozen=True)
+class ListedTokens:
+    """The content of `tokens.json`: good neurons first, best first."""
+
+    neurons: tuple[ListedNeuron, ...]
+    schema_version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        if len(self.found) < len(self.neurons):
+            raise ValueError("a neuron occurs twice")
+
+    @property
+    def found(self) -> dict[tuple[str, int, int], ListedNeuron]:
+        """By kind, layer and index."""
+        return {(each.kind, each.layer, each.index): each for each in self.neurons}
 
     def to_json(self) -> str:
-        """The content of `tokens.json`."""
-        neurons = [
-            {
-                "kind": kind,
-                "layer": layer,
-                "index": index,
-                "promotes": [_written(each) for each in tokens.promotes],
-                "demotes": [_written(each) for each in tokens.demotes],
-            }
-            for (kind, layer, index), tokens in self.found.items()
-        ]
-        return dump_json({"schema_version": SCHEMA_VERSION, "neurons": neurons})
+        """The content of the file."""
+        return dump_json(asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> ListedTokens:
-        """Read a `tokens.json`; without one, nothing is known.
+        """Read a `tokens.json`; without one, there are no neurons.
 
         Raises:
-            ArtifactError: it is damaged, or holds what identification never writes.
+            ArtifactError: it is damaged.
         """
         if not path.exists():
-            return cls({})
-        values = exact_keys(
-            read_json(path, _AGAIN), {"schema_version", "neurons"}, path, "the file", _AGAIN
-        )
-        require_schema(values["schema_version"], SCHEMA_VERSION, path)
-        keys = {"kind", "layer", "index", "promotes", "demotes"}
-        found = {}
-        for each in _list(values["neurons"], path, "neurons"):
-            neuron = exact_keys(each, keys, path, "a neuron", _AGAIN)
-            place = (neuron["kind"], neuron["layer"], neuron["index"])
-            if place[0] not in ("good", "bad") or not all(
-                type(number) is int and number >= 0 for number in place[1:]
-            ):
-                raise _damaged(path, f"a neuron is {place!r:.100}")
-            if place in found:
-                raise _damaged(path, f"the neuron {place} occurs twice")
-            found[place] = Promotion(
-                _read(neuron["promotes"], path), _read(neuron["demotes"], path)
-            )
-        return cls(found)
+            return cls(())
+        return load(cls, path, "remove the file: the report does without it")
 
 
 def listed(neurons: NeuronSet) -> list[tuple[str, Neuron]]:
@@ -102,37 +97,15 @@ def listed_tokens(
     if effects is None:
         return None
     found = promotions(effects, tokenizer, LISTED_TOKENS)
-    places = [(kind, each.layer, each.index) for kind, each in chosen]
-    return ListedTokens(dict(zip(places, found, strict=True)))
-
-
-def _written(each: TokenEffect) -> dict[str, Any]:
-    return {"token": each.token, "text": each.text, "effect": round(each.effect, _DECIMALS)}
-
-
-def _read(values: Any, path: Path) -> tuple[TokenEffect, ...]:
-    kinds = {"token": int, "text": str, "effect": float}
-    found = []
-    for each in _list(values, path, "tokens"):
-        token = exact_keys(each, set(kinds), path, "a token", _AGAIN)
-        for name, kind in kinds.items():
-            if type(token[name]) is not kind:
-                raise _damaged(path, f"a token's {name} is {token[name]!r:.100}")
-        if not math.isfinite(token["effect"]):
-            raise _damaged(path, f"a token's effect is {token['effect']}")
-        found.append(TokenEffect(**token))
-    return tuple(found)
-
-
-def _list(value: Any, path: Path, what: str) -> Sequence[Any]:
-    if not isinstance(value, list):
-        raise _damaged(path, f"{what} are a {type(value).__name__}")
-    return value
-
-
-def _damaged(path: Path, found: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: {found}",
-        expected="a file as `neuronllm-eval identify` writes it",
-        remedy=_AGAIN,
+    return ListedTokens(
+        tuple(
+            ListedNeuron(
+                kind, each.layer, each.index, _rounded(tokens.promotes), _rounded(tokens.demotes)
+            )
+            for (kind, each), tokens in zip(chosen, found, strict=True)
+        )
     )
+
+
+def _rounded(effects: Sequence[TokenEffect]) -> tuple[TokenEffect, ...]:
+    return tuple(replace(each, effect=round(each.effect, _DECIMALS)) for each in effects)

@@ -20,7 +20,7 @@ from neuronllm_eval.interventions.conditions import (
 from neuronllm_eval.models.hub import SCHEME, Reference, fetch
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE, NeuronSet
 from neuronllm_eval.prompts import POSITIONS, SCORED
-from neuronllm_eval.runs.nearby import folders_near, one_of
+from neuronllm_eval.runs.search import folders_near, one_of
 
 # The arguments of `MaskOptions.read`, which are those of `NeuronMaskedLM`.
 NAMES = ("neurons", "condition", "scale", "suppress_scale", "enhance_scale", "top_k", "positions",

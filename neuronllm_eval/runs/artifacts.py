@@ -178,9 +178,7 @@ def load_questions(run: RunDirectory) -> list[QuestionLine]:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
-    return run.once(
-        run.questions, lambda: load_lines(QuestionLine, run.questions, IDENTIFY_REMEDY)
-    )
+    return run.once(run.questions, lambda: load_lines(QuestionLine, run.questions, IDENTIFY_REMEDY))
 
 
 def load_validation(run: RunDirectory) -> ValidationRecord:
@@ -232,6 +230,20 @@ def load_result(run: RunDirectory, condition: str) -> ResultFile:
     """
     path = run.result(condition)
     return run.once(path, lambda: load(ResultFile, path, VALIDATE_REMEDY))
+
+
+def load_metrics(run: RunDirectory, condition: str, task: str) -> dict[str, float]:
+    """The harness's metrics of a task under a condition, without their standard errors.
+
+    Raises:
+        ArtifactError: the result file is missing, damaged or of another task.
+    """
+    return load_result(run, condition).metrics(task, run.result(condition))
+
+
+def excluded_ids(run: RunDirectory, role: str) -> set[str]:
+    """The questions of `load_excluded`."""
+    return {question.question_id for question in load_excluded(run, role)}
 
 
 def validation_limit(run: RunDirectory, settings: RunSettings) -> int | None:

@@ -11,8 +11,14 @@ import pytest
 import torch
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect, Unembedding
-from neuronllm_eval.explain.top_tokens import ListedTokens, listed, listed_tokens
+from neuronllm_eval.explain.logit_lens import TokenEffect, Unembedding
+from neuronllm_eval.explain.top_tokens import (
+    ListedNeuron,
+    ListedTokens,
+    _rounded,
+    listed,
+    listed_tokens,
+)
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages import write_identified as identified_files
@@ -40,10 +46,11 @@ def written(path: Path, **changes: object) -> Path:
 
 def test_what_is_written_is_read_back_to_two_decimals(tmp_path):
     path = tmp_path / "tokens.json"
-    path.write_text(ListedTokens({("good", 1, 7): Promotion((UP,), (DOWN,))}).to_json())
+    tokens = ListedTokens((ListedNeuron("good", 1, 7, *map(_rounded, ((UP,), (DOWN,)))),))
+    path.write_text(tokens.to_json())
     assert json.loads(path.read_text()) == {"schema_version": 1, "neurons": [WRITTEN]}
-    rounded = TokenEffect(3, " up", 2.35)
-    assert ListedTokens.load(path).found == {("good", 1, 7): Promotion((rounded,), (DOWN,))}
+    assert ListedTokens.load(path) == tokens
+    assert tokens.found["good", 1, 7].promotes == (TokenEffect(3, " up", 2.35),)
 
 
 def test_a_run_without_it(tmp_path):
@@ -56,30 +63,30 @@ TOKEN = {"token": 3, "text": " up", "effect": 2.0}
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "worst"}, "a neuron is \\('worst', 1, 7\\)"),
-        ({"kind": []}, "a neuron is"),
-        ({"layer": -1}, "a neuron is"),
-        ({"index": True}, "a neuron is"),
-        ({"score": 1.0}, "a neuron has the wrong keys"),
-        ({"promotes": {}}, "tokens are a dict"),
-        ({"promotes": ["up"]}, "a token has the wrong keys"),
-        ({"promotes": [{**TOKEN, "text": 1}]}, "a token's text is 1"),
-        ({"demotes": [{**TOKEN, "token": "3"}]}, "a token's token is '3'"),
-        ({"demotes": [{**TOKEN, "effect": None}]}, "a token's effect is None"),
-        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "a token's effect is inf"),
+        ({"kind": "worst"}, "kind: 'worst' is not good or bad"),
+        ({"kind": []}, "kind is"),
+        ({"layer": -1}, "layer is -1"),
+        ({"index": True}, "index is True"),
+        ({"score": 1.0}, "score is an unknown key"),
+        ({"promotes": {}}, "promotes is {}"),
+        ({"promotes": ["up"]}, "promotes.0 is 'up'"),
+        ({"promotes": [{**TOKEN, "text": 1}]}, "promotes.0.text is 1"),
+        ({"demotes": [{**TOKEN, "token": "3"}]}, "demotes.0.token is '3'"),
+        ({"demotes": [{**TOKEN, "effect": None}]}, "demotes.0.effect is None"),
+        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "demotes.0.effect is inf"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, said):
-    with pytest.raises(ArtifactError, match=f"(?s)tokens.json: {said}.*remove the file"):
+    with pytest.raises(ArtifactError, match=f"(?s)tokens.json: neurons.0.{said}.*remove the file"):
         ListedTokens.load(written(tmp_path / "tokens.json", **change))
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"schema_version": 2, "neurons": []}, "schema version 2"),
-        ({"schema_version": 1, "neurons": {}}, "neurons are a dict"),
-        ({"schema_version": 1}, "wrong keys"),
+        ({"schema_version": 2, "neurons": []}, "schema_version is 2"),
+        ({"schema_version": 1, "neurons": {}}, "neurons is {}"),
+        ({"schema_version": 1}, "neurons is missing"),
         ({"schema_version": 1, "neurons": [WRITTEN, WRITTEN]}, "occurs twice"),
     ],
 )

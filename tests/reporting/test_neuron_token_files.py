@@ -7,8 +7,8 @@ import json
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect
-from neuronllm_eval.explain.top_tokens import ListedTokens
+from neuronllm_eval.explain.logit_lens import TokenEffect
+from neuronllm_eval.explain.top_tokens import ListedNeuron, ListedTokens
 from neuronllm_eval.reporting.neuron_token_files import NeuronTokens, read_tokens
 from neuronllm_eval.runs.directory import RunDirectory
 
@@ -51,8 +51,8 @@ def test_a_run_without_either_file(tmp_path):
 
 def test_identification_tells_of_neurons_that_were_not_explained(tmp_path):
     run = written(tmp_path, neuron())
-    tokens = Promotion((TokenEffect(3, " own", 1.0),), ())
-    listed = ListedTokens({("good", 1, 7): tokens, ("bad", 0, 2): tokens})
+    tokens = (TokenEffect(3, " own", 1.0),), ()
+    listed = ListedTokens((ListedNeuron("good", 1, 7, *tokens), ListedNeuron("bad", 0, 2, *tokens)))
     run.tokens.write_text(listed.to_json())
     assert read_tokens(run) == {
         ("good", 1, 7): NeuronTokens(UP, (" down",), 0.8, "content"),
