@@ -54,7 +54,6 @@ EXAMPLES = {
     "leaderboard": "neuronllm-eval leaderboard runs/arc runs/methods --conditions degrade,enhance",
     "export": "neuronllm-eval export runs/arc/aqua_arc_easy --condition enhance "
     "--output_path out/enhance",
-    "push": "neuronllm-eval push runs/arc --repo_id user/neurons --private",
     "tasks": "neuronllm-eval tasks",
     "tasks make": "neuronllm-eval tasks make belebele_eng_Latn --output_path my_tasks",
     "completion": "neuronllm-eval completion bash",

@@ -27,6 +27,7 @@ SUMMARY_FILE = "summary.json"
 COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
+CARD_FILE = "README.md"
 JUDGED_DOCS_FILE = "validation_docs.jsonl"
 TOKENS_FILE = "tokens.json"
 EXPLANATION_FILE = "explain.json"
@@ -105,6 +106,11 @@ class RunDirectory:
         return self.path / PAGE_FILE
 
     @property
+    def card(self) -> Path:
+        """README.md: the model card that the Hub shows, with the report."""
+        return self.path / CARD_FILE
+
+    @property
     def judged_docs(self) -> Path:
         """validation_docs.jsonl: what the validation docs say, in few words."""
         return self.path / JUDGED_DOCS_FILE
@@ -157,17 +163,6 @@ class RunDirectory:
     def result(self, condition: str) -> Path:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
-
-    @property
-    def artifacts(self) -> tuple[Path, ...]:
-        """The files that say what was found and judged, but for those in folders.
-
-        What the docs say stays where it is: not all benchmarks may be passed on.
-        """
-        identified = (self.settings, self.neurons, self.scores, self.questions, self.tokens)
-        explained = (self.explanation, self.explanation_text)
-        found = (*identified, *explained, self.set_aside("selection"), *self._judged)
-        return tuple(path for path in found if path != self.judged_docs)
 
     def adapter(self, condition: str) -> Path:
         """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
@@ -242,7 +237,7 @@ class RunDirectory:
     def _judged(self) -> tuple[Path, ...]:
         """The files that a validation and its report write, but for the results."""
         aside = self.set_aside("validation")
-        reports = (self.summary, self.report, self.page)
+        reports = (self.summary, self.report, self.page, self.card)
         return (self.conditions, self.validation, self.judged_docs, *reports, aside)
 
     @property

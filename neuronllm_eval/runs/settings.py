@@ -28,8 +28,8 @@ _SECRET = re.compile(
 
 
 def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Model arguments with `...` for the values of secrets."""
-    return {name: LEFT_OUT if name in SECRETS else value for name, value in arguments.items()}
+    """Model arguments without the access tokens, which no file of a run holds."""
+    return {name: value for name, value in arguments.items() if name not in SECRETS}
 
 
 def word_without_secrets(word: str) -> str:
@@ -103,6 +103,7 @@ class RunSettings:
         """
         values = dataclasses.asdict(self)
         values["include_path"] = list(self.include_path)
+        values["model_args"] = without_secrets(self.model_args)
         header = {"schema_version": SCHEMA_VERSION, "versions": versions, "docs": docs}
         return dump_yaml({**header, "settings": values})
 

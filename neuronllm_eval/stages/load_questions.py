@@ -25,7 +25,7 @@ from neuronllm_eval.harness.tasks import (
     validation_split,
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
-from neuronllm_eval.runs.settings import OVERLAP, RunSettings
+from neuronllm_eval.runs.settings import OVERLAP, RunSettings, without_secrets
 
 logger = logging.getLogger(__name__)
 # Settings of a run that go to AQUA tasks, by the names that these know them by.
@@ -83,7 +83,7 @@ def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, Config
     # A task given as a file is known by its name later on, so its folder must be searched.
     folders = [str(Path(task).resolve().parent) for task in tasks if Path(task).is_file()]
     include_path = tuple(dict.fromkeys((*settings.include_path, *folders)))
-    metadata = {**settings.model_args, **settings.metadata}
+    metadata = {**without_secrets(settings.model_args), **settings.metadata}
     leaves = load_any_tasks(tasks, include_path, metadata, aqua_overrides(settings))
     return {
         name: (dataclasses.replace(settings, task=name, include_path=include_path), task)

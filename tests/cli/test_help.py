@@ -28,7 +28,6 @@ ARGUMENTS = {
     "compare": ["runs/q", "runs/r"],
     "leaderboard": ["runs/q", "runs/r"],
     "export": ["runs/q", "--condition", "enhance", "--output_path", "out"],
-    "push": ["runs/q", "--repo_id", "u/r"],
     "tasks make": ["arc_easy", "--output_path", "out"],
 }
 # Of the flags that take several words, or one or none.

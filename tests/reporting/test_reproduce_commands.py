@@ -150,8 +150,7 @@ def test_no_report_and_no_noted_command_has_a_token(tmp_path):
     files = (run.page, run.report, run.summary, run.commands)
     for text in (out, err, *(path.read_text() for path in files)):
         assert "hf_of_" not in text
-    for text in (run.report.read_text(), run.page.read_text(), run.commands.read_text()):
-        assert all(f"{name}=..." in text for name in SECRETS)
+    assert all(f"{name}=..." in run.commands.read_text() for name in SECRETS)
 
 
 @pytest.mark.parametrize(
