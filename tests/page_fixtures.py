@@ -16,7 +16,7 @@ from neuronllm_eval.interventions.conditions import (
     Scales,
     control_name,
 )
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.condition_tables import RunDetails
 from neuronllm_eval.reporting.neuron_token_files import NeuronTokens
 from neuronllm_eval.reporting.report_markdown import TaskReport
@@ -100,13 +100,13 @@ def a_run(
     neurons = neuron_set(found[:each], found[each:], n_layers=n_layers, width=WIDTH, **origin)
     score = np.zeros((n_layers, WIDTH))
     for neuron in neurons.good + neurons.bad:
-        score[neuron.place] = neuron.score
+        score[neuron.location] = neuron.score
     halves = np.stack([score, score]) + rng.normal(size=(2, *score.shape)) * (score != 0)
     counts = np.full(score.shape, 3, dtype=np.int64)
     letters = np.zeros((4, *score.shape))
     scores = NeuronScores(score, counts, counts, halves, letters, provenance(**origin))
     tokens = {
-        (kind, *neuron.place): NeuronTokens(
+        (kind, *neuron.location): NeuronTokens(
             (text, " b"), (" c",), *((0.25, "letter") if explained else ())
         )
         for kind, of_kind in (("good", neurons.good), ("bad", neurons.bad))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, Corrected
-from neuronllm_eval.evaluation.stats.mcnemar import McNemar
 from neuronllm_eval.evaluation.stats.paired_delta import PairedDelta
-from neuronllm_eval.evaluation.stats.random_controls import ControlRank
+from neuronllm_eval.evaluation.stats.significance import ControlRank, McNemar
 from neuronllm_eval.interventions.conditions import UNMASKED as UNMASKED_NAME
 from neuronllm_eval.interventions.conditions import ConditionName, only_operation
 

@@ -17,7 +17,7 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
 from neuronllm_eval.evaluation.doc_table import DocTable, numbered
 from neuronllm_eval.evaluation.stats.paired_delta import PairedDelta, paired_delta, points_between
-from neuronllm_eval.evaluation.stats.random_controls import ControlRank, random_control_rank
+from neuronllm_eval.evaluation.stats.significance import ControlRank, random_control_rank
 from neuronllm_eval.evaluation.summary_file import StoredSummary
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName, factor_text
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
@@ -129,7 +129,7 @@ def read_result(run: RunDirectory) -> TaskResult:
     effects = {
         name: Effect(each.accuracy, each.controls, each.n_beyond)
         for name, each in found.items()
-        if each.is_judged or name == UNMASKED
+        if each.is_evaluated or name == UNMASKED
     }
     unedited = {
         name: each.edited.note

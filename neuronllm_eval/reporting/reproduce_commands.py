@@ -16,7 +16,8 @@ from typing import Any
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales, factor_text
 from neuronllm_eval.interventions.dose_response import Sweep
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
-from neuronllm_eval.runs.settings import RunSettings, without_secrets
+from neuronllm_eval.runs.directory import without_secrets
+from neuronllm_eval.runs.settings import RunSettings
 
 OUTPUT = "runs/again"
 _MODEL_FLAGS = ("limit", "batch_size", "device", "engine")

@@ -69,7 +69,7 @@ def report_task(
         metrics = {
             each.name: read_metrics(run.result(each.name), task)
             for each in summaries
-            if (each.is_judged or each.name == UNMASKED) and run.result(each.name).exists()
+            if (each.is_evaluated or each.name == UNMASKED) and run.result(each.name).exists()
         }
         limit = judged_limit(run, settings)
         judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit, batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ import jsonlines
 
 from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
 from neuronllm_eval.formats.json_files import parse_json, require_file, require_size
-from neuronllm_eval.neurons.neuron_set import NEURONS_FILE, SCORES_FILE
+from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
+from neuronllm_eval.neurons.scores import SCORES_FILE
 from neuronllm_eval.runs.nearby import folders_near, one_of
-from neuronllm_eval.runs.settings import word_without_secrets
 
 SETTINGS_FILE = "run.yaml"
 QUESTIONS_FILE = "questions.jsonl"
@@ -38,7 +39,24 @@ CHECKPOINT_FOLDER = "checkpoint"
 # 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
 MOST_LINES_BYTES = 8 << 30
 MOST_LINE_LENGTH = 16 << 20
+# Model arguments that no file of a run holds.
+SECRETS = ("token", "use_auth_token", "api_key")
+LEFT_OUT = "..."
+# `token=x` among arguments with commas or spaces between them, and `"token": "x"` in JSON.
+_SECRET = re.compile(
+    rf'(?<!\w)((?:{"|".join(SECRETS)})(?:=|"\s*:\s*))("(?:[^"\\]|\\.)*"|[^,\s}}]*)'
+)
 _LONGEST_NAME = 200  # of the 255 bytes that file systems take, with room for temporary names
+
+
+def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Model arguments without the access tokens, which no file of a run holds."""
+    return {name: value for name, value in arguments.items() if name not in SECRETS}
+
+
+def word_without_secrets(word: str) -> str:
+    """A word of a command line with `...` for the values of secrets."""
+    return _SECRET.sub(lambda found: found[1] + LEFT_OUT, word)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from neuronllm_eval.harness.tasks import (
     validation_split,
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
-from neuronllm_eval.runs.settings import OVERLAP, RunSettings, without_secrets
+from neuronllm_eval.runs.directory import without_secrets
+from neuronllm_eval.runs.settings import OVERLAP, RunSettings
 
 logger = logging.getLogger(__name__)
 # Settings of a run that go to AQUA tasks, by the names that these know them by.

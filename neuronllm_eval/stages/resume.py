@@ -21,8 +21,8 @@ from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids
-from neuronllm_eval.runs.settings import RunSettings, without_secrets
+from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids, without_secrets
+from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import is_unfinished
 from neuronllm_eval.runtime.work_units import other_settings
 from neuronllm_eval.stages.load_model import LoadedModel

@@ -25,8 +25,14 @@ from neuronllm_eval.masked_lm.model_args import MaskOptions
 from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
 from neuronllm_eval.models.fingerprints import task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, line_writer, set_aside_ids, write_whole
-from neuronllm_eval.runs.settings import RunSettings, without_secrets
+from neuronllm_eval.runs.directory import (
+    RunDirectory,
+    line_writer,
+    set_aside_ids,
+    without_secrets,
+    write_whole,
+)
+from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
 from neuronllm_eval.runtime.work_units import Work
 from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few

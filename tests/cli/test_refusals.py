@@ -211,7 +211,7 @@ def test_validate_refuses_a_bad_condition_before_any_work(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_too_many_neurons_for_the_last_run_are_refused_before_the_first_is_judged(run, tmp_path):
+def test_too_many_neurons_for_the_last_run_are_refused_before_the_first_is_evaluated(run, tmp_path):
     first = copy_of(run, tmp_path / "runs" / "a")
     second = copy_of(run, tmp_path / "runs" / "b")
     second.neurons.write_text(NeuronSet.load(second.neurons).top(3).to_json())

@@ -25,7 +25,8 @@ from neuronllm_eval.comparison.method_runs import read_compared
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.finished_run import Run
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting import overview_html as overview
 from neuronllm_eval.runs.directory import RunDirectory, find_runs, read_lines
 from tests import damage
@@ -163,11 +164,11 @@ def render_overview(run: RunDirectory) -> str:
 def test_the_card_of_what_edits_nothing_has_no_figures(compared, tmp_path):
     output, _ = compared
     run = output / "seed_0" / "tn" / "demo_topic"
-    for condition, is_judged in (("suppress_bad", False), ("suppress_good", True)):
+    for condition, is_evaluated in (("suppress_bad", False), ("suppress_good", True)):
         at = tmp_path / condition
         code, _, err = call("export", run, "--condition", condition, "--output_path", at)
         assert code == 0, err
-        assert ("accuracy" in (at / "README.md").read_text()) == is_judged
+        assert ("accuracy" in (at / "README.md").read_text()) == is_evaluated
 
 
 def test_methods_are_held_against_ace_on_the_same_docs(compared):

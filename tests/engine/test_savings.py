@@ -296,8 +296,8 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
         assert np.array_equal(found.bad_count, scores.bad_count)
         again = select_neurons(found, TOP_K)
         for kind in ("good", "bad"):
-            places = [each.place for each in getattr(again, kind)]
-            assert places == [each.place for each in getattr(chosen, kind)]
+            places = [each.location for each in getattr(again, kind)]
+            assert places == [each.location for each in getattr(chosen, kind)]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_mixed"])

@@ -14,7 +14,7 @@ from neuronllm_eval.evaluation.condition_effects import (
     summary_json,
 )
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.evaluation.stats.mcnemar import McNemar
+from neuronllm_eval.evaluation.stats.significance import McNemar
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.interventions.conditions import CONDITIONS, Scales
 from neuronllm_eval.interventions.edited_counts import Edited

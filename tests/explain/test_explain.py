@@ -224,8 +224,8 @@ def test_sets_of_several_runs_are_compared(tmp_path):
     assert list(found) == [tuple(pair) for pair in COMPARED]
     for (first, second), each in found.items():
         assert each["runs"] == ["demo_sentiment", "demo_topic"]
-        a = {neuron.place for neuron in getattr(sets["demo_sentiment"], first)}
-        b = {neuron.place for neuron in getattr(sets["demo_topic"], second)}
+        a = {neuron.location for neuron in getattr(sets["demo_sentiment"], first)}
+        b = {neuron.location for neuron in getattr(sets["demo_topic"], second)}
         assert each["overlap"]["jaccard"] == pytest.approx(len(a & b) / len(a | b))
         assert 0 < each["overlap"]["chance"] < 0.5
     assert read(other)["overlaps"] == read(one)["overlaps"]

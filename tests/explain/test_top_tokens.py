@@ -96,7 +96,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, values, said):
 def test_ten_of_either_kind_are_listed():
     places = [(layer, index) for layer in range(2) for index in range(24)]
     neurons = neuron_set(places[:12], places[12:26], n_layers=2, width=48)
-    found = [(kind, neuron.place) for kind, neuron in listed(neurons)]
+    found = [(kind, neuron.location) for kind, neuron in listed(neurons)]
     assert found == [
         *(("good", each) for each in places[:10]),
         *(("bad", each) for each in places[12:22]),

@@ -18,8 +18,7 @@ from neuronllm_eval.export.model_card import is_hub_model
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models import hub
 from neuronllm_eval.models.hub import Reference
-from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import SECRETS
+from neuronllm_eval.runs.directory import SECRETS, RunDirectory
 from tests.cli_fixtures import assert_one_message, call, copy_of, finished_run
 from tests.harness_fixtures import include_paths, model_dir
 from tests.hub_fixtures import FakeHub

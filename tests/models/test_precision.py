@@ -18,7 +18,7 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.precision import ATTRIBUTION_DTYPES, AUTO, computing_in, dtype_name
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import Question
 from tests.cli_fixtures import QUICK, assert_one_message, call, jsonl
 from tests.cli_fixtures import identify as identify_flags

@@ -14,7 +14,8 @@ from neuronllm_eval.cli.parsers import main_parser
 from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
-from neuronllm_eval.runs.settings import SECRETS, RunSettings, word_without_secrets
+from neuronllm_eval.runs.directory import SECRETS, word_without_secrets
+from neuronllm_eval.runs.settings import RunSettings
 from tests.cli_fixtures import call, change_settings, copy_of, finished_run
 from tests.harness_fixtures import neuron_set
 
