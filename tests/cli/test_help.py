@@ -107,7 +107,7 @@ def test_help_page_and_behaviour_agree_on_the_file(name, tmp_path, capsys):
     with pytest.raises(SystemExit):
         PARSER.parse_args([*COMMANDS[name], "--help"])
     is_listed = "--config FILE" in capsys.readouterr().out
-    shared = "*other*: as of" in section_of(name)  # of a command that has it
+    shared = "*other*: as for" in section_of(name)  # of a command that has it
     assert ("`--config FILE`" in section_of(name) or shared) == is_listed
     if is_listed:
         assert parsed(given).verbosity == "ERROR"
