@@ -36,7 +36,7 @@ from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     VOCABULARY,
     provenance,
     random_model,

@@ -34,7 +34,7 @@ from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages import prepare as preparation
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     SCORED,
     assert_one_message,
@@ -47,7 +47,7 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     CHATML,
     N_LAYERS,
     WIDTH,

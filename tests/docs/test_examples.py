@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuronllm_eval.attribution.methods import METHODS
-from tests.cli_fixtures import call, without_the_harness_tasks
+from tests.fixtures.cli import call, without_the_harness_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))

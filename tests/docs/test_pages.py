@@ -18,7 +18,7 @@ import neuronllm_eval
 from neuronllm_eval.cli.main import COMMANDS
 from neuronllm_eval.cli.parsers import run_eval_parser
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import call, copy_of, finished_run, jsonl, without_the_harness_tasks
+from tests.fixtures.cli import call, copy_of, finished_run, jsonl, without_the_harness_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(neuronllm_eval.__file__).parent

@@ -12,7 +12,7 @@ import pytest
 
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import call, without_the_harness_tasks
+from tests.fixtures.cli import call, without_the_harness_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import softmax_at
-from tests.doc_tables import LINES, odds, the_table
+from tests.fixtures.doc_tables import LINES, odds, the_table
 
 
 def test_table_with_different_numbers_of_options():

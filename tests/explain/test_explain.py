@@ -26,7 +26,7 @@ from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load_model import load_model
 from neuronllm_eval.stages.load_questions import load_run_task, selection_questions
 from neuronllm_eval.stages.rescore_sample import Attributing
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
@@ -35,8 +35,8 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.cli_fixtures import identify as identify_flags
-from tests.harness_fixtures import model_dir
+from tests.fixtures.cli import identify as identify_flags
+from tests.fixtures.harness import model_dir
 
 QUICK = ("--device", "cpu", "--limit", 4, "--top_n", 3)
 

@@ -16,9 +16,9 @@ from neuronllm_eval.explain.top_tokens import ListedTokens, listed, listed_token
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages import write_identified as identified_files
-from tests.cli_fixtures import assert_one_message, call, identify, without_the_harness_tasks
-from tests.harness_fixtures import neuron_set, word_tokenizer
-from tests.tiny_models import tiny_model
+from tests.fixtures.cli import assert_one_message, call, identify, without_the_harness_tasks
+from tests.fixtures.harness import neuron_set, word_tokenizer
+from tests.fixtures.tiny_models import tiny_model
 
 UP = TokenEffect(3, " up", 2.345)
 DOWN = TokenEffect(4, " down", -1.5)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE, Neuron, NeuronSet
-from tests.tiny_models import provenance
+from tests.fixtures.tiny_models import provenance
 
 
 def neuron_set(**changes: Any) -> NeuronSet:

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_torch
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.neurons.scores import SCORES_FILE, NeuronScores
-from tests.tiny_models import provenance
+from tests.fixtures.tiny_models import provenance
 
 
 def arrays() -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from neuronllm_eval.neurons.selection import (
     resolve_count,
     select_neurons,
 )
-from tests.tiny_models import provenance
+from tests.fixtures.tiny_models import provenance
 
 
 def scores(

@@ -25,9 +25,9 @@ from neuronllm_eval.reporting.report_markdown import (
     markdown,
     render,
 )
-from tests.doc_tables import answered
-from tests.harness_fixtures import N_LAYERS, WIDTH, neuron_set, provenance
-from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
+from tests.fixtures.doc_tables import answered
+from tests.fixtures.harness import N_LAYERS, WIDTH, neuron_set, provenance
+from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
 NEURONS = neuron_set(good=((0, 1), (1, 2), (1, 7)), bad=((0, 3),))
 

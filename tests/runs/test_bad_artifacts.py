@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     copy_of,
     finished_run,
     without_the_harness_tasks,
 )
-from tests.damage import (
+from tests.fixtures.damage import (
     Damage,
     as_bytes,
     as_json,
@@ -264,7 +264,7 @@ def own_folder(run: RunDirectory) -> None:
 
 
 def asking_for_code(run: RunDirectory) -> None:
-    from tests.harness_fixtures import model_dir
+    from tests.fixtures.harness import model_dir
 
     settings(model_args={"pretrained": str(model_dir()), "trust_remote_code": True})(run)
 

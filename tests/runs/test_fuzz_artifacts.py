@@ -32,8 +32,8 @@ from neuronllm_eval.runs.directory import RunDirectory, folder_name, read_lines
 from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
 from neuronllm_eval.stages.load_model import parse_model_args
-from tests.cli_fixtures import finished_run
-from tests.damage import with_header
+from tests.fixtures.cli import finished_run
+from tests.fixtures.damage import with_header
 
 TASK = "demo_topic"
 
