@@ -22,7 +22,6 @@ import transformers
 
 from neuronllm_eval.cli import arguments
 from neuronllm_eval.cli import export as export_command
-from neuronllm_eval.cli import push as hub_command
 from neuronllm_eval.cli.compare import compare_finished, compare_methods
 from neuronllm_eval.cli.config_file import with_config
 from neuronllm_eval.cli.explain import explain
@@ -68,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["run"]:
         return _guarded(lambda: run_lm_eval(given[1:]))
+    if given[:1] == ["push"]:
+        return _guarded(_refuse_push)
 
     def execute() -> int:
         parser = main_parser(COMMANDS)
@@ -99,6 +100,15 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return _guarded(execute)
+
+
+def _refuse_push() -> int:
+    raise UsageError(
+        "`neuronllm-eval push` is no longer a command",
+        expected="`hf upload`, the Hub's own: run directories and exports hold no secrets",
+        remedy="log in with `hf auth login`, then run `hf upload USER/REPO DIR . "
+        "--exclude validation_docs.jsonl`",
+    )
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -235,7 +245,6 @@ COMMANDS: dict[str, Command] = {
     "report": lambda options: report(options, _show),
     "verify": _verify,
     "export": lambda options: export_command.export(options, print),
-    "push": lambda options: hub_command.push(options, print),
     "compare": lambda options: compare_finished(options, _show),
     "compare-methods": _compare_methods,
     "leaderboard": lambda options: show_leaderboard(options, print),

@@ -11,7 +11,6 @@ from neuronllm_eval.cli import explain as explain_command
 from neuronllm_eval.cli import export as export_command
 from neuronllm_eval.cli import leaderboard as leaderboard_command
 from neuronllm_eval.cli import parsers as help_examples
-from neuronllm_eval.cli import push as hub_command
 from neuronllm_eval.cli.config_file import add_config_flag
 
 ALL = """examples:
@@ -89,8 +88,6 @@ _OF_COMMAND: Mapping[str, tuple[tuple[str, str], ...]] = {
             "runs/demo/demo_topic --condition enhance --format merged -o out/merged",
         ),
     ),
-    "push": (("a run, to be read as neurons=hf://me/topic", "runs/demo/demo_topic "
-              "--repo_id me/topic"),),
     "tasks": (
         ("the folder of the packaged tasks", ""),
         ("an AQUA task that stock lm_eval runs", "make belebele_eng_Latn -o my_tasks"),
@@ -228,8 +225,6 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     _add_run_dir(export)
     _add_trust(export)
     export_command.add_flags(export)
-
-    hub_command.add_flags(command("push", "put a run or an export onto the Hugging Face Hub"))
 
     tasks = command("tasks", "print the folder of the packaged tasks, or make AQUA tasks of others")
     arguments.add_verbosity(tasks)

@@ -28,7 +28,6 @@ ARGUMENTS = {
     "compare": ["runs/q", "runs/r"],
     "leaderboard": ["runs/q", "runs/r"],
     "export": ["runs/q", "--condition", "enhance", "--output_path", "out"],
-    "push": ["runs/q", "--repo_id", "u/r"],
     "tasks make": ["arc_easy", "--output_path", "out"],
 }
 # Of the flags that take several words, or one or none.
@@ -108,7 +107,7 @@ def test_help_page_and_behaviour_agree_on_the_file(name, tmp_path, capsys):
     with pytest.raises(SystemExit):
         PARSER.parse_args([*COMMANDS[name], "--help"])
     is_listed = "--config FILE" in capsys.readouterr().out
-    shared = "*other*: as of" in section_of(name)  # of a command that has it
+    shared = "*other*: as for" in section_of(name)  # of a command that has it
     assert ("`--config FILE`" in section_of(name) or shared) == is_listed
     if is_listed:
         assert parsed(given).verbosity == "ERROR"
