@@ -101,6 +101,11 @@ def headline(report: TaskReport) -> str:
     )
 
 
+def effect_line(report: TaskReport) -> str:
+    """The task and its headline on one line, for commands that go through several tasks."""
+    return f"{escaped(report.task)}: {headline(report)}"
+
+
 def chosen_text(positions: str) -> str:
     """Where neurons were chosen."""
     return f"chosen at {escaped(positions)} positions"

@@ -20,6 +20,7 @@ from neuronllm_eval.reporting.condition_tables import (
 from neuronllm_eval.reporting.report_markdown import (
     TaskReport,
     docs_sentence,
+    effect_line,
     headline,
     markdown,
     render,
@@ -353,3 +354,8 @@ def test_nothing_from_data_tasks_or_models_is_markup():
     assert "<img" not in text.replace(written, "")
     assert text.replace("\n", "").isprintable()
     assert [line for line in text.splitlines() if line.startswith("#")] == [f"## {written}"]
+
+
+def test_a_brief_line_names_the_task_and_the_effect():
+    own = summary("suppress_good", delta(-12.34, -15.0, -9.94), controls=CONTROLS, n_beyond=20)
+    assert effect_line(report(UNMASKED, own)) == f"some_task: {headline(report(UNMASKED, own))}"
