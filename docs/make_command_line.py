@@ -19,8 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the parsers of this checkout
 
-from neuronllm_eval.cli.main import COMMANDS  # noqa: E402
-from neuronllm_eval.cli.parsers import main_parser, run_eval_parser  # noqa: E402
+from neuronllm_eval.cli.commands import main_parser, run_eval_parser  # noqa: E402
 
 PAGE = ROOT / "docs" / "command-line.md"
 OTHER = "other"
@@ -69,7 +68,7 @@ of the installed `lm_eval run`. What `--model neuronllm` takes as `--model_args`
 
 def commands() -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
     """Name, parser and help line of every command."""
-    for name, parser, text in _subcommands(main_parser(COMMANDS)):
+    for name, parser, text in _subcommands(main_parser()):
         yield name, parser, text
         for more, own, its_text in _subcommands(parser):
             yield f"{name} {more}", own, its_text

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
+from neuronllm_eval.cli import commands
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.harness import tasks as harness_tasks
 from neuronllm_eval.runs.directory import RunDirectory
@@ -42,6 +43,11 @@ def call(*arguments: object, entry: Any = cli.main) -> tuple[int, str, str]:
         except SystemExit as stop:  # argparse
             code = stop.code
     return code, out.getvalue(), err.getvalue()
+
+
+def settings_of(*words: object) -> list[Any]:
+    """The settings that a command line of `neuronllm-eval` stands for."""
+    return commands.parsed(commands.main_parser(), [str(word) for word in words])[1]
 
 
 def identify(

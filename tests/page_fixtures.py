@@ -129,6 +129,8 @@ def a_run(
     }  # fmt: skip
     counts_of = {"validation": {"data": {"skipped": {text: 2}}}}
     report = TaskReport(text, text, neurons, scores, summaries, counts_of, metrics)
-    again = identify_command(RunSettings({"pretrained": text}, "t", description=text))
+    again = identify_command(
+        RunSettings(model_args={"pretrained": text}, task="t", description=text)
+    )
     commands = (again, "validate it")
     return report, RunDetails(table, docs, tokens, commands)

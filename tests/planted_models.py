@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import pytest
@@ -30,13 +29,17 @@ N_FITTING, N_ASKED = 40, 16
 def embedded() -> tuple[LoadedModel, tuple[Question, ...], tuple[Question, ...]]:
     """The model, questions to plant by, and others to find neurons by."""
     settings = RunSettings(
-        {"pretrained": str(MODEL_DIR)}, TASK, n_proxies=N_LETTERS, seed=0, device="cpu"
+        model_args={"pretrained": str(MODEL_DIR)},
+        task=TASK,
+        n_proxies=N_LETTERS,
+        seed=0,
+        device="cpu",
     )
     with pytest.MonkeyPatch.context() as patch:
         without_the_harness_tasks(patch)
         model, task = load_model(settings), load_run_task(settings)
-        fitting = dataclasses.replace(settings, limit=N_FITTING)
-        asked = dataclasses.replace(settings, limit=N_ASKED)
+        fitting = settings.model_copy(update={"limit": N_FITTING})
+        asked = settings.model_copy(update={"limit": N_ASKED})
         return (
             model,
             selection_questions(model.lm, fitting, task).questions,

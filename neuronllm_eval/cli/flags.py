@@ -11,8 +11,9 @@ import argparse
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from neuronllm_eval.errors import ArtifactError, UsageError
@@ -20,6 +21,7 @@ from neuronllm_eval.formats.settings_model import Settings, about_flag, setting,
 from neuronllm_eval.formats.yaml_files import read_yaml
 from neuronllm_eval.runs.settings import GROUPS
 
+_FLAG_OPTIONS = ("nargs", "const", "metavar", "type")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _FOLDER = "recipes"
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
@@ -29,7 +31,7 @@ Models = Sequence[type[Settings]]
 class LogSettings(Settings):
     """What every command has."""
 
-    verbosity: str = setting(
+    verbosity: Annotated[str, BeforeValidator(lambda text: str(text).upper())] = setting(
         "WARNING", "log level", flags=("-v",), choices=LOG_LEVELS, type=str.upper
     )
 
@@ -82,7 +84,7 @@ def add_flags(parser: argparse.ArgumentParser, models: Models) -> None:
 def _add_flag(group: argparse._ActionsContainer, name: str, field: FieldInfo) -> None:
     about = about_flag(field)
     words = [name] if about.get("positional") else [f"--{name}", *about["flags"]]
-    options = {key: about[key] for key in ("nargs", "const", "metavar", "type") if key in about}
+    options: dict[str, Any] = {key: about[key] for key in _FLAG_OPTIONS if key in about}
     if field.annotation is bool:
         options["action"] = "store_true"
     elif about["choices"]:

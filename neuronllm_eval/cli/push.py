@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from neuronllm_eval.cli import arguments
+from neuronllm_eval.cli.commands import PushSettings
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.export.ia3_adapter import CONFIG_FILE
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
@@ -24,33 +23,13 @@ from neuronllm_eval.runs.settings import SECRETS, RunSettings
 Files = dict[str, Path | bytes]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `push`."""
-    parser.add_argument(
-        "path",
-        type=arguments.a_path,
-        help="a run directory, a directory of runs, or a folder that `export` made",
-    )
-    parser.add_argument("--repo_id", required=True, help="user/repo; made if it is not there")
-    parser.add_argument(
-        "--revision", type=arguments.a_path, help="branch; made if it is not there (default: main)"
-    )
-    parser.add_argument(
-        "--private",
-        action="store_true",
-        default=None,
-        help="make a new repository private (default: as your account has it)",
-    )
-    arguments.add_verbosity(parser)
-
-
-def push(options: argparse.Namespace, show: Callable[[str], object]) -> int:
+def push(options: PushSettings, show: Callable[[str], object]) -> int:
     """Push what parsed flags name; returns the exit code.
 
     Raises:
         NeuronLLMError: it is damaged or holds a secret, or the Hub refuses it.
     """
-    path = Path(options.path)
+    path = options.path
     found = (
         (_export_files(path), _is_of_an_export)
         if (path / EXPORT_FILE).is_file()
@@ -62,7 +41,7 @@ def push(options: argparse.Namespace, show: Callable[[str], object]) -> int:
         files,
         is_ours,
         message=f"neuronllm-eval push of {len(files)} files",
-        private=options.private,
+        private=options.private or None,
         revision=options.revision,
     )
     show(f"pushed {len(files)} files to {pushed}")

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic import ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from neuronllm_eval.errors import UsageError
@@ -236,7 +243,8 @@ def _json(value: Any) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def _pairs(value: Any) -> Any:
+def parse_pairs(value: Any) -> Any:
+    """`name=value,name=value` as lm_eval reads it; a mapping as it is."""
     if isinstance(value, Mapping):
         return {str(name): str(each) if isinstance(each, Path) else each
                 for name, each in value.items()}  # fmt: skip
@@ -256,7 +264,7 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
 FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
 # `name=value,name=value` as lm_eval reads it, and JSON; also as mappings.
-Pairs = Annotated[dict[str, Any], BeforeValidator(_pairs)]
+Pairs = Annotated[dict[str, Any], BeforeValidator(parse_pairs)]
 Json = Annotated[dict[str, Any], BeforeValidator(_json)]
 
 

@@ -80,6 +80,11 @@ class ComputeSettings(Settings):
         None, "questions per split", group=MODEL, flags=("-L",), unset="all", ge=1
     )
 
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """The batch size; None for `auto`."""
+        return None if isinstance(self.batch_size, str) else self.batch_size
+
     def overrides(self) -> dict[str, Any]:
         """The settings of this group that were given: they go before those of a run."""
         names = self.model_fields_set & set(ComputeSettings.model_fields)
@@ -184,7 +189,7 @@ class SelectionSettings(QuestionSettings, ComputeSettings):
 class IdentifySettings(SelectionSettings):
     """What `identify` is asked for: one run for each task and method."""
 
-    program: ClassVar = ("neuronllm-eval", "identify")
+    program: ClassVar[tuple[str, ...]] = ("neuronllm-eval", "identify")
 
     model_args: Pairs | None = setting(
         None,
@@ -267,7 +272,7 @@ class StoredRunSettings(Settings):
 class ValidateSettings(StoredRunSettings, ConditionSettings, ComputeSettings):
     """What `validate` is asked for."""
 
-    program: ClassVar = ("neuronllm-eval", "validate")
+    program: ClassVar[tuple[str, ...]] = ("neuronllm-eval", "validate")
 
     top_k: Numbers = setting(
         (),
@@ -291,7 +296,7 @@ class ValidateSettings(StoredRunSettings, ConditionSettings, ComputeSettings):
 class EvaluateSettings(IdentifySettings, ConditionSettings):
     """What `run_eval.py` is asked for: identification, then validation."""
 
-    program: ClassVar = ("run_eval.py",)
+    program: ClassVar[tuple[str, ...]] = ("run_eval.py",)
 
 
 class LaunchSettings(Settings):

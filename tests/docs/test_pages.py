@@ -15,8 +15,7 @@ import yaml
 from safetensors import safe_open
 
 import neuronllm_eval
-from neuronllm_eval.cli.main import COMMANDS
-from neuronllm_eval.cli.parsers import main_parser, run_eval_parser
+from neuronllm_eval.cli.commands import main_parser, run_eval_parser
 from neuronllm_eval.runs.directory import RunDirectory
 from tests.cli_fixtures import call, copy_of, finished_run, jsonl, without_the_harness_tasks
 
@@ -59,7 +58,7 @@ def test_every_command_has_an_example_that_can_be_parsed():
             run_eval_parser().parse_args(words[2:])
         elif name != "run":  # lm_eval's own
             assert words[0] == "neuronllm-eval"
-            main_parser(COMMANDS).parse_args(words[1:])
+            main_parser().parse_args(words[1:])
 
 
 # The artifacts ------------------------------------------------------------------------------------
