@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the parsers of this checkout
@@ -91,11 +90,9 @@ class Seen:
 
     Attributes:
         titles: by rows of a table, the command that has it.
-        defaults: by flag, the default that the help says.
     """
 
     titles: dict[tuple[str, ...], str] = field(default_factory=dict)
-    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def page() -> str:
@@ -113,7 +110,7 @@ def page() -> str:
 
 
 def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]:
-    """A command's tables, a line for those that the page has already, and its own defaults."""
+    """A command's tables, and a line for those that the page has already."""
     parts = []
     earlier: dict[str, list[str]] = {}
     for heading, rows in sorted(_groups(parser), key=lambda group: group[0] == OTHER):
@@ -125,20 +122,7 @@ def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]
         parts.append("\n".join([f"*{heading}*\n", "| flag | meaning |", "|---|---|", *rows, ""]))
     for of, headings in earlier.items():
         parts.append(f"{', '.join(headings)}: as of [{of}](#{_anchor(of)}).\n")
-    own = {action.dest: action.default for action in parser._actions}
-    differing = [
-        f"`--{flag} {_shown(value)}`"
-        for flag, value in own.items()
-        if earlier and flag in seen.defaults and value not in (seen.defaults[flag], None)
-    ]
-    if differing:
-        parts.append(f"Defaults of its own: {', '.join(differing)}.\n")
-    seen.defaults = {**own, **seen.defaults}
     return parts
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _groups(parser: argparse.ArgumentParser) -> Iterator[tuple[str, tuple[str, ...]]]:
