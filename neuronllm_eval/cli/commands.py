@@ -221,19 +221,6 @@ class LeaderboardSettings(RunsSettings):
     )
 
 
-class PushSettings(Settings):
-    """What `push` is asked for."""
-
-    path: FilePath = setting(
-        ...,
-        "a run directory, a directory of runs, or a folder that `export` made",
-        positional=True,
-    )
-    repo_id: str = setting(..., "user/repo; made if it is not there")
-    revision: str | None = setting(None, "branch; made if it is not there", unset="main")
-    private: bool = setting(False, "make a new repository private")
-
-
 class MakeTasksSettings(QuestionSettings):
     """What `tasks make` is asked for."""
 
@@ -404,18 +391,6 @@ COMMANDS = (
             (
                 "a whole checkpoint for any loader",
                 "runs/demo/demo_topic --condition enhance --format merged -o out/merged",
-            ),
-        ),
-    ),
-    Command(
-        "push",
-        "put a run or an export onto the Hugging Face Hub",
-        "push:push",
-        (PushSettings,),
-        examples=(
-            (
-                "a run, to be read as neurons=hf://me/topic",
-                "runs/demo/demo_topic --repo_id me/topic",
             ),
         ),
     ),

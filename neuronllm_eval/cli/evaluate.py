@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from neuronllm_eval.cli.commands import ModelTypeSettings, ReportSettings, VerifySettings
+from neuronllm_eval.comparison.closing_table import closing_table
+from neuronllm_eval.comparison.overview_html import write_overviews
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.markdown import markdown_table
-from neuronllm_eval.reporting.overview_html import write_overviews
-from neuronllm_eval.reporting.pooled_table import closing_table
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runs.settings import (

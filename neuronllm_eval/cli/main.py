@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:
         return _guarded(lambda: int(commands.load("run_lm_eval:run_lm_eval")(words[1:])))
+    if words[:1] == ["push"]:
+        return _guarded(_refuse_push)
     return _guarded(lambda: _run(commands.main_parser(words), words))
 
 
@@ -55,6 +57,15 @@ def show(text: object) -> None:
     from neuronllm_eval.formats.terminal import fitted, terminal_width
 
     print(fitted(str(text), terminal_width()))
+
+
+def _refuse_push() -> int:
+    raise UsageError(
+        "`neuronllm-eval push` is no longer a command",
+        expected="`hf upload`, the Hub's own: run directories and exports hold no secrets",
+        remedy="log in with `hf auth login`, then run `hf upload USER/REPO DIR . "
+        "--exclude validation_docs.jsonl`",
+    )
 
 
 def _guarded(action: Callable[[], int]) -> int:

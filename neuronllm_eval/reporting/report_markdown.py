@@ -12,7 +12,8 @@ from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf, stability_of
 from neuronllm_eval.formats.markdown import escaped, markdown_table
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import wording as evidence

@@ -12,7 +12,6 @@ is quick: names of engines, quadratures, methods and types are repeated, and a t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -46,11 +45,22 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
+from neuronllm_eval.runs.directory import without_secrets
 
 ENGINES = ("auto", "fan_out", "replay")
 QUADRATURES = ("auto", "gauss_lobatto", "gauss_legendre", "right_riemann")
 ATTRIBUTION_DTYPES = ("auto", "float32", "bfloat16", "float16")
-METHODS = ("ace", "ace_vocabulary", "gradxact", "kn", "qrnca", "tn", "activation", "random")
+METHODS = (
+    "ace",
+    "kn",
+    "qrnca",
+    "tn",
+    "gradxact",
+    "activation",
+    "contrast_activation",
+    "random",
+    "ace_vocabulary",
+)
 OVERLAP = ("refuse", "drop")
 
 # Groups of flags, in the order of the help.
@@ -361,6 +371,7 @@ class RunSettings(SelectionSettings):
             docs: what became of the docs, for reports.
         """
         values = self.model_dump(mode="json")
+        values["model_args"] = without_secrets(self.model_args)
         first = {name: values.pop(name) for name in ("model_args", "task")}
         header = {"schema_version": SCHEMA_VERSION, "versions": versions, "docs": docs}
         return dump_yaml({**header, "settings": {**first, **values}})
@@ -471,23 +482,3 @@ def _read(path: Path) -> dict[str, Any]:
             remedy="run identify again",
         )
     return values
-
-
-# Secrets ----------------------------------------------------------------------------------------
-
-SECRETS = ("token", "use_auth_token", "api_key")
-LEFT_OUT = "..."
-# `token=x` among arguments with commas or spaces between them, and `"token": "x"` in JSON.
-_SECRET = re.compile(
-    rf'(?<!\w)((?:{"|".join(SECRETS)})(?:=|"\s*:\s*))("(?:[^"\\]|\\.)*"|[^,\s}}]*)'
-)
-
-
-def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Model arguments with `...` for the values of secrets."""
-    return {name: LEFT_OUT if name in SECRETS else value for name, value in arguments.items()}
-
-
-def word_without_secrets(word: str) -> str:
-    """A word of a command line with `...` for the values of secrets."""
-    return _SECRET.sub(lambda found: found[1] + LEFT_OUT, word)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from neuronllm_eval.attribution.methods import Method, make_method
+from neuronllm_eval.comparison.closing_table import closing_table
+from neuronllm_eval.comparison.overview_html import write_overviews
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.formats.settings_model import command_words
@@ -20,8 +22,6 @@ from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.interventions.dose_response import Sweep
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.prompts import SCORED
-from neuronllm_eval.reporting.overview_html import write_overviews
-from neuronllm_eval.reporting.pooled_table import closing_table
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import load_neurons

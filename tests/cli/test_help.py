@@ -11,7 +11,7 @@ import pytest
 
 from neuronllm_eval.cli import commands
 from neuronllm_eval.errors import UsageError
-from tests.cli_fixtures import call, settings_of
+from tests.fixtures.cli import call, settings_of
 
 PARSER = commands.main_parser()
 NAMES = [command.name for command in commands.COMMANDS]
@@ -24,7 +24,6 @@ ARGUMENTS = {
     "explain": ["runs/q", "runs/r"],
     "compare": ["runs/q", "runs/r"],
     "leaderboard": ["runs/q", "runs/r"],
-    "push": ["runs/q", "--repo_id", "u/r"],
     "export": ["runs/q", "--condition", "enhance", "--output_path", "out"],
     "tasks make": ["arc_easy", "--output_path", "out"],
 }
@@ -110,7 +109,7 @@ def test_help_page_and_behaviour_agree_on_the_file(name, tmp_path, capsys):
     with pytest.raises(SystemExit):
         PARSER.parse_args([*name.split(), "--help"])
     is_listed = "--config FILE" in capsys.readouterr().out
-    shared = "*other*: as of" in section_of(name)  # of a command that has it
+    shared = "*other*: as for" in section_of(name)  # of a command that has it
     assert ("`--config FILE`" in section_of(name) or shared) == is_listed
     if is_listed:
         assert settings_of(*given)[-1].verbosity == "ERROR"

@@ -28,13 +28,14 @@ from neuronllm_eval.harness.packaged_tasks import tasks_dir
 from neuronllm_eval.harness.tasks import load_tasks
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import EvaluateSettings, RunSettings
 from neuronllm_eval.stages import prepare as preparation
 from neuronllm_eval.stages.evaluate import requested_settings
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     SCORED,
     assert_one_message,
@@ -47,7 +48,7 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     CHATML,
     N_LAYERS,
     WIDTH,
@@ -91,6 +92,7 @@ def only_own_tasks(monkeypatch):
 def test_the_artifacts_of_a_run(run):
     assert sorted(path.name for path in run.path.iterdir()) == [
         ".lock",
+        "README.md",
         "adapters",
         "commands.jsonl",
         "conditions.jsonl",

@@ -16,8 +16,8 @@ from neuronllm_eval.stages.load_questions import (
     selection_questions,
     validation_questions,
 )
-from tests.cli_fixtures import settings_of
-from tests.harness_fixtures import (
+from tests.fixtures.cli import settings_of
+from tests.fixtures.harness import (
     TaskFolder,
     a_doc,
     harness_model,

@@ -14,15 +14,15 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import CARD_FILE, adapter_card
+from neuronllm_eval.export.model_card import adapter_card
 from neuronllm_eval.formats import atomic_folder as whole_folder_module
 from neuronllm_eval.formats.atomic_folder import whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.fingerprints import base_model_hash, model_hash
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import (
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
@@ -31,8 +31,8 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.damage import contents
-from tests.harness_fixtures import harness_model, include_paths, model_dir, neuron_set
+from tests.fixtures.damage import contents
+from tests.fixtures.harness import harness_model, include_paths, model_dir, neuron_set
 
 PEFT_WARNING = "ignore:`is_gradient_checkpointing`:FutureWarning"
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)

@@ -10,7 +10,7 @@ import pytest
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS, Scales
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.condition_tables import (
     HEADERS,
     conditions_table,
@@ -25,9 +25,9 @@ from neuronllm_eval.reporting.report_markdown import (
     markdown,
     render,
 )
-from tests.doc_tables import answered
-from tests.harness_fixtures import N_LAYERS, WIDTH, neuron_set, provenance
-from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
+from tests.fixtures.doc_tables import answered
+from tests.fixtures.harness import N_LAYERS, WIDTH, neuron_set, provenance
+from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
 NEURONS = neuron_set(good=((0, 1), (1, 2), (1, 7)), bad=((0, 3),))
 

@@ -8,8 +8,19 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from neuronllm_eval.attribution import integrated_gradients, methods
+from neuronllm_eval.engine import build
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.runs.settings import SCHEMA_VERSION, RunSettings, read_doc_counts
+from neuronllm_eval.models import precision
+from neuronllm_eval.runs.settings import (
+    ATTRIBUTION_DTYPES,
+    ENGINES,
+    METHODS,
+    QUADRATURES,
+    SCHEMA_VERSION,
+    RunSettings,
+    read_doc_counts,
+)
 
 FULL = RunSettings(
     model_args={"pretrained": "a/b", "dtype": "float32", "trust_remote_code": True, "n": 3},
@@ -186,3 +197,10 @@ def test_a_setting_of_another_type(tmp_path, name, value):
 def test_no_file(tmp_path):
     with pytest.raises(ArtifactError, match=r"(?s)there is no .*run\.yaml.*run identify first"):
         RunSettings.load(tmp_path / "run.yaml")
+
+
+def test_choices_are_those_that_are_implemented():
+    assert tuple(methods.METHODS) == METHODS
+    assert ("auto", *integrated_gradients.QUADRATURES) == QUADRATURES
+    assert ENGINES == build.ENGINES
+    assert ATTRIBUTION_DTYPES == precision.ATTRIBUTION_DTYPES
