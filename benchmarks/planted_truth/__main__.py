@@ -51,7 +51,7 @@ DEFAULT_STRENGTHS = "1,0.125"
 STRONGEST = 1.0
 _KINDS_NOTE = (
     "Right pushes the right letter, wrong a wrong one, alike all letters, silent fires and writes "
-    "nothing, position pushes its letter whatever is asked (docs/planted-truth.md)."
+    "nothing, position pushes its letter whatever is asked (docs/results.md)."
 )
 _SCHEMA_VERSION = 1
 
@@ -109,8 +109,8 @@ def measure(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     )
     torch.set_num_threads(1)  # the embedded model is too small to share out
     model, task = load_model(settings), load_run_task(settings)
-    fitting = selection_questions(model.lm, dataclasses.replace(settings, limit=N_FITTING), task)
-    limited = dataclasses.replace(settings, limit=options.limit)
+    fitting = selection_questions(model.lm, settings.model_copy(update={"limit": N_FITTING}), task)
+    limited = settings.model_copy(update={"limit": options.limit})
     asked = validation_questions(model.lm, limited, task).questions
     trials = []
     for strength in bar(iterable=strengths, desc="planted truth", unit="strength", leave=False):

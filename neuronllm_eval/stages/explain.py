@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,7 +130,7 @@ class StoredRun:
         n_letters, n_prompts = len(scores.letter_sums), scores.provenance.n_prompts
         return cls(
             run,
-            dataclasses.replace(settings, **given),
+            settings.model_copy(update=given),
             neurons,
             scores,
             {str(line.get("question_id")): line for line in lines},

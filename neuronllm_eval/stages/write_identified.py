@@ -48,7 +48,7 @@ class MethodRun:
     def settings(self, of_all: RunSettings) -> RunSettings:
         """The settings of a run, with this method's."""
         method_args = dataclasses.asdict(self.method)
-        return dataclasses.replace(of_all, method=self.method.name, method_args=method_args)
+        return of_all.model_copy(update={"method": self.method.name, "method_args": method_args})
 
 
 def method_runs(output: Path, methods: Sequence[Method], task: str) -> list[MethodRun]:

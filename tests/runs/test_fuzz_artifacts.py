@@ -30,8 +30,7 @@ from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, read_lines
 from neuronllm_eval.runs.reader import ValidationRecord
-from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
-from neuronllm_eval.stages.load_model import parse_model_args
+from neuronllm_eval.runs.settings import IdentifySettings, RunSettings, read_doc_counts
 from tests.fixtures.cli import finished_run
 from tests.fixtures.damage import with_header
 
@@ -283,7 +282,7 @@ def test_folders_of_tasks(name):
 @given(st.lists(st.one_of(st.text(), st.from_regex(r"[a-z]+=[^,]*(,[a-z]+=[^,]*)*")), max_size=3))
 def test_model_args(given_args):
     with contextlib.suppress(NeuronLLMError):
-        assert "pretrained" in parse_model_args(given_args)
+        assert IdentifySettings.read({"model_args": given_args}).model_args is not None
 
 
 @given(st.one_of(ODD, st.text()))
