@@ -109,8 +109,8 @@ def measure(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     )
     torch.set_num_threads(1)  # the embedded model is too small for several
     model, task = load_model(settings), load_run_task(settings)
-    fitting = selection_questions(model.lm, dataclasses.replace(settings, limit=N_FITTING), task)
-    limited = dataclasses.replace(settings, limit=options.limit)
+    fitting = selection_questions(model.lm, settings.model_copy(update={"limit": N_FITTING}), task)
+    limited = settings.model_copy(update={"limit": options.limit})
     questions = validation_questions(model.lm, limited, task).questions
     trials = []
     for strength in bar(iterable=strengths, desc="planted truth", unit="strength", leave=False):

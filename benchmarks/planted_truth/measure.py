@@ -43,7 +43,7 @@ from neuronllm_eval.attribution.integrated_gradients import Quadrature
 from neuronllm_eval.attribution.methods import ACE, KN, METHODS, Activation, make_method
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import Engine
-from neuronllm_eval.explain.single_neuron_ablation import worth_alone
+from neuronllm_eval.explain.evidence import single_neuron_effects
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
 
@@ -207,7 +207,7 @@ def _single_effects(
     places: Sequence[tuple[int, int]],
 ) -> tuple[SingleEffect, ...]:
     n_prompts = sum(len(question.prompts) for question in questions)
-    alone = worth_alone(_engine(planted, questions), questions, places, _BATCH_SIZE)
+    alone = single_neuron_effects(_engine(planted, questions), questions, places, _BATCH_SIZE)
     knockouts = alone[:, 0].mean(0).tolist()
     return tuple(
         SingleEffect(float(scores[place]) / n_prompts, knockout)
