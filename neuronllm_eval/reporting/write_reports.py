@@ -13,14 +13,14 @@ from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.evaluation.doc_texts import read_judged_docs
 from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.evaluation.summary_file import Positions, summary_of
+from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import CARD_FILE, adapter_card
+from neuronllm_eval.export.model_card import adapter_card, run_card
 from neuronllm_eval.export.validated_figures import validated_figures
 from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.condition_tables import RunDetails
-from neuronllm_eval.reporting.neuron_token_files import read_tokens
 from neuronllm_eval.reporting.report_appendix import appendix
 from neuronllm_eval.reporting.report_html import render_page
 from neuronllm_eval.reporting.report_markdown import TaskReport, effect_line, render
@@ -34,7 +34,7 @@ from neuronllm_eval.runs.artifacts import (
     load_validation,
     validation_limit,
 )
-from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
 from neuronllm_eval.runs.settings import read_doc_counts
 
 
@@ -65,7 +65,7 @@ def report_task(
             docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
     summaries: list[ConditionSummary] = []
     metrics: dict[str, dict[str, float]] = {}
-    details = RunDetails(tokens=read_tokens(run), commands=(identify_command(settings),))
+    details = RunDetails(tokens=read_tokens(run.tokens), commands=(identify_command(settings),))
     if run.conditions.exists():
         table = doc_table(run, task)
         summaries, split = summarise(table, neurons, scales), table.split
@@ -93,7 +93,9 @@ def report_task(
         write_whole(run.summary, summary.to_json())
         run.keep(run.summary, summary)
     write_whole(run.page, page)
-    write_whole(run.report, f"{text}\n{appendix(report, details)}")
+    whole = f"{text}\n{appendix(report, details)}"
+    write_whole(run.report, whole)
+    write_whole(run.card, run_card(neurons.provenance, whole))
     _renew_cards(run)
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +20,32 @@ from neuronllm_eval.formats.atomic import (
 )
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
 from neuronllm_eval.neurons.scores import SCORES_FILE
-from neuronllm_eval.runs.settings import word_without_secrets
 
 SETTINGS_FILE = "run.yaml"
 COMMANDS_FILE = "commands.jsonl"
 PAGE_FILE = "report.html"
+CARD_FILE = "README.md"
 RESULTS_FOLDER = "results"
 ADAPTERS_FOLDER = "adapters"
+# Model arguments that no file of a run holds.
+SECRETS = ("token", "use_auth_token", "api_key")
+LEFT_OUT = "..."
+# `token=x` among arguments with commas or spaces between them, and `"token": "x"` in JSON.
+_SECRET = re.compile(
+    rf'(?<!\w)((?:{"|".join(SECRETS)})(?:=|"\s*:\s*))("(?:[^"\\]|\\.)*"|[^,\s}}]*)'
+)
 _LONGEST_NAME = 200  # of the 255 bytes that file systems allow, with room for temporary names
 _Value = TypeVar("_Value")
+
+
+def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Model arguments without the access tokens, which no file of a run holds."""
+    return {name: value for name, value in arguments.items() if name not in SECRETS}
+
+
+def word_without_secrets(word: str) -> str:
+    """A word of a command line with `...` for the values of secrets."""
+    return _SECRET.sub(lambda match: match[1] + LEFT_OUT, word)
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,11 @@ class RunDirectory:
         return self.path / PAGE_FILE
 
     @property
+    def card(self) -> Path:
+        """README.md: the model card that the Hub shows, with the report."""
+        return self.path / CARD_FILE
+
+    @property
     def explanation(self) -> Path:
         """explain.json: what the top neurons do."""
         return self.path / "explain.json"
@@ -157,19 +180,9 @@ class RunDirectory:
     @property
     def _validated(self) -> tuple[Path, ...]:
         """The files of a validation and its report, but for the results."""
-        reports = (self.summary, self.report, self.page)
+        reports = (self.summary, self.report, self.page, self.card)
         evidence = (self.conditions, self.validation, self.judged_docs)
         return (*evidence, *reports, self.set_aside("validation"))
-
-    @property
-    def artifacts(self) -> tuple[Path, ...]:
-        """The files that may be published, but for those in folders.
-
-        The docs' words are left out: not all benchmarks may be passed on.
-        """
-        return tuple(
-            path for path in (*self._identified, *self._validated) if path != self.judged_docs
-        )
 
     # What stages do to it -------------------------------------------------------------------------
 

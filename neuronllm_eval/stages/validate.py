@@ -29,7 +29,7 @@ from neuronllm_eval.models.compatibility import require_same_shape, require_same
 from neuronllm_eval.models.fingerprints import task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
-from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
 from neuronllm_eval.runtime.work_units import Work
@@ -201,7 +201,7 @@ def write_results(
             "torch_seed": DEFAULT_OTHER_SEED,
             "fewshot_seed": prompt_settings(settings).fewshot_seed,
         },
-        model_args=settings.model_args,
+        model_args=without_secrets(settings.model_args),
         system_instruction=settings.system_instruction,
         chat_template=lm.chat_template(settings.apply_chat_template)
         if settings.apply_chat_template

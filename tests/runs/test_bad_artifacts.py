@@ -66,7 +66,7 @@ def all_arrays(make):
 
 REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
     # run.yaml
-    ("empty", as_bytes("run.yaml", ""), ("run.yaml: the file has the wrong keys",)),
+    ("empty", as_bytes("run.yaml", ""), ("run.yaml: the content is None",)),
     ("cut", as_bytes("run.yaml", "settings: [1"), ("run.yaml cannot be read",)),
     ("binary", as_bytes("run.yaml", b"\x00\x01"), ("run.yaml cannot be read",)),
     ("not utf-8", as_bytes("run.yaml", b"\xff\xfe"), ("run.yaml cannot be read", "utf-8")),
@@ -81,9 +81,8 @@ REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
     ("many digits", as_bytes("run.yaml", f"a: {DIGITS}\n"), ("run.yaml cannot be read",)),
     ("yaml too large", sparse("run.yaml", 5 << 20), ("bytes", "at most 4,194,304")),
     ("yaml key twice", replaced("run.yaml", "docs:", "schema_version: 3\ndocs:"), ("twice",)),
-    ("unknown setting", settings(colour="red"), ("unknown ['colour']",)),
-    ("another schema", as_yaml(lambda v: v.update(schema_version=1)), ("schema version 1",)),
-    ("schema 3.0", as_yaml(lambda v: v.update(schema_version=3.0)), ("schema version 3.0",)),
+    ("unknown setting", settings(colour="red"), ("unknown setting 'colour'",)),
+    ("another schema", as_yaml(lambda v: v.update(schema_version=1)), ("schema_version is 1",)),
     ("versions", as_yaml(lambda v: v.update(versions=5)), ("versions is 5",)),
     ("doc counts", as_yaml(lambda v: v.update(docs={"data": 5})), ("docs has 'data': 5",)),
     (
@@ -228,12 +227,10 @@ REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
     ("words cut", as_bytes("validation_docs.jsonl", '{"doc'),
      ("validation_docs.jsonl, line 1 is cut",)),
     ("words a folder", folder("validation_docs.jsonl"), ("jsonl is not a file",)),
-    ("tokens a list", as_bytes("explain.json", "[]"), ("explain.json cannot be read",)),
-    ("tokens deep", as_bytes("explain.json", DEEP), ("explain.json is not valid JSON",)),
     ("listed cut", as_bytes("tokens.json", "{"), ("tokens.json is not valid JSON",)),
     ("listed a folder", folder("tokens.json"), ("tokens.json is not a file",)),
     ("listed of no kind", as_json("tokens.json", lambda v: v["neurons"][0].update(kind="x")),
-     ("tokens.json: neurons.0.kind: 'x' is not", "remove the file")),
+     ("tokens.json: neurons.0.kind is 'x'", "remove the file")),
     ("summary a folder", folder("summary.json"), ("summary.json is a folder",)),
 ]  # fmt: skip
 
