@@ -19,7 +19,7 @@ class ActivationShare(Method):
     name = "activation_share"
 
     def values(self, found):
-        size = found.neurons.abs() ** self.power
+        size = found.activations.abs() ** self.power
         return size / size.sum(-1, keepdim=True)
 
 

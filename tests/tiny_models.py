@@ -191,6 +191,11 @@ def proxies(
     )
 
 
+def contexts(prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+    """Their token ids up to the options."""
+    return [prompt.context for prompt in prompts]
+
+
 def n_hooks(model: nn.Module) -> int:
     """How many hooks of any kind hang on the model's modules."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")

@@ -158,11 +158,11 @@ class Attributions(NamedTuple):
 
     Attributes:
         of: by quantity, the first of which the prompt's record is about.
-        neurons: [layers, neurons] float32, the activations (`PathIntegrals`).
+        activations: [layers, neurons] float32, as `PathIntegrals`.
     """
 
     of: dict[Quantity, Attribution]
-    neurons: Tensor
+    activations: Tensor
 
     @property
     def first(self) -> Attribution:
@@ -254,7 +254,7 @@ def attribute_all(
 ) -> list[Attributions]:
     """Several quantities for a batch of prompts, in one forward pass.
 
-    Each target has a backward pass, but for those that share one (`scoring.POWERS`).
+    Each target has a backward pass, but for those that share one (`interface.EXPONENTIAL_OF`).
 
     Args:
         engine: computes the gradients.
@@ -291,7 +291,7 @@ def _attributions(
     attribution: Callable[[PathIntegral], Attribution],
 ) -> Attributions:
     each = map(attribution, found.integrals)
-    return Attributions(dict(zip(quantities, each, strict=True)), found.neurons)
+    return Attributions(dict(zip(quantities, each, strict=True)), found.activations)
 
 
 def _without_gap(integral: PathIntegral) -> Attribution:
@@ -312,7 +312,7 @@ def is_finite(attribution: Attribution) -> bool:
 def not_finite(prompt: Prompt, found: Attribution | Attributions) -> DocError | None:
     """What is wrong with a doc that gives NaN or infinity anywhere; None if it does not."""
     each = [found] if isinstance(found, Attribution) else list(found.of.values())
-    activations = [] if isinstance(found, Attribution) else [found.neurons]
+    activations = [] if isinstance(found, Attribution) else [found.activations]
     if all(map(is_finite, each)) and all(bool(torch.isfinite(one).all()) for one in activations):
         return None
     return DocError(

@@ -67,7 +67,7 @@ class Method:
 
     def values(self, found: Attributions) -> Tensor:
         """[layers, neurons] what a prompt says of every neuron; summed up over questions."""
-        return found.neurons if self.quantity is None else found.of[self.quantity].values
+        return found.activations if self.quantity is None else found.of[self.quantity].values
 
     def group(self, right: bool) -> int:
         """The group of a prompt that was answered right or wrong."""

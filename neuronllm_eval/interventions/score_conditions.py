@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.attribution.integrated_gradients import NOT_FINITE
 from neuronllm_eval.engine.batching import in_batches
-from neuronllm_eval.engine.interface import Engine, OptionScores, score_shared_tokens
+from neuronllm_eval.engine.interface import Engine, OptionScores
+from neuronllm_eval.engine.option_logits import score_shared_tokens
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.harness.results import Answers
 from neuronllm_eval.interventions.conditions import (

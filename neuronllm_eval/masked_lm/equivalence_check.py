@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from neuronllm_eval.engine.attention_masks import MaskStyle, mask_styles
-from neuronllm_eval.engine.equivalence_check import BROKEN, Unlike, described, rounding_tolerance
+from neuronllm_eval.engine.equivalence_check import BROKEN, Mismatch, rounding_tolerance
 from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer, Mask
 
 logger = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ def exact_style(
     try:
         tolerance = rounding_tolerance(model, read, largest)
     except BROKEN as error:  # such as a model that keeps no keys and values
-        logger.warning("every continuation is scored by itself: %s", described(error))
+        logger.warning("every continuation is scored by itself: %s", Mismatch.of(error))
         return None
-    reasons: list[Unlike] = []
-    for style in mask_styles(model.config):
+    reasons: list[Mismatch] = []
+    for style in mask_styles(model):
         for share in (True, False):
             scorer = ForkScorer(
                 model, style, probes, mask=mask, share=share, softmax_dtype=softmax_dtype
@@ -62,7 +62,7 @@ def exact_style(
             except torch.OutOfMemoryError:
                 raise
             except BROKEN as error:
-                reasons.append(Unlike(described(error), raised=True))
+                reasons.append(Mismatch.of(error))
                 continue
             if gap <= tolerance:  # NaN is not
                 for reason in reasons[-1:]:
@@ -70,7 +70,7 @@ def exact_style(
                         reason.log_level, "another way to score forks was passed over: %s", reason
                     )
                 return ForkStyle(style, share)
-            reasons.append(Unlike(f"differs by {gap:.3g} log-nats (tolerance {tolerance:.3g})"))
+            reasons.append(Mismatch(f"differs by {gap:.3g} log-nats (tolerance {tolerance:.3g})"))
     logger.log(
         max((reason.log_level for reason in reasons), default=logging.INFO),
         "every continuation is scored by itself: %s",

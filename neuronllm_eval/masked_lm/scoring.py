@@ -18,8 +18,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from neuronllm_eval.engine.batching import halving
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.batching import compute_in_halves
+from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.masked_lm.equivalence_check import Answers, ForkStyle, exact_style
 from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer, Mask, families
@@ -298,9 +298,7 @@ def _in_halves(
     start = 0
     while start < len(family):
         batch = list(family[start : start + size])
-        found, largest = halving(batch, scorer.score)
-        if largest < len(batch):
-            size = largest
-            logger.warning("out of memory; going on with about %d prompts at a time", size)
+        found, fitting = compute_in_halves(batch, scorer.score)
+        size = fitting if fitting < len(batch) else size
         yield from zip(batch, found, strict=True)
         start += len(batch)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix, group_by_stem
 from neuronllm_eval.models.hooks import PlacedFactors, scale_neurons
 from neuronllm_eval.prompts import shared_leading_tokens
@@ -137,7 +137,7 @@ class ForkScorer:
         """Per fork and continuation the log-likelihood in log-nats, and whether it is greedy."""
         everywhere = self.mask is not None and self.mask.everywhere
         with self.mask.on() if self.mask is not None and everywhere else nullcontext():
-            prefix = self.prefiller.prefill(forks)
+            prefix = self.prefiller.prefill([fork.context for fork in forks])
             if everywhere or self.mask is None:
                 return self._read(forks, self._logits(forks, prefix))
         with self.mask.on(self._decisive(forks, prefix.lengths.device)):
@@ -158,12 +158,7 @@ class ForkScorer:
         tokens, places, sees = _layout(forks)
         places = places.to(device)
         masks: Any = attention_masks(
-            self.model.config,
-            self.mask_style,
-            prefix.positions,
-            places,
-            sees.to(device),
-            self.model.dtype,  # type: ignore[arg-type]
+            self.model, self.mask_style, prefix.positions, places, sees.to(device)
         )
         output = self.model(
             input_ids=right_pad(tokens, device),

@@ -55,7 +55,7 @@ def gather(
             for prompt, each in zip(chosen[index].prompts, found, strict=True):
                 values = attributing.method.values(each)[layers, indices]
                 sums[index] += values.double().cpu().numpy()
-                rows.append(each.neurons[layers, indices].double().cpu().numpy())
+                rows.append(each.activations[layers, indices].double().cpu().numpy())
                 right.append(is_right(each, prompt.gold))
                 question_of.append(index)
             progress.update()

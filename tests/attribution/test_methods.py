@@ -380,7 +380,7 @@ def test_a_method_of_ones_own():
         name = "largest"
 
         def values(self, found: Attributions) -> Tensor:
-            return found.neurons / found.neurons.max()
+            return found.activations / found.activations.max()
 
     try:
         assert register(Largest) is Largest

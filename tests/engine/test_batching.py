@@ -110,7 +110,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_later_ones(caplog):
         found = list(in_batches(questions(2, 2, 2, 2, 2, 2), 8, memory))
     assert found == [(index, [2 * index, 2 * index + 1]) for index in range(6)]
     assert memory.tried == [8, 4, 2, 2, 4, 2, 2, 2, 2]
-    assert "out of memory; going on with about 2 prompts at a time" in caplog.text
+    assert "out of memory; continuing with about 2 prompts at a time" in caplog.text
 
 
 def test_proxies_of_one_question_need_not_fit_together():

@@ -149,7 +149,7 @@ def test_a_batch_gives_what_prompts_give_alone(rows_per_pass):
             values, own = found.of[quantity].values, alone.of[quantity].values
             assert relative_difference(values, own) <= RELATIVE
         assert torch.allclose(found.first.loglikelihoods, alone.first.loglikelihoods, atol=1e-5)
-        assert relative_difference(found.neurons, alone.neurons) <= RELATIVE
+        assert relative_difference(found.activations, alone.activations) <= RELATIVE
 
 
 def test_options_of_several_tokens_in_one_pass_and_layer_by_layer():

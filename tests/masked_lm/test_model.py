@@ -350,7 +350,7 @@ def test_forks_halve_their_batches_where_memory_runs_out(pairs, monkeypatch, cap
     monkeypatch.setattr(ForkScorer, "score", score)
     assert_same_answers(answers_of(lm, pairs), expected, tolerance=2e-5)
     assert max(sizes) > 3
-    assert "out of memory; going on with about" in caplog.text
+    assert "out of memory; continuing with about" in caplog.text
 
 
 def test_a_model_without_keys_and_values_is_scored_row_by_row(pairs):
