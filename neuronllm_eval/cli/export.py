@@ -25,9 +25,9 @@ from neuronllm_eval.export.validated_figures import judged_figures
 from neuronllm_eval.formats.atomic_folder import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
 from neuronllm_eval.masked_lm.model_args import chosen_neurons, resolve_scales
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.models.meta_model import model_skeleton
+from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
+from neuronllm_eval.models.loading import model_skeleton
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory, find_runs
 from neuronllm_eval.runs.reader import load_neurons, load_scores

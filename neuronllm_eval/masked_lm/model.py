@@ -31,10 +31,15 @@ from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
 from neuronllm_eval.masked_lm.model_args import MaskOptions
 from neuronllm_eval.masked_lm.scoring import MaskedScoringLM
 from neuronllm_eval.masked_lm.shared_context_scoring import Mask
-from neuronllm_eval.models.compatibility import has_other_weights, require_same_shape
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.models.fingerprints import digest, model_hash, tokenizer_hash
-from neuronllm_eval.models.load_errors import readable_loading, require_model_args
+from neuronllm_eval.models.fingerprints import (
+    digest,
+    has_other_weights,
+    model_hash,
+    require_same_shape,
+    tokenizer_hash,
+)
+from neuronllm_eval.models.loading import readable_loading, require_model_args
 from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import ALL, SCORED

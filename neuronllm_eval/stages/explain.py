@@ -26,7 +26,7 @@ from neuronllm_eval.explain.letter_bias import gold_counts, letter_profile
 from neuronllm_eval.explain.logit_lens import Promotion, Unembedding, promotions
 from neuronllm_eval.explain.single_neuron_ablation import worth_alone
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
+from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronScores, NeuronSet
 from neuronllm_eval.neurons.selection import layer_counts

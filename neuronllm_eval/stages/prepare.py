@@ -33,7 +33,7 @@ from neuronllm_eval.harness.results import harness_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_conditions
-from neuronllm_eval.models.compatibility import require_same_shape
+from neuronllm_eval.models.fingerprints import require_same_shape
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count

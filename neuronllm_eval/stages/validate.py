@@ -22,8 +22,12 @@ from neuronllm_eval.interventions.score_conditions import (
 )
 from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
 from neuronllm_eval.masked_lm.model_args import MaskOptions
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
-from neuronllm_eval.models.fingerprints import task_hash, versions
+from neuronllm_eval.models.fingerprints import (
+    require_same_shape,
+    require_same_weights,
+    task_hash,
+    versions,
+)
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory, line_writer, set_aside_ids, write_whole
 from neuronllm_eval.runs.settings import RunSettings

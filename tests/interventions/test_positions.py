@@ -103,7 +103,7 @@ def test_gradient_times_activation_is_that_of_a_loop_over_layers(architecture):
         expected = by_hand(engine, prompt, torch.ones(1), torch.ones(1))
         assert relative_difference(each.first.values, expected) <= RELATIVE
         kept = [at(engine, prompt, layer, 1.0)[0].mean(0) for layer in range(3)]
-        assert relative_difference(each.neurons[:3], torch.stack(kept)) <= RELATIVE
+        assert relative_difference(each.activations[:3], torch.stack(kept)) <= RELATIVE
     assert n_hooks(engine.model) == 0
 
 
