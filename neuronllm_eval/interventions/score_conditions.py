@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuronllm_eval.attribution.integrated_gradients import NOT_FINITE
 from neuronllm_eval.engine.batching import in_batches
 from neuronllm_eval.engine.interface import Engine, OptionScores
 from neuronllm_eval.engine.option_logits import score_shared_tokens
@@ -36,7 +35,7 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.interventions.dose_response import Sweep
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.prompts import SCORED, Prompt, Question
+from neuronllm_eval.prompts import NOT_FINITE, SCORED, Prompt, Question
 
 MOST_RANDOM = 1000  # controls of each condition, each a mask over all neurons
 
@@ -179,30 +178,27 @@ def score_conditions(
     questions: Sequence[Question],
     factors: NDArray[Any],
     batch_size: int,
-    record: Callable[[DocScores], object],
     units: Iterable[range] | None = None,
-    set_aside: Callable[[Question, DocError], object] | None = None,
-) -> list[DocScores]:
-    """Score every prompt under every condition, in doc order.
+) -> Iterator[tuple[Question, list[DocScores] | DocError]]:
+    """Score every question's prompts under every condition, one by one as they are taken.
 
     Args:
         engine: scores the prompts.
         questions: the validation split's questions.
         factors: [conditions, layers, neurons], of any type that holds them exactly.
         batch_size: prompts per pass; whole questions, so at least one question's.
-        record: called with each doc's scores, in order.
-        units: places of the questions to do; all if not given.
-        set_aside: called with each question that gives NaN or infinity under some condition, which
-            then is judged under none.
+        units: indices of the questions to do; all if not given.
 
-    Raises:
-        DocError: such a question, if `set_aside` is not given; names the doc.
+    Yields:
+        each question with its docs' scores, in order; or with a DocError if it gives NaN or
+        infinity under some condition.
     """
     scales = torch.from_numpy(factors)
-    scored = []
-    for index, results in in_batches(
-        questions, batch_size, lambda prompts: engine.score(prompts, scales), units
-    ):
+
+    def score(prompts: Sequence[Prompt]) -> list[OptionScores]:
+        return engine.score(prompts, scales)
+
+    for index, results in in_batches(questions, batch_size, score, units):
         question = questions[index]
         try:
             docs = [
@@ -210,14 +206,9 @@ def score_conditions(
                 for prompt, result in zip(question.prompts, results, strict=True)
             ]
         except DocError as error:
-            if set_aside is None:
-                raise
-            set_aside(question, error)
-            continue
-        for doc in docs:
-            record(doc)
-        scored += docs
-    return scored
+            yield question, error
+        else:
+            yield question, docs
 
 
 def _doc_scores(
