@@ -1,4 +1,4 @@
-"""docs/adapter.md: a plain multiple-choice task of the harness, asked as an AQUA task.
+"""docs/aqua-conversion.md: a plain multiple-choice task of the harness, asked as an AQUA task.
 
 The task is written here to need no download; `aqua:NAME` takes any task that the harness knows.
 """

@@ -10,7 +10,7 @@
 Expressions name columns, or `doc` for all of them: `doc["Correct Answer"]`.
 
 `QuestionSource` is what a benchmark must offer; `DatasetSource` offers it for data sets and
-`adapter.HarnessSource` for tasks of the harness.
+`aqua_conversion.read_task.HarnessSource` for tasks of the harness.
 """
 
 from __future__ import annotations

@@ -255,9 +255,7 @@ def _attribution(integral: PathIntegral, has_gap: bool) -> Attribution:
     return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
 
 
-def not_finite(
-    prompts: Sequence[Prompt], attributions: Sequence[Attributions]
-) -> DocError | None:
+def not_finite(prompts: Sequence[Prompt], attributions: Sequence[Attributions]) -> DocError | None:
     """What is wrong with the first doc that gives NaN or infinity anywhere; None if none does."""
     for prompt, of_prompt in zip(prompts, attributions, strict=True):
         finite = all(attribution.is_finite for attribution in of_prompt.by_quantity.values())
@@ -321,13 +319,13 @@ def choose_quadrature(
         shown=is_slow and not own_rank(),
     ) as progress:
         for rule, attributions in results.items():
+
+            def compute(batch: list[Prompt], rule: Quadrature = rule) -> list[Attributions]:
+                return attribute_all(engine, batch, rule, [Quantity(option_cross_entropy)])
+
             for start in range(0, len(probes), batch_size):
                 batch = probes[start : start + batch_size]
-                computed, _ = compute_in_halves(
-                    batch, lambda some, rule=rule: attribute_all(
-                        engine, some, rule, [Quantity(option_cross_entropy)]
-                    )
-                )
+                computed, _ = compute_in_halves(batch, compute)
                 attributions += [of_prompt.first for of_prompt in computed]
                 progress.update(len(batch))
     return lobatto if is_exact_at_zero(results[lobatto], results[legendre]) else legendre

@@ -42,12 +42,12 @@ def refuse_run(given: Sequence[str]) -> None:
             that can mean nothing.
         ArtifactError: the neurons cannot be read.
     """
-    adapted = [name for word in given for name in word.split(",") if name.startswith(PREFIX)]
-    if adapted:
+    converted = [name for word in given for name in word.split(",") if name.startswith(PREFIX)]
+    if converted:
         raise UsageError(
-            f"lm_eval does not know {adapted[0]}",
+            f"lm_eval does not know {converted[0]}",
             expected="tasks that are written down",
-            remedy=f"run `neuronllm-eval tasks make {adapted[0].removeprefix(PREFIX)} "
+            remedy=f"run `neuronllm-eval tasks make {converted[0].removeprefix(PREFIX)} "
             "--output_path DIR`, and pass --include_path DIR",
         )
     options = _parsed(given)

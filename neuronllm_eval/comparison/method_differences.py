@@ -20,8 +20,8 @@ from neuronllm_eval.comparison.method_effects import PAPERS, doc_values, groups
 from neuronllm_eval.comparison.method_runs import Compared, Key
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.evaluation.doc_table import numbered
-from neuronllm_eval.evaluation.stats.mcnemar import holm
 from neuronllm_eval.evaluation.stats.paired_delta import MeanChange, mean_change
+from neuronllm_eval.evaluation.stats.significance import holm
 
 
 @dataclass(frozen=True)

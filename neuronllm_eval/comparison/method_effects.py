@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from neuronllm_eval.comparison.method_runs import Compared, Key
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, Corrected, corrected_together
 from neuronllm_eval.evaluation.doc_table import numbered
-from neuronllm_eval.evaluation.stats.mcnemar import McNemar, mcnemar
 from neuronllm_eval.evaluation.stats.paired_delta import (
     PairedDelta,
     RelativeChange,
@@ -29,7 +28,12 @@ from neuronllm_eval.evaluation.stats.paired_delta import (
     points_between,
     relative_change,
 )
-from neuronllm_eval.evaluation.stats.random_controls import ControlRank, random_control_rank
+from neuronllm_eval.evaluation.stats.significance import (
+    ControlRank,
+    McNemar,
+    mcnemar,
+    random_control_rank,
+)
 from neuronllm_eval.interventions.conditions import UNMASKED
 from neuronllm_eval.interventions.edited_counts import Edited
 

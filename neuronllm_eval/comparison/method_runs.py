@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from neuronllm_eval.comparison.comparability_key import method_settings, run_terms
+from neuronllm_eval.comparison.comparability import method_settings, run_terms
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_ids import AskedDocs
 from neuronllm_eval.evaluation.doc_table import DocTable
@@ -118,7 +118,7 @@ def _of_run(run: RunDirectory) -> list[Compared]:
     record = ValidationRecord.load(run.validation)
     table = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
     known = neurons.provenance
-    terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table)))
+    terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table))[0])
     judged = record.judged(neurons, run.validation)
     terms = {name: value for name, value in terms.items() if name not in _NOT_IN_KEY}
     terms["limit"] = _limit(settings.limit, judged_limit(run, settings))

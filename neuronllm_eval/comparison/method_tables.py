@@ -11,7 +11,7 @@ from neuronllm_eval.comparison.method_differences import Difference
 from neuronllm_eval.comparison.method_effects import PAPERS, SWAPPED, Effect
 from neuronllm_eval.comparison.method_runs import Key
 from neuronllm_eval.evaluation.stats.paired_delta import MeanChange, PairedDelta, RelativeChange
-from neuronllm_eval.evaluation.stats.random_controls import ControlRank
+from neuronllm_eval.evaluation.stats.significance import ControlRank
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting.wording import p_text

@@ -1,6 +1,6 @@
-"""What each condition did to the benchmark: `conditions.jsonl` -> paired deltas. Pure.
+"""The effect of each condition on the benchmark: `conditions.jsonl` -> paired deltas. Pure.
 
-Kept apart from the report so that every number in it can be computed again from the artifacts.
+Separate from the report, so that every number in it can be recomputed from the artifacts.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.evaluation.stats.mcnemar import McNemar, holm, mcnemar
 from neuronllm_eval.evaluation.stats.paired_delta import (
     PairedDelta,
     paired_delta,
+    percent_change,
     points_between,
-    relative_accuracy_change,
-    relative_confidence_change,
 )
-from neuronllm_eval.evaluation.stats.random_controls import ControlRank, random_control_rank
+from neuronllm_eval.evaluation.stats.significance import (
+    ControlRank,
+    McNemar,
+    holm,
+    mcnemar,
+    random_control_rank,
+)
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
@@ -36,7 +40,8 @@ from neuronllm_eval.interventions.conditions import (
 from neuronllm_eval.interventions.edited_counts import Edited, edited_by
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 
-# What each condition is expected to do; its place among the controls is judged on this side.
+# Whether each condition should raise or lower accuracy: the side on which it is ranked among its
+# random controls.
 EXPECTED_SIGN = {
     "suppress_good": -1,
     "suppress_bad": 1,
@@ -52,8 +57,8 @@ class Corrected:
     """p-values of one condition after Holm's correction.
 
     Attributes:
-        n_tests: conditions that were corrected for, itself among them; those that edit the same
-            neurons in the same way are one.
+        n_tests: number of tests corrected for; conditions that edit the same neurons in the same
+            way count once.
         p_value: of the accuracy delta, by question.
         mcnemar_p_value: of McNemar's test, by doc.
     """
@@ -67,25 +72,26 @@ class Corrected:
 class ConditionSummary:
     """One condition, or one point of a sweep, against the unmasked run on the same docs.
 
-    A condition that edits no neuron is not judged: changes and p are nan, tests are None.
+    A condition that edits no neuron is not evaluated: changes and p are nan, tests are None.
 
     Attributes:
-        name: as in `conditions.jsonl`; that of the condition, but for points.
+        name: as in `conditions.jsonl`; equal to `condition` except for points.
         condition: one of `conditions.CONDITIONS`.
         top_k: good and bad neurons; None for the unmasked run.
-        scale: factor of the condition's only operation; None for those of two or none.
+        scale: factor of the condition's only operation; None if it has two or none.
         accuracy: paired, percent and percentage points.
         confidence: the same of the softmax over options at gold, percent and percentage points.
         rac: relative accuracy change, percent (our reading).
         rcc: relative confidence change, percent (our reading).
         controls: accuracy deltas of the layer-matched random controls under the same operation;
             None for the unmasked run.
-        n_beyond: controls that moved less in the expected direction than the condition did.
+        n_beyond: controls that moved less in the expected direction than the condition.
         mcnemar: docs gained and lost, with McNemar's exact test; None for the unmasked run.
-        corrected: of `accuracy` and `mcnemar`, for the conditions as they are, or, for a point,
-            for all of them and all points (our reading); None for the unmasked run.
-        edited: how many neurons it edits; None for the unmasked run, and in summaries of versions
-            that did not say so.
+        corrected: p-values of `accuracy` and `mcnemar`, corrected for the conditions that are not
+            points, or, for a point, for all conditions and points (our reading); None for the
+            unmasked run.
+        edited: how many neurons it edits; None for the unmasked run, and in summaries of earlier
+            versions.
     """
 
     name: str
@@ -103,13 +109,18 @@ class ConditionSummary:
     edited: Edited | None = None
 
     @property
-    def is_judged(self) -> bool:
-        """Whether it edits anything, and so has changes and tests."""
+    def is_evaluated(self) -> bool:
+        """Whether it edits any neuron, and so has changes and tests."""
         return self.mcnemar is not None
 
     @property
+    def n_controls(self) -> int:
+        """Random controls that there were."""
+        return 0 if self.controls is None else self.controls.n_controls
+
+    @property
     def is_point(self) -> bool:
-        """Whether it is a point of a sweep rather than the condition as it is."""
+        """Whether it is a point of a sweep, with its own number of neurons or factor."""
         return self.name != self.condition
 
 
@@ -119,22 +130,37 @@ def summarise(
     """Every condition and point that is not a random control, in order.
 
     Args:
-        table: right or wrong and confidence per doc.
-        neurons: good and bad ones of the conditions that are no points.
-        scales: their factors.
+        neurons: good and bad neurons of the conditions that are not points.
+        scales: factors of those conditions.
         n_resamples: draws of the bootstrap and of the permutation test.
-        seed: of those draws.
 
     Raises:
-        ArtifactError: a point is of more neurons than there are.
+        ArtifactError: a point has more neurons than were selected.
     """
-    chosen = [name for name in table.conditions if ".random_" not in name]
-    edited = edited_by(chosen, neurons, scales)
-    found = [_summarise(table, name, neurons.top_k, scales, n_resamples, seed) for name in chosen]
-    return _corrected([_with_edited(each, edited.get(each.name)) for each in found])
+    edited = edited_by(conditions_of(table), neurons, scales)
+    return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed)
 
 
-def _with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:
+def summaries_of(
+    table: DocTable,
+    edited: Mapping[str, Edited],
+    top_k: int,
+    scales: Scales,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> list[ConditionSummary]:
+    """As `summarise`, where it is known what each condition edits."""
+    names = conditions_of(table)
+    summaries = [_summarise(table, name, top_k, scales, n_resamples, seed) for name in names]
+    return _corrected([with_edited(each, edited.get(each.name)) for each in summaries])
+
+
+def conditions_of(table: DocTable) -> list[str]:
+    """The conditions and points of a table, random controls aside."""
+    return [name for name in table.conditions if ".random_" not in name]
+
+
+def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:
     """The same with `edited`; without figures where nothing was edited."""
     if edited is None or edited.n_neurons:
         return dataclasses.replace(summary, edited=edited)
@@ -158,22 +184,22 @@ def _without_change(delta: PairedDelta) -> PairedDelta:
 def _corrected(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
     """The same with `corrected`.
 
-    A point is one of a surface that is there to be searched, so it is corrected for all that was
-    judged. The conditions as they are were named beforehand: a sweep takes nothing from them.
+    A point belongs to a surface that readers search, so it is corrected for everything evaluated.
+    The conditions that are not points were named beforehand, so a sweep costs them no power.
     """
-    tested = [each for each in summaries if each.is_judged and _stands_for(each) == each.name]
+    tested = [each for each in summaries if each.is_evaluated and _stands_for(each) == each.name]
     over_all = _holm(tested)
-    over_plain = _holm([each for each in tested if not each.is_point])
+    over_conditions = _holm([each for each in tested if not each.is_point])
     return [
         dataclasses.replace(
-            each, corrected=(over_all if each.is_point else over_plain).get(_stands_for(each))
+            each, corrected=(over_all if each.is_point else over_conditions).get(_stands_for(each))
         )
         for each in summaries
     ]
 
 
 def _stands_for(summary: ConditionSummary) -> str:
-    """The name under which it is counted: what does the same is tested once."""
+    """The name under which it is counted: conditions with the same edits are tested once."""
     same = None if summary.edited is None else summary.edited.same_as
     return summary.name if same is None else same
 
@@ -189,7 +215,7 @@ def _holm(family: Sequence[ConditionSummary]) -> dict[str, Corrected]:
 
 
 def corrected_together(family: Mapping[str, tuple[float, float]]) -> dict[str, Corrected]:
-    """By name, after Holm's correction for all of them; from (p by question, McNemar's p)."""
+    """By name, (p by question, McNemar's p) after Holm's correction for the whole family."""
     by_question = holm([by_question for by_question, _ in family.values()])
     by_doc = holm([by_doc for _, by_doc in family.values()])
     return {
@@ -226,8 +252,8 @@ def _summarise(
         scale=None if operation is None else float(getattr(parts.scales(scales), operation)),
         accuracy=accuracy,
         confidence=confidence,
-        rac=relative_accuracy_change(accuracy.unmasked, accuracy.condition),
-        rcc=relative_confidence_change(confidence.unmasked, confidence.condition),
+        rac=percent_change(accuracy.unmasked, accuracy.condition),
+        rcc=percent_change(confidence.unmasked, confidence.condition),
         controls=random_control_rank(accuracy.delta, controls, sign) if sign else None,
         n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
         mcnemar=mcnemar(table.correct[UNMASKED], table.correct[name]) if sign else None,
@@ -247,12 +273,11 @@ def summary_json(
 
     Args:
         task: name of the harness task.
-        split: the split that judged.
+        split: the validation split.
         summaries: one per condition and point.
-        docs: per split, what became of its docs.
-        metrics: by name of condition or point, the harness's metrics.
-        split_half: how far two halves of the selection agree on the neurons.
-        positions: where neurons were `chosen_at`, and where conditions were `applied_at`.
+        docs: per split, counts of its docs.
+        metrics: name of condition or point -> the harness's metrics.
+        positions: `chosen_at` of the neurons, and `applied_at` of the conditions.
     """
 
     def plain(value: Any) -> Any:

@@ -98,7 +98,7 @@ def listed_tokens(
     chosen = listed(neurons)
     if unembedding.notes or not chosen:
         return None
-    effects = unembedding.effects([each.place for _, each in chosen], len(tokenizer))
+    effects = unembedding.effects([each.location for _, each in chosen], len(tokenizer))
     if effects is None:
         return None
     found = promotions(effects, tokenizer, LISTED_TOKENS)

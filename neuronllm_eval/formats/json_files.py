@@ -66,6 +66,11 @@ def read_text(path: Path, most_bytes: int, remedy: str) -> str:
         ) from error
 
 
+def require_distinct_keys(text: str) -> None:
+    """Raise ValueError or RecursionError for text that is not JSON, or names a key twice."""
+    json.loads(text, object_pairs_hook=_distinct)
+
+
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

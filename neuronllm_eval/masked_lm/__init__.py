@@ -2,3 +2,19 @@
 
 Read first: `model.py`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuronllm_eval.masked_lm.model import NeuronMaskedLM as NeuronMaskedLM
+
+
+def __getattr__(name: str) -> Any:
+    """`NeuronMaskedLM`, loaded when it is first used: torch takes seconds."""
+    if name != "NeuronMaskedLM":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from neuronllm_eval.masked_lm.model import NeuronMaskedLM
+
+    return NeuronMaskedLM

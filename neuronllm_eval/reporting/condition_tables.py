@@ -93,7 +93,9 @@ class Table:
 def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:
     """What each condition did, beside its random controls; points, if there is nothing else."""
     shown = evidence.tested(summaries)
-    plain = (each for each in summaries if each in shown or not (each.is_judged or each.is_point))
+    plain = (
+        each for each in summaries if each in shown or not (each.is_evaluated or each.is_point)
+    )
     rows = tuple(map(_row, plain))
     has_controls = any(each.controls and each.controls.n_controls for each in summaries)
     return Table("Conditions", HEADERS, rows, CONTROLS_NOTE if has_controls else "")
@@ -105,7 +107,7 @@ def _row(summary: ConditionSummary) -> tuple[str, ...]:
         level = f"{summary.confidence.condition:.1f}"
         return (summary.name, f"{accuracy.condition:.1f}", "", "", "", level, "", "")
     note = "" if summary.edited is None else summary.edited.note
-    if not summary.is_judged:
+    if not summary.is_evaluated:
         return (summary.name, "", note, "", "", "", "", "")
     row = (
         f"{summary.name} ({note})" if note else summary.name,
@@ -135,7 +137,7 @@ def dose_tables(summaries: Sequence[ConditionSummary]) -> list[Table]:
     tables = []
     for title, conditions in SURFACES.items():
         found = [each for each in summaries if each.condition in conditions]
-        if not any(each.is_point and each.is_judged for each in found):
+        if not any(each.is_point and each.is_evaluated for each in found):
             continue
         cells = {(each.top_k, _dose(each)): _dose_cell(each) for each in found}
         in_order = sorted(
@@ -155,7 +157,7 @@ def _dose(summary: ConditionSummary) -> str:
 
 def _dose_cell(summary: ConditionSummary) -> str:
     accuracy, controls = summary.accuracy, summary.controls
-    if not summary.is_judged:
+    if not summary.is_evaluated:
         return "" if summary.edited is None else summary.edited.note
     cell = f"{accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
     if controls is None or not controls.n_controls:

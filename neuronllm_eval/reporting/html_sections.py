@@ -152,7 +152,7 @@ def _dose(report: TaskReport) -> Section | None:
     figures = []
     for title, conditions in SURFACES.items():
         points = [
-            each for each in report.summaries if each.condition in conditions and each.is_judged
+            each for each in report.summaries if each.condition in conditions and each.is_evaluated
         ]
         if not any(each.is_point for each in points):
             continue

@@ -89,7 +89,7 @@ def neurons_table(report: TaskReport, details: RunDetails) -> Table:
     )
     if not details.tokens:
         return Table("Top neurons", headers, tuple(rows), f"{note} {EXPLAIN}")
-    found = [details.tokens.get((kind, *neuron.place)) for kind, neuron in chosen]
+    found = [details.tokens.get((kind, *neuron.location)) for kind, neuron in chosen]
     rows = [
         (*row, *map(_quoted, (tokens.promotes, tokens.demotes) if tokens else ((), ())))
         for row, tokens in zip(rows, found, strict=True)
@@ -104,7 +104,7 @@ def neurons_table(report: TaskReport, details: RunDetails) -> Table:
 
 
 def _neuron_row(report: TaskReport, kind: str, neuron: Neuron) -> tuple[str, ...]:
-    votes = (report.scores.good_count[neuron.place], report.scores.bad_count[neuron.place])
+    votes = (report.scores.good_count[neuron.location], report.scores.bad_count[neuron.location])
     return (f"{neuron.layer}:{neuron.index}", kind, f"{neuron.score:+.3g}", *map(str, votes))
 
 

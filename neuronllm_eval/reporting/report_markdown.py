@@ -12,7 +12,8 @@ from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf, stability_of
 from neuronllm_eval.formats.markdown import escaped, markdown_table
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import wording as evidence
@@ -99,6 +100,11 @@ def headline(report: TaskReport) -> str:
         f"Found {len(report.neurons.good)} good and {len(report.neurons.bad)} bad neurons of "
         f"{report.scores.score.size}{where}."
     )
+
+
+def effect_line(report: TaskReport) -> str:
+    """The task and its headline on one line, for commands that go through several tasks."""
+    return f"{escaped(report.task)}: {headline(report)}"
 
 
 def chosen_text(positions: str) -> str:

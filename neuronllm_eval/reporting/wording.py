@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
-from neuronllm_eval.evaluation.stats.random_controls import ControlRank
+from neuronllm_eval.evaluation.stats.significance import ControlRank
 from neuronllm_eval.interventions.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
 
 ALPHA = 0.05
@@ -26,7 +26,7 @@ HEADERS = (
 
 def tested(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
     """The conditions that have deltas of their own: no points, unless there is nothing else."""
-    known = [each for each in summaries if each.is_judged]
+    known = [each for each in summaries if each.is_evaluated]
     return [each for each in known if not each.is_point] or known
 
 

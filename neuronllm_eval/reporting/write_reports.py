@@ -22,19 +22,23 @@ from neuronllm_eval.reporting.condition_tables import RunDetails
 from neuronllm_eval.reporting.neuron_token_files import read_tokens
 from neuronllm_eval.reporting.report_appendix import appendix
 from neuronllm_eval.reporting.report_html import render_page
-from neuronllm_eval.reporting.report_markdown import TaskReport, render
+from neuronllm_eval.reporting.report_markdown import TaskReport, effect_line, render
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
 from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids, write_whole
 from neuronllm_eval.runs.reader import ValidationRecord, judged_limit, load_neurons, load_scores
 from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
 
 
-def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) -> str:
-    """summary.json, report.html and report.md from the artifacts; returns the main tables.
+def report_task(
+    run: RunDirectory, show: Callable[[str], object] | None = None, *, brief: bool = False
+) -> str:
+    """Write summary.json, report.html and report.md from a run's artifacts; return the main tables.
 
     Args:
-        run: whose artifacts.
-        show: is told the text before anything is written, so that no full disk keeps it back.
+        run: the run directory.
+        show: receives the main tables before anything is written, so that a full disk does not
+            keep them back.
+        brief: show only one line, `effect_line`.
     """
     settings = RunSettings.load(run.settings)
     neurons = load_neurons(run, settings)
@@ -59,7 +63,7 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
         metrics = {
             each.name: read_metrics(run.result(each.name), task)
             for each in summaries
-            if (each.is_judged or each.name == UNMASKED) and run.result(each.name).exists()
+            if (each.is_evaluated or each.name == UNMASKED) and run.result(each.name).exists()
         }
         limit = judged_limit(run, settings)
         judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit, batch_size)
@@ -73,7 +77,7 @@ def report_task(run: RunDirectory, show: Callable[[str], object] | None = None) 
     report = TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics, applied_at)
     text, page = render(report), render_page(report, details)
     if show is not None:
-        show(text)
+        show(effect_line(report) if brief else text)
     if run.conditions.exists():
         where = {"chosen_at": neurons.provenance.positions, "applied_at": applied_at}
         text_of = summary_json(task, split, summaries, docs, metrics, halves, where)

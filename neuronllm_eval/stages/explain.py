@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.attribution.identify import is_right
+from neuronllm_eval.attribution.identify import is_correct
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.evidence import Evidence, Place
 from neuronllm_eval.explain.explanation import Explanation, NeuronExplanation, SetOverlap, extremes
@@ -28,7 +28,8 @@ from neuronllm_eval.explain.single_neuron_ablation import worth_alone
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.precision import computing_in
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
@@ -56,7 +57,7 @@ def gather(
                 values = attributing.method.values(each)[layers, indices]
                 sums[index] += values.double().cpu().numpy()
                 rows.append(each.activations[layers, indices].double().cpu().numpy())
-                right.append(is_right(each, prompt.gold))
+                right.append(is_correct(each, prompt.gold))
                 question_of.append(index)
             progress.update()
     with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
@@ -163,7 +164,7 @@ def explain_run(
     _require_origin(model, questions, stored)
     chosen = _chosen(questions, stored, n_asked)
     top = stored.top(top_n)
-    places = [neuron.place for _, neuron in top]
+    places = [neuron.location for _, neuron in top]
     lm = model.lm
     with computing_in(lm.model, stored.settings.attribution_dtype):
         unembedding = Unembedding.of(lm.model, model.layers, questions.prompts[0].context)

@@ -70,7 +70,7 @@ def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, Config
     """Per leaf task that the settings name (groups expanded), its run's settings and the task.
 
     Raises:
-        TaskError: as `adapter.load_any_tasks`.
+        TaskError: as `convert.load_any_tasks`.
         UsageError: as there.
     """
     if not isinstance(settings.metadata.get("overrides", {}), dict):

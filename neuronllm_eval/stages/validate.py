@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
+from neuronllm_eval.errors import DocError
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.doc_excerpts import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
@@ -36,7 +37,7 @@ from neuronllm_eval.runtime.work_units import Work
 from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.stages.load_model import LoadedModel
 from neuronllm_eval.stages.load_questions import data_split, doc_counts, how_asked, prompt_settings
-from neuronllm_eval.stages.non_finite_questions import setting_aside, without_set_aside
+from neuronllm_eval.stages.non_finite_questions import set_aside, without_set_aside
 from neuronllm_eval.stages.prepare import prepare_validation
 from neuronllm_eval.stages.resume import identity, keeps_validation, validation_identity
 
@@ -108,18 +109,18 @@ def validate_task(
     if ranks.is_first:
         run.note_command("validate", launch.command, ranks.n_ranks, versions())
     announce_if_long(stage, announce, launch)
-    shared.run(
-        f"validate {settings.task}",
-        lambda units: score_conditions(
-            engine,
-            questions.questions,
-            factors,
-            batch_size,
-            lambda doc: shared.record(doc.to_record()),
-            units,
-            setting_aside(settings, shared),
-        ),
-    )
+
+    def score(units: Iterable[range]) -> None:
+        for question, docs in score_conditions(
+            engine, questions.questions, factors, batch_size, units
+        ):
+            if isinstance(docs, DocError):
+                set_aside(question, docs, settings, shared)
+                continue
+            for doc in docs:
+                shared.record(doc.to_record())
+
+    shared.run(f"validate {settings.task}", score)
     whole = shared.finish()
     if whole is not None:
         records = without_set_aside(whole.records(), run, "validation")

@@ -20,7 +20,8 @@ from neuronllm_eval.export.adapter_folder import write_standard_adapters
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.models.precision import dtype_name
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import resolve_count, select_neurons
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, line_writer, write_whole
 from neuronllm_eval.runs.settings import RunSettings

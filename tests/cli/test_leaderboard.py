@@ -22,8 +22,8 @@ from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.evaluation.summary_file import StoredSummary
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
 from neuronllm_eval.runs.search import runs_below
-from tests import damage
-from tests.cli_fixtures import (
+from tests.fixtures import damage
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -246,7 +246,7 @@ def _config(name, value):
         ),
         (
             damage.as_json("neurons.json", lambda v: v["provenance"].update(n_questions=3)),
-            "b: 1 run, neurons chosen on 3 questions instead of 4.",
+            "b: 1 run, neurons selected on 3 questions instead of 4.",
         ),
     ],
 )  # fmt: skip

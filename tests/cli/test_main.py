@@ -28,12 +28,13 @@ from neuronllm_eval.harness.packaged_tasks import tasks_dir
 from neuronllm_eval.harness.tasks import load_tasks
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages import prepare as preparation
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     SCORED,
     assert_one_message,
@@ -46,7 +47,7 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     CHATML,
     N_LAYERS,
     WIDTH,

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from neuronllm_eval.cli import main as cli
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,

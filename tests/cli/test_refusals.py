@@ -18,7 +18,7 @@ from neuronllm_eval.errors import NeuronLLMError
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages.load_model import parse_model_args
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
@@ -27,7 +27,7 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     TaskFolder,
     model_dir,
     scratch,
@@ -211,7 +211,7 @@ def test_validate_refuses_a_bad_condition_before_any_work(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_too_many_neurons_for_the_last_run_are_refused_before_the_first_is_judged(run, tmp_path):
+def test_too_many_neurons_for_the_last_run_are_refused_before_the_first_is_evaluated(run, tmp_path):
     first = copy_of(run, tmp_path / "runs" / "a")
     second = copy_of(run, tmp_path / "runs" / "b")
     second.neurons.write_text(NeuronSet.load(second.neurons).top(3).to_json())
@@ -350,6 +350,6 @@ def test_an_error_of_ours_is_one_message_and_any_other_escapes(monkeypatch):
         call("report", "x")
 
 
-def test_lm_eval_s_command_line_says_how_to_get_an_adapted_task():
+def test_lm_eval_s_command_line_says_how_to_get_a_converted_task():
     result = call("run", "--model", "hf", "--tasks", "demo_topic,aqua:arc_easy")
     assert_one_message(result, 2, "does not know aqua:arc_easy", "tasks make arc_easy")

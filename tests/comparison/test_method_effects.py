@@ -24,13 +24,13 @@ from neuronllm_eval.comparison.method_tables import (
     relative_table,
 )
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.evaluation.stats.mcnemar import McNemar, holm
 from neuronllm_eval.evaluation.stats.paired_delta import mean_change, relative_change
+from neuronllm_eval.evaluation.stats.significance import McNemar, holm
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.interventions.conditions import ConditionName, Scales
 from neuronllm_eval.interventions.edited_counts import edited_by
-from tests.doc_tables import answered
-from tests.harness_fixtures import neuron_set
+from tests.fixtures.doc_tables import answered
+from tests.fixtures.harness import neuron_set
 
 TERMS = (("num_fewshot", "1"),)
 SETTINGS = (("top_z", "0.1"),)
@@ -174,7 +174,7 @@ def test_a_method_without_bad_neurons_has_words_for_what_they_would_do():
     assert "suppress_bad" not in row["accuracy"]
 
 
-def test_a_condition_that_edits_nothing_in_one_repeat_alone_is_judged():
+def test_a_condition_that_edits_nothing_in_one_repeat_alone_is_evaluated():
     runs = [compared(unmasked="1111", **ALL), compared(seed=1, bad=(), unmasked="1111", **ALL)]
     found = effect(runs)
     assert set(found.tests) == set(ALL)

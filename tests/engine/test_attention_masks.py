@@ -16,7 +16,7 @@ from neuronllm_eval.engine.attention_masks import (
     attention_masks,
     mask_styles,
 )
-from tests.tiny_models import CONFIGS
+from tests.fixtures.tiny_models import CONFIGS
 
 
 def visible(mask: Tensor) -> list[list[list[int]]]:

@@ -20,7 +20,7 @@ from neuronllm_eval.engine.scaled_copies import (
     narrowed_rows,
 )
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_model
+from tests.fixtures.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_model
 
 
 def staircase(layers: Sequence[nn.Module], with_copies: range, n_copies: int):

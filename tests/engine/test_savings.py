@@ -14,7 +14,7 @@ import transformers as tf
 from peft import IA3Config, LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from neuronllm_eval.attribution.identify import IdentificationSettings, QuestionRecord, identify
+from neuronllm_eval.attribution.identify import IdentificationSettings, QuestionRecord
 from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
 from neuronllm_eval.attribution.methods import ACE, to_scores
 from neuronllm_eval.engine import build as engine_module
@@ -27,17 +27,17 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.engine.scaled_copies import all_plain
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.interventions.conditions import CONDITIONS, condition_scales
-from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     CONFIGS,
     LOG_NATS,
     NODES,
     WEIGHTS,
     assert_same_integrals,
     assert_same_scores,
+    identify_all,
     loaded,
     provenance,
     proxies,
@@ -46,6 +46,7 @@ from tests.tiny_models import (
     random_scales,
     random_tokens,
     relative_difference,
+    score_all,
     tiny_model,
 )
 
@@ -265,10 +266,9 @@ ASKED = tuple(
 TOP_K = 12
 
 
-def identified(engine: Engine, batch_size: int) -> tuple[list[QuestionRecord], object]:
-    records: list[QuestionRecord] = []
+def ace_scores(engine: Engine, batch_size: int) -> tuple[list[QuestionRecord], object]:
     settings = IdentificationSettings(batch_size=batch_size)
-    sums = identify(engine, ASKED, settings, records.append)
+    sums, records = identify_all(engine, ASKED, settings)
     return records, to_scores(ACE(), sums["ace"], [], provenance())
 
 
@@ -277,7 +277,7 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
     model, layers = loaded(architecture)
     prompts = [prompt for question in ASKED for prompt in question.prompts]
     engine = build_engine(model, layers, prompts, "fan_out", n_nodes=4)
-    expected, scores = identified(engine, 1)
+    expected, scores = ace_scores(engine, 1)
     # The last neuron chosen and the first one left out are further apart than rounding can bring.
     for signed in (scores.score, -scores.score):
         ranked = np.sort(signed, axis=None)[::-1]
@@ -285,7 +285,7 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
     chosen = select_neurons(scores, TOP_K)
     assert len({record.right for record in expected}) > 1
     for batch_size in (3, 7, 48):
-        records, found = identified(engine, batch_size)
+        records, found = ace_scores(engine, batch_size)
         assert [each.right for each in records] == [each.right for each in expected]
         for one, other in zip(records, expected, strict=True):
             for row, wanted in zip(one.loglikelihoods, other.loglikelihoods, strict=True):
@@ -294,8 +294,8 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
         assert np.array_equal(found.bad_count, scores.bad_count)
         again = select_neurons(found, TOP_K)
         for kind in ("good", "bad"):
-            places = [each.place for each in getattr(again, kind)]
-            assert places == [each.place for each in getattr(chosen, kind)]
+            places = [each.location for each in getattr(again, kind)]
+            assert places == [each.location for each in getattr(chosen, kind)]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_mixed"])
@@ -303,13 +303,13 @@ def test_no_decision_of_validation_changes_with_the_batch_size(architecture):
     model, layers = loaded(architecture)
     prompts = [prompt for question in ASKED for prompt in question.prompts]
     engine = build_engine(model, layers, prompts, "fan_out", n_nodes=4)
-    chosen = select_neurons(identified(engine, 48)[1], TOP_K)
+    chosen = select_neurons(identify_all(engine, 48)[1], TOP_K)
     factors = np.stack([condition_scales(chosen, name) for name in CONDITIONS])
-    expected = score_conditions(engine, ASKED, factors, 1, lambda _: None)
+    expected = score_all(engine, ASKED, factors, 1)
     answers = np.stack([doc.loglikelihoods.argmax(-1) for doc in expected])
     assert (answers != answers[:, :1]).any()  # some condition changes some answer
     for batch_size in (3, 7, 48):
-        found = score_conditions(engine, ASKED, factors, batch_size, lambda _: None)
+        found = score_all(engine, ASKED, factors, batch_size)
         for one, other in zip(found, expected, strict=True):
             assert (one.question_id, one.doc_id) == (other.question_id, other.doc_id)
             assert np.array_equal(one.loglikelihoods.argmax(-1), other.loglikelihoods.argmax(-1))

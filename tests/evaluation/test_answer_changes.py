@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuronllm_eval.evaluation.answer_changes import Flip, flips, group_accuracies, letter_counts
-from tests.doc_tables import line, odds, the_table
+from tests.fixtures.doc_tables import line, odds, the_table
 
 # unmasked -> degrade, gold 0 of two options; confidence at gold.
 LINES = [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
-from tests.doc_tables import LINES, odds, the_table
+from neuronllm_eval.evaluation.doc_table import softmax_at
+from tests.fixtures.doc_tables import LINES, odds, the_table
 
 
 def test_table_with_different_numbers_of_options():
@@ -18,6 +20,18 @@ def test_table_with_different_numbers_of_options():
     assert table.correct["degrade"].tolist() == [0, 1, 0, 0]
     assert table.confidence["unmasked"] == pytest.approx([0.75, 0.5, 0.625, 0.1])
     assert table.confidence["degrade"] == pytest.approx([0.25, 0.8, 0.125, 0.1])
+
+
+def test_confidence_by_hand():
+    # Log-likelihoods log 1, log 2, log 5 shifted by -1000: 1/8, 2/8, 5/8
+    options = np.log([1.0, 2.0, 5.0]) - 1000.0
+    confidence = softmax_at(np.stack([options] * 3), np.array([0, 1, 2]))
+    np.testing.assert_allclose(confidence, [1 / 8, 2 / 8, 5 / 8])
+
+
+def test_the_first_of_equal_options_is_predicted():
+    lines = [{**old, "loglikelihoods": rows(unmasked=[-1.0, -1.0])} for old in LINES[:2]]
+    assert the_table(lines).predicted["unmasked"].tolist() == [0, 0]
 
 
 def test_the_order_of_docs_with_different_numbers_of_options_is_kept():
@@ -47,34 +61,49 @@ def rows(**changes: list) -> dict:
     ("lines", "found"),
     [
         ([], "the file is empty"),
-        (without(0, "gold"), "line 1 has other keys: gold"),
-        (without(1, "doc_id"), "line 2 has other keys: doc_id"),
-        (changed(2, colour="red"), "line 3 has other keys: colour"),
-        (changed(0, gold="A"), "line 1 has gold 'A'"),
-        (changed(0, gold=True), "line 1 has gold True"),
-        (changed(0, gold=None), "line 1 has gold None"),
-        (changed(0, gold=1.0), "line 1 has gold 1.0"),
+        (without(0, "gold"), "line 1: gold: Field required"),
+        (without(1, "doc_id"), "line 2: doc_id: Field required"),
+        (changed(2, colour="red"), "line 3: colour: Extra inputs are not permitted"),
+        (changed(0, gold="A"), "line 1: gold: Input should be a valid integer, not 'A'"),
+        (changed(0, gold=True), "line 1: gold: Input should be a valid integer, not True"),
+        (changed(0, gold=None), "line 1: gold: Input should be a valid integer, not None"),
+        (changed(0, gold=1.0), "line 1: gold: Input should be a valid integer, not 1.0"),
         (changed(0, gold=-1), "line 1 has gold -1 of 2 options"),
         (changed(0, gold=2), "line 1 has gold 2 of 2 options"),
         (changed(0, gold=10**30), "line 1 has gold 1000"),
-        (changed(3, question_id=[1]), "line 4 has question_id [1]"),
-        (changed(3, loglikelihoods=3), "line 4 has loglikelihoods 3"),
-        (changed(3, loglikelihoods={}), "line 4 has unmasked None"),
-        (changed(3, loglikelihoods={"degrade": odds(1, 1)}), "line 4 has unmasked None"),
-        (changed(3, loglikelihoods=rows(unmasked=[-1.0])), "line 4 has unmasked [-1.0]"),
+        (
+            changed(3, question_id=[1]),
+            "line 4: question_id: Input should be a valid string, not [1]",
+        ),
+        (changed(3, loglikelihoods=3), "line 4: loglikelihoods: Input should be a valid dict"),
+        (changed(3, loglikelihoods={}), "line 4 needs unmasked"),
+        (changed(3, loglikelihoods={"degrade": odds(1, 1)}), "line 4 needs unmasked"),
+        (
+            changed(3, loglikelihoods=rows(unmasked=[-1.0])),
+            "line 4 needs unmasked, and equally many options, 2 or more",
+        ),
         (changed(1, loglikelihoods={"unmasked": odds(1, 1)}), "line 2 has other conditions: degr"),
         (changed(1, loglikelihoods=rows(enhance=odds(1, 1))), "line 2 has other conditions: enh"),
-        (changed(1, task="other"), "line 2 is of task 'other', not 'a_task'"),
-        (changed(1, split="train"), "line 2 is of split 'train', not 'test'"),
-        (changed(1, doc_id=0), "line 2 is of doc 0 again"),
-        (changed(0, loglikelihoods=rows(degrade=[-1.0])), "different numbers of options"),
-        (changed(0, loglikelihoods=rows(degrade=[-1.0, [2]])), "different numbers of options"),
-        (changed(0, loglikelihoods=rows(degrade=[math.nan, -1.0])), "no finite number"),
-        (changed(0, loglikelihoods=rows(degrade=[-math.inf, -1.0])), "no finite number"),
-        (changed(0, loglikelihoods=rows(degrade=["-1.0", -1.0])), "no finite number"),
-        (changed(0, loglikelihoods=rows(degrade=[None, -1.0])), "no finite number"),
-        (changed(0, loglikelihoods=rows(degrade=[-(10**400), -1.0])), "no finite number"),
-        (changed(0, loglikelihoods=rows(degrade=[True, -1.0])), "log-likelihood 1, above 0"),
+        (changed(1, task="other"), "line 2 has task 'other', not 'a_task'"),
+        (changed(1, split="train"), "line 2 has split 'train', not 'test'"),
+        (changed(1, doc_id=0), "line 2 repeats doc 0"),
+        (
+            changed(0, loglikelihoods=rows(degrade=[-1.0])),
+            "line 1 needs unmasked, and equally many",
+        ),
+        (
+            changed(0, loglikelihoods=rows(degrade=[-1.0, [2]])),
+            "degrade.1: Input should be a valid number",
+        ),
+        (changed(0, loglikelihoods=rows(degrade=[math.nan, -1.0])), "should be a finite number"),
+        (changed(0, loglikelihoods=rows(degrade=[-math.inf, -1.0])), "should be a finite number"),
+        (changed(0, loglikelihoods=rows(degrade=["-1.0", -1.0])), "should be a valid number"),
+        (changed(0, loglikelihoods=rows(degrade=[None, -1.0])), "should be a valid number"),
+        (changed(0, loglikelihoods=rows(degrade=[-(10**400), -1.0])), "should be a valid number"),
+        (
+            changed(0, loglikelihoods=rows(degrade=[0.5, -1.0])),
+            "should be less than or equal to 0.001",
+        ),
     ],
 )
 def test_lines_that_do_not_fit(lines, found):
@@ -91,7 +120,7 @@ def test_lines_that_do_not_fit(lines, found):
 )
 def test_names_that_are_no_conditions(name):
     lines = [
-        {**old, "loglikelihoods": {**old["loglikelihoods"], name: odds(1, 1)}} for old in LINES
+        {**old, "loglikelihoods": {**old["loglikelihoods"], name: odds(1, 1)}} for old in LINES[:2]
     ]
     with pytest.raises(ArtifactError, match=r"conditions\.jsonl: unknown condition"):
         the_table(lines)

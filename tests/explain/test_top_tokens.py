@@ -16,9 +16,9 @@ from neuronllm_eval.explain.top_tokens import ListedTokens, listed, listed_token
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages import write_identified as identified_files
-from tests.cli_fixtures import assert_one_message, call, identify, without_the_harness_tasks
-from tests.harness_fixtures import neuron_set, word_tokenizer
-from tests.tiny_models import tiny_model
+from tests.fixtures.cli import assert_one_message, call, identify, without_the_harness_tasks
+from tests.fixtures.harness import neuron_set, word_tokenizer
+from tests.fixtures.tiny_models import tiny_model
 
 UP = TokenEffect(3, " up", 2.345)
 DOWN = TokenEffect(4, " down", -1.5)
@@ -96,7 +96,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, values, said):
 def test_ten_of_either_kind_are_listed():
     places = [(layer, index) for layer in range(2) for index in range(24)]
     neurons = neuron_set(places[:12], places[12:26], n_layers=2, width=48)
-    found = [(kind, neuron.place) for kind, neuron in listed(neurons)]
+    found = [(kind, neuron.location) for kind, neuron in listed(neurons)]
     assert found == [
         *(("good", each) for each in places[:10]),
         *(("bad", each) for each in places[12:22]),

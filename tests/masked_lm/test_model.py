@@ -25,14 +25,14 @@ from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, Usa
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
 from neuronllm_eval.interventions.conditions import condition_scales
-from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_conditions
+from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.masked_lm import scoring as masked_scoring
 from neuronllm_eval.masked_lm.mask_fingerprint import mask_hash
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.masked_lm.shared_context_scoring import ForkScorer
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     N_LAYERS,
     WIDTH,
     demo_task,
@@ -43,6 +43,7 @@ from tests.harness_fixtures import (
     model_dir,
     neuron_set,
 )
+from tests.fixtures.tiny_models import score_all
 
 NEURONS = many_neurons()
 EDITING = ("suppress_good", "suppress_bad", "enhance_good", "enhance_bad", "degrade", "enhance")
@@ -270,7 +271,7 @@ def test_as_the_validation_path_scores(condition, tokenizer):
     engine = build_engine(plain.model, layers, questions.prompts, "fan_out")
     plan = ConditionPlan((condition,), n_random=1)
     factors = plan.factors(NEURONS)
-    docs = score_conditions(engine, questions.questions, factors, 6, lambda _: None)
+    docs = score_all(engine, questions.questions, factors, 6)
     for row, name in enumerate(plan.names):
         lm = masked(name, path=path, batch_size=8)
         answers = lm.loglikelihood(task.instances, disable_tqdm=True)

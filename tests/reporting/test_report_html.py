@@ -18,7 +18,7 @@ from neuronllm_eval.reporting.report_appendix import appendix, detail_tables
 from neuronllm_eval.reporting.report_html import render_page, spans
 from neuronllm_eval.reporting.report_markdown import render
 from neuronllm_eval.reporting.small_multiples import MOST_PANELS
-from tests.page_fixtures import HOSTILE, POINTS, a_run
+from tests.fixtures.pages import HOSTILE, POINTS, a_run
 
 WITHOUT_TOKENS = EXPLAIN.split("`")[0].strip()  # as a page has it, before the code
 VOID = {"meta", "link", "img", "br", "input", "hr"}

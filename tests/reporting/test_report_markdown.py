@@ -10,7 +10,7 @@ import pytest
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS, Scales
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.condition_tables import (
     HEADERS,
     conditions_table,
@@ -20,13 +20,14 @@ from neuronllm_eval.reporting.condition_tables import (
 from neuronllm_eval.reporting.report_markdown import (
     TaskReport,
     docs_sentence,
+    effect_line,
     headline,
     markdown,
     render,
 )
-from tests.doc_tables import answered
-from tests.harness_fixtures import N_LAYERS, WIDTH, neuron_set, provenance
-from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
+from tests.fixtures.doc_tables import answered
+from tests.fixtures.harness import N_LAYERS, WIDTH, neuron_set, provenance
+from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
 NEURONS = neuron_set(good=((0, 1), (1, 2), (1, 7)), bad=((0, 3),))
 
@@ -353,3 +354,8 @@ def test_nothing_from_data_tasks_or_models_is_markup():
     assert "<img" not in text.replace(written, "")
     assert text.replace("\n", "").isprintable()
     assert [line for line in text.splitlines() if line.startswith("#")] == [f"## {written}"]
+
+
+def test_a_brief_line_names_the_task_and_the_effect():
+    own = summary("suppress_good", delta(-12.34, -15.0, -9.94), controls=CONTROLS, n_beyond=20)
+    assert effect_line(report(UNMASKED, own)) == f"some_task: {headline(report(UNMASKED, own))}"

@@ -15,8 +15,8 @@ from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
 from neuronllm_eval.runs.settings import SECRETS, RunSettings, word_without_secrets
-from tests.cli_fixtures import call, change_settings, copy_of, finished_run
-from tests.harness_fixtures import neuron_set
+from tests.fixtures.cli import call, change_settings, copy_of, finished_run
+from tests.fixtures.harness import neuron_set
 
 PLAIN = RunSettings({"pretrained": "some/model"}, "a_task")
 ODD = RunSettings(

@@ -10,7 +10,7 @@ import pytest
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
 from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.reporting import wording as evidence
-from tests.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
+from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
 FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
 

@@ -25,14 +25,15 @@ from neuronllm_eval.explain.top_tokens import ListedTokens
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import ConditionName, control_name
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, read_lines
 from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
 from neuronllm_eval.stages.load_model import parse_model_args
-from tests.cli_fixtures import finished_run
-from tests.damage import with_header
+from tests.fixtures.cli import finished_run
+from tests.fixtures.damage import with_header
 
 TASK = "demo_topic"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load_questions import (
@@ -20,7 +20,7 @@ from neuronllm_eval.stages.load_questions import (
     selection_questions,
     validation_questions,
 )
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -28,7 +28,7 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import harness_model, model_dir, scratch
+from tests.fixtures.harness import harness_model, model_dir, scratch
 
 LIMIT = 8
 

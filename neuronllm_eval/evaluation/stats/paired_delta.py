@@ -8,12 +8,11 @@ The docs (proxies) of one question are correlated, so the question is the unit o
 3. Interval: draw as many questions as there are, with replacement, and take the same ratio; the
    percentiles of many such draws are the bounds (cluster bootstrap of a ratio; Davison and
    Hinkley 1997, sections 2.4 and 5.3).
-4. p: if the intervention changed nothing, each question's difference could as well have the other
-   sign. Over all signs, how often is the sum at least as far from 0 (paired permutation test)?
-   Where every question has one doc, this is McNemar's exact test (`mcnemar`).
+4. p: a paired permutation test, which flips the signs of the questions' differences
+   (`resampling`). Where every question has one doc, it is McNemar's exact test (`mcnemar`).
 
 Percentile intervals are somewhat too short with few questions (fewer than about 30), and of zero
-width with one question or where all questions changed alike.
+width with one question or where all questions changed by the same amount.
 """
 
 from __future__ import annotations
@@ -22,70 +21,19 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from neuronllm_eval.errors import UsageError
-from neuronllm_eval.evaluation.stats.bootstrap import bootstrap_deltas
-from neuronllm_eval.evaluation.stats.checks import (
-    FloatArray,
-    check_resampling,
-    checked_accuracies,
-    checked_number,
-    checked_vector,
-    question_labels,
-    require_same_length,
-)
-from neuronllm_eval.evaluation.stats.permutation_test import sign_flip_p
+from neuronllm_eval.evaluation.stats.resampling import FloatArray, bootstrap_deltas, sign_flip_p
+
+_CONFIDENCE_LEVEL = 0.95
 
 
-def relative_accuracy_change(unmasked_acc: float, condition_acc: float) -> float:
-    """RAC (our reading): (condition - unmasked) / unmasked, in percent.
+def percent_change(before: float, after: float) -> float:
+    """(after - before) / before in percent; nan where `before` is 0.
 
-    Args:
-        unmasked_acc: accuracy without intervention, as a fraction or in percent.
-        condition_acc: accuracy under the condition, in the same unit.
-
-    Returns:
-        Percent of the unmasked accuracy; nan where that is 0.
-
-    Raises:
-        UsageError: a value is not finite or outside 0 to 100.
+    Of accuracies this is RAC, of mean confidences RCC (our reading): (condition - unmasked) /
+    unmasked.
     """
-    return _relative_change(("unmasked_acc", unmasked_acc), ("condition_acc", condition_acc))
-
-
-def relative_confidence_change(unmasked_confidence: float, condition_confidence: float) -> float:
-    """RCC (our reading): (condition - unmasked) / unmasked, in percent.
-
-    Args:
-        unmasked_confidence: mean over docs of the softmax over the options at the gold option,
-            without intervention, as a fraction or in percent.
-        condition_confidence: the same under the condition, in the same unit.
-
-    Returns:
-        Percent of the unmasked confidence; nan where that is 0.
-
-    Raises:
-        UsageError: a value is not finite or outside 0 to 100.
-    """
-    return _relative_change(
-        ("unmasked_confidence", unmasked_confidence),
-        ("condition_confidence", condition_confidence),
-    )
-
-
-def _relative_change(unmasked: tuple[str, float], condition: tuple[str, float]) -> float:
-    values = []
-    for name, given in (unmasked, condition):
-        value = checked_number(name, given)
-        if not 0.0 <= value <= 100.0:
-            raise UsageError(
-                f"{name} is {value:g}",
-                expected="a fraction (0 to 1) or a percentage (0 to 100)",
-                remedy=f"pass {name} in the same unit as its counterpart, not a delta",
-            )
-        values.append(value)
-    before, after = values
     return math.nan if before == 0 else 100.0 * (after - before) / before
 
 
@@ -148,42 +96,28 @@ def paired_delta(
     condition: ArrayLike,
     question_index: ArrayLike,
     *,
-    confidence_level: float = 0.95,
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedDelta:
     """Accuracy delta with a cluster bootstrap interval and a sign-flip p-value, both by question.
 
-    The p-value is exact where docs are right or wrong, and where at most 12 questions differ;
+    The p-value is exact where docs are correct or incorrect, and where at most 12 questions differ;
     otherwise Monte Carlo. The same seed gives the same numbers whatever the order of the docs, and
     swapping the two runs flips the signs of delta and interval and keeps p. No difference at all
     gives delta 0, interval [0, 0] and p 1.
 
     Args:
-        unmasked: [docs], right (1) or wrong (0) without intervention; values between also pass,
-            so a confidence can be compared in the same way.
+        unmasked: [docs], 1 if correct without intervention, else 0; or a confidence, 0 to 1.
         condition: [docs], the same docs in the same order under the condition.
         question_index: [docs], integer labels; docs of one question share a label.
-        confidence_level: of the interval, between 0 and 1.
         n_resamples: bootstrap draws, and sign flips where these are sampled.
-        seed: of all draws, 0 or more.
+        seed: 0 or more; seeds bootstrap and sign flips.
 
     Returns:
         The delta in percentage points (algorithm: module docstring).
-
-    Raises:
-        UsageError: lengths differ, an input is empty, not finite or outside 0 to 1, labels are
-            not integers, or a setting is out of range.
     """
-    before, after = _checked_pair(unmasked, condition)
-    question, _ = question_labels(question_index, like=("unmasked", before))
-    change = mean_change(
-        after - before,
-        question,
-        confidence_level=confidence_level,
-        n_resamples=n_resamples,
-        seed=seed,
-    )
+    before, after = _pair(unmasked, condition)
+    change = mean_change(after - before, question_index, n_resamples=n_resamples, seed=seed)
     return PairedDelta(
         unmasked=100.0 * float(before.sum()) / before.size,
         condition=100.0 * float(after.sum()) / after.size,
@@ -192,40 +126,27 @@ def paired_delta(
 
 
 def mean_change(
-    changes: ArrayLike,
-    question_index: ArrayLike,
-    *,
-    confidence_level: float = 0.95,
-    n_resamples: int = 10_000,
-    seed: int = 0,
+    changes: ArrayLike, question_index: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0
 ) -> MeanChange:
     """The mean of changes with a cluster bootstrap interval and a sign-flip p-value.
 
     Args:
-        changes: [docs], such as -1 for a doc that became wrong; 1 is 100 points.
-        question_index: see `paired_delta`, as for the other settings and the errors.
-        confidence_level: of the interval, between 0 and 1.
-        n_resamples: bootstrap draws, and sign flips where these are sampled.
-        seed: of all draws, 0 or more.
-
-    Raises:
-        UsageError: see `paired_delta`.
+        changes: [docs], such as -1 for a doc that became incorrect; 1 is 100 points.
+        question_index: see `paired_delta`, as for the rest.
     """
-    values = checked_vector("changes", changes)
-    question, n_questions = question_labels(question_index, like=("changes", values))
-    check_resampling(confidence_level, n_resamples, seed)
-    sums = np.bincount(question, weights=values).astype(np.float64)
-    doc_counts = np.bincount(question).astype(np.float64)
+    values = np.asarray(changes, dtype=np.float64)
+    question = _question_ranks(question_index, values)
+    sums = _sums(values, question)
+    doc_counts = _sums(np.ones_like(values), question)
     bootstrap_rng, flip_rng = np.random.default_rng(seed).spawn(2)
-    deltas = bootstrap_deltas(sums, doc_counts, n_resamples, bootstrap_rng)
-    low, high = _bounds(deltas, confidence_level)
+    low, high = _interval(bootstrap_deltas(sums, doc_counts, n_resamples, bootstrap_rng))
     return MeanChange(
         delta=100.0 * float(sums.sum()) / values.size,
         low=low,
         high=high,
         p_value=sign_flip_p(sums, n_resamples, flip_rng),
         n_docs=values.size,
-        n_questions=n_questions,
+        n_questions=sums.size,
     )
 
 
@@ -234,49 +155,47 @@ def relative_change(
     condition: ArrayLike,
     question_index: ArrayLike,
     *,
-    confidence_level: float = 0.95,
     n_resamples: int = 10_000,
     seed: int = 0,
 ) -> RelativeChange:
-    """(condition - unmasked) / unmasked in percent, with a cluster bootstrap interval.
+    """`percent_change` of the means over docs, with a cluster bootstrap interval.
 
-    Of right or wrong that is RAC, of the confidence RCC (`relative_changes`).
-
-    Args:
-        unmasked: see `paired_delta`, as for the others and the errors.
-        condition: [docs].
-        question_index: [docs].
-        confidence_level: of the interval, between 0 and 1.
-        n_resamples: bootstrap draws.
-        seed: of the draws, 0 or more.
-
-    Raises:
-        UsageError: see `paired_delta`.
+    The arguments are those of `paired_delta`.
     """
-    before, after = _checked_pair(unmasked, condition)
-    question, _ = question_labels(question_index, like=("unmasked", before))
-    check_resampling(confidence_level, n_resamples, seed)
-    change = relative_accuracy_change(float(before.mean()), float(after.mean()))
+    before, after = _pair(unmasked, condition)
+    question = _question_ranks(question_index, before)
+    change = percent_change(float(before.mean()), float(after.mean()))
     if math.isnan(change):
         return RelativeChange(change, math.nan, math.nan)
-    differences = np.bincount(question, weights=after - before).astype(np.float64)
-    bases = np.bincount(question, weights=before).astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have no right answer
+    differences, bases = _sums(after - before, question), _sums(before, question)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have no correct answer
         drawn = bootstrap_deltas(differences, bases, n_resamples, np.random.default_rng(seed))
-    low, high = (math.nan, math.nan)
-    if np.isfinite(drawn).all():
-        low, high = _bounds(drawn, confidence_level)
+    low, high = _interval(drawn) if np.isfinite(drawn).all() else (math.nan, math.nan)
     return RelativeChange(change, low, high)
 
 
-def _checked_pair(unmasked: ArrayLike, condition: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    before = checked_accuracies("unmasked", unmasked)
-    after = checked_accuracies("condition", condition)
-    require_same_length("condition", after, "unmasked", before)
+def _pair(unmasked: ArrayLike, condition: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    before = np.asarray(unmasked, dtype=np.float64)
+    after = np.asarray(condition, dtype=np.float64)
+    assert before.shape == after.shape, (before.shape, after.shape)
     return before, after
 
 
-def _bounds(drawn: FloatArray, confidence_level: float) -> tuple[float, float]:
-    tail = (1.0 - confidence_level) / 2.0
+def _question_ranks(labels: ArrayLike, values: FloatArray) -> NDArray[np.int64]:
+    """Labels [docs] as ranks 0 .. questions - 1, for finite values [docs]."""
+    unique, ranks = np.unique(np.asarray(labels), return_inverse=True)
+    assert unique.size, "no docs"
+    assert ranks.shape == values.shape, (ranks.shape, values.shape)
+    assert np.isfinite(values).all(), "a value is not finite"
+    return ranks.astype(np.int64)
+
+
+def _sums(values: FloatArray, question: NDArray[np.int64]) -> FloatArray:
+    """[questions] sums of values [docs]."""
+    return np.bincount(question, weights=values).astype(np.float64)
+
+
+def _interval(drawn: FloatArray) -> tuple[float, float]:
+    tail = (1.0 - _CONFIDENCE_LEVEL) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return float(low), float(high)

@@ -7,16 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.stats
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from neuronllm_eval.errors import UsageError
-from neuronllm_eval.evaluation.stats.checks import (
-    FloatArray,
-    IntArray,
-    checked_array,
-    checked_vector,
-    require_same_length,
-)
+from neuronllm_eval.evaluation.stats.resampling import FloatArray
 
 
 @dataclass(frozen=True)
@@ -26,8 +19,8 @@ class SplitHalf:
     Attributes:
         k: number of neurons taken at each end.
         rank_correlation: Spearman's, over neurons not 0 in both halves; nan where undefined.
-        top_k_overlap: share of the k highest neurons that both halves name, 0 to 1; nan if a half
-            has none above 0.
+        top_k_overlap: share of the k highest neurons that both halves have in common, 0 to 1; nan
+            if a half has none above 0.
         bottom_k_overlap: the same of the k lowest, and of neurons below 0.
     """
 
@@ -51,18 +44,10 @@ def split_half_stability(first: ArrayLike, second: ArrayLike, k: int) -> SplitHa
 
     Returns:
         The rank correlation and |A and B| / k of the k highest and of the k lowest.
-
-    Raises:
-        UsageError: lengths differ, an input is empty or not finite, or k is out of range.
     """
-    one, two = checked_vector("first", first), checked_vector("second", second)
-    require_same_length("second", two, "first", one)
-    if not 1 <= k <= one.size:
-        raise UsageError(
-            f"k is {k}",
-            expected=f"1 to {one.size}, the number of neurons",
-            remedy="lower k to the number of neurons selected at each end",
-        )
+    one, two = (np.asarray(half, dtype=np.float64) for half in (first, second))
+    assert one.shape == two.shape, (one.shape, two.shape)
+    assert 1 <= k <= one.size, (k, one.size)
     scored = (one != 0) | (two != 0)
     return SplitHalf(
         k=k,
@@ -73,26 +58,23 @@ def split_half_stability(first: ArrayLike, second: ArrayLike, k: int) -> SplitHa
 
 
 def stability_of(half_sums: ArrayLike, top_k: int) -> SplitHalf:
-    """Agreement of the two halves that `NeuronScores` keeps.
+    """Agreement of the two halves in `NeuronScores.half_sums`.
 
     Args:
         half_sums: [2, layers, neurons], the sums of either half of the questions.
-        top_k: neurons chosen at each end; as many are compared, but no more than either half has
-            of each sign. A sign that a half lacks, as all do whose method knows no bad neurons, is
-            not compared.
-
-    Raises:
-        UsageError: the sums are empty or not finite.
+        top_k: neurons selected at each end; as many are compared, but no more than either half has
+            of each sign. A sign that is missing from a half, as it is for methods without bad
+            neurons, is not compared.
     """
-    first, second = (checked_array("half_sums", half).ravel() for half in np.asarray(half_sums))
+    first, second = np.asarray(half_sums, dtype=np.float64).reshape(2, -1)
     good, bad = (
         min(int(np.count_nonzero(sign * half > 0)) for half in (first, second)) for sign in (1, -1)
     )
-    found = split_half_stability(first, second, min(top_k, *(n or top_k for n in (good, bad))))
+    stability = split_half_stability(first, second, min(top_k, good or top_k, bad or top_k))
     return replace(
-        found,
-        top_k_overlap=found.top_k_overlap if good else math.nan,
-        bottom_k_overlap=found.bottom_k_overlap if bad else math.nan,
+        stability,
+        top_k_overlap=stability.top_k_overlap if good else math.nan,
+        bottom_k_overlap=stability.bottom_k_overlap if bad else math.nan,
     )
 
 
@@ -102,5 +84,5 @@ def _spearman(a: FloatArray, b: FloatArray) -> float:
     return float(scipy.stats.spearmanr(a, b).statistic)
 
 
-def _lowest(scores: FloatArray, k: int) -> IntArray:
+def _lowest(scores: FloatArray, k: int) -> NDArray[np.int64]:
     return np.argsort(scores, kind="stable")[:k]

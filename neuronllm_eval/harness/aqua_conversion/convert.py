@@ -1,6 +1,6 @@
 """Any multiple-choice task of the harness as an AQUA task: `aqua:<name>`.
 
-1. The harness loads the task it is made of; `adapter_source.HarnessSource` reads its docs.
+1. The harness loads the task it is made of; `read_task.HarnessSource` reads its docs.
 2. The rest is as for every AQUA task (`aqua_task.build_splits`, `tasks/aqua/_aqua.yaml`).
 3. `write_yaml` writes such a task as a YAML that the stock `lm_eval --include_path` runs.
 
@@ -85,33 +85,33 @@ def load_any_tasks(
     tasks = load_tasks(plain, include_path, metadata, overrides) if plain else {}
     for name in names:
         if name.startswith(PREFIX):
-            tasks |= _adapted_tasks(name.removeprefix(PREFIX), include_path, metadata, overrides)
+            tasks |= _converted_tasks(name.removeprefix(PREFIX), include_path, metadata, overrides)
     return tasks
 
 
-def _adapted_tasks(
+def _converted_tasks(
     name: str,
     include_path: Sequence[str | Path],
     metadata: Mapping[str, Any] | None,
     overrides: Mapping[str, Any] | None,
 ) -> dict[str, ConfigurableTask]:
     """The AQUA form of a task, or of every task of a group."""
-    return _adapt(load_tasks([name], include_path, metadata), include_path, metadata, overrides)
+    return _converted(load_tasks([name], include_path, metadata), include_path, metadata, overrides)
 
 
-def _adapt(
+def _converted(
     tasks: Mapping[str, ConfigurableTask],
     include_path: Sequence[str | Path],
     metadata: Mapping[str, Any] | None,
     overrides: Mapping[str, Any] | None,
 ) -> dict[str, ConfigurableTask]:
     return {
-        f"{PREFIX}{leaf}": _adapted_task(leaf, task, include_path, metadata, overrides)
+        f"{PREFIX}{leaf}": _converted_task(leaf, task, include_path, metadata, overrides)
         for leaf, task in tasks.items()
     }
 
 
-def _adapted_task(
+def _converted_task(
     leaf: str,
     task: ConfigurableTask,
     include_path: Sequence[str | Path],
@@ -173,7 +173,7 @@ def write_yaml(
     tasks = load_tasks([name], _folders(place, include_path))
     leaves = list(tasks)
     _require_new(leaves, folder)
-    _adapt(tasks, include_path, None, overrides)  # refused before anything is written
+    _converted(tasks, include_path, None, overrides)  # refused before anything is written
     texts = {leaf: _task_yaml(leaf, manager, include_path, overrides or {}) for leaf in leaves}
     if leaves != [name]:
         texts[name] = _group_yaml(name, leaves)

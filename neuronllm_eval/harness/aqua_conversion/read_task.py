@@ -2,7 +2,7 @@
 
 1. A doc's prompt, choices and target are what `doc_to_text`, `doc_to_choice` and `doc_to_target`
    say (`TaskFields`).
-2. The prompt is taken apart (`adapter_text`): options behind labels, or the choices as texts.
+2. The prompt is taken apart (`parse_prompt`): options behind labels, or the choices as texts.
 3. The gold is the target; where the task scores answers by a function of its own, that function is
    asked which options it takes as right.
 4. `HarnessSource` does so for the splits, and refuses a task none of whose docs can be read.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf, split_half_stability, stability_of
-from tests.refusals import assert_refused
 
 
 def test_spearman_by_hand() -> None:
@@ -114,20 +112,3 @@ def test_scores_without_a_sign_are_compared_at_one_end() -> None:
     found = stability_of([[[5.0, 4, 3, 0]], [[5.0, 0, 4, 3]]], 2)
     assert (found.k, found.top_k_overlap) == (2, 0.5)
     assert math.isnan(found.bottom_k_overlap)
-
-
-ERRORS: list[tuple[Callable[[], object], list[str]]] = [
-    (
-        lambda: split_half_stability([1, 2], [1, 2, 3], 1),
-        ["second has 3 value(s), first has 2.", "Expected: equal lengths"],
-    ),
-    (
-        lambda: split_half_stability([1, 2], [1, 2], 3),
-        ["k is 3.", "Expected: 1 to 2, the number of neurons.", "Remedy: lower k"],
-    ),
-]
-
-
-@pytest.mark.parametrize(("call", "parts"), ERRORS)
-def test_errors(call: Callable[[], object], parts: list[str]) -> None:
-    assert_refused(call, parts)

@@ -28,7 +28,15 @@ from neuronllm_eval.harness.aqua_conversion.convert import (
 )
 from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource, TaskFields
 from neuronllm_eval.harness.tasks import load_tasks
-from tests.adapter_schemas import AS_TEXTS, CONFIGS, HARNESS_TASKS, LETTERED, REFUSED, Config, load
+from tests.fixtures.conversion_schemas import (
+    AS_TEXTS,
+    CONFIGS,
+    HARNESS_TASKS,
+    LETTERED,
+    REFUSED,
+    Config,
+    load,
+)
 
 TURNED = (*LETTERED, *AS_TEXTS)
 # Half of their docs are of a kind that has several right answers.
@@ -80,7 +88,9 @@ def test_there_is_variety():
 
 
 def test_the_document_has_them_all():
-    text = (Path(__file__).resolve().parents[3] / "docs" / "adapter.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[3] / "docs" / "aqua-conversion.md").read_text(
+        encoding="utf-8"
+    )
     families = len({config.family for config in CONFIGS})
     assert f"{len(CONFIGS)} tasks of {families} families: {len(TURNED)} turned, " in text
     assert [config.task for config in CONFIGS if f"| `{config.task}` | " not in text] == []

@@ -15,7 +15,7 @@ from neuronllm_eval.aqua.prompt_format import ROLE_LINE
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     SCORED,
     assert_one_message,
@@ -24,7 +24,7 @@ from tests.cli_fixtures import (
     identify,
     jsonl,
 )
-from tests.harness_fixtures import TaskFolder, include_paths, model_dir, scratch, some_docs
+from tests.fixtures.harness import TaskFolder, include_paths, model_dir, scratch, some_docs
 
 CONTEXT = 250
 TOO_LONG = "longer than the model's context"

@@ -1,0 +1,123 @@
+"""McNemar's test, Holm's correction, and the rank among random controls. Pure."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Docs whose answer became correct or incorrect under a condition.
+
+    Attributes:
+        n_gained: docs incorrect without intervention, correct under the condition.
+        n_lost: docs correct without intervention, incorrect under the condition.
+        p_value: exact, two-sided, in (0, 1].
+    """
+
+    n_gained: int
+    n_lost: int
+    p_value: float
+
+
+def mcnemar(unmasked: ArrayLike, condition: ArrayLike) -> McNemar:
+    """McNemar's exact test of docs that are correct in one run and incorrect in the other.
+
+    It treats docs as independent. Where the docs of a question change together, its p is too small;
+    that of `paired_delta` is not, and equals this one where every question has one doc.
+
+    Args:
+        unmasked: [docs], 1 if correct without intervention, else 0.
+        condition: [docs], the same docs in the same order under the condition.
+
+    Returns:
+        The docs that changed, and the two-sided binomial p; 1 if none changed.
+    """
+    before, after = np.asarray(unmasked), np.asarray(condition)
+    n_gained = int(np.count_nonzero(after > before))
+    n_lost = int(np.count_nonzero(after < before))
+    n_changed = n_gained + n_lost
+    p_value = float(scipy.stats.binomtest(n_gained, n_changed).pvalue) if n_changed else 1.0
+    return McNemar(n_gained, n_lost, max(p_value, sys.float_info.min))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values after Holm's step-down correction for their number (Holm 1979), in the same order.
+
+    If each is valid, the probability that any true null hypothesis falls below alpha is at most
+    alpha, however the tests depend on each other.
+
+    Args:
+        p_values: [tests], each above 0 and at most 1; may be empty.
+    """
+    raw = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(raw, kind="stable")
+    steps = np.arange(raw.size, 0, -1) * raw[order]  # the smallest times the number of tests
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(value) for value in adjusted]
+
+
+@dataclass(frozen=True)
+class ControlRank:
+    """A condition's delta compared with those of its layer-matched random controls.
+
+    Attributes:
+        mean: mean delta of the controls, percentage points; nan without controls.
+        low: smallest delta of the controls, percentage points; nan without controls.
+        high: largest delta of the controls, percentage points; nan without controls.
+        n_controls: number of controls.
+        n_as_extreme: controls at least as far as the condition, on its side of `mean`.
+        p_value: (1 + n_as_extreme) / (1 + n_controls), one-sided; nan without controls.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n_controls: int
+    n_as_extreme: int
+    p_value: float
+
+
+def random_control_rank(
+    condition_delta: float, control_deltas: Sequence[float], expected_sign: int = 0
+) -> ControlRank:
+    """Rank a condition's delta among the deltas of its random controls (our reading).
+
+    The side is the condition's own: above the controls' mean, controls with a delta >= the
+    condition's are as extreme; below it, those with a delta <= it; exactly at it, all are, so
+    that p is 1. As the side is read from the data, p is a test at its face value only if the
+    side was expected beforehand (suppressing good neurons lowers accuracy); otherwise double it.
+    With n controls, p cannot be below 1 / (n + 1).
+
+    Args:
+        condition_delta: delta of the condition, percentage points.
+        control_deltas: [controls], deltas of the random controls, percentage points.
+        expected_sign: 1 or -1 if a rise or a fall was expected beforehand, which fixes the side;
+            0 reads the side from the data.
+
+    Returns:
+        The controls' mean and range in percentage points and the one-sided empirical p (rule:
+        Phipson and Smyth 2010). Without controls: mean, low, high and p are nan.
+    """
+    controls = np.asarray(control_deltas, dtype=np.float64)
+    if not controls.size:
+        return ControlRank(math.nan, math.nan, math.nan, 0, 0, math.nan)
+    mean = math.fsum(controls) / controls.size
+    side = expected_sign or np.sign(condition_delta - mean)
+    n_as_extreme = int(np.count_nonzero(side * controls >= side * condition_delta))
+    return ControlRank(
+        mean=mean,
+        low=float(controls.min()),
+        high=float(controls.max()),
+        n_controls=controls.size,
+        n_as_extreme=n_as_extreme,
+        p_value=(1 + n_as_extreme) / (1 + controls.size),
+    )
