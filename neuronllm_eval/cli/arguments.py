@@ -26,6 +26,7 @@ from neuronllm_eval.attribution.methods import METHODS, Method, make_method
 from neuronllm_eval.engine.batching import AUTO
 from neuronllm_eval.engine.build import ENGINES
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
     ENHANCE_SCALE,
@@ -33,8 +34,6 @@ from neuronllm_eval.interventions.conditions import (
     SUPPRESS_SCALE,
     Scales,
 )
-from neuronllm_eval.interventions.dose_response import Sweep
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.models.precision import ATTRIBUTION_DTYPES
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED

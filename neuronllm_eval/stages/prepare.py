@@ -26,8 +26,9 @@ from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.harness.results import harness_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
-from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_conditions
+from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import require_same_shape
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet

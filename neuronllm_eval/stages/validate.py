@@ -14,13 +14,9 @@ from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.doc_excerpts import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    DocScores,
-    answers_under,
-    score_conditions,
-)
+from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
 from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
 from neuronllm_eval.masked_lm.model_args import MaskOptions
 from neuronllm_eval.models.fingerprints import (

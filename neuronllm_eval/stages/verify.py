@@ -26,7 +26,8 @@ from neuronllm_eval.errors import ArtifactError, DocError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.interventions.score_conditions import condition_factors, score_conditions
+from neuronllm_eval.interventions.conditions import condition_factors
+from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet

@@ -28,11 +28,9 @@ from neuronllm_eval.harness.results import (
 )
 from neuronllm_eval.harness.tasks import on_split, validation_split
 from neuronllm_eval.harness.tokenize import PromptSettings
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    answers_under,
-)
+from neuronllm_eval.interventions.score_conditions import answers_under
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.harness import (
     DEMO_TASKS,

@@ -25,7 +25,7 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import ALL, POSITIONS, Prompt

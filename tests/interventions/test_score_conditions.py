@@ -19,14 +19,9 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
+from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
-from neuronllm_eval.interventions.dose_response import Sweep
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    DocScores,
-    answers_under,
-    score_conditions,
-)
+from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runs.settings import RunSettings

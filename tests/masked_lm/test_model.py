@@ -24,8 +24,8 @@ from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import condition_scales
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.masked_lm import scoring as masked_scoring
 from neuronllm_eval.masked_lm.mask_fingerprint import mask_hash
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM

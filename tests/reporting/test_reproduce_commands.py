@@ -11,8 +11,8 @@ import pytest
 from neuronllm_eval.cli import arguments
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.cli.parsers import main_parser
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import Scales
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
 from neuronllm_eval.runs.settings import SECRETS, RunSettings, word_without_secrets
 from tests.fixtures.cli import call, change_settings, copy_of, finished_run
