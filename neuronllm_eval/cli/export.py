@@ -24,7 +24,7 @@ from neuronllm_eval.export.model_card import CARD_FILE, Figures, adapter_card
 from neuronllm_eval.export.validated_figures import judged_figures
 from neuronllm_eval.formats.atomic_folder import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
-from neuronllm_eval.masked_lm.model_args import chosen_neurons, resolve_scales
+from neuronllm_eval.masked_lm.mask_options import chosen_neurons, resolve_scales
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.loading import model_skeleton
@@ -83,13 +83,8 @@ def export(options: argparse.Namespace, show: Callable[[str], object]) -> int:
             expected="a condition that changes something",
             remedy=f"choose of {', '.join(name for name in CONDITIONS if name != UNMASKED)}",
         )
-    scales = resolve_scales(
-        options.condition,
-        options.scale,
-        options.suppress_scale,
-        options.enhance_scale,
-        "--condition",
-    )
+    name = ConditionName.parse(options.condition, "--condition")
+    scales = resolve_scales(name, options.scale, options.suppress_scale, options.enhance_scale)
     run = _only_run(Path(options.run_dir))
     settings = RunSettings.load(run.settings)
     arguments.require_trust(settings, options.trust_remote_code)
@@ -97,8 +92,7 @@ def export(options: argparse.Namespace, show: Callable[[str], object]) -> int:
     require_plain_model(settings.model_args)
     found = load_neurons(run, settings)
     load_scores(run, found)  # of the same run, or refused
-    neurons = chosen_neurons(found, options.condition, options.top_k)
-    assert neurons is not None
+    neurons = chosen_neurons(found, name, options.top_k)
     made, factors = Export.of(neurons, options.condition, scales, options.format)
     figures = judged_figures(run, made)
     if options.format == "peft":

@@ -17,8 +17,7 @@ from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
-from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
-from neuronllm_eval.masked_lm.model_args import MaskOptions
+from neuronllm_eval.masked_lm.mask_options import MaskOptions
 from neuronllm_eval.models.fingerprints import (
     require_same_shape,
     require_same_weights,
@@ -219,6 +218,6 @@ def write_results(
             mask |= judged_with(top_k, scales, plan.positions)
             masked = neurons
         # As the masked model reads these arguments, so that its result files say the same.
-        section = mask_section(MaskOptions.read(masked, **mask))
+        section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
         write_result(run.result(name), metrics, context, arguments, section)

@@ -27,7 +27,7 @@ from neuronllm_eval.harness.tokenize import PromptSettings
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import condition_scales
 from neuronllm_eval.masked_lm import scoring as masked_scoring
-from neuronllm_eval.masked_lm.mask_fingerprint import mask_hash
+from neuronllm_eval.masked_lm.mask_options import mask_hash
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.masked_lm.shared_context_scoring import ForkScorer
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
@@ -537,7 +537,7 @@ def test_a_point_of_a_sweep_is_a_condition_too():
     assert (point._mask.factors == same._mask.factors).all()
     assert point.get_model_info()["neuronllm"]["n_good"] == 2
     assert point.get_model_info()["neuronllm"]["suppress_scale"] == 0.5
-    assert len(masked("degrade.k1.random_3", SMALL).neuron_set.bad) == 1
+    assert len(masked("degrade.k1.random_3", SMALL).options.neurons.bad) == 1
 
 
 @pytest.mark.parametrize(
@@ -592,7 +592,7 @@ def test_more_neurons_than_the_set_has(top_k):
 def test_neurons_from_a_run_directory_or_its_file(tmp_path):
     (tmp_path / NEURONS_FILE).write_text(SMALL.to_json())
     for given in (tmp_path, str(tmp_path), tmp_path / NEURONS_FILE):
-        assert masked("degrade", given).neuron_set == SMALL
+        assert masked("degrade", given).options.neurons == SMALL
 
 
 def test_a_missing_run_directory(tmp_path):

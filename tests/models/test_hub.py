@@ -96,7 +96,7 @@ def test_several_runs_lie_side_by_side(fake, copied, tmp_path):
     lm = NeuronMaskedLM(
         str(model_dir()), f"hf://{REPO}@v1/other", "enhance", device="cpu", batch_size=4
     )
-    assert lm.neurons_source == f"hf://{REPO}@{pushed.revision}/other"
+    assert lm.options.source == f"hf://{REPO}@{pushed.revision}/other"
 
 
 def test_an_export_is_pushed_as_it_is_and_takes_an_earlier_ones_place(fake, tmp_path):
