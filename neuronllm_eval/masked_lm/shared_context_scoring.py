@@ -184,12 +184,8 @@ class ForkScorer:
         lengths = [len(continuation) for fork in forks for continuation in fork.continuations]
         values = scores[row_ids, target_ids].cpu().split(lengths)
         greedy = (likeliest[row_ids] == target_ids).cpu().split(lengths)
-        answers = iter(
-            [
-                (float(one.sum()), bool(flags.all()))
-                for one, flags in zip(values, greedy, strict=True)
-            ]
-        )
+        pairs = zip(values, greedy, strict=True)
+        answers = iter([(float(tokens.sum()), bool(flags.all())) for tokens, flags in pairs])
         return [[next(answers) for _ in fork.continuations] for fork in forks]
 
 

@@ -194,7 +194,7 @@ class TestChoosingARule:
     def test_batches_that_do_not_fit_are_halved(self, monkeypatch):
         def with_room_for_one(engine, batch, rule, quantities):
             if len(batch) > 1:
-                raise torch.OutOfMemoryError("no room")
+                raise torch.OutOfMemoryError("CUDA out of memory.")
             return attribute_all(engine, batch, rule, quantities)
 
         monkeypatch.setattr(integrated_gradients, "attribute_all", with_room_for_one)
