@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.option_logits import right_pad
+from neuronllm_eval.models.ffn_layers import input_device
 
 # Of the largest number: what 16 bits may change, and nothing that is no norm stays below.
 _TOLERANCE = 0.03
@@ -73,9 +74,8 @@ def trace(model: nn.Module, tokens: Sequence[int], also: Collection[nn.Module] =
         tokens: a few; all activations of the pass are kept.
         also: modules to note whether they have children or not.
     """
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
     with torch.no_grad(), _noted(model, also) as steps:
-        model(input_ids=right_pad([tokens], device), use_cache=False)
+        model(input_ids=right_pad([tokens], input_device(model)), use_cache=False)
     return steps
 
 
