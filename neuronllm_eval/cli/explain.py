@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from neuronllm_eval.cli.commands import ExplainSettings
-from neuronllm_eval.explain.explanation import SetOverlap
+from neuronllm_eval.explain.explanation import NeuronExplanation, SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
+from neuronllm_eval.explain.token_effects import read_tokens, tokens_json
 from neuronllm_eval.neurons.overlap import COMPARED, overlap
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import write_whole
@@ -44,6 +45,11 @@ def explain(asked: ExplainSettings, show: Callable[[str], object]) -> int:
             show(summary(explanation))
             write_whole(each.run.explanation, explanation.to_json())
             write_whole(each.run.explanation_text, render(explanation))
+            explained = {
+                one.key: one for one in map(NeuronExplanation.listed_tokens, explanation.neurons)
+            }
+            tokens = {**read_tokens(each.run.tokens), **explained}
+            write_whole(each.run.tokens, tokens_json(tokens.values()))
             report_task(each.run)  # its page and tables have the tokens from now on
     if overlaps and not own_rank():
         show(f"## Overlap of sets\n\n{overlap_table(overlaps)}\n")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from neuronllm_eval.aqua.settings import SETTING_NAMES, AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.explain.top_tokens import ListedTokens
+from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import ConditionName, control_name
@@ -49,7 +49,7 @@ READERS: dict[str, Callable[[RunDirectory], object]] = {
     "run.yaml": read_settings,
     "neurons.json": lambda run: NeuronSet.load(run.neurons),
     "scores.safetensors": lambda run: NeuronScores.load(run.path),
-    "tokens.json": lambda run: ListedTokens.load(run.tokens),
+    "tokens.json": lambda run: read_tokens(run.tokens),
     "validation.json": lambda run: ValidationRecord.load(run.validation),
     "conditions.jsonl": read_conditions,
     "results/unmasked.json": lambda run: read_metrics(run.result("unmasked"), TASK),
