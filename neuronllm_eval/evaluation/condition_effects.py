@@ -31,11 +31,12 @@ from neuronllm_eval.formats.typed_files import NumberOrNaN
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
+    Edited,
     Scales,
     control_name,
+    edited_by,
     only_operation,
 )
-from neuronllm_eval.interventions.edited_counts import Edited, edited_by
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 
 # Whether each condition should raise or lower accuracy: the side on which it is ranked among its

@@ -16,8 +16,8 @@ from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import excluded_ids, load_neurons, load_settings, load_validation
