@@ -27,6 +27,7 @@ from neuronllm_eval.reporting.report_markdown import TaskReport, effect_line, re
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
 from neuronllm_eval.runs.artifacts import (
     excluded_ids,
+    load_doc_counts,
     load_metrics,
     load_neurons,
     load_scores,
@@ -35,7 +36,6 @@ from neuronllm_eval.runs.artifacts import (
     validation_limit,
 )
 from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
-from neuronllm_eval.runs.settings import read_doc_counts
 
 
 def report_task(
@@ -53,7 +53,7 @@ def report_task(
     neurons = load_neurons(run, settings)
     scores = load_scores(run, neurons)
     task, split = settings.task, ""
-    docs = {"selection": read_doc_counts(run.settings)}
+    docs = {"selection": load_doc_counts(run)}
     scales, applied_at, batch_size = Scales(), SCORED, None
     if run.validation.exists() or run.conditions.exists():
         validation = load_validation(run)

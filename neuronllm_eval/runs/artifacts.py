@@ -18,7 +18,7 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import POSITIONS
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import RunSettings, require_doc_counts
+from neuronllm_eval.runs.settings import RunSettings, load_run_file, require_doc_counts
 
 IDENTIFY_REMEDY = "run identify again"
 VALIDATE_REMEDY = "run validate again"
@@ -118,7 +118,16 @@ def load_settings(run: RunDirectory) -> RunSettings:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
-    return run.once(run.settings, lambda: RunSettings.load(run.settings))
+    return run.once(run.settings, lambda: load_run_file(run.settings))[0]
+
+
+def load_doc_counts(run: RunDirectory) -> dict[str, Any]:
+    """What became of the selection split's docs (`run.yaml`).
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    return run.once(run.settings, lambda: load_run_file(run.settings))[1]
 
 
 def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:

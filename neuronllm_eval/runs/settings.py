@@ -375,6 +375,10 @@ class RunSettings(SelectionSettings):
     method_args: dict[str, Any] = Field(default_factory=dict)
     top_k: float = 0.02
 
+    def without_secrets(self) -> RunSettings:
+        """The same without access tokens, which no file of a run holds."""
+        return self.model_copy(update={"model_args": without_secrets(self.model_args)})
+
     def to_yaml(self, versions: dict[str, str], docs: dict[str, Any]) -> str:
         """The content of `run.yaml`.
 
@@ -382,37 +386,43 @@ class RunSettings(SelectionSettings):
             versions: of the packages, for the reader; not read back.
             docs: what became of the docs, for reports.
         """
-        values = self.model_dump(mode="json")
-        values["model_args"] = without_secrets(self.model_args)
+        values = self.without_secrets().model_dump(mode="json")
         first = {name: values.pop(name) for name in ("model_args", "task")}
         header = {"schema_version": SCHEMA_VERSION, "versions": versions, "docs": docs}
         return dump_yaml({**header, "settings": {**first, **values}})
 
     @classmethod
     def load(cls, path: Path) -> RunSettings:
-        """Read a `run.yaml`.
+        """The settings in a `run.yaml`; see `load_run_file`."""
+        return load_run_file(path)[0]
 
-        Raises:
-            ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys or
-                values that `identify` never writes.
-        """
-        values = _read(path).settings
-        if missing := sorted(cls.model_fields.keys() - values):
-            raise ArtifactError(
-                f"{path}: settings are missing: {', '.join(missing)}",
-                expected="every setting, as identify writes them",
-                remedy=_REMEDY,
-            )
-        try:
-            settings = cls.model_validate(values)
-        except ValidationError as error:
-            _, found, expected = first_problem(cls, values, error)
-            raise ArtifactError(
-                f"{path}: settings: {found}", expected=expected, remedy=_REMEDY
-            ) from error
-        _require_method(settings, path)
-        _require_names_and_places(settings, path)
-        return settings
+
+def load_run_file(path: Path) -> tuple[RunSettings, dict[str, Any]]:
+    """Read a `run.yaml`: the settings, and what became of the selection split's docs.
+
+    Raises:
+        ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys or
+            values that `identify` never writes.
+    """
+    content = check(_RunFile, read_yaml(path), str(path), _REMEDY)
+    values = content.settings
+    if missing := sorted(RunSettings.model_fields.keys() - values):
+        raise ArtifactError(
+            f"{path}: settings are missing: {', '.join(missing)}",
+            expected="every setting, as identify writes them",
+            remedy=_REMEDY,
+        )
+    try:
+        settings = RunSettings.model_validate(values)
+    except ValidationError as error:
+        _, found, expected = first_problem(RunSettings, values, error)
+        raise ArtifactError(
+            f"{path}: settings: {found}", expected=expected, remedy=_REMEDY
+        ) from error
+    _require_method(settings, path)
+    _require_names_and_places(settings, path)
+    require_doc_counts(content.docs, path, _REMEDY)
+    return settings, content.docs
 
 
 def _require_method(settings: RunSettings, path: Path) -> None:
@@ -447,17 +457,6 @@ def _require_names_and_places(settings: RunSettings, path: Path) -> None:
             )
 
 
-def read_doc_counts(path: Path) -> dict[str, Any]:
-    """What `run.yaml` says became of the selection split's docs.
-
-    Raises:
-        ArtifactError: as `RunSettings.load`.
-    """
-    docs = _read(path).docs
-    require_doc_counts(docs, path, _REMEDY)
-    return docs
-
-
 def require_doc_counts(docs: Any, path: Path, remedy: str) -> None:
     """Raise ArtifactError unless `docs`, read from `path`, is what `run_tasks.doc_counts` makes."""
     known = {"data", "asked", "prompts"}
@@ -486,7 +485,3 @@ def _are_counts(values: Mapping[Any, Any]) -> bool:
         if not (is_known and isinstance(name, str)):
             return False
     return True
-
-
-def _read(path: Path) -> _RunFile:
-    return check(_RunFile, read_yaml(path), str(path), _REMEDY)

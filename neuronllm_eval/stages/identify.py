@@ -150,8 +150,9 @@ def _identify(
     announce_if_long(stage, announce, launch)
 
     def write_settings(each: MethodRun) -> None:
-        text = each.settings(resolved).to_yaml(versions(), doc_counts(questions))
-        write_whole(each.run.settings, text)
+        written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
+        write_whole(each.run.settings, written.to_yaml(versions(), docs))
+        each.run.keep(each.run.settings, (written, docs))
 
     if ranks.is_first:
         write_settings(waiting[0])

@@ -29,7 +29,7 @@ from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_metrics, load_validation
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
-from neuronllm_eval.runs.settings import IdentifySettings, RunSettings, read_doc_counts
+from neuronllm_eval.runs.settings import IdentifySettings, load_run_file
 from tests.fixtures.cli import finished_run
 from tests.fixtures.damage import with_header
 
@@ -42,7 +42,7 @@ def fresh(run: RunDirectory) -> RunDirectory:
 
 
 def read_settings(run: RunDirectory) -> object:
-    return RunSettings.load(run.settings), read_doc_counts(run.settings)
+    return load_run_file(run.settings)
 
 
 def read_conditions(run: RunDirectory) -> object:

@@ -19,7 +19,7 @@ from neuronllm_eval.runs.settings import (
     QUADRATURES,
     SCHEMA_VERSION,
     RunSettings,
-    read_doc_counts,
+    load_run_file,
 )
 
 FULL = RunSettings(
@@ -97,9 +97,9 @@ def test_the_file_can_be_read_by_people(tmp_path):
 
 
 def test_what_became_of_the_docs_is_read_back(tmp_path):
-    assert read_doc_counts(written(tmp_path)) == DOCS
-    with pytest.raises(ArtifactError, match=r"run\.yaml: docs is \[1\]\.\nExpected: a mapping"):
-        read_doc_counts(written(tmp_path, docs=[1]))
+    assert load_run_file(written(tmp_path))[1] == DOCS
+    with pytest.raises(ArtifactError, match=r"run\.yaml: docs is \[1\]\.\nExpected: a valid dict"):
+        load_run_file(written(tmp_path, docs=[1]))
 
 
 def test_settings_are_frozen():
@@ -110,7 +110,7 @@ def test_settings_are_frozen():
 def test_an_unknown_setting(tmp_path):
     settings = {**yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"], "top_q": 3}
     with pytest.raises(
-        ArtifactError, match=r"(?s)run\.yaml: settings has .*unknown \['top_q'\].*top_k, top_z"
+        ArtifactError, match=r"(?s)run\.yaml: settings: unknown setting 'top_q'.*top_k, top_z"
     ):
         RunSettings.load(written(tmp_path, settings=settings))
 
@@ -119,7 +119,7 @@ def test_a_missing_setting(tmp_path):
     settings = yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"]
     del settings["seed"]
     with pytest.raises(
-        ArtifactError, match=r"(?s)run\.yaml: settings has .*missing \['seed'\].*identify again"
+        ArtifactError, match=r"(?s)run\.yaml: settings are missing: seed.*identify again"
     ):
         RunSettings.load(written(tmp_path, settings=settings))
 
