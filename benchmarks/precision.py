@@ -117,8 +117,8 @@ def compare(name: str, model: torch.nn.Module, questions: Sequence[Question]) ->
 def demo_rows(n_questions: int, families: Sequence[str] = FAMILIES) -> list[list[str]]:
     """Rows of the embedded model, one family after another."""
     settings = RunSettings(
-        {"pretrained": str(MODEL_DIR), "dtype": FULL},
-        ",".join(f"demo_{family}" for family in families),
+        model_args={"pretrained": str(MODEL_DIR), "dtype": FULL},
+        task=",".join(f"demo_{family}" for family in families),
         limit=n_questions,
         device="cpu",
     )

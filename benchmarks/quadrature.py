@@ -36,7 +36,9 @@ N_NODES = (1, 2, 3, 4, 5, 8, 16, 32)
 def demo_prompts(model: LoadedModel, pretrained: str, n_questions: int) -> list[Prompt]:
     """The first proxies of the first questions of every demo family."""
     tasks = ",".join(f"demo_{family}" for family in FAMILIES)
-    runs = load_run_tasks(RunSettings({"pretrained": pretrained}, tasks, limit=n_questions))
+    runs = load_run_tasks(
+        RunSettings(model_args={"pretrained": pretrained}, task=tasks, limit=n_questions)
+    )
     prompts = []
     for settings, task in runs.values():
         questions = selection_questions(model.lm, settings, task).questions
@@ -62,7 +64,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=12, help="per family")
     options = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    settings = RunSettings({"pretrained": options.pretrained, "dtype": "float32"}, "demo")
+    settings = RunSettings(
+        model_args={"pretrained": options.pretrained, "dtype": "float32"}, task="demo"
+    )
     model = load_model(settings)
     prompts = demo_prompts(model, options.pretrained, options.questions)
     engine = build_engine(model.lm.model, model.layers, prompts)

@@ -111,13 +111,16 @@ def _identify(
         [each.method for each in of_pass],
     )
     engine, quadrature = stage.engine, how.quadrature
-    resolved = dataclasses.replace(
-        settings,
-        quadrature=quadrature.name,
-        n_steps=quadrature.n_steps,
-        # An AQUA task's own name of the split says nothing about the data set's.
-        selection_split=settings.selection_split if is_aqua(questions.task) else questions.split,
-        num_fewshot=questions.num_fewshot,
+    resolved = settings.model_copy(
+        update={
+            "quadrature": quadrature.name,
+            "n_steps": quadrature.n_steps,
+            # An AQUA task's own name of the split says nothing about the data set's.
+            "selection_split": settings.selection_split
+            if is_aqua(questions.task)
+            else questions.split,
+            "num_fewshot": questions.num_fewshot,
+        }
     )
     kept = [each for each in runs if each not in waiting]
     ranks.on_first(

@@ -38,8 +38,8 @@ from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL, Prompt, Question
-from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.distributed import own_rank
+from neuronllm_eval.runs.settings import RunSettings, SelectionSettings
+from neuronllm_eval.runtime.process import own_rank
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate
 from neuronllm_eval.stages.load_model import LoadedModel
@@ -59,7 +59,7 @@ def _as_chosen(choose: Callable[[], int]) -> int:
     return choose()
 
 
-def quadrature_of(settings: RunSettings) -> Quadrature:
+def quadrature_of(settings: SelectionSettings) -> Quadrature:
     """The rule of most nodes that the settings may come to; a wrong number is refused here."""
     name = "gauss_lobatto" if settings.quadrature == AUTO_QUADRATURE else settings.quadrature
     return Quadrature(name, settings.n_steps)
@@ -139,7 +139,7 @@ def _quadrature(settings: RunSettings, questions: QuestionSet, engine: Engine) -
     if is_slow:  # layers x nodes passes for each prompt and rule: no more than a small share of all
         n_probes = max(1, min(N_PROBES, len(questions.prompts) // _PROMPTS_PER_PROBE))
         logger.info("choosing the quadrature on %d prompts", n_probes)
-    compute = attributing(engine, settings.batch_size_or(lambda: 1))
+    compute = attributing(engine, settings.fixed_batch_size or 1)
     with bar(
         total=2 * n_probes,
         desc="choose the quadrature",
@@ -304,6 +304,6 @@ def estimate_validation(
 def _batch_size(
     model: LoadedModel, settings: RunSettings, questions: QuestionSet, passes: Pass
 ) -> int:
-    return settings.batch_size_or(
-        lambda: auto_batch_size(model.lm.model, model.layers, questions.prompts, passes)
+    return settings.fixed_batch_size or auto_batch_size(
+        model.lm.model, model.layers, questions.prompts, passes
     )

@@ -109,7 +109,7 @@ class Attributing:
             settings.positions,
         )
         method = make_method(settings.method, settings.method_args)
-        batch_size = settings.batch_size_or(lambda: neurons.provenance.batch_size)
+        batch_size = settings.fixed_batch_size or neurons.provenance.batch_size
         how = IdentificationSettings(
             (method,), rule, settings.top_z, batch_size, settings.positions
         )

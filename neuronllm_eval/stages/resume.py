@@ -99,9 +99,7 @@ def validation_goes_on(run: RunDirectory) -> bool:
 
 def _comparable(settings: RunSettings) -> dict[str, Any]:
     """The settings that decide numbers: where the weights and the tasks lie does not matter."""
-    known = {
-        name: value for name, value in dataclasses.asdict(settings).items() if name not in _PLACES
-    }
+    known = settings.model_dump(mode="json", exclude=set(_PLACES))
     model_args = without_secrets(settings.model_args)
     model_args.pop("pretrained", None)
     return {**known, "model_args": model_args}

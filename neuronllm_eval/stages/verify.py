@@ -243,7 +243,7 @@ def check_conditions(
         positions=record.positions,
     )
     factors = condition_factors(names, neurons, record.scales)
-    batch_size = settings.batch_size_or(lambda: record.batch_size)
+    batch_size = settings.fixed_batch_size or record.batch_size
     prompts = [prompt for question in chosen for prompt in question.prompts]
     with _bar("verify the conditions", prompts, "doc") as progress:
         docs = score_conditions(engine, chosen, factors, batch_size, lambda _: progress.update())

@@ -193,7 +193,7 @@ class TestChoosingARule:
                 (rule.name, prompt) for prompt in batch) or attribute(engine, batch, rule)
         )  # fmt: skip
         questions = SimpleNamespace(prompts=prompts)
-        settings = RunSettings({}, "task", batch_size=4)
+        settings = RunSettings(model_args={}, task="task", batch_size=4)
         assert preparation._quadrature(settings, questions, engine).name == "gauss_lobatto"
         assert Counter(rule for rule, _ in tried) == {
             "gauss_lobatto": asked, "gauss_legendre": asked

@@ -242,7 +242,7 @@ def test_answers_under_a_condition():
 
 # conditions.jsonl -------------------------------------------------------------------------------
 
-SETTINGS = RunSettings({"pretrained": "m"}, "some_task")
+SETTINGS = RunSettings(model_args={"pretrained": "m"}, task="some_task")
 
 
 def line_of(rows) -> dict:

@@ -20,7 +20,7 @@ from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.precision import ATTRIBUTION_DTYPES, AUTO, computing_in, dtype_name
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import Question
-from tests.fixtures.cli import QUICK, assert_one_message, call, jsonl
+from tests.fixtures.cli import QUICK, call, jsonl
 from tests.fixtures.cli import identify as identify_flags
 from tests.fixtures.harness import model_dir
 from tests.fixtures.tiny_models import random_prompt, tiny_model
@@ -205,13 +205,6 @@ def test_other_types_are_refused(tmp_path):
     code, _, err = call(*identify_flags(tmp_path, "--attribution_dtype", "float8"))
     assert code == 2
     assert "invalid choice: 'float8'" in err
-
-
-def test_a_type_that_the_settings_do_not_know_is_one_message(tmp_path, monkeypatch):
-    monkeypatch.setattr("neuronllm_eval.cli.arguments.ATTRIBUTION_DTYPES", ("float64",))
-    result = call(*identify_flags(tmp_path / "runs", "--attribution_dtype", "float64"))
-    assert_one_message(result, 2, "attribution_dtype is 'float64'", "--attribution_dtype")
-    assert not (tmp_path / "runs").exists()
 
 
 # Agreement --------------------------------------------------------------------------------------
