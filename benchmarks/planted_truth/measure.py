@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,12 @@ from benchmarks.planted_truth.neuron_kinds import (
     PlantedNeuron,
 )
 from benchmarks.planted_truth.plant import plant
-from neuronllm_eval.attribution.identify import IdentificationSettings, QuestionRecord, identify
+from neuronllm_eval.attribution.identify import (
+    IdentificationSettings,
+    QuestionRecord,
+    empty_sums,
+    identify,
+)
 from neuronllm_eval.attribution.integrated_gradients import Quadrature
 from neuronllm_eval.attribution.methods import ACE, KN, METHODS, Activation, make_method
 from neuronllm_eval.engine.build import build_engine
@@ -188,14 +193,14 @@ def _score(
 ) -> tuple[dict[str, Scores], NDArray[np.int64]]:
     """Scores by method, and ACE's sums by gold letter [letters, layers, neurons]."""
     methods = tuple(make_method(name) for name in METHODS)
-    records: list[QuestionRecord] = []
-    sums = identify(
-        _engine(planted, questions),
-        questions,
-        IdentificationSettings(methods, _QUADRATURE, batch_size=_BATCH_SIZE),
-        records.append,
-    )
-    notes = {name: [each.notes[name] for each in records if name in each.notes] for name in METHODS}
+    engine = _engine(planted, questions)
+    settings = IdentificationSettings(methods, _QUADRATURE, batch_size=_BATCH_SIZE)
+    sums = empty_sums(engine, questions, methods)
+    notes: dict[str, list[Any]] = {name: [] for name in METHODS}
+    for _, record in identify(engine, questions, settings, sums):
+        assert isinstance(record, QuestionRecord)  # all numbers are finite
+        for name, note in record.notes.items():
+            notes[name].append(note)
     scores = {each.name: each.score(sums[each.name], notes[each.name]) for each in methods}
     return scores, sums[ACE.name].letter_sums
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import FFNLayers
 from neuronllm_eval.models.hooks import edit_neurons

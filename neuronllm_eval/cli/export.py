@@ -22,10 +22,10 @@ from neuronllm_eval.export.model_card import Figures, adapter_card
 from neuronllm_eval.export.validated_figures import judged_figures
 from neuronllm_eval.formats.atomic_folder import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
-from neuronllm_eval.masked_lm.model_args import chosen_neurons, resolve_scales
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
+from neuronllm_eval.masked_lm.mask_options import chosen_neurons, resolve_scales
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.models.meta_model import model_skeleton
+from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
+from neuronllm_eval.models.loading import model_skeleton
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, find_runs
 from neuronllm_eval.runs.reader import load_neurons, load_scores
@@ -47,13 +47,8 @@ def export(asked: ExportSettings, show: Callable[[str], object]) -> int:
             expected="a condition that changes something",
             remedy=f"choose of {', '.join(name for name in CONDITIONS if name != UNMASKED)}",
         )
-    scales = resolve_scales(
-        asked.condition,
-        asked.scale,
-        asked.suppress_scale,
-        asked.enhance_scale,
-        "--condition",
-    )
+    name = ConditionName.parse(asked.condition, "--condition")
+    scales = resolve_scales(name, asked.scale, asked.suppress_scale, asked.enhance_scale)
     run = _only_run(asked.run_dir)
     settings = RunSettings.load(run.settings)
     require_trust(settings, asked.trust_remote_code)
@@ -61,8 +56,7 @@ def export(asked: ExportSettings, show: Callable[[str], object]) -> int:
     require_plain_model(settings.model_args)
     found = load_neurons(run, settings)
     load_scores(run, found)  # of the same run, or refused
-    neurons = chosen_neurons(found, asked.condition, asked.top_k)
-    assert neurons is not None
+    neurons = chosen_neurons(found, name, asked.top_k)
     made, factors = Export.of(neurons, asked.condition, scales, asked.format)
     figures = judged_figures(run, made)
     if asked.format == "peft":

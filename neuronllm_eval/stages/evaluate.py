@@ -18,9 +18,8 @@ from neuronllm_eval.comparison.overview_html import write_overviews
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.formats.settings_model import command_words
+from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import Scales
-from neuronllm_eval.interventions.dose_response import Sweep
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import RunDirectory

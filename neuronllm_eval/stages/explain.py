@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.attribution.identify import is_right
+from neuronllm_eval.attribution.identify import is_correct
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.evidence import Evidence, Location, single_neuron_effects
 from neuronllm_eval.explain.explanation import (
@@ -36,7 +36,7 @@ from neuronllm_eval.explain.token_effects import (
     top_neurons,
 )
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
+from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
@@ -66,8 +66,8 @@ def gather(
             for prompt, each in zip(chosen[index].prompts, found, strict=True):
                 values = attributing.method.values(each)[layers, indices]
                 sums[index] += values.double().cpu().numpy()
-                rows.append(each.neurons[layers, indices].double().cpu().numpy())
-                right.append(is_right(each, prompt.gold))
+                rows.append(each.activations[layers, indices].double().cpu().numpy())
+                right.append(is_correct(each, prompt.gold))
                 question_of.append(index)
             progress.update()
     with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:

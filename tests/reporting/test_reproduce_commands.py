@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import Scales
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
 from neuronllm_eval.runs.directory import SECRETS, word_without_secrets
 from neuronllm_eval.runs.settings import RunSettings

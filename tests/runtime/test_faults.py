@@ -206,7 +206,7 @@ def test_killed_before_a_file_gets_its_name(tmp_path, number):
     output = tmp_path / "runs"
     before = functools.partial(killed_at, "faults.replace", number)
     run = Launched(1, processes.arguments(output), tmp_path / "log", "run_eval_main", before)
-    assert run.wait() == [-signal.SIGKILL], run.said()
+    assert run.wait() == [-signal.SIGKILL], run.output()
     left = [path.name for path in output.rglob(".*") if path.name != ".lock"]
     assert len(left) == 1
     code, _, err = processes.run_eval(output)
@@ -241,7 +241,7 @@ def test_a_fault_in_one_of_two_processes_leaves_neither(tmp_path, kind, failing)
     output, start = tmp_path / "runs", time.monotonic()
     before = functools.partial(fails, kind, failing, pids)
     run = Launched(2, processes.arguments(output), tmp_path / "log", "run_eval_main", before)
-    assert run.wait() == [1, 1], run.said()
+    assert run.wait() == [1, 1], run.output()
     assert time.monotonic() - start < 60
     assert_gone(pids)
     code, _, err = processes.run_eval(output)
