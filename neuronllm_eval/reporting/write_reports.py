@@ -15,8 +15,7 @@ from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.evaluation.summary_file import Positions, summary_of
 from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import adapter_card, run_card
-from neuronllm_eval.export.validated_figures import validated_figures
+from neuronllm_eval.export.model_card import adapter_card, run_card, validated_figures
 from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.prompts import SCORED

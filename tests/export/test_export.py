@@ -168,7 +168,7 @@ def test_a_card_has_the_figures_of_exactly_what_was_judged(run, tmp_path):
     assert f"accuracy {accuracy['unmasked']:.1f}% unmasked" in card
     assert f"{accuracy['delta']:+.1f} points (95% interval {accuracy['low']:+.1f} to" in card
     assert f"{entry['n_beyond']} of 2 layer-matched" in card
-    assert "edits every position" in card
+    assert "edit every position" in card
     for number, flags in enumerate(
         (("--top_k", 3), ("--enhance_scale", 3), ("--suppress_scale", 0.5))
     ):
