@@ -285,7 +285,7 @@ def _require_one_validation(
         top_k = None if each.name == UNMASKED else parts.top_k or record.top_k
         scales = parts.scales(record.scales)
         same = same and (each.condition, each.top_k) == (parts.condition, top_k)
-        same = same and each.scale in (None, float(scales.suppress), float(scales.enhance))
+        same = same and each.scale in (None, *map(float, dataclasses.astuple(scales)))
         counts = (each.accuracy.n_docs, each.accuracy.n_questions)
         same = same and counts == (len(asked.docs), len(asked.questions))
     if not same:
