@@ -1,0 +1,136 @@
+"""All that the report of one task shows, read once from the run directory."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
+from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_texts import JudgedDoc, read_judged_docs
+from neuronllm_eval.explain.top_tokens import NeuronTokens, read_tokens
+from neuronllm_eval.harness.results import read_metrics
+from neuronllm_eval.interventions.conditions import UNMASKED, Scales
+from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.prompts import SCORED
+from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids
+from neuronllm_eval.runs.reader import ValidationRecord, load_neurons, load_scores
+from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """The content of a report.
+
+    Attributes:
+        task: name of the harness task.
+        split: the validation split; empty before validation.
+        neurons: the good and bad neurons.
+        scores: scores of all neurons.
+        summaries: one per condition and point of a sweep; empty before validation.
+        doc_counts: `selection` and `validation` -> counts of excluded and changed docs.
+        metrics: name of condition or point -> the harness's metrics.
+        applied_at: token positions at which conditions are applied (`prompts.POSITIONS`).
+        answers: answer to every doc under every condition; None before validation.
+        doc_texts: [docs] questions and options; empty for runs of versions that did not keep them.
+        tokens: (`good` or `bad`, layer, index) -> tokens; empty if the model's are not readable.
+        commands: command lines of the run, from `commands.jsonl`.
+    """
+
+    task: str
+    split: str
+    neurons: NeuronSet
+    scores: NeuronScores
+    summaries: tuple[ConditionSummary, ...] = ()
+    doc_counts: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    applied_at: str = SCORED
+    answers: DocTable | None = None
+    doc_texts: tuple[JudgedDoc, ...] = ()
+    tokens: Mapping[tuple[str, int, int], NeuronTokens] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, run: RunDirectory) -> TaskReport:
+        """Read a run directory, validated or not.
+
+        Raises:
+            ArtifactError: a file is missing or damaged, or files are of different runs.
+        """
+        settings = RunSettings.load(run.settings)
+        neurons = load_neurons(run, settings)
+        scores = load_scores(run, neurons)
+        doc_counts: dict[str, Any] = {"selection": read_doc_counts(run.settings)}
+        values: dict[str, Any] = {}
+        if run.validation.exists() or run.conditions.exists():
+            validation = ValidationRecord.load(run.validation)
+            neurons = validation.judged(neurons, run.validation)
+            doc_counts["validation"] = validation.docs
+            values["applied_at"] = validation.positions
+            if run.conditions.exists():
+                values |= _validated(run, settings.task, neurons, validation.scales)
+        for role in ("selection", "validation"):
+            if excluded := set_aside_ids(run, role):
+                doc_counts[role] = {**doc_counts.get(role, {}), "set_aside": len(excluded)}
+        return cls(
+            settings.task,
+            split=values.pop("split", ""),
+            neurons=neurons,
+            scores=scores,
+            doc_counts=doc_counts,
+            tokens=read_tokens(run.tokens),
+            commands=read_commands(run),
+            **values,
+        )
+
+
+def _validated(
+    run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales
+) -> dict[str, Any]:
+    """Fields of a `TaskReport` that validation adds."""
+    answers = DocTable.load(run.conditions, task)
+    summaries = tuple(summarise(answers, neurons, scales))
+    metrics = {
+        summary.name: read_metrics(run.result(summary.name), task)
+        for summary in summaries
+        if (summary.is_evaluated or summary.name == UNMASKED) and run.result(summary.name).exists()
+    }
+    return {
+        "split": answers.split,
+        "summaries": summaries,
+        "metrics": metrics,
+        "answers": answers,
+        "doc_texts": read_judged_docs(run.judged_docs, answers),
+    }
+
+
+def read_commands(run: RunDirectory) -> tuple[str, ...]:
+    """The commands in `commands.jsonl`, each once and in order; empty without that file.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    if not run.commands.exists():
+        return ()
+    try:
+        lines = read_lines(run.commands)
+        commands = [" ".join(map(_shell_word, line["command"])) for line in lines]
+    except (ArtifactError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{run.commands} cannot be read: {getattr(error, 'found', error)!s:.200}",
+            expected="a command per line, as identify and validate write it",
+            remedy="remove the file: the report does without it",
+        ) from error
+    return tuple(dict.fromkeys(commands))
+
+
+def _shell_word(word: str) -> str:
+    """A quoted word; one with line breaks or invisible characters is written with escapes."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = json.dumps(word)[1:-1].replace('\\"', '"').replace("'", "\\'")
+    return f"$'{escaped}'"
