@@ -37,7 +37,7 @@ from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.fingerprints import model_hash
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     CONFIGS,
     REPLAY_ONLY,
     VOCABULARY,

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.launched import Launched
 from neuronllm_eval.formats.markdown import markdown_table
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 
 TASK = "demo_topic"
 SAME_BYTES = (

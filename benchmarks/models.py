@@ -36,7 +36,7 @@ from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.tiny_models import random_prompt, relative_difference
+from tests.fixtures.tiny_models import random_prompt, relative_difference
 
 _SMALL = {
     "vocab_size": 160,

@@ -3,8 +3,8 @@
     python docs/make_command_line.py            # write the page
     python docs/make_command_line.py --check    # exit code 1 if it would differ
 
-Each command has its help line, an example and its flags by group. A group that an earlier command
-has too, with the same help, is named and not repeated.
+Each command has its help line, the examples of its `--help` and its flags by group. A group that an
+earlier command has too, with the same help, is named and not repeated.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent, fill
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,44 +27,29 @@ PAGE = ROOT / "docs" / "command-line.md"
 OTHER = "other"
 HEAD = """# Command line
 
-*Made from the parsers by `python docs/make_command_line.py`.*
+*Generated from the parsers by `python docs/make_command_line.py`.*
 
-Names are `lm_eval`'s wherever it has the flag; `--limit` counts questions here, `--batch_size` is a
-number of prompts or `auto`, and `--seed` one whole number. Several values are given with spaces
-between, names also with commas. `--config FILE` reads flags from YAML, keys without dashes; the
-command line goes before the file. All commands but `tasks` and `completion` have it; that of `run`
-is `lm_eval`'s own.
+Flags have the names that they have in `lm_eval`. Here `--limit` counts questions, `--batch_size`
+is a number of prompts or `auto`, and `--seed` is one whole number. Several values are separated by
+spaces, names also by commas. `--config FILE` reads flags from a YAML file whose keys are the flags
+without dashes; flags on the command line take precedence. All commands but `tasks` and `completion`
+take it; `run --config` is `lm_eval`'s own.
 
-Exit codes: 0; 2 for an argument or a setting that cannot be used; 1 for data, a task, a model or an
-artifact ([bad input](bad-input.md)); 128 + the signal's number after an
+Exit codes: 0 on success; 2 for an invalid argument or setting; 1 for data, a task, a model or an
+artifact that cannot be used ([bad input](bad-input.md)); 128 + the signal's number after an
 [interruption](reliability.md#interruptions).
 """
-# By command, an example that a test parses.
+# Of the commands whose `--help` ends without examples.
 EXAMPLES = {
+    "tasks make": "neuronllm-eval tasks make belebele_eng_Latn --output_path my_tasks",
     "run_eval.py": "python run_eval.py --tasks demo_topic --limit 120 --batch_size 48 "
     "--output_path runs/topic",
-    "identify": "neuronllm-eval identify --tasks aqua_arc_easy --batch_size 16 "
-    "--output_path runs/arc --model_args pretrained=meta-llama/Llama-3.2-1B,dtype=bfloat16",
-    "validate": "neuronllm-eval validate runs/arc --conditions suppress_good,enhance --top_k 10,50",
-    "report": "neuronllm-eval report runs/arc",
-    "verify": "neuronllm-eval verify runs/arc --limit 50 --batch_size 16",
-    "explain": "neuronllm-eval explain runs/arc --top_n 20 --batch_size 16",
-    "compare-methods": "neuronllm-eval compare-methods --tasks demo_topic --method ace,kn,tn "
-    "--top_k 10,41 --output_path runs/methods",
-    "compare": "neuronllm-eval compare runs/methods/ace runs/methods/tn",
-    "leaderboard": "neuronllm-eval leaderboard runs/arc runs/methods --conditions degrade,enhance",
-    "export": "neuronllm-eval export runs/arc/aqua_arc_easy --condition enhance "
-    "--output_path out/enhance",
-    "push": "neuronllm-eval push runs/arc --repo_id user/neurons --private",
-    "tasks": "neuronllm-eval tasks",
-    "tasks make": "neuronllm-eval tasks make belebele_eng_Latn --output_path my_tasks",
-    "completion": "neuronllm-eval completion bash",
-    "run": "neuronllm-eval run --model neuronllm --tasks demo_topic --model_args "
-    "pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good",
+    "run": "neuronllm-eval run --model neuronllm --tasks demo_topic \\\n"
+    "    --model_args pretrained=M,neurons=runs/demo/demo_topic,condition=suppress_good",
 }
 RUN = """`lm_eval`'s own command line with the model `neuronllm` registered: all flags are those
 of the installed `lm_eval run`. What `--model neuronllm` takes as `--model_args`:
-[the README's table](../README.md#with-stock-lm_eval).
+[the masked model](lm-eval.md#the-masked-model).
 """
 
 
@@ -106,11 +92,24 @@ def page() -> str:
         title = name if name.endswith(".py") else f"neuronllm-eval {name}"
         what = RUN if name == "run" else f"{_sentence(parser.description or text)}\n"
         parts.append(f"## {title}\n\n{what}")
-        if name in EXAMPLES:
-            parts.append(f"```sh\n{EXAMPLES[name]}\n```\n")
+        examples = EXAMPLES.get(name) or _examples(parser)
+        if examples:
+            parts.append(f"```sh\n{examples}\n```\n")
         if name != "run":
             parts += _flags(parser, title, seen)
     return "\n".join(parts)
+
+
+def _examples(parser: argparse.ArgumentParser) -> str:
+    """Those at the end of the command's `--help`."""
+    lines = dedent((parser.epilog or "").partition("\n")[2]).strip().splitlines()
+    return "\n".join(map(_narrow, lines))
+
+
+def _narrow(command: str) -> str:
+    """A command of more than 100 characters on two lines."""
+    start, _, last = command.rpartition(" --")
+    return command if len(command) <= 100 else f"{start} \\\n    --{last}"
 
 
 def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]:
@@ -125,7 +124,7 @@ def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]
             seen.titles[rows] = title
         parts.append("\n".join([f"*{heading}*\n", "| flag | meaning |", "|---|---|", *rows, ""]))
     for of, headings in earlier.items():
-        parts.append(f"{', '.join(headings)}: as of [{of}](#{_anchor(of)}).\n")
+        parts.append(_filled(f"{', '.join(headings)}: as for [{of}](#{_anchor(of)})."))
     own = {action.dest: action.default for action in parser._actions}
     differing = [
         f"`--{flag} {_shown(value)}`"
@@ -133,9 +132,13 @@ def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]
         if earlier and flag in seen.defaults and value not in (seen.defaults[flag], None)
     ]
     if differing:
-        parts.append(f"Defaults of its own: {', '.join(differing)}.\n")
+        parts.append(_filled(f"Different defaults: {', '.join(differing)}."))
     seen.defaults = {**own, **seen.defaults}
     return parts
+
+
+def _filled(text: str) -> str:
+    return fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def _shown(value: Any) -> str:

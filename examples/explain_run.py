@@ -14,4 +14,4 @@ assert cli.main(["explain", str(run.path), "--top_n", "2", "--batch_size", "48"]
 found = json.loads(run.directory.explanation.read_text())
 best = found["neurons"][0]
 print("letters:", best["letters"]["reading"], best["letters"]["index"])
-assert (best["neuron"]["layer"], best["neuron"]["index"]) == run.neurons.good[0].place
+assert (best["neuron"]["layer"], best["neuron"]["index"]) == run.neurons.good[0].location

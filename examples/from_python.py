@@ -15,7 +15,7 @@ tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
 settings = {"tasks": "demo_topic", "limit": 20, "batch_size": 48, "overwrite": True}
 (run,) = identify(model=model, tokenizer=tokenizer, output_path="runs/from_python", **settings)
 print("best:", run.neurons.good[0])
-print("questions that voted for it:", run.scores.good_count[run.neurons.good[0].place])
+print("questions that voted for it:", run.scores.good_count[run.neurons.good[0].location])
 
 (run,) = validate(run, model=model, tokenizer=tokenizer, conditions="suppress_good", n_random=3)
 effect = run.summaries["suppress_good"]

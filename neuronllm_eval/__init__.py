@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from neuronllm_eval.evaluation.finished_run import Run as Run
     from neuronllm_eval.masked_lm.model import NeuronMaskedLM as NeuronMaskedLM
     from neuronllm_eval.neurons.neuron_set import Neuron as Neuron
-    from neuronllm_eval.neurons.neuron_set import NeuronScores as NeuronScores
     from neuronllm_eval.neurons.neuron_set import NeuronSet as NeuronSet
+    from neuronllm_eval.neurons.scores import NeuronScores as NeuronScores
 
 __version__ = "0.1.0"
 _PUBLIC = {
@@ -28,7 +28,7 @@ _PUBLIC = {
     "Neuron": "neurons.neuron_set",
     "NeuronLLMError": "errors",
     "NeuronMaskedLM": "masked_lm.model",
-    "NeuronScores": "neurons.neuron_set",
+    "NeuronScores": "neurons.scores",
     "NeuronSet": "neurons.neuron_set",
     "Run": "evaluation.finished_run",
 }

@@ -36,7 +36,7 @@ from neuronllm_eval.cli.main import COMMANDS
 from neuronllm_eval.cli.parsers import main_parser
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.evaluation.finished_run import Run
-from neuronllm_eval.reporting.cost_table import estimate_line
+from neuronllm_eval.reporting.wording import estimate_line
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime.progress import hidden
 from neuronllm_eval.stages.cost_estimate import Estimate

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many faults this process injected, for `make reliability`."""
-    fixtures = sys.modules.get("tests.fault_fixtures")
+    fixtures = sys.modules.get("tests.fixtures.faults")
     if fixtures is not None and fixtures.INJECTED:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(fixtures.INJECTED.items()))
         terminalreporter.write_line(f"{fixtures.INJECTED.total()} faults injected: {kinds}")

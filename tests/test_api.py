@@ -18,10 +18,10 @@ from neuronllm_eval import Run, api, identify, validate
 from neuronllm_eval.cli.main import COMMANDS
 from neuronllm_eval.cli.parsers import main_parser
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
-from tests.cli_fixtures import copy_of, finished_run, jsonl, without_the_harness_tasks
-from tests.harness_fixtures import model_dir
+from tests.fixtures.cli import copy_of, finished_run, jsonl, without_the_harness_tasks
+from tests.fixtures.harness import model_dir
 
-# As `cli_fixtures.identify` and `QUICK` say it in words.
+# As `cli.identify` and `QUICK` say it in words.
 CHOSEN = {"tasks": ["demo_topic"], "limit": 4, "top_k": 6}
 JUDGED = {"n_random": 2, "conditions": ["suppress_good", "enhance"]}
 

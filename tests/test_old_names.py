@@ -12,7 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval import task_functions
 from neuronllm_eval.aqua.dataset import AquaSplits
-from tests.harness_fixtures import include_paths
+from tests.fixtures.harness import include_paths
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "tasks" / "aqua" / "_aqua.yaml"
 OLD_METRICS = ("acc_consistent", "acc_majority", "fortuity", "position_bias")

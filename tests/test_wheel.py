@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_fixtures import copy_of, finished_run
+from tests.fixtures.cli import copy_of, finished_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """

@@ -36,7 +36,8 @@ from neuronllm_eval.engine.interface import (
     option_cross_entropy,
 )
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.neurons.neuron_set import NeuronScores, Provenance
+from neuronllm_eval.neurons.neuron_set import Provenance
+from neuronllm_eval.neurons.scores import NeuronScores
 
 Floats = NDArray[np.float64]
 _CONTRASTIVE = Quantity(option_cross_entropy)

@@ -15,6 +15,7 @@ from neuronllm_eval.cli import arguments
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.explain.explanation import SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
+from neuronllm_eval.explain.top_tokens import read_tokens, tokens_json, with_explanation
 from neuronllm_eval.neurons.overlap import COMPARED, overlap
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import write_whole
@@ -76,6 +77,8 @@ def explain(options: argparse.Namespace, show: Callable[[str], object]) -> int:
             show(summary(explanation))
             write_whole(each.run.explanation, explanation.to_json())
             write_whole(each.run.explanation_text, render(explanation))
+            tokens = with_explanation(read_tokens(each.run.tokens), explanation)
+            write_whole(each.run.tokens, tokens_json(tokens))
             report_task(each.run)  # its page and tables have the tokens from now on
     if overlaps and not own_rank():
         show(f"## Overlap of sets\n\n{overlap_table(overlaps)}\n")

@@ -37,7 +37,7 @@ from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.formats.terminal import fitted, terminal_width
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
-from neuronllm_eval.reporting.cost_table import estimate_line
+from neuronllm_eval.reporting.wording import estimate_line
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runs.settings import RunSettings

@@ -12,9 +12,9 @@ import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from neuronllm_eval.comparison.closing_table import closing_table
+from neuronllm_eval.comparison.overview_html import write_overviews
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.reporting.overview_html import write_overviews
-from neuronllm_eval.reporting.pooled_table import closing_table
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.distributed import own_rank

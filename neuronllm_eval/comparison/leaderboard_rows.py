@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neuronllm_eval.comparison.comparability_key import method_settings, run_terms
+from neuronllm_eval.comparison.comparability import method_settings, run_terms
 from neuronllm_eval.comparison.leaderboard import Entry
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
@@ -99,7 +99,7 @@ def _entries(run: RunDirectory, settings: RunSettings, neurons: NeuronSet) -> tu
     summary = StoredSummary.load(run.summary)
     asked = asked_docs(run.conditions, settings.task)
     _require_one_validation(run, settings, record, summary, asked)
-    terms = run_terms(run, settings, neurons, record, asked)
+    terms, _ = run_terms(run, settings, neurons, record, asked)
     unmasked = summary.metrics.get(UNMASKED, {})
     method = method_settings(settings)
     known = neurons.provenance

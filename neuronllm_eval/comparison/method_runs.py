@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from neuronllm_eval.comparison.comparability_key import method_settings, run_terms
+from neuronllm_eval.comparison.comparability import method_settings, run_terms
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_ids import AskedDocs
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.interventions.edited_counts import Edited, edited_by
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord, judged_limit, load_neurons
 from neuronllm_eval.runs.settings import RunSettings
 
@@ -116,9 +116,9 @@ def _of_run(run: RunDirectory) -> list[Compared]:
             remedy=f"run `neuronllm-eval validate {run.path}` first",
         )
     record = ValidationRecord.load(run.validation)
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
+    table = DocTable.load(run.conditions, settings.task)
     known = neurons.provenance
-    terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table)))
+    terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table))[0])
     judged = record.judged(neurons, run.validation)
     terms = {name: value for name, value in terms.items() if name not in _NOT_IN_KEY}
     terms["limit"] = _limit(settings.limit, judged_limit(run, settings))

@@ -114,6 +114,11 @@ class ConditionSummary:
         return self.mcnemar is not None
 
     @property
+    def n_controls(self) -> int:
+        """Random controls that there were."""
+        return 0 if self.controls is None else self.controls.n_controls
+
+    @property
     def is_point(self) -> bool:
         """Whether it is a point of a sweep, with its own number of neurons or factor."""
         return self.name != self.condition
@@ -132,15 +137,30 @@ def summarise(
     Raises:
         ArtifactError: a point has more neurons than were selected.
     """
-    evaluated = [name for name in table.conditions if ".random_" not in name]
-    edited = edited_by(evaluated, neurons, scales)
-    summaries = (
-        _summarise(table, name, neurons.top_k, scales, n_resamples, seed) for name in evaluated
-    )
-    return _corrected([_with_edited(each, edited.get(each.name)) for each in summaries])
+    edited = edited_by(conditions_of(table), neurons, scales)
+    return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed)
 
 
-def _with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:
+def summaries_of(
+    table: DocTable,
+    edited: Mapping[str, Edited],
+    top_k: int,
+    scales: Scales,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> list[ConditionSummary]:
+    """As `summarise`, where it is known what each condition edits."""
+    names = conditions_of(table)
+    summaries = [_summarise(table, name, top_k, scales, n_resamples, seed) for name in names]
+    return _corrected([with_edited(each, edited.get(each.name)) for each in summaries])
+
+
+def conditions_of(table: DocTable) -> list[str]:
+    """The conditions and points of a table, random controls aside."""
+    return [name for name in table.conditions if ".random_" not in name]
+
+
+def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:
     """The same with `edited`; without figures where nothing was edited."""
     if edited is None or edited.n_neurons:
         return dataclasses.replace(summary, edited=edited)

@@ -9,28 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import scipy.special
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.typed_files import artifact, load_lines
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName
 
+_REMEDY = "run validate again"
 # Log-nats, at most 0 up to rounding.
-LogLikelihood = Annotated[float, Field(le=1e-3, allow_inf_nan=False)]
+LogLikelihood = Annotated[float, Field(le=1e-3)]
 
 
-class DocLine(BaseModel):
+@artifact
+@dataclass(frozen=True)
+class DocLine:
     """A line of `conditions.jsonl`.
 
     Attributes:
         loglikelihoods: condition -> [options].
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     task: str
     split: str
@@ -38,6 +40,17 @@ class DocLine(BaseModel):
     question_id: str
     gold: int
     loglikelihoods: dict[str, list[LogLikelihood]]
+
+    def __post_init__(self) -> None:
+        lengths = {len(options) for options in self.loglikelihoods.values()}
+        n_options = min(lengths, default=0)
+        if UNMASKED not in self.loglikelihoods or len(lengths) != 1 or n_options < 2:
+            raise ValueError(
+                f"there are not {UNMASKED} and equally many options, 2 or more, under every "
+                "condition"
+            )
+        if not 0 <= self.gold < n_options:
+            raise ValueError(f"gold is {self.gold!s:.100} of {n_options} options")
 
 
 @dataclass(frozen=True)
@@ -67,18 +80,17 @@ class DocTable:
     confidence: Mapping[str, NDArray[np.float64]]
 
     @classmethod
-    def from_lines(cls, lines: Sequence[Mapping[str, Any]], path: Path, task: str) -> DocTable:
-        """Read the lines of `conditions.jsonl`.
+    def load(cls, path: Path, task: str) -> DocTable:
+        """Read `conditions.jsonl`.
 
         Args:
-            lines: the parsed lines.
-            path: the file, for error messages.
             task: the task that every line must name.
 
         Raises:
-            ArtifactError: there is no line, or lines do not fit the task or each other.
+            ArtifactError: the file is missing or damaged, or lines do not fit the task or each
+                other.
         """
-        docs = [_doc_line(line, path, number) for number, line in enumerate(lines, 1)]
+        docs = load_lines(DocLine, path, _REMEDY)
         if not docs:
             raise _damaged(path, "the file is empty")
         names = tuple(docs[0].loglikelihoods)
@@ -129,25 +141,6 @@ def softmax_at(loglikelihoods: NDArray[np.float64], gold: NDArray[np.int64]) -> 
     return np.asarray(np.take_along_axis(probabilities, index, axis=-1)[..., 0])
 
 
-def _doc_line(line: Mapping[str, Any], path: Path, number: int) -> DocLine:
-    try:
-        doc = DocLine.model_validate(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise _damaged(
-            path, f"line {number}: {key}: {first['msg']}, not {first['input']!r:.100}"
-        ) from error
-    lengths = {len(values) for values in doc.loglikelihoods.values()}
-    n_options = min(lengths, default=0)
-    if UNMASKED not in doc.loglikelihoods or len(lengths) != 1 or n_options < 2:
-        wanted = f"{UNMASKED}, and equally many options, 2 or more, under every condition"
-        raise _damaged(path, f"line {number} needs {wanted}")
-    if not 0 <= doc.gold < n_options:
-        raise _damaged(path, f"line {number} has gold {doc.gold!s:.100} of {n_options} options")
-    return doc
-
-
 def _require_conditions(names: tuple[str, ...], path: Path) -> None:
     """Refuse names that are not conditions; some become file names."""
     for name in names:
@@ -171,5 +164,5 @@ def _damaged(path: Path, found: str) -> ArtifactError:
     return ArtifactError(
         f"{path}: {found}",
         expected="a line per doc, with its finite log-likelihoods under the same conditions",
-        remedy="run validate again",
+        remedy=_REMEDY,
     )

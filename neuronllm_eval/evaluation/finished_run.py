@@ -16,7 +16,8 @@ from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf, stability_of
 from neuronllm_eval.formats.json_files import require_file
 from neuronllm_eval.harness.results import read_metrics
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
 from neuronllm_eval.runs.reader import ValidationRecord, load_neurons, load_scores
 from neuronllm_eval.runs.settings import RunSettings
@@ -96,7 +97,7 @@ class Run:
         """
         self._require_validated()
         path = self.directory.conditions
-        return DocTable.from_lines(read_lines(path), path, self.task)
+        return DocTable.load(path, self.task)
 
     @cached_property
     def summaries(self) -> dict[str, ConditionSummary]:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,7 +46,7 @@ class LetterProfile:
     index: float | None
 
     @property
-    def reading(self) -> str:
+    def reading(self) -> Literal["letter", "content", ""]:
         """`letter`, `content`, or empty where the index is not defined."""
         if self.index is None:
             return ""

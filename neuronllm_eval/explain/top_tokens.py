@@ -1,138 +1,145 @@
-"""`tokens.json`: what the neurons that the report lists promote and demote, from the weights alone.
+"""`tokens.json`: what the top neurons promote and demote, the only source of tokens in reports.
 
-Identification writes it, so that the report has tokens without `explain`. It is an aid to reading
-and nothing is chosen by it: what stands in its way is logged, and the file is left out.
+Identification writes it from the weights alone; `explain` adds how often each neuron is active and
+what it is about. It is an aid to reading and nothing is selected by it: if it cannot be written,
+the reason is logged and the report does without.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect, Unembedding, promotions
-from neuronllm_eval.formats.json_files import dump_json, exact_keys, read_json, require_schema
+from neuronllm_eval.explain.explanation import Explanation
+from neuronllm_eval.explain.logit_lens import TokenEffect, Unembedding, promotions
+from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.typed_files import Count, artifact, load
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 
 SCHEMA_VERSION = 1
-# Of either kind, in reports.
-LISTED_NEURONS = 10
+LISTED_NEURONS = 10  # good ones, and bad ones
 LISTED_TOKENS = 4
-# Of an effect: what batches, threads and devices change lies beyond.
+# Decimals of an effect: differences between batches, threads and devices are smaller.
 _DECIMALS = 2
-_AGAIN = "remove the file: the report does without it"
+_REMEDY = "remove the file: the report does without it"
+Key = tuple[str, int, int]  # `good` or `bad`, layer, index
 
 
+@artifact
 @dataclass(frozen=True)
-class ListedTokens:
-    """What the listed neurons' directions promote and demote, where their activation is positive.
+class NeuronTokens:
+    """The tokens of a neuron's output direction.
 
     Attributes:
-        found: by kind, layer and index; good neurons first, best first.
+        kind: `good` or `bad`.
+        promotes: tokens that it promotes while its activation is positive, strongest first.
+        demotes: those that it demotes then.
+        positive: share of the prompts on which its activation is positive; None before `explain`.
+        reading: `letter` or `content` (`letter_bias`); empty if undefined, or before `explain`.
     """
 
-    found: dict[tuple[str, int, int], Promotion]
+    kind: Literal["good", "bad"]
+    layer: Count
+    index: Count
+    promotes: tuple[TokenEffect, ...]
+    demotes: tuple[TokenEffect, ...]
+    positive: float | None = None
+    reading: Literal["letter", "content", ""] = ""
 
-    def to_json(self) -> str:
-        """The content of `tokens.json`."""
-        neurons = [
-            {
-                "kind": kind,
-                "layer": layer,
-                "index": index,
-                "promotes": [_written(each) for each in tokens.promotes],
-                "demotes": [_written(each) for each in tokens.demotes],
-            }
-            for (kind, layer, index), tokens in self.found.items()
-        ]
-        return dump_json({"schema_version": SCHEMA_VERSION, "neurons": neurons})
+    @property
+    def key(self) -> Key:
+        """What names it in a run."""
+        return self.kind, self.layer, self.index
 
-    @classmethod
-    def load(cls, path: Path) -> ListedTokens:
-        """Read a `tokens.json`; without one, nothing is known.
 
-        Raises:
-            ArtifactError: it is damaged, or holds what identification never writes.
-        """
-        if not path.exists():
-            return cls({})
-        values = exact_keys(
-            read_json(path, _AGAIN), {"schema_version", "neurons"}, path, "the file", _AGAIN
+@artifact
+@dataclass(frozen=True)
+class _TokensFile:
+    schema_version: Literal[1]
+    neurons: tuple[NeuronTokens, ...]
+
+    def __post_init__(self) -> None:
+        keys = [neuron.key for neuron in self.neurons]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise ValueError(f"the neuron {key} occurs twice")
+
+
+def read_tokens(path: Path) -> dict[Key, NeuronTokens]:
+    """Read `tokens.json`; empty without that file.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    neurons = load(_TokensFile, path, _REMEDY).neurons if path.exists() else ()
+    return {neuron.key: neuron for neuron in neurons}
+
+
+def tokens_json(neurons: Iterable[NeuronTokens]) -> str:
+    """The content of `tokens.json`."""
+    return dump_json(
+        {"schema_version": SCHEMA_VERSION, "neurons": [_written(each) for each in neurons]}
+    )
+
+
+def _written(neuron: NeuronTokens) -> dict[str, Any]:
+    values = dataclasses.asdict(neuron)
+    for tokens in (values["promotes"], values["demotes"]):
+        for token in tokens:
+            token["effect"] = round(token["effect"], _DECIMALS)
+    if neuron.positive is None:
+        del values["positive"], values["reading"]
+    return values
+
+
+def with_explanation(
+    tokens: Mapping[Key, NeuronTokens], explanation: Explanation
+) -> list[NeuronTokens]:
+    """The tokens of a run, with all that `explain` found."""
+    explained = [
+        NeuronTokens(
+            "good" if each.kind == "good" else "bad",
+            each.neuron.layer,
+            each.neuron.index,
+            each.tokens.promotes[:LISTED_TOKENS],
+            each.tokens.demotes[:LISTED_TOKENS],
+            each.positive,
+            each.letters.reading,
         )
-        require_schema(values["schema_version"], SCHEMA_VERSION, path)
-        keys = {"kind", "layer", "index", "promotes", "demotes"}
-        found = {}
-        for each in _list(values["neurons"], path, "neurons"):
-            neuron = exact_keys(each, keys, path, "a neuron", _AGAIN)
-            place = (neuron["kind"], neuron["layer"], neuron["index"])
-            if place[0] not in ("good", "bad") or not all(
-                type(number) is int and number >= 0 for number in place[1:]
-            ):
-                raise _damaged(path, f"a neuron is {place!r:.100}")
-            if place in found:
-                raise _damaged(path, f"the neuron {place} occurs twice")
-            found[place] = Promotion(
-                _read(neuron["promotes"], path), _read(neuron["demotes"], path)
-            )
-        return cls(found)
+        for each in explanation.neurons
+    ]
+    return list({**tokens, **{neuron.key: neuron for neuron in explained}}.values())
 
 
-def listed(neurons: NeuronSet) -> list[tuple[str, Neuron]]:
-    """The neurons that reports list: the top good ones, then the top bad ones."""
-    sets = {"good": neurons.good, "bad": neurons.bad}
-    return [(kind, each) for kind, found in sets.items() for each in found[:LISTED_NEURONS]]
+def listed(neurons: NeuronSet) -> list[tuple[Literal["good", "bad"], Neuron]]:
+    """The neurons in reports: the top good ones, then the top bad ones."""
+    return [
+        *(("good", neuron) for neuron in neurons.good[:LISTED_NEURONS]),
+        *(("bad", neuron) for neuron in neurons.bad[:LISTED_NEURONS]),
+    ]
 
 
 def listed_tokens(
     unembedding: Unembedding, neurons: NeuronSet, tokenizer: PreTrainedTokenizerBase
-) -> ListedTokens | None:
+) -> list[NeuronTokens] | None:
     """The listed neurons' tokens; None where part of the path to the vocabulary is not understood.
 
     `explain` shows what can be read then, beside what is left out; a report has no room for that.
     """
-    chosen = listed(neurons)
-    if unembedding.notes or not chosen:
+    top: Sequence[tuple[Literal["good", "bad"], Neuron]] = listed(neurons)
+    if unembedding.notes or not top:
         return None
-    effects = unembedding.effects([each.place for _, each in chosen], len(tokenizer))
+    effects = unembedding.effects([neuron.location for _, neuron in top], len(tokenizer))
     if effects is None:
         return None
-    found = promotions(effects, tokenizer, LISTED_TOKENS)
-    places = [(kind, each.layer, each.index) for kind, each in chosen]
-    return ListedTokens(dict(zip(places, found, strict=True)))
-
-
-def _written(each: TokenEffect) -> dict[str, Any]:
-    return {"token": each.token, "text": each.text, "effect": round(each.effect, _DECIMALS)}
-
-
-def _read(values: Any, path: Path) -> tuple[TokenEffect, ...]:
-    kinds = {"token": int, "text": str, "effect": float}
-    found = []
-    for each in _list(values, path, "tokens"):
-        token = exact_keys(each, set(kinds), path, "a token", _AGAIN)
-        for name, kind in kinds.items():
-            if type(token[name]) is not kind:
-                raise _damaged(path, f"a token's {name} is {token[name]!r:.100}")
-        if not math.isfinite(token["effect"]):
-            raise _damaged(path, f"a token's effect is {token['effect']}")
-        found.append(TokenEffect(**token))
-    return tuple(found)
-
-
-def _list(value: Any, path: Path, what: str) -> Sequence[Any]:
-    if not isinstance(value, list):
-        raise _damaged(path, f"{what} are a {type(value).__name__}")
-    return value
-
-
-def _damaged(path: Path, found: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: {found}",
-        expected="a file as `neuronllm-eval identify` writes it",
-        remedy=_AGAIN,
-    )
+    return [
+        NeuronTokens(kind, neuron.layer, neuron.index, tokens.promotes, tokens.demotes)
+        for (kind, neuron), tokens in zip(
+            top, promotions(effects, tokenizer, LISTED_TOKENS), strict=True
+        )
+    ]

@@ -8,12 +8,20 @@ ArtifactError that names the file, the line and the key.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+    with_config,
+)
 
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError
 from neuronllm_eval.formats.json_files import (
@@ -38,6 +46,17 @@ NumberOrNaN = Annotated[
     float, WrapValidator(lambda value, check: math.nan if value is None else check(value))
 ]
 _Value = TypeVar("_Value")
+
+
+def one_of(choices: Collection[str]) -> AfterValidator:
+    """Restricts the text of a field to these."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"{value!r:.100} is not {' or '.join(choices)}")
+        return value
+
+    return AfterValidator(check)
 
 
 def load(model: type[_Value], path: Path, remedy: str) -> _Value:
@@ -124,7 +143,7 @@ def explain_failure(error: ValidationError) -> tuple[str, str]:
     elif problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         found, expected = f"{key} is an unknown key", "known keys only"
     elif problem["type"] == "value_error":
-        found = f"{problem['ctx']['error']!s:.300}"
+        found = (f"{key}: " if problem["loc"] else "") + f"{problem['ctx']['error']!s:.300}"
         expected = "consistent values, as this package writes them"
     elif problem["type"] == "json_invalid":
         found, expected = f"{problem['msg']}", "JSON as this package writes it"

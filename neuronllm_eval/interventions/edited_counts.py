@@ -69,7 +69,7 @@ def edited_by(names: Iterable[str], chosen: NeuronSet, scales: Scales) -> dict[s
         rows = zip(edits.layers.tolist(), edits.indices.tolist(), edits.factors.tolist(),
                    strict=True)  # fmt: skip
         changed = frozenset(row for row in rows if row[2] != 1)
-        good = {neuron.place for neuron in neurons.good}
+        good = {neuron.location for neuron in neurons.good}
         n_good = sum((layer, index) in good for layer, index, _ in changed)
         counts = (n_good, len(changed) - n_good)
         same = first.setdefault(changed, name) if changed else name

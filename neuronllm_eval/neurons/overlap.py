@@ -52,7 +52,7 @@ class Places:
     @classmethod
     def of(cls, neurons: Sequence[Neuron], n_layers: int) -> Places:
         """Of distinct neurons of a model with so many layers."""
-        places = frozenset(neuron.place for neuron in neurons)
+        places = frozenset(neuron.location for neuron in neurons)
         return cls(places, tuple(layer_counts(neurons, n_layers)))
 
     def overlap(self, other: Places, width: int) -> Overlap:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.neurons.neuron_set import AMBIGUOUS, Neuron, NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import AMBIGUOUS, Neuron, NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 
 
 def resolve_count(value: float, total: int, name: str) -> int:
@@ -88,7 +89,7 @@ def random_like(neurons: NeuronSet, seed: int) -> NeuronSet:
         seed: which of the controls.
     """
     generator = np.random.default_rng([seed, 0x5EED])
-    taken = {neuron.place for neuron in neurons.good + neurons.bad}
+    taken = {neuron.location for neuron in neurons.good + neurons.bad}
     good_counts = Counter(neuron.layer for neuron in neurons.good)
     bad_counts = Counter(neuron.layer for neuron in neurons.bad)
     good: list[Neuron] = []

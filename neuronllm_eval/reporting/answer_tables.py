@@ -57,16 +57,20 @@ def flipped_docs(answers: DocTable, condition: str, gained: bool, limit: int) ->
 def _flip_row(report: TaskReport, row: int, condition: str) -> tuple[str, ...]:
     answers = report.answers
     assert answers is not None
-    options = [answers.gold[row], answers.predicted[UNMASKED][row], answers.predicted[condition][row]]
+    options = [
+        answers.gold[row],
+        answers.predicted[UNMASKED][row],
+        answers.predicted[condition][row],
+    ]
     if not report.doc_texts:
-        return (answers.question_ids[row], *(letter(int(option)) for option in options))
+        return (answers.question_ids[row], *(letter(option) for option in options))
     doc = report.doc_texts[row]
 
     def option_text(option: int) -> str:
         text = doc.options[option] if option < len(doc.options) else ""
         return f"{letter(option)}. {text}" if text not in ("", letter(option)) else letter(option)
 
-    return (doc.question, *(option_text(int(option)) for option in options))
+    return (doc.question, *(option_text(option) for option in options))
 
 
 def letter(option: int) -> str:
@@ -163,4 +167,8 @@ def groups_table(report: TaskReport) -> Table | None:
         for group in group_accuracies(report, conditions)
     )
     headers = ("group", "questions", *(f"{name} %" for name in conditions))
-    return Table("Accuracy by group", headers, rows, "Groups are named as in the data.") if rows else None
+    return (
+        Table("Accuracy by group", headers, rows, "Groups are named as in the data.")
+        if rows
+        else None
+    )

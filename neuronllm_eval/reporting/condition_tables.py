@@ -10,7 +10,6 @@ from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, Condition
 from neuronllm_eval.interventions.conditions import CONDITIONS, FEWEST_CONTROLS, factor_text
 from neuronllm_eval.reporting.wording import (
     corrected_p,
-    n_controls,
     p_text,
     tested,
 )
@@ -93,7 +92,7 @@ def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:
         for summary in summaries
         if summary in tested(summaries) or not (summary.is_evaluated or summary.is_point)
     ]
-    has_controls = any(map(n_controls, summaries))
+    has_controls = any(each.n_controls for each in summaries)
     note = f"{CONFIDENCE_NOTE} {CONTROLS_NOTE}" if has_controls else CONFIDENCE_NOTE
     return Table("Conditions", HEADERS, tuple(map(_condition_row, shown)), note)
 
@@ -125,11 +124,11 @@ def _control_cells(summary: ConditionSummary) -> tuple[str, str]:
     return spread, f"{summary.n_beyond} of {controls.n_controls}"
 
 
-def tests_table(summaries: Sequence[ConditionSummary]) -> Table | None:
+def significance_table(summaries: Sequence[ConditionSummary]) -> Table | None:
     """The tests of the conditions that are not points; None where nothing was tested."""
     rows = [_test_row(summary) for summary in summaries if not summary.is_point]
     filled = tuple(row for row in rows if row)
-    return Table("Tests", TEST_HEADERS, filled, _tests_note(summaries)) if filled else None
+    return Table("Tests", TEST_HEADERS, filled, _significance_note(summaries)) if filled else None
 
 
 def _test_row(summary: ConditionSummary) -> tuple[str, ...]:
@@ -160,7 +159,7 @@ def _rank(summary: ConditionSummary) -> str:
     return f"{rank}, {p_text(controls.p_value)}"
 
 
-def _tests_note(summaries: Sequence[ConditionSummary]) -> str:
+def _significance_note(summaries: Sequence[ConditionSummary]) -> str:
     plain = [each for each in summaries if each.corrected is not None and not each.is_point]
     corrected, accuracy = plain[0].corrected, plain[0].accuracy
     n_tests = corrected.n_tests if corrected is not None else 0
@@ -178,7 +177,7 @@ def _tests_note(summaries: Sequence[ConditionSummary]) -> str:
         for each in summaries
         if each.edited is not None and each.edited.same_as is not None and not each.is_point
     ]
-    fewest = min(filter(None, map(n_controls, summaries)), default=0)
+    fewest = min(filter(None, (each.n_controls for each in summaries)), default=0)
     if fewest:
         sentences.append(
             "Rank: of the condition among itself and its random controls (1: beyond all of them), "
@@ -226,7 +225,7 @@ def _dose_cell(summary: ConditionSummary) -> str:
     if not summary.is_evaluated:
         return "" if summary.edited is None else summary.edited.note
     cell = f"{accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
-    count = n_controls(summary)
+    count = summary.n_controls
     return f"{cell} {summary.n_beyond}/{count}" if count else cell
 
 

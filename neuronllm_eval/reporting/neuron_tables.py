@@ -97,8 +97,11 @@ def neurons_table(report: TaskReport) -> Table:
         note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
     rows = []
     for name, neuron in listed(report.neurons):
-        votes = (report.scores.good_count[neuron.place], report.scores.bad_count[neuron.place])
-        tokens = report.tokens.get((name, *neuron.place))
+        votes = (
+            report.scores.good_count[neuron.location],
+            report.scores.bad_count[neuron.location],
+        )
+        tokens = report.tokens.get((name, *neuron.location))
         row = [f"{neuron.layer}:{neuron.index}", name, f"{neuron.score:+.3g}", *map(str, votes)]
         row += _token_cells(tokens) if report.tokens else []
         row += _explained_cells(tokens) if explained else []

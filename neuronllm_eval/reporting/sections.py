@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.stats.split_half import stability_of
+from neuronllm_eval.formats.markdown import data_text, one_line
 from neuronllm_eval.formats.svg import Drawing, clipped
 from neuronllm_eval.interventions.conditions import UNMASKED
 from neuronllm_eval.neurons.selection import layer_counts
@@ -30,7 +32,7 @@ from neuronllm_eval.reporting.condition_tables import (
     conditions_table,
     dose_tables,
     metrics_table,
-    tests_table,
+    significance_table,
 )
 from neuronllm_eval.reporting.neuron_tables import (
     gap_table,
@@ -135,7 +137,7 @@ def selection_text(report: TaskReport) -> list[str]:
 
 
 def report_sections(report: TaskReport) -> list[Section]:
-    """All sections; the first, up to `effect_sections` of them, are about the conditions."""
+    """All sections, beginning with `effect_sections`."""
     sections = effect_sections(report)
     condition = wording.main_condition(report.summaries)
     if report.answers is not None and condition is not None:
@@ -162,31 +164,30 @@ def _conditions(report: TaskReport) -> Section:
     positions = wording.positions_sentence(report.scores.provenance.positions, report.applied_at)
     text = (
         f"Evaluated on {accuracy.n_questions} questions ({accuracy.n_docs} docs) of the "
-        f"{report.split} split; intervals and p are paired, by question. {positions}."
+        f"{data_text(report.split)} split; intervals and p are paired, by question. {positions}."
     )
-    figures = (
-        Figure(
-            (charts.deltas(summaries),),
-            "Filled: p below 0.05 after Holm's correction; hollow: not. Random controls: from the "
-            "lowest to the highest.",
-        ),
-        Figure(
-            (charts.flip_bars(summaries),),
-            "Docs whose answer became incorrect, or correct, against the unmasked run.",
-        ),
-    )
+    figures: tuple[Figure, ...] = ()
+    if summaries:
+        figures = (_deltas_figure(summaries), _flips_figure(summaries))
     tables = (
         conditions_table(report.summaries),
-        tests_table(report.summaries),
+        significance_table(report.summaries),
         metrics_table(report.metrics),
     )
-    return Section(
-        "conditions",
-        "Effect of each condition",
-        (text,),
-        figures if summaries else (),
-        _present(tables),
+    return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))
+
+
+def _deltas_figure(summaries: Sequence[ConditionSummary]) -> Figure:
+    caption = (
+        "Filled: p below 0.05 after Holm's correction; hollow: not. Random controls: from the "
+        "lowest to the highest."
     )
+    return Figure((charts.deltas(summaries),), caption)
+
+
+def _flips_figure(summaries: Sequence[ConditionSummary]) -> Figure:
+    caption = "Docs whose answer became incorrect, or correct, against the unmasked run."
+    return Figure((charts.flip_bars(summaries),), caption)
 
 
 def _dose(report: TaskReport) -> list[Section]:
@@ -231,7 +232,7 @@ def _groups(report: TaskReport, condition: str) -> list[Section]:
         return []
     groups = group_accuracies(report, (UNMASKED, condition))
     before, after = zip(*(group.accuracy for group in groups), strict=True)
-    drawing = charts.groups([group.name for group in groups], before, after, condition)
+    drawing = charts.groups([one_line(group.name) for group in groups], before, after, condition)
     caption = "Accuracy on each group of questions; the largest losses come first."
     return [Section("groups", "Accuracy by group", (), (Figure((drawing,), caption),), (table,))]
 
@@ -242,7 +243,7 @@ def _neurons(report: TaskReport) -> Section:
     stability = stability_table(report)
     correlation = f"rank correlation {stability.rows[0][1] or 'not defined'}"
     figures = (
-        Figure((charts.layers(*counts),), "Selected neurons by layer: good ones up, bad ones down."),
+        Figure((charts.layers(*counts),), "Selected neurons by layer: good up, bad down."),
         Figure(
             (charts.halves(report.scores.half_sums, *sets, correlation),),
             "Scores of the selected neurons from either half of the selection questions; on the "

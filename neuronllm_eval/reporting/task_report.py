@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from neuronllm_eval.evaluation.doc_texts import JudgedDoc, read_judged_docs
 from neuronllm_eval.explain.top_tokens import NeuronTokens, read_tokens
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids
 from neuronllm_eval.runs.reader import ValidationRecord, load_neurons, load_scores
@@ -38,7 +38,7 @@ class TaskReport:
         answers: answer to every doc under every condition; None before validation.
         doc_texts: [docs] questions and options; empty for runs of versions that did not keep them.
         tokens: (`good` or `bad`, layer, index) -> tokens; empty if the model's are not readable.
-        commands: command lines of the run, from `commands.jsonl`.
+        commands: the command lines that made the run (`read_commands`).
     """
 
     task: str
@@ -88,9 +88,7 @@ class TaskReport:
         )
 
 
-def _validated(
-    run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales
-) -> dict[str, Any]:
+def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales) -> dict[str, Any]:
     """Fields of a `TaskReport` that validation adds."""
     answers = DocTable.load(run.conditions, task)
     summaries = tuple(summarise(answers, neurons, scales))
@@ -109,28 +107,37 @@ def _validated(
 
 
 def read_commands(run: RunDirectory) -> tuple[str, ...]:
-    """The commands in `commands.jsonl`, each once and in order; empty without that file.
+    """Commands that made the run: those of `identify`, and the last of `validate`, each once.
 
     Raises:
-        ArtifactError: the file is damaged.
+        ArtifactError: `commands.jsonl` is damaged.
     """
     if not run.commands.exists():
         return ()
     try:
-        lines = read_lines(run.commands)
-        commands = [" ".join(map(_shell_word, line["command"])) for line in lines]
+        commands = [
+            (line["stage"], " ".join(map(_shell_word, line["command"])))
+            for line in read_lines(run.commands)
+        ]
     except (ArtifactError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{run.commands} cannot be read: {getattr(error, 'found', error)!s:.200}",
             expected="a command per line, as identify and validate write it",
             remedy="remove the file: the report does without it",
         ) from error
-    return tuple(dict.fromkeys(commands))
+    identified = [command for stage, command in commands if stage != "validate"]
+    validated = [command for stage, command in commands if stage == "validate"]
+    return tuple(dict.fromkeys([*identified, *validated[-1:]]))
 
 
 def _shell_word(word: str) -> str:
     """A quoted word; one with line breaks or invisible characters is written with escapes."""
     if word.isprintable():
         return shlex.quote(word)
-    escaped = json.dumps(word)[1:-1].replace('\\"', '"').replace("'", "\\'")
-    return f"$'{escaped}'"
+    return f"$'{''.join(map(_shell_character, word))}'"
+
+
+def _shell_character(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"

@@ -1,6 +1,6 @@
 """Sentences for people: effects, selections, excluded docs and cost estimates. Pure.
 
-Texts from data stand in them as they are; whoever writes a page escapes them.
+Templates escape them, all but words in backticks; so texts from data have none (`data_text`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
-from neuronllm_eval.formats.markdown import markdown_table
+from neuronllm_eval.formats.markdown import data_text, markdown_table
 from neuronllm_eval.interventions.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
 from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.stages.cost_estimate import Estimate
@@ -79,23 +79,18 @@ def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
 
 
 def _moved_less(summary: ConditionSummary) -> str:
-    count = n_controls(summary)
+    count = summary.n_controls
     moved = "rose" if EXPECTED_SIGN[summary.condition] > 0 else "fell"
     return f"; {summary.n_beyond} of {count} random controls {moved} less" if count else ""
 
 
 def _more_than(summary: ConditionSummary) -> str:
-    count = n_controls(summary)
+    count = summary.n_controls
     if not count:
         return ""
     exceeded = f"all {count}" if summary.n_beyond == count else f"{summary.n_beyond} of {count}"
     few = f" (a rank needs {FEWEST_CONTROLS})" if count < FEWEST_CONTROLS else ""
     return f", more than {exceeded} random controls{few}"
-
-
-def n_controls(summary: ConditionSummary) -> int:
-    """Number of random controls of a condition."""
-    return summary.controls.n_controls if summary.controls is not None else 0
 
 
 def corrected_p(summary: ConditionSummary) -> float:
@@ -122,8 +117,9 @@ def selection_sentence(provenance: Provenance) -> str:
     """The questions and the method that selected the neurons."""
     return (
         f"Selected on {provenance.n_questions} questions ({provenance.n_prompts} prompts) of the "
-        f"{provenance.split} split of {provenance.task}; {provenance.method}, "
-        f"{provenance.n_steps} nodes of {provenance.quadrature}, {provenance.engine} engine; "
+        f"{data_text(provenance.split)} split of {data_text(provenance.task)}; "
+        f"{data_text(provenance.method)}, {provenance.n_steps} nodes of "
+        f"{data_text(provenance.quadrature)}, {data_text(provenance.engine)} engine; "
         f"{gap_text(provenance)}."
     )
 
@@ -176,14 +172,21 @@ def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
         ("left to the other half, as one split serves as both", data.get("other_half")),
     )
     parts = [f"{count} {reason}" for reason, count in reasons if count]
-    parts += [f"{count} skipped ({reason})" for reason, count in data.get("skipped", {}).items()]
+    parts += [
+        f"{count} skipped ({data_text(reason)})"
+        for reason, count in data.get("skipped", {}).items()
+    ]
     if n_short := prompts.get("demonstrations_dropped"):
         parts.append(f"{n_short} prompts with fewer demonstrations (context length)")
     if n_excluded := counts.get("set_aside"):
         parts.append(f"{n_excluded} questions excluded (NaN or infinite values)")
-    skipped = prompts.get("skipped", {})
-    parts += [f"{count} prompts skipped ({reason})" for reason, count in skipped.items()]
+    parts += _skipped(prompts, "prompts skipped")
     return f"Docs of the {role} split: {', '.join(parts)}." if parts else ""
+
+
+def _skipped(counts: Mapping[str, Any], what: str) -> list[str]:
+    reasons = counts.get("skipped", {})
+    return [f"{count} {what} ({data_text(reason)})" for reason, count in reasons.items()]
 
 
 # Cost estimates -----------------------------------------------------------------------------------

@@ -27,7 +27,13 @@ from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import CARD_FILE, adapter_card
 from neuronllm_eval.export.validated_figures import judged_figures
-from neuronllm_eval.formats.markdown import escaped, escaped_prose, markdown_table, one_line
+from neuronllm_eval.formats.markdown import (
+    LONGEST_PROSE,
+    escaped,
+    escaped_prose,
+    markdown_table,
+    one_line,
+)
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.sections import (
@@ -39,6 +45,7 @@ from neuronllm_eval.reporting.sections import (
     selection_text,
 )
 from neuronllm_eval.reporting.task_report import TaskReport
+from neuronllm_eval.reporting.wording import docs_sentence
 from neuronllm_eval.runs.directory import RunDirectory, write_whole
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -99,19 +106,21 @@ def effect_line(report: TaskReport) -> str:
 
 def console_text(report: TaskReport) -> str:
     """The first part of `report.md`: the effects of the conditions."""
-    return _markdown(report, effect_sections(report))
+    docs = [docs_sentence(role, counts) for role, counts in report.doc_counts.items()]
+    selection = [*selection_text(report), *filter(None, docs)]
+    return _markdown(report, effect_sections(report), selection)
 
 
 def render_markdown(report: TaskReport) -> str:
     """The content of `report.md`."""
-    return _markdown(report, report_sections(report))
+    return _markdown(report, report_sections(report), selection_text(report))
 
 
-def _markdown(report: TaskReport, sections: Sequence[Section]) -> str:
+def _markdown(report: TaskReport, sections: Sequence[Section], selection: Sequence[str]) -> str:
     text = _template("report.md.j2").render(
         title=report.task,
         headline=headline(report),
-        selection=selection_text(report),
+        selection=selection,
         sections=sections,
     )
     return re.sub("\n{3,}", "\n\n", text)
@@ -178,7 +187,8 @@ def _printable(section: Section) -> Section:
         )
         for table in section.tables
     )
-    return replace(section, text=tuple(map(one_line, section.text)), tables=tables)
+    text = tuple(one_line(paragraph, LONGEST_PROSE) for paragraph in section.text)
+    return replace(section, text=text, tables=tables)
 
 
 def spans(text: str) -> Markup:
@@ -197,7 +207,7 @@ def _template(name: str) -> jinja2.Template:
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=name.endswith(".html.j2"),  # noqa: S701
+        autoescape=name.endswith(".html.j2"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,7 +15,8 @@ import jsonlines
 
 from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
 from neuronllm_eval.formats.json_files import parse_json, require_file, require_size
-from neuronllm_eval.neurons.neuron_set import NEURONS_FILE, SCORES_FILE
+from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
+from neuronllm_eval.neurons.scores import SCORES_FILE
 from neuronllm_eval.runs.nearby import folders_near, one_of
 from neuronllm_eval.runs.settings import word_without_secrets
 

@@ -9,7 +9,8 @@ from typing import Any
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats.json_files import exact_keys, read_json
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import POSITIONS
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings, require_doc_counts

@@ -28,7 +28,8 @@ from neuronllm_eval.explain.single_neuron_ablation import worth_alone
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
 from neuronllm_eval.models.precision import computing_in
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
@@ -163,7 +164,7 @@ def explain_run(
     _require_origin(model, questions, stored)
     chosen = _chosen(questions, stored, n_asked)
     top = stored.top(top_n)
-    places = [neuron.place for _, neuron in top]
+    places = [neuron.location for _, neuron in top]
     lm = model.lm
     with computing_in(lm.model, stored.settings.attribution_dtype):
         unembedding = Unembedding.of(lm.model, model.layers, questions.prompts[0].context)

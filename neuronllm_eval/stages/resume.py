@@ -21,7 +21,7 @@ from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids
+from neuronllm_eval.runs.directory import RunDirectory, set_aside_ids
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import is_unfinished
 from neuronllm_eval.runtime.work_units import other_settings
@@ -189,18 +189,16 @@ def keeps_validation(
         content, keys = read_json(run.validation), {*judged, "batch_size"}
         known = dict(exact_keys(content, keys, run.validation, "the file"))
         del known["batch_size"]
-        lines = read_lines(run.conditions)
-        task = str(questions.task.config.task)
-        there = DocTable.from_lines(lines, run.conditions, task).conditions
+        table = DocTable.load(run.conditions, str(questions.task.config.task))
         counted = questions.without(set_aside_ids(run, "validation")).questions
     except ArtifactError as error:
         logger.warning("%s is judged anew: %s", run.path, error.found)
         return False
     asked = [prompt.doc_id for question in counted for prompt in question.prompts]
     now = {**judged, **_by_flag(names), "docs asked": asked}
-    kept = {**known, **_by_flag(there), "docs asked": [line["doc_id"] for line in lines]}
+    kept = {**known, **_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
     _require_equal(run, now, kept)
-    _require_equal(run, {"conditions": list(names)}, {"conditions": list(there)})
+    _require_equal(run, {"conditions": list(names)}, {"conditions": list(table.conditions)})
     logger.warning("%s: it is judged already, under the same conditions", run.path)
     return True
 

@@ -29,7 +29,8 @@ from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.score_conditions import condition_factors, score_conditions
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
@@ -94,7 +95,7 @@ def check_artifacts(run: RunDirectory) -> list[Check]:
 
 
 def _check_results(run: RunDirectory, task: str) -> Check:
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
+    table = DocTable.load(run.conditions, task)
     compared, wrong = 0, []
     for name in table.conditions:
         if not run.result(name).is_file():

@@ -15,12 +15,13 @@ import torch
 from neuronllm_eval.attribution.methods import Method, to_scores
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.explain.logit_lens import Unembedding
-from neuronllm_eval.explain.top_tokens import listed_tokens
+from neuronllm_eval.explain.top_tokens import listed_tokens, tokens_json
 from neuronllm_eval.export.adapter_folder import write_standard_adapters
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.models.precision import dtype_name
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet, Provenance
+from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import resolve_count, select_neurons
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, line_writer, write_whole
 from neuronllm_eval.runs.settings import RunSettings
@@ -142,7 +143,7 @@ def _write_tokens(
     try:
         unembedding = Unembedding.of(model.lm.model, model.layers, context)
         tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
-        text = tokens.to_json() if tokens is not None else None
+        text = tokens_json(tokens) if tokens is not None else None
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - of the model's or the tokenizer's own code

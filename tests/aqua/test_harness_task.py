@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.aqua.harness_task import AquaTask
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
-from tests.harness_fixtures import SpyLM, model_dir, some_docs
+from tests.fixtures.harness import SpyLM, model_dir, some_docs
 
 NAME = "aqua_cached"
 

@@ -33,10 +33,10 @@ from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import Engine, option_cross_entropy
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     VOCABULARY,
     provenance,
     random_model,
@@ -403,8 +403,8 @@ def test_planted_neurons_are_found_first(engine_name):
     settings = IdentificationSettings(top_z=5, batch_size=12)
     scores = scores_of(identify(engine, questions, settings, no_record)["ace"])
     found = select_neurons(scores, top_k=len(HELPERS))
-    assert {neuron.place for neuron in found.good} == set(HELPERS)
-    assert {neuron.place for neuron in found.bad} == set(HURTERS)
+    assert {neuron.location for neuron in found.good} == set(HELPERS)
+    assert {neuron.location for neuron in found.bad} == set(HURTERS)
     for place in HELPERS:
         assert scores.good_count[place] == n_questions
         assert scores.bad_count[place] == 0
@@ -432,7 +432,7 @@ def test_planted_neurons_change_places_with_the_gold_letter():
     ace = scores_of(sums).score
     assert all(ace[place] < 0 for place in HELPERS)
     found = select_neurons(scores_of(sums), top_k=len(HURTERS))
-    assert {neuron.place for neuron in found.good} == set(HURTERS)
+    assert {neuron.location for neuron in found.good} == set(HURTERS)
 
 
 def test_tensor_of_a_question_is_not_changed_by_adding_it():

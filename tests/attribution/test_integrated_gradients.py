@@ -31,7 +31,13 @@ from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages import prepare as preparation
 from neuronllm_eval.stages.prepare import attributing
-from tests.tiny_models import CONFIGS, loaded, random_prompt, relative_difference, tiny_model
+from tests.fixtures.tiny_models import (
+    CONFIGS,
+    loaded,
+    random_prompt,
+    relative_difference,
+    tiny_model,
+)
 
 PROMPT = random_prompt(3, 7)
 LONG_OPTIONS = Prompt(8, PROMPT.context, ((5,), (6, 7), (6, 8, 9)), 1)

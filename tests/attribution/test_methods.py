@@ -45,9 +45,9 @@ from neuronllm_eval.engine.interface import (
 )
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import Prompt, Question
-from tests.tiny_models import provenance, random_prompt, tiny_model
+from tests.fixtures.tiny_models import provenance, random_prompt, tiny_model
 
 STEPS = Quadrature("right_riemann", 16)
 RELATIVE = 1e-5

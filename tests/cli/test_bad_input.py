@@ -19,7 +19,7 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import TaskError
 from neuronllm_eval.runs.directory import folder_name
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     copy_of,
@@ -27,8 +27,8 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.damage import contents, laughs
-from tests.harness_fixtures import TaskFolder, model_dir, some_docs
+from tests.fixtures.damage import contents, laughs
+from tests.fixtures.harness import TaskFolder, model_dir, some_docs
 
 DEEP = "[" * 100_000
 

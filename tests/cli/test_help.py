@@ -13,7 +13,7 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.cli import parsers as help_examples
 from neuronllm_eval.cli.config_file import with_config
 from neuronllm_eval.errors import UsageError
-from tests.cli_fixtures import call
+from tests.fixtures.cli import call
 
 PARSER = cli.main_parser(cli.COMMANDS)
 NAMES = [name for name in PARSER.commands if name != "run"]

@@ -20,10 +20,10 @@ from neuronllm_eval.evaluation.doc_ids import asked_docs
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.evaluation.summary_file import StoredSummary
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.search import runs_below
-from tests import damage
-from tests.cli_fixtures import (
+from tests.fixtures import damage
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -75,7 +75,7 @@ def test_rows_are_what_the_run_says():
     assert list(found.columns) == list(COLUMNS)
     assert list(found["condition"]) == CONDITIONS
     summary = json.loads(run.summary.read_text())
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, "demo_topic")
+    table = DocTable.load(run.conditions, "demo_topic")
     neurons = json.loads(run.neurons.read_text())
     for row, known in zip(found.itertuples(), summary["conditions"], strict=True):
         assert row.accuracy == pytest.approx(100 * table.correct[row.name].mean())
@@ -246,7 +246,7 @@ def _config(name, value):
         ),
         (
             damage.as_json("neurons.json", lambda v: v["provenance"].update(n_questions=3)),
-            "b: 1 run, neurons chosen on 3 questions instead of 4.",
+            "b: 1 run, neurons selected on 3 questions instead of 4.",
         ),
     ],
 )  # fmt: skip

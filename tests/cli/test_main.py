@@ -28,12 +28,13 @@ from neuronllm_eval.harness.packaged_tasks import tasks_dir
 from neuronllm_eval.harness.tasks import load_tasks
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages import prepare as preparation
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     SCORED,
     assert_one_message,
@@ -46,7 +47,7 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     CHATML,
     N_LAYERS,
     WIDTH,
@@ -221,7 +222,9 @@ def test_what_the_commands_print(outputs, run):
     assert said["validate"] == said["report"]
     assert report.startswith(said["validate"])  # and goes on with single answers and neurons
     assert report.startswith("## demo_topic\n\nSuppressing 6 good neurons ")
-    assert said["identify"].startswith("## demo_topic\n\nFound 6 good and 6 bad neurons of 96.\n")
+    assert said["identify"].startswith(
+        "## demo_topic\n\nSelected 6 good and 6 bad neurons of 96.\n"
+    )
     assert said["identify"].endswith(f"written to {output}\n")
 
 
@@ -651,7 +654,7 @@ def test_as_many_prompts_as_fit_give_the_same_answers(tmp_path):
     )
     assert [each["index"] for each in one["good"]] == [each["index"] for each in auto["good"]]
     tables = [
-        (tmp_path / name / "demo_topic" / "report.md").read_text().split("Chosen on")[0]
+        (tmp_path / name / "demo_topic" / "report.md").read_text().split("Selected on")[0]
         for name in ("one", "auto")
     ]
     assert tables[0] == tables[1]

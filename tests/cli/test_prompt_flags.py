@@ -18,7 +18,7 @@ from neuronllm_eval.stages.load_questions import (
     selection_questions,
     validation_questions,
 )
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     TaskFolder,
     a_doc,
     harness_model,

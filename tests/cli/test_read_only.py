@@ -18,7 +18,7 @@ import pytest
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime.checkpoint import Part
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -27,7 +27,7 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.damage import contents
+from tests.fixtures.damage import contents
 
 # Events and the places of the paths among their arguments; `open` is looked at more closely.
 _CHANGES = {"os.mkdir": (0,), "os.rename": (0, 1), "os.remove": (0,), "os.rmdir": (0,),

@@ -18,7 +18,7 @@ from neuronllm_eval.errors import NeuronLLMError
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages.load_model import parse_model_args
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
@@ -27,7 +27,7 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     TaskFolder,
     model_dir,
     scratch,

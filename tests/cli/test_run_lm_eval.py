@@ -22,14 +22,14 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.cli.run_lm_eval import refuse_run, run_lm_eval
 from neuronllm_eval.errors import NeuronLLMError
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     finished_run,
     jsonl,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import model_dir
+from tests.fixtures.harness import model_dir
 
 HEAVY = (
     "torch",

@@ -20,16 +20,17 @@ from neuronllm_eval.cli import compare as compare_command
 from neuronllm_eval.cli import identify as identify_command
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.cli.config_file import config_path
+from neuronllm_eval.comparison import overview_html as overview
 from neuronllm_eval.comparison.method_effects import SWAPPED
 from neuronllm_eval.comparison.method_runs import read_compared
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.finished_run import Run
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
-from neuronllm_eval.reporting import overview_html as overview
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory, find_runs, read_lines
-from tests import damage
-from tests.cli_fixtures import (
+from tests.fixtures import damage
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -38,7 +39,7 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import model_dir
+from tests.fixtures.harness import model_dir
 
 METHODS = ("ace", "qrnca", "tn")
 CONDITIONS = ("--conditions", "suppress_good,suppress_bad,degrade,enhance")
@@ -97,7 +98,7 @@ def test_the_tables_are_what_the_runs_hold(compared):
     for row in found["rows"]:
         path = output / f"seed_{row['seed']}" / row["method"] / row["task"]
         run = RunDirectory(path)
-        table = DocTable.from_lines(read_lines(run.conditions), run.conditions, row["task"])
+        table = DocTable.load(run.conditions, row["task"])
         ending = "" if row["top_k"] == 5 else f".k{row['top_k']}"
         right = {name: 100 * table.correct[name + ending].mean() for name in ("degrade", "enhance")}
         unmasked = 100 * table.correct["unmasked"].mean()
@@ -157,7 +158,7 @@ def board(run: RunDirectory) -> list[dict]:
 
 
 def render_overview(run: RunDirectory) -> str:
-    return overview.render_overview("runs", [overview.read_result(run)] * 2)
+    return overview.render_overview("runs", [overview.read_run(run, with_docs=True)] * 2)
 
 
 def test_the_card_of_what_edits_nothing_has_no_figures(compared, tmp_path):

@@ -12,7 +12,7 @@ from neuronllm_eval.comparison.leaderboard import COLUMNS, leaderboard
 from neuronllm_eval.comparison.leaderboard_filters import Filters
 from neuronllm_eval.comparison.neuron_overlap import MOST_COMPARED, overlaps
 from neuronllm_eval.errors import UsageError
-from tests.leaderboards import TERMS, board_run, entry
+from tests.fixtures.leaderboards import TERMS, board_run, entry
 
 
 def changed(**changes):
@@ -26,7 +26,7 @@ CHANGES = {
     "n_questions": (1, "1 question instead of 60"),
     "question_ids": ("other", "other questions"),
     "docs": ("other", "other orders of the questions or of their options"),
-    "n_proxies": ("1", "each asked 1 time instead of 3"),
+    "n_proxies": ("1", "1 prompt of each question instead of 3"),
     "orders": ("drawn", "orders drawn instead of original"),
     "letter_style": ("(A)", "letter style (A) instead of A."),
     "n_options": ("3", "number of options 3 instead of none"),
@@ -38,9 +38,9 @@ CHANGES = {
     "multiturn": (False, "demonstrations as turns: no instead of yes"),
     "metadata": ("y", "other --metadata"),
     "task_config": ("y", "other definition of the task"),
-    "chosen_split": ("dev", "neurons chosen on split dev instead of train"),
-    "n_chosen_on": (60, "neurons chosen on 60 questions instead of 120"),
-    "chosen_at": ("all", "neurons chosen at all positions instead of scored"),
+    "chosen_split": ("dev", "neurons selected on split dev instead of train"),
+    "n_chosen_on": (60, "neurons selected on 60 questions instead of 120"),
+    "chosen_at": ("all", "neurons selected at all positions instead of scored"),
     "applied_at": ("all", "neurons edited at all positions instead of scored"),
     "top_k": (20, "K 20 instead of 41"),
     "suppress": (0.5, "suppressing by the factor 0.5 instead of 0"),
@@ -70,7 +70,7 @@ def test_what_follows_from_another_difference_is_not_said_again():
         "5 demonstrations instead of 1",
     )
     assert differences(changed(n_proxies="1", docs="e"), TERMS) == (
-        "each asked 1 time instead of 3",
+        "1 prompt of each question instead of 3",
     )
 
 

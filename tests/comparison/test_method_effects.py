@@ -29,8 +29,8 @@ from neuronllm_eval.evaluation.stats.significance import McNemar, holm
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.interventions.conditions import ConditionName, Scales
 from neuronllm_eval.interventions.edited_counts import edited_by
-from tests.doc_tables import answered
-from tests.harness_fixtures import neuron_set
+from tests.fixtures.doc_tables import answered
+from tests.fixtures.harness import neuron_set
 
 TERMS = (("num_fewshot", "1"),)
 SETTINGS = (("top_z", "0.1"),)

@@ -18,7 +18,7 @@ from neuronllm_eval.demo import tasks as demo_tasks
 from neuronllm_eval.errors import ArtifactError, TaskError
 from neuronllm_eval.harness import packaged_tasks as tasks_path
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
-from tests.harness_fixtures import model_dir
+from tests.fixtures.harness import model_dir
 
 TASKS = tuple(f"demo_{family}" for family in FAMILIES)
 METRICS = ["acc", "acc_consistent", "acc_majority", "fortuity", "position_bias"]

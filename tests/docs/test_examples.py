@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuronllm_eval.attribution.methods import METHODS
-from tests.cli_fixtures import call, without_the_harness_tasks
+from tests.fixtures.cli import call, without_the_harness_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -51,4 +51,4 @@ def test_every_page_names_what_runs():
     assert {path.name for path in SCRIPTS} <= named
     folders = [ROOT / name for name in ("examples", "tests", "docs")]
     for name in named:
-        assert any((folder / name).is_file() for folder in folders), name
+        assert any(list(folder.rglob(name)) for folder in folders), name

@@ -16,9 +16,9 @@ from safetensors import safe_open
 
 import neuronllm_eval
 from neuronllm_eval.cli.main import COMMANDS
-from neuronllm_eval.cli.parsers import main_parser, run_eval_parser
+from neuronllm_eval.cli.parsers import run_eval_parser
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import call, copy_of, finished_run, jsonl, without_the_harness_tasks
+from tests.fixtures.cli import call, copy_of, finished_run, jsonl, without_the_harness_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(neuronllm_eval.__file__).parent
@@ -49,17 +49,16 @@ def test_the_page_of_the_command_line_is_up_to_date():
     )
 
 
-def test_every_command_has_an_example_that_can_be_parsed():
-    names = [name for name, _, _ in GENERATOR.commands()]
-    assert set(GENERATOR.EXAMPLES) == set(names), "see EXAMPLES in docs/make_command_line.py"
-    for name, line in GENERATOR.EXAMPLES.items():
-        words = shlex.split(line)
-        if name == "run_eval.py":
-            assert words[:2] == ["python", "run_eval.py"]
-            run_eval_parser().parse_args(words[2:])
-        elif name != "run":  # lm_eval's own
-            assert words[0] == "neuronllm-eval"
-            main_parser(COMMANDS).parse_args(words[1:])
+def test_every_command_has_an_example():
+    parts = sections(GENERATOR.page())
+    assert set(parts) >= {f"neuronllm-eval {name}" for name in COMMANDS}
+    assert [title for title, text in parts.items() if "```sh\n" not in text] == []
+
+
+def test_the_example_of_the_script_can_be_parsed():
+    words = shlex.split(GENERATOR.EXAMPLES["run_eval.py"])
+    assert words[:2] == ["python", "run_eval.py"]
+    run_eval_parser().parse_args(words[2:])
 
 
 # The artifacts ------------------------------------------------------------------------------------
@@ -138,12 +137,14 @@ def test_every_file_of_a_run_is_explained(run):
 
 
 def test_every_reading_in_the_code_is_in_the_table_of_the_method():
-    listed = set(re.findall(r"`(\w+)\.py`", sections(read("docs/method.md"))["Our readings"]))
+    listed = set(re.findall(r"`([\w/]+\.py)`", sections(read("docs/method.md"))["Our readings"]))
     marked = {
-        path.stem for path in PACKAGE.glob("*.py") if "our reading" in path.read_text("utf-8")
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "our reading" in path.read_text("utf-8")
     }
     assert marked <= listed
-    assert listed <= {path.stem for path in PACKAGE.glob("*.py")}
+    assert [name for name in listed if not (PACKAGE / name).is_file()] == []
 
 
 def test_the_citation_has_what_its_format_asks_for():
@@ -154,3 +155,46 @@ def test_the_citation_has_what_its_format_asks_for():
     (paper,) = citation["references"]
     assert "2601.04548" in paper["url"]
     assert {"type", "title", "authors"} <= set(paper)
+
+
+# Prose --------------------------------------------------------------------------------------------
+
+PAGES = (*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md")
+PATH = re.compile(r"`(?:\S+=)?((?:[\w-]+/)*[\w-]+\.py)(?:::\w+)?`")
+# Of a user, or of lm_eval.
+NOT_OURS = {"my_methods.py", "scripts/zeno_visualize.py"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_have_at_most_100_characters(page):
+    """Rows of tables cannot be broken, and what a command printed stands as it was printed."""
+    text = re.sub(
+        r"^```console.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    lines = [line for line in text.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_a_page_names_exists(page):
+    """Below the package (`aqua/proxies.py`) or the repository; of a test its name is enough."""
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    text = page.read_text("utf-8")
+    folders = re.findall(r"\b(?:neuronllm_eval|benchmarks|tools|tests)/(?:[\w-]+/)*(?=[`\s])", text)
+    names = set(PATH.findall(text)) - NOT_OURS - tests
+    absent = {name for name in names if not any((at / name).is_file() for at in (ROOT, PACKAGE))}
+    assert absent | {name for name in folders if not (ROOT / name).is_dir()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page):
+    """`test_x.py::test_y`, and further names of the same file behind it."""
+    defined = {
+        path.name: set(re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE))
+        for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    everywhere = set().union(*defined.values())
+    text = page.read_text("utf-8")
+    for file, name in re.findall(r"`(?:[\w-]+/)*(test_\w+\.py)::(test_\w+)`", text):
+        assert name in defined.get(file, ()), f"{file}::{name}"
+    assert set(re.findall(r"`(test_\w+)`", text)) <= everywhere

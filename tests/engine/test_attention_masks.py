@@ -15,7 +15,7 @@ from neuronllm_eval.engine.attention_masks import (
     fan_out_masks,
     mask_styles,
 )
-from tests.tiny_models import CONFIGS
+from tests.fixtures.tiny_models import CONFIGS
 
 
 def visible(mask: Tensor) -> list[list[list[int]]]:

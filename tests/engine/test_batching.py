@@ -31,7 +31,7 @@ from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.stages import prepare as preparation
-from tests.tiny_models import random_prompt, tiny_model
+from tests.fixtures.tiny_models import random_prompt, tiny_model
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 

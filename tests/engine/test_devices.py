@@ -17,7 +17,13 @@ from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer, Mask
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.tiny_models import assert_same_scores, proxies, random_scales, random_tokens, tiny_model
+from tests.fixtures.tiny_models import (
+    assert_same_scores,
+    proxies,
+    random_scales,
+    random_tokens,
+    tiny_model,
+)
 
 PACKAGE = Path(neuronllm_eval.__file__).parent
 # These choose a device for the user, or ask what a device has.

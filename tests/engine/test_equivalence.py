@@ -27,7 +27,7 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.prompts import Prompt
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     CONFIGS,
     LOG_NATS,
     NODES,

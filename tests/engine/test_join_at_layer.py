@@ -14,7 +14,7 @@ from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.join_at_layer import _narrowed, decoder_layers, staircase
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_model
+from tests.fixtures.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_model
 
 
 class Adding(nn.Module):

@@ -14,7 +14,7 @@ from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.option_logits import option_head, restrictable_head, split_logits
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt
-from tests.tiny_models import tiny_model
+from tests.fixtures.tiny_models import tiny_model
 
 
 def test_a_restricted_head_by_hand():

@@ -14,7 +14,7 @@ from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.shared_prefix import Prefiller, PrefillPasses
 from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     CONFIGS,
     NODES,
     WEIGHTS,

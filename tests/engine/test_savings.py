@@ -32,7 +32,7 @@ from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     CONFIGS,
     LOG_NATS,
     NODES,
@@ -296,8 +296,8 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
         assert np.array_equal(found.bad_count, scores.bad_count)
         again = select_neurons(found, TOP_K)
         for kind in ("good", "bad"):
-            places = [each.place for each in getattr(again, kind)]
-            assert places == [each.place for each in getattr(chosen, kind)]
+            places = [each.location for each in getattr(again, kind)]
+            assert places == [each.location for each in getattr(chosen, kind)]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_mixed"])

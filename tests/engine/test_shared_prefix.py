@@ -25,7 +25,7 @@ from neuronllm_eval.engine.shared_prefix import (
     group_by_stem,
 )
 from neuronllm_eval.prompts import Prompt
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     NODES,
     WEIGHTS,
     assert_same_scores,

@@ -13,7 +13,7 @@ from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     NODES,
     WEIGHTS,
     call_engine,

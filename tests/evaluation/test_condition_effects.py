@@ -18,8 +18,8 @@ from neuronllm_eval.evaluation.stats.significance import McNemar
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.interventions.conditions import CONDITIONS, Scales
 from neuronllm_eval.interventions.edited_counts import Edited
-from tests.doc_tables import answered, the_table
-from tests.harness_fixtures import neuron_set
+from tests.fixtures.doc_tables import answered, the_table
+from tests.fixtures.harness import neuron_set
 
 HALVES = SplitHalf(k=3, rank_correlation=math.nan, top_k_overlap=1.0, bottom_k_overlap=0.5)
 PLACES = {"chosen_at": "scored", "applied_at": "all"}

@@ -10,8 +10,8 @@ import pytest
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_texts import JudgedDoc, read_judged_docs
 from neuronllm_eval.harness.doc_excerpts import doc_lines, question_words
-from tests.cli_fixtures import finished_run, jsonl
-from tests.doc_tables import the_table
+from tests.fixtures.cli import finished_run, jsonl
+from tests.fixtures.doc_tables import the_table
 
 LINES = [
     {"doc_id": doc, "question": f"Question {doc}?", "options": ["x", "y"], "group": "odd"}

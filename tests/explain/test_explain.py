@@ -26,7 +26,7 @@ from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load_model import load_model
 from neuronllm_eval.stages.load_questions import load_run_task, selection_questions
 from neuronllm_eval.stages.rescore_sample import Attributing
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
@@ -35,8 +35,8 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.cli_fixtures import identify as identify_flags
-from tests.harness_fixtures import model_dir
+from tests.fixtures.cli import identify as identify_flags
+from tests.fixtures.harness import model_dir
 
 QUICK = ("--device", "cpu", "--limit", 4, "--top_n", 3)
 
@@ -224,8 +224,8 @@ def test_sets_of_several_runs_are_compared(tmp_path):
     assert list(found) == [tuple(pair) for pair in COMPARED]
     for (first, second), each in found.items():
         assert each["runs"] == ["demo_sentiment", "demo_topic"]
-        a = {neuron.place for neuron in getattr(sets["demo_sentiment"], first)}
-        b = {neuron.place for neuron in getattr(sets["demo_topic"], second)}
+        a = {neuron.location for neuron in getattr(sets["demo_sentiment"], first)}
+        b = {neuron.location for neuron in getattr(sets["demo_topic"], second)}
         assert each["overlap"]["jaccard"] == pytest.approx(len(a & b) / len(a | b))
         assert 0 < each["overlap"]["chance"] < 0.5
     assert read(other)["overlaps"] == read(one)["overlaps"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from neuronllm_eval.explain.logit_lens import TokenEffect, Unembedding, promotions
 from neuronllm_eval.explain.norms import read_norm, trace
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.harness_fixtures import word_tokenizer
-from tests.tiny_models import VOCABULARY, n_hooks, random_prompt, tiny_model
+from tests.fixtures.harness import word_tokenizer
+from tests.fixtures.tiny_models import VOCABULARY, n_hooks, random_prompt, tiny_model
 
 CONTEXT = random_prompt(0, 12).context
 PLACES = [(0, 0), (1, 47), (2, 5)]

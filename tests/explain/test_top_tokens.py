@@ -11,14 +11,20 @@ import pytest
 import torch
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect, Unembedding
-from neuronllm_eval.explain.top_tokens import ListedTokens, listed, listed_tokens
+from neuronllm_eval.explain.logit_lens import TokenEffect, Unembedding
+from neuronllm_eval.explain.top_tokens import (
+    NeuronTokens,
+    listed,
+    listed_tokens,
+    read_tokens,
+    tokens_json,
+)
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages import write_identified as identified_files
-from tests.cli_fixtures import assert_one_message, call, identify, without_the_harness_tasks
-from tests.harness_fixtures import neuron_set, word_tokenizer
-from tests.tiny_models import tiny_model
+from tests.fixtures.cli import assert_one_message, call, identify, without_the_harness_tasks
+from tests.fixtures.harness import neuron_set, word_tokenizer
+from tests.fixtures.tiny_models import tiny_model
 
 UP = TokenEffect(3, " up", 2.345)
 DOWN = TokenEffect(4, " down", -1.5)
@@ -40,14 +46,22 @@ def written(path: Path, **changes: object) -> Path:
 
 def test_what_is_written_is_read_back_to_two_decimals(tmp_path):
     path = tmp_path / "tokens.json"
-    path.write_text(ListedTokens({("good", 1, 7): Promotion((UP,), (DOWN,))}).to_json())
+    path.write_text(tokens_json([NeuronTokens("good", 1, 7, (UP,), (DOWN,))]))
     assert json.loads(path.read_text()) == {"schema_version": 1, "neurons": [WRITTEN]}
     rounded = TokenEffect(3, " up", 2.35)
-    assert ListedTokens.load(path).found == {("good", 1, 7): Promotion((rounded,), (DOWN,))}
+    neuron = NeuronTokens("good", 1, 7, (rounded,), (DOWN,))
+    assert read_tokens(path) == {("good", 1, 7): neuron}
+
+
+def test_what_explain_adds_is_read_back(tmp_path):
+    path = tmp_path / "tokens.json"
+    neuron = NeuronTokens("bad", 1, 7, (), (DOWN,), 0.25, "letter")
+    path.write_text(tokens_json([neuron]))
+    assert read_tokens(path) == {neuron.key: neuron}
 
 
 def test_a_run_without_it(tmp_path):
-    assert ListedTokens.load(tmp_path / "tokens.json").found == {}
+    assert read_tokens(tmp_path / "tokens.json") == {}
 
 
 TOKEN = {"token": 3, "text": " up", "effect": 2.0}
@@ -56,30 +70,32 @@ TOKEN = {"token": 3, "text": " up", "effect": 2.0}
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "worst"}, "a neuron is \\('worst', 1, 7\\)"),
-        ({"kind": []}, "a neuron is"),
-        ({"layer": -1}, "a neuron is"),
-        ({"index": True}, "a neuron is"),
-        ({"score": 1.0}, "a neuron has the wrong keys"),
-        ({"promotes": {}}, "tokens are a dict"),
-        ({"promotes": ["up"]}, "a token has the wrong keys"),
-        ({"promotes": [{**TOKEN, "text": 1}]}, "a token's text is 1"),
-        ({"demotes": [{**TOKEN, "token": "3"}]}, "a token's token is '3'"),
-        ({"demotes": [{**TOKEN, "effect": None}]}, "a token's effect is None"),
-        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "a token's effect is inf"),
+        ({"kind": "worst"}, "neurons.0.kind is 'worst'"),
+        ({"kind": []}, "neurons.0.kind is"),
+        ({"layer": -1}, "neurons.0.layer is -1"),
+        ({"index": True}, "neurons.0.index is True"),
+        ({"score": 1.0}, "neurons.0.score is an unknown key"),
+        ({"promotes": {}}, "neurons.0.promotes is {}"),
+        ({"promotes": ["up"]}, "neurons.0.promotes.0 is 'up'"),
+        ({"promotes": [{**TOKEN, "text": 1}]}, "neurons.0.promotes.0.text is 1"),
+        ({"demotes": [{**TOKEN, "token": "3"}]}, "neurons.0.demotes.0.token is '3'"),
+        ({"demotes": [{**TOKEN, "effect": None}]}, "neurons.0.demotes.0.effect is None"),
+        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "neurons.0.demotes.0.effect is inf"),
+        ({"positive": "often"}, "neurons.0.positive is 'often'"),
+        ({"reading": "a letter"}, "neurons.0.reading is 'a letter'"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, said):
     with pytest.raises(ArtifactError, match=f"(?s)tokens.json: {said}.*remove the file"):
-        ListedTokens.load(written(tmp_path / "tokens.json", **change))
+        read_tokens(written(tmp_path / "tokens.json", **change))
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"schema_version": 2, "neurons": []}, "schema version 2"),
-        ({"schema_version": 1, "neurons": {}}, "neurons are a dict"),
-        ({"schema_version": 1}, "wrong keys"),
+        ({"schema_version": 2, "neurons": []}, "schema_version is 2"),
+        ({"schema_version": 1, "neurons": {}}, "neurons is {}"),
+        ({"schema_version": 1}, "neurons is missing"),
         ({"schema_version": 1, "neurons": [WRITTEN, WRITTEN]}, "occurs twice"),
     ],
 )
@@ -87,7 +103,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, values, said):
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=f"tokens.json.*{said}"):
-        ListedTokens.load(path)
+        read_tokens(path)
 
 
 # Which neurons ------------------------------------------------------------------------------------
@@ -96,7 +112,7 @@ def test_a_file_of_another_form_is_refused(tmp_path, values, said):
 def test_ten_of_either_kind_are_listed():
     places = [(layer, index) for layer in range(2) for index in range(24)]
     neurons = neuron_set(places[:12], places[12:26], n_layers=2, width=48)
-    found = [(kind, neuron.place) for kind, neuron in listed(neurons)]
+    found = [(kind, neuron.location) for kind, neuron in listed(neurons)]
     assert found == [
         *(("good", each) for each in places[:10]),
         *(("bad", each) for each in places[12:22]),
@@ -104,8 +120,8 @@ def test_ten_of_either_kind_are_listed():
     model = tiny_model("llama")
     unembedding = Unembedding.of(model, find_ffn_layers(model), range(8))
     tokens = listed_tokens(unembedding, neurons, word_tokenizer())
-    assert list(tokens.found) == [(kind, *place) for kind, place in found]
-    assert {len(each.promotes) for each in tokens.found.values()} == {4}
+    assert [each.key for each in tokens] == [(kind, *place) for kind, place in found]
+    assert {len(each.promotes) for each in tokens} == {4}
 
 
 def test_nothing_is_told_of_no_neurons():
@@ -141,7 +157,7 @@ def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, ca
     assert said == [(logging.INFO, "there is no tokens.json: it is odd")]
     assert run.neurons.is_file()
     assert not run.tokens.exists()
-    assert "once `neuronllm-eval explain` was run" in run.report.read_text()
+    assert "Run `neuronllm-eval explain` on this directory" in run.report.read_text()
 
 
 def broken(error: Exception):
@@ -187,7 +203,7 @@ def test_every_method_of_a_pass_has_its_own(tmp_path, monkeypatch):
     found = {}
     for method in ("ace", "random"):
         run = RunDirectory(tmp_path / method / "demo_topic")
-        found[method] = list(ListedTokens.load(run.tokens).found)
+        found[method] = list(read_tokens(run.tokens))
         neurons = json.loads(run.neurons.read_text())
         assert found[method][0] == (
             "good", neurons["good"][0]["layer"], neurons["good"][0]["index"]

@@ -22,7 +22,7 @@ from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.fingerprints import base_model_hash, model_hash
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
@@ -31,8 +31,8 @@ from tests.cli_fixtures import (
     identify,
     without_the_harness_tasks,
 )
-from tests.damage import contents
-from tests.harness_fixtures import harness_model, include_paths, model_dir, neuron_set
+from tests.fixtures.damage import contents
+from tests.fixtures.harness import harness_model, include_paths, model_dir, neuron_set
 
 PEFT_WARNING = "ignore:`is_gradient_checkpointing`:FutureWarning"
 pytestmark = pytest.mark.filterwarnings(PEFT_WARNING)

@@ -27,7 +27,7 @@ from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.hooks import scale_neurons
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     CONFIGS,
     REPLAY_ONLY,
     loaded,

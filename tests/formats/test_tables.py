@@ -27,7 +27,7 @@ from neuronllm_eval.comparison.leaderboard_tables import (
 from neuronllm_eval.comparison.neuron_overlap import as_json, overlaps
 from neuronllm_eval.formats.latex import tex
 from neuronllm_eval.formats.tables import PAGES, as_csv, as_table
-from tests.leaderboards import board_run, entry
+from tests.fixtures.leaderboards import board_run, entry
 
 HOSTILE = 'm|o&d_e<l>%$#{}~^\\"\x1b[31m\n**x**'
 

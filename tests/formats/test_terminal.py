@@ -17,8 +17,8 @@ from neuronllm_eval.comparison.leaderboard_tables import sections
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.formats.tables import as_table
 from neuronllm_eval.formats.terminal import column_parts, fitted, terminal_width
-from tests.cli_fixtures import call, finished
-from tests.leaderboards import entry
+from tests.fixtures.cli import call, finished
+from tests.fixtures.leaderboards import entry
 
 HEADS = ["condition", "delta", "interval", "controls"]
 ROWS = [

@@ -17,7 +17,7 @@ from neuronllm_eval.formats.yaml_files import (
     dump_yaml,
     read_yaml,
 )
-from tests.damage import laughs
+from tests.fixtures.damage import laughs
 
 
 def test_parts_that_are_equal_are_written_out_and_come_back(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     CHATML,
     LLAMA_3,
     TaskFolder,

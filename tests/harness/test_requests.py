@@ -9,7 +9,7 @@ from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tasks import load_tasks, on_split, selection_split, validation_split
 from neuronllm_eval.harness.tokenize import PromptSettings
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     CHAT_TEMPLATE,
     TaskFolder,
     a_doc,

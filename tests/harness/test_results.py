@@ -35,7 +35,7 @@ from neuronllm_eval.interventions.score_conditions import (
     score_conditions,
 )
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     DEMO_TASKS,
     TaskFolder,
     a_doc,

@@ -21,7 +21,7 @@ from neuronllm_eval.harness.tasks import (
     validation_split,
 )
 from neuronllm_eval.models.fingerprints import task_hash
-from tests.harness_fixtures import TaskFolder, a_doc, demo_task, include_paths, some_docs
+from tests.fixtures.harness import TaskFolder, a_doc, demo_task, include_paths, some_docs
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from neuronllm_eval.errors import DocError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
 from neuronllm_eval.prompts import Question
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     TaskFolder,
     a_doc,
     harness_model,

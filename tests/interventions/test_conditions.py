@@ -22,7 +22,7 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.selection import random_like
-from tests.tiny_models import provenance
+from tests.fixtures.tiny_models import provenance
 
 NEURONS = NeuronSet(
     n_layers=2,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from neuronllm_eval.interventions.conditions import CONDITIONS, Scales, condition_scales
 from neuronllm_eval.interventions.edited_counts import Edited, edited_by
-from tests.harness_fixtures import neuron_set
+from tests.fixtures.harness import neuron_set
 
 PLAIN = CONDITIONS[1:]
 

@@ -29,8 +29,8 @@ from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_c
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import ALL, POSITIONS, Prompt
-from tests.harness_fixtures import demo_task, harness_model, many_neurons, model_dir
-from tests.tiny_models import loaded, n_hooks, random_prompt, relative_difference
+from tests.fixtures.harness import demo_task, harness_model, many_neurons, model_dir
+from tests.fixtures.tiny_models import loaded, n_hooks, random_prompt, relative_difference
 
 # A batch of other lengths, so that there is padding.
 PROMPTS = [random_prompt(0, 9), random_prompt(1, 23), random_prompt(2, 14)]

@@ -30,7 +30,7 @@ from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.validate import _condition_line
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     N_LAYERS,
     WIDTH,
     demo_task,

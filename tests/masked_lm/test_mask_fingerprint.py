@@ -10,8 +10,8 @@ from neuronllm_eval.masked_lm.mask_fingerprint import mask_hash, mask_section
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.masked_lm.model_args import MaskOptions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from tests.cli_fixtures import SCORED, finished_run
-from tests.harness_fixtures import model_dir, neuron_set
+from tests.fixtures.cli import SCORED, finished_run
+from tests.fixtures.harness import model_dir, neuron_set
 
 CONTROLS = [name for name in SCORED if ".random_" in name]
 

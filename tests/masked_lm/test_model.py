@@ -32,7 +32,7 @@ from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.masked_lm.shared_context_scoring import ForkScorer
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
-from tests.harness_fixtures import (
+from tests.fixtures.harness import (
     N_LAYERS,
     WIDTH,
     demo_task,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
-from tests.cli_fixtures import call, finished_run
-from tests.harness_fixtures import model_dir
+from tests.fixtures.cli import call, finished_run
+from tests.fixtures.harness import model_dir
 
 DISCOVERY = """
 import importlib.metadata, sys

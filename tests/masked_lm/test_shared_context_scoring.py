@@ -10,7 +10,7 @@ import torch
 from neuronllm_eval.masked_lm.equivalence_check import exact_style
 from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer, Mask, families
 from neuronllm_eval.models.hooks import edit_neurons
-from tests.tiny_models import (
+from tests.fixtures.tiny_models import (
     CONFIGS,
     REPLAY_ONLY,
     VOCABULARY,

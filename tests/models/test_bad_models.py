@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.load_errors import readable_loading, require_model_args
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     identify,
     without_the_harness_tasks,
 )
-from tests.damage import contents
-from tests.harness_fixtures import model_dir
+from tests.fixtures.damage import contents
+from tests.fixtures.harness import model_dir
 
 Change = Callable[[Path], object]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers, input_width
-from tests.tiny_models import CONFIGS, REPLAY_ONLY, VOCABULARY, n_hooks, tiny_model
+from tests.fixtures.tiny_models import CONFIGS, REPLAY_ONLY, VOCABULARY, n_hooks, tiny_model
 
 # Name of layer 0's down-projection, by the model's layout.
 FIRST_NAME = {

@@ -7,8 +7,8 @@ import copy
 import torch
 
 from neuronllm_eval.models.fingerprints import digest, model_hash, tokenizer_hash
-from tests.harness_fixtures import split_space_tokenizer, word_tokenizer
-from tests.tiny_models import tiny_model
+from tests.fixtures.harness import split_space_tokenizer, word_tokenizer
+from tests.fixtures.tiny_models import tiny_model
 
 
 def test_a_single_changed_weight_changes_the_hash():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.hooks import edit_neurons, frozen_parameters, scale_neurons
-from tests.tiny_models import CONFIGS, n_hooks, tiny_model
+from tests.fixtures.tiny_models import CONFIGS, n_hooks, tiny_model
 
 TOKENS = torch.tensor([[5, 17, 42, 8, 90], [3, 3, 60, 11, 7]])
 

@@ -21,9 +21,9 @@ from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models import hub
 from neuronllm_eval.models.hub import Reference
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import assert_one_message, call, change_settings, copy_of, finished_run
-from tests.harness_fixtures import include_paths, model_dir
-from tests.hub_fixtures import FakeHub
+from tests.fixtures.cli import assert_one_message, call, change_settings, copy_of, finished_run
+from tests.fixtures.harness import include_paths, model_dir
+from tests.fixtures.hub import FakeHub
 
 REPO = "user/neurons"
 NOT_PUSHED = {".lock", "commands.jsonl", "validation_docs.jsonl"}

@@ -11,8 +11,8 @@ from huggingface_hub.utils import _http, close_session
 
 from neuronllm_eval.models import hub
 from neuronllm_eval.models.hub import Reference
-from tests.cli_fixtures import assert_one_message, call, finished_run
-from tests.hub_fixtures import FakeHub, HubServer
+from tests.fixtures.cli import assert_one_message, call, finished_run
+from tests.fixtures.hub import FakeHub, HubServer
 
 REPO = "user/neurons"
 PUSH = ("--repo_id", REPO)

@@ -18,12 +18,12 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.precision import ATTRIBUTION_DTYPES, AUTO, computing_in, dtype_name
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import Question
-from tests.cli_fixtures import QUICK, assert_one_message, call, jsonl
-from tests.cli_fixtures import identify as identify_flags
-from tests.harness_fixtures import model_dir
-from tests.tiny_models import random_prompt, tiny_model
+from tests.fixtures.cli import QUICK, assert_one_message, call, jsonl
+from tests.fixtures.cli import identify as identify_flags
+from tests.fixtures.harness import model_dir
+from tests.fixtures.tiny_models import random_prompt, tiny_model
 
 HALVES = (torch.bfloat16, torch.float16)
 PROMPTS = (random_prompt(0, 9), random_prompt(1, 12))

@@ -8,7 +8,7 @@ import pytest
 from neuronllm_eval.neurons.neuron_set import Neuron
 from neuronllm_eval.neurons.overlap import overlap
 from neuronllm_eval.neurons.selection import random_like
-from tests.harness_fixtures import neuron_set
+from tests.fixtures.harness import neuron_set
 
 
 def neurons(*places: tuple[int, int]) -> list[Neuron]:

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import (
     layer_counts,
     random_like,
     resolve_count,
     select_neurons,
 )
-from tests.tiny_models import provenance
+from tests.fixtures.tiny_models import provenance
 
 
 def scores(
@@ -38,7 +39,7 @@ def scores(
 
 
 def places(neurons: tuple[Neuron, ...]) -> list[tuple[int, int]]:
-    return [neuron.place for neuron in neurons]
+    return [neuron.location for neuron in neurons]
 
 
 def chosen(good: list[tuple[int, int]], bad: list[tuple[int, int]], **changes: Any) -> NeuronSet:

@@ -21,8 +21,8 @@ from benchmarks.planted_truth.neuron_kinds import KINDS
 from neuronllm_eval.attribution.integrated_gradients import Quantity
 from neuronllm_eval.attribution.methods import ACE, METHODS
 from neuronllm_eval.engine.interface import gold_probability
-from tests.cli_fixtures import assert_one_message, call, without_the_harness_tasks
-from tests.planted_models import STRENGTH, biased, embedded, skilled
+from tests.fixtures.cli import assert_one_message, call, without_the_harness_tasks
+from tests.fixtures.planted_models import STRENGTH, biased, embedded, skilled
 
 RIGHT_FIRST = "ace puts neurons that push the right letter first"
 WRONG_LAST = "ace puts neurons that push a wrong letter last"

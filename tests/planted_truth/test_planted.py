@@ -21,8 +21,8 @@ from benchmarks.planted_truth.wiring import fit_rows, recorded_inputs
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.hooks import scale_neurons
 from neuronllm_eval.prompts import Prompt
-from tests.planted_models import STRENGTH, biased, embedded, fitting_prompts, skilled
-from tests.tiny_models import tiny_model
+from tests.fixtures.planted_models import STRENGTH, biased, embedded, fitting_prompts, skilled
+from tests.fixtures.tiny_models import tiny_model
 
 N_PROMPTS = 32
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from neuronllm_eval.comparison.overview_html import render_overview
 from neuronllm_eval.interventions.conditions import CONDITIONS
-from neuronllm_eval.reporting.overview_html import render_overview
-from neuronllm_eval.reporting.report_html import render_page
-from tests.cli_fixtures import finished_run
-from tests.page_fixtures import HOSTILE, POINTS, a_run
-from tests.task_result_fixtures import judged
+from neuronllm_eval.reporting.write_reports import render_page
+from tests.fixtures.cli import finished_run
+from tests.fixtures.compared_runs import evaluated
+from tests.fixtures.pages import HOSTILE, POINTS, a_run
 
 pytestmark = pytest.mark.browser
 # With the value 1, what would be skipped without a browser fails: `.ci/run` sets it.
@@ -109,12 +109,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     found = {"a real run": finished_run().page, "an overview": folder / "overview.html"}
     right = {name: 14 - number for number, name in enumerate(CONDITIONS)}
-    law = judged("law", right | {"degrade.random_0": 13, "suppress_good.random_0": 14})
+    law = evaluated("law", right | {"degrade.random_0": 13, "suppress_good.random_0": 14})
     odd = dataclasses.replace(law, task="y" * 290)
     found["an overview"].write_text(render_overview("runs", [law, odd] * 30), encoding="utf-8")
     for number, (name, changes) in enumerate(RUNS.items()):
         found[name] = folder / f"{number}.html"
-        found[name].write_text(render_page(*a_run(**changes)), encoding="utf-8")
+        found[name].write_text(render_page(a_run(**changes)), encoding="utf-8")
     return found
 
 
@@ -200,7 +200,7 @@ def test_all_conditions_of_an_overview_are_seen_on_desks(browser, tmp_path):
     right = {name: 14 - number for number, name in enumerate(CONDITIONS)}
     controls = {f"{name}.random_{seed}": 13 for name in CONDITIONS[1:] for seed in range(20)}
     names = ("demo_arithmetic", "demo_knowledge")
-    path.write_text(render_overview("runs", [judged(name, right | controls) for name in names]))
+    path.write_text(render_overview("runs", [evaluated(name, right | controls) for name in names]))
     page = browser.new_page()
     page.set_viewport_size({"width": 1280, "height": 800})
     page.goto(path.as_uri())

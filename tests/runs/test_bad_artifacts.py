@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     copy_of,
     finished_run,
     without_the_harness_tasks,
 )
-from tests.damage import (
+from tests.fixtures.damage import (
     Damage,
     as_bytes,
     as_json,
@@ -111,25 +111,26 @@ REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
     ("neurons huge", sparse("neurons.json", 1 << 40), ("1,099,511,627,776 bytes", "at most")),
     ("digits", replaced("neurons.json", '"top_k": 6', f'"top_k": {DIGITS}'), ("4300 digits",)),
     ("key twice", replaced("neurons.json", '"top_k"', '"top_k": 6, "top_k"'), ("occurs twice",)),
-    ("a list", as_bytes("neurons.json", "[]"), ("neurons.json: the file has the wrong keys",)),
-    ("n schema", as_json("neurons.json", lambda v: v.update(schema_version=[3])), ("version [3]",)),
+    ("a list", as_bytes("neurons.json", "[]"), ("neurons.json: the content is []",)),
+    ("n schema", as_json("neurons.json", lambda v: v.update(schema_version=[3])),
+     ("schema_version is [3]",)),
     ("score NaN", as_json("neurons.json", lambda v: v["good"][0].update(score=float("nan"))),
-     ("neurons.json: good neuron", "score nan", "finite")),
+     ("neurons.json: good.0.score is nan", "finite")),
     ("score huge", as_json("neurons.json", lambda v: v["bad"][0].update(score=HUGE)),
-     ("neurons.json: bad holds",)),
+     ("neurons.json: bad.0.score is 1000",)),
     ("layer", as_json("neurons.json", lambda v: v["good"][0].update(layer=-1)),
-     ("neurons.json: good neuron (layer -1", "layers 0 to 1")),
+     ("neurons.json: good neuron (layer -1", "2 layers of 48")),
     ("index", as_json("neurons.json", lambda v: v["good"][0].update(index=48)),
-     ("neurons.json: good neuron", "indices 0 to 47")),
+     ("neurons.json: good neuron", "2 layers of 48")),
     ("same neuron", as_json("neurons.json", lambda v: v["bad"].__setitem__(0, v["good"][0])),
      ("neurons.json: neurons listed twice",)),
     ("fewer asked", as_json("neurons.json", lambda v: v.update(top_k=1)),
-     ("neurons.json: 6 good neurons chosen with top_k=1",)),
+     ("neurons.json: 6 good neurons with top_k=1",)),
     ("top_k huge", as_json("neurons.json", lambda v: v.update(top_k=10**30)), ("top_k is 1000",)),
     ("layers huge", as_json("neurons.json", lambda v: v.update(n_layers=10**9, width=10**9)),
-     ("neurons.json: n_layers is 1000000000",)),
+     ("neurons.json: 1000000000 layers of",)),
     ("too many neurons", as_json("neurons.json", lambda v: v.update(n_layers=10**6, width=10**6)),
-     ("neurons.json: 1000000 layers of 1000000 neurons", "in all")),
+     ("neurons.json: 1000000 layers of 1000000 neurons",)),
     ("other shape", as_json("neurons.json", lambda v: v.update(n_layers=3)), ("different runs",)),
     ("other weights", as_json("neurons.json", lambda v: v["provenance"].update(model_hash="0")),
      ("are of different runs", "the same model")),
@@ -146,20 +147,25 @@ REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
      header(lambda h: h["score"].update(data_offsets=h["good_count"]["data_offsets"])),
      ("cannot be read",)),
     ("no such type", header(lambda h: h["score"].update(dtype="F8_E4M3", shape=[16, 48])),
-     ("scores.safetensors: scores: score has", "float64")),
-    ("more metadata", header(lambda h: h["__metadata__"].update(more="1")), ("metadata has the",)),
-    ("metadata", header(lambda h: h["__metadata__"].update(neuronllm_eval="5")), ("a int",)),
-    ("more tensors", tensors(lambda t: t.update(x=np.zeros(3))), ("unknown ['x']",)),
-    ("fewer tensors", tensors(lambda t: t.pop("score")), ("missing ['score']",)),
-    ("NaN", tensors(lambda t: t["score"].__setitem__((0, 0), np.nan)), ("holds NaN or infinity",)),
-    ("float32", tensors(lambda t: t.update(score=t["score"].astype(np.float32))), ("type F32",)),
-    ("negative count", tensors(lambda t: t["bad_count"].__setitem__((0, 0), -5)), ("holds -5",)),
+     ("scores.safetensors",)),
+    ("more metadata", header(lambda h: h["__metadata__"].update(neuronllm_eval="")),
+     ("metadata is not",)),
+    ("metadata", header(lambda h: h["__metadata__"].update(neuronllm_eval="5")),
+     ("metadata: the content is 5",)),
+    ("more tensors", tensors(lambda t: t.update(x=np.zeros(3))), ("unknown tensors: x",)),
+    ("fewer tensors", tensors(lambda t: t.pop("score")), ("unknown tensors: score",)),
+    ("NaN", tensors(lambda t: t["score"].__setitem__((0, 0), np.nan)),
+     ("contains NaN or infinity",)),
+    ("float32", tensors(lambda t: t.update(score=t["score"].astype(np.float32))),
+     ("type float32",)),
+    ("negative count", tensors(lambda t: t["bad_count"].__setitem__((0, 0), -5)), ("contains -5",)),
     ("more than asked", tensors(lambda t: t["good_count"].__setitem__((0, 0), 99)),
      ("scores.safetensors: 99 of 4 questions",)),
     ("no letters", tensors(lambda t: t.update(letter_sums=t["letter_sums"][:0])), ("0 letters",)),
-    ("no neuron", all_arrays(lambda lead, kind: np.zeros((*lead, 0, 0), kind)), ("0 layers of 0",)),
+    ("no neuron", all_arrays(lambda lead, kind: np.zeros((*lead, 0, 0), kind)),
+     ("score has shape (0, 0)",)),
     ("empty but huge", all_arrays(lambda lead, kind: np.zeros((*lead, 0, 10**12), kind)),
-     ("0 layers of 1000000000000 neurons",)),
+     ("score has shape (0, 1000000000000)",)),
     ("shapes", all_arrays(lambda lead, kind: np.zeros((*lead, 3, 5), kind)), ("different runs",)),
     # validation.json
     ("no validation", gone("validation.json"), ("there is no", "validation.json")),
@@ -258,7 +264,7 @@ def own_folder(run: RunDirectory) -> None:
 
 
 def asking_for_code(run: RunDirectory) -> None:
-    from tests.harness_fixtures import model_dir
+    from tests.fixtures.harness import model_dir
 
     settings(model_args={"pretrained": str(model_dir()), "trust_remote_code": True})(run)
 

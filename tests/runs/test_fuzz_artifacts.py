@@ -21,18 +21,19 @@ from hypothesis import strategies as st
 from neuronllm_eval.aqua.settings import SETTING_NAMES, AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.explain.top_tokens import ListedTokens
+from neuronllm_eval.explain.top_tokens import read_tokens
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import ConditionName, control_name
-from neuronllm_eval.neurons.neuron_set import NeuronScores, NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
-from neuronllm_eval.runs.directory import RunDirectory, folder_name, read_lines
+from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
 from neuronllm_eval.stages.load_model import parse_model_args
-from tests.cli_fixtures import finished_run
-from tests.damage import with_header
+from tests.fixtures.cli import finished_run
+from tests.fixtures.damage import with_header
 
 TASK = "demo_topic"
 
@@ -42,14 +43,14 @@ def read_settings(run: RunDirectory) -> object:
 
 
 def read_conditions(run: RunDirectory) -> object:
-    return DocTable.from_lines(read_lines(run.conditions), run.conditions, TASK)
+    return DocTable.load(run.conditions, TASK)
 
 
 READERS: dict[str, Callable[[RunDirectory], object]] = {
     "run.yaml": read_settings,
     "neurons.json": lambda run: NeuronSet.load(run.neurons),
     "scores.safetensors": lambda run: NeuronScores.load(run.path),
-    "tokens.json": lambda run: ListedTokens.load(run.tokens),
+    "tokens.json": lambda run: read_tokens(run.tokens),
     "validation.json": lambda run: ValidationRecord.load(run.validation),
     "conditions.jsonl": read_conditions,
     "results/unmasked.json": lambda run: read_metrics(run.result("unmasked"), TASK),

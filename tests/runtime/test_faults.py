@@ -1,6 +1,6 @@
 """Faults inside a command leave nothing behind: no hook, no half file, no process, no lock.
 
-`--faults N` injects more than the sample of a usual test run (`fault_fixtures.choose`).
+`--faults N` injects more than the sample of a usual test run (`fixtures.faults.choose`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pytest
 from benchmarks.launched import Launched, free_port
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.harness import results as harness_results
-from tests import process_fixtures
-from tests.cli_fixtures import without_the_harness_tasks
-from tests.fault_fixtures import (
+from tests.fixtures import processes
+from tests.fixtures.cli import without_the_harness_tasks
+from tests.fixtures.faults import (
     KINDS,
     Command,
     Fault,
@@ -37,7 +37,7 @@ from tests.fault_fixtures import (
     strike,
     without_times,
 )
-from tests.harness_fixtures import TaskFolder, model_dir, some_docs
+from tests.fixtures.harness import TaskFolder, model_dir, some_docs
 from tests.runtime.test_processes import ROOT, torchrun
 
 pytestmark = [
@@ -209,14 +209,14 @@ def killed_at(point: str, number: int, _rank: int) -> None:
 @pytest.mark.parametrize("number", [2, 3, 20])
 def test_killed_before_a_file_gets_its_name(tmp_path, number):
     output = tmp_path / "runs"
-    before = functools.partial(killed_at, "fault_fixtures.replace", number)
-    run = Launched(1, process_fixtures.arguments(output), tmp_path / "log", "run_eval_main", before)
+    before = functools.partial(killed_at, "faults.replace", number)
+    run = Launched(1, processes.arguments(output), tmp_path / "log", "run_eval_main", before)
     assert run.wait() == [-signal.SIGKILL], run.said()
     left = [path.name for path in output.rglob(".*") if path.name != ".lock"]
     assert len(left) == 1
-    code, _, err = process_fixtures.run_eval(output)
+    code, _, err = processes.run_eval(output)
     assert code == 0, err
-    process_fixtures.assert_same_bytes(output / process_fixtures.TASK)
+    processes.assert_same_bytes(output / processes.TASK)
 
 
 def fails(kind: str, failing: int, pids: Path, rank: int) -> None:
@@ -245,13 +245,13 @@ def test_a_fault_in_one_of_two_processes_leaves_neither(tmp_path, kind, failing)
     pids.mkdir()
     output, start = tmp_path / "runs", time.monotonic()
     before = functools.partial(fails, kind, failing, pids)
-    run = Launched(2, process_fixtures.arguments(output), tmp_path / "log", "run_eval_main", before)
+    run = Launched(2, processes.arguments(output), tmp_path / "log", "run_eval_main", before)
     assert run.wait() == [1, 1], run.said()
     assert time.monotonic() - start < 60
     assert_gone(pids)
-    code, _, err = process_fixtures.run_eval(output)
+    code, _, err = processes.run_eval(output)
     assert code == 0, err
-    process_fixtures.assert_same_bytes(output / process_fixtures.TASK)
+    processes.assert_same_bytes(output / processes.TASK)
 
 
 def test_a_fault_under_torchrun_leaves_no_process(tmp_path):
@@ -268,7 +268,7 @@ def test_a_fault_under_torchrun_leaves_no_process(tmp_path):
     )
     log = tmp_path / "log"
     flags = ("--nproc-per-node", 2, "--master-port", free_port(), script)
-    given = process_fixtures.arguments(tmp_path / "runs")
+    given = processes.arguments(tmp_path / "runs")
     process = torchrun(*flags, *given, log=log, PYTHONPATH=str(ROOT))
     assert process.wait(120) != 0
     assert "RuntimeError: a fault" in log.read_text()

@@ -19,8 +19,8 @@ import pytest
 from benchmarks.kill_resume import content
 from benchmarks.launched import Launched, free_port
 from neuronllm_eval.demo import MODEL_DIR
-from tests.damage import contents
-from tests.process_fixtures import (
+from tests.fixtures.damage import contents
+from tests.fixtures.processes import (
     LIMIT,
     TASK,
     arguments,
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 def launched(
     n_ranks: int, output: Path, *more: object, before: Callable[[int], None] | None = None
 ) -> Launched:
-    """The run of `process_fixtures`, started in so many processes."""
+    """The run of `fixtures.processes`, started in so many processes."""
     log = output.with_name(f"{output.name}.{time.monotonic_ns()}.log")
     return Launched(n_ranks, arguments(output, *more), log, "run_eval_main", before)
 
@@ -130,7 +130,7 @@ def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
     script.write_text(
         "import os, sys\n"
         "from neuronllm_eval import cli\n"
-        "from tests.process_fixtures import second_fails\n"
+        "from tests.fixtures.processes import second_fails\n"
         "second_fails(int(os.environ['RANK']))\n"
         "raise SystemExit(cli.run_eval_main(sys.argv[1:]))\n"
     )
@@ -151,7 +151,7 @@ def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
 @pytest.fixture(scope="module")
 def neurons(tmp_path_factory):
     uninterrupted()
-    from tests.harness_fixtures import scratch
+    from tests.fixtures.harness import scratch
 
     return scratch() / "uninterrupted" / TASK
 

@@ -20,7 +20,7 @@ from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.reporting.cost_table import duration, estimate_line, estimate_table, size
+from neuronllm_eval.reporting.wording import duration, estimate_line, estimate_table, size
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages import cost_estimate as estimate
 from neuronllm_eval.stages import identify as identify_stage
@@ -32,7 +32,7 @@ from neuronllm_eval.stages.cost_estimate import (
     longest_questions,
     median_questions,
 )
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -41,8 +41,8 @@ from tests.cli_fixtures import (
     finished_run,
     identify,
 )
-from tests.harness_fixtures import model_dir
-from tests.tiny_models import tiny_model
+from tests.fixtures.harness import model_dir
+from tests.fixtures.tiny_models import tiny_model
 
 
 def question(number: int, n_tokens: int, n_prompts: int = 2) -> Question:

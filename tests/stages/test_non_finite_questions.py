@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from neuronllm_eval.neurons.neuron_set import NeuronScores
+from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load_questions import (
@@ -20,7 +20,7 @@ from neuronllm_eval.stages.load_questions import (
     selection_questions,
     validation_questions,
 )
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
     call,
@@ -28,7 +28,7 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.harness_fixtures import harness_model, model_dir, scratch
+from tests.fixtures.harness import harness_model, model_dir, scratch
 
 LIMIT = 8
 
@@ -109,7 +109,7 @@ def test_the_question_is_named_and_counted_nowhere():
     assert known.provenance.n_questions == LIMIT - 1
     assert np.isfinite(known.score).all()
     assert not sound.set_aside("selection").exists()
-    assert "Docs of the selection split: 1 questions set aside (NaN or infinite numbers)" in said
+    assert "Docs of the selection split: 1 questions excluded (NaN or infinite values)" in said
     (judged,) = jsonl(run.set_aside("validation"))
     assert judged["question_id"] == poisoned()[2]
 

@@ -21,9 +21,9 @@ from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.run_lock import RunLocks
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
-from tests.cli_fixtures import assert_one_message, call, without_the_harness_tasks
-from tests.harness_fixtures import scratch
-from tests.process_fixtures import (
+from tests.fixtures.cli import assert_one_message, call, without_the_harness_tasks
+from tests.fixtures.harness import scratch
+from tests.fixtures.processes import (
     N_UNITS,
     TASK,
     after_units,

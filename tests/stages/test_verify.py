@@ -13,7 +13,7 @@ from neuronllm_eval.attribution import identify as identification
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
@@ -22,8 +22,8 @@ from tests.cli_fixtures import (
     jsonl,
     without_the_harness_tasks,
 )
-from tests.cli_fixtures import identify as identify_flags
-from tests.harness_fixtures import model_dir
+from tests.fixtures.cli import identify as identify_flags
+from tests.fixtures.harness import model_dir
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ from neuronllm_eval.harness.aqua_conversion.convert import (
 )
 from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource, TaskFields
 from neuronllm_eval.harness.tasks import load_tasks
-from tests.conversion_schemas import (
+from tests.fixtures.conversion_schemas import (
     AS_TEXTS,
     CONFIGS,
     HARNESS_TASKS,

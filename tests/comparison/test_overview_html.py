@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import shutil
@@ -10,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from neuronllm_eval.comparison.overview_html import render_overview, write_overview
+from neuronllm_eval.comparison.rows import read_run
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.pooled_effects import TaskResult, read_result
-from neuronllm_eval.reporting.overview_html import render_overview, write_overview
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import assert_one_message, call, copy_of, finished_run
-from tests.page_fixtures import HOSTILE
+from tests.fixtures.cli import assert_one_message, call, copy_of, finished_run
+from tests.fixtures.compared_runs import changed, evaluated, sharing, waiting
+from tests.fixtures.pages import HOSTILE
 from tests.reporting.test_report_html import Page
-from tests.task_result_fixtures import judged
 
 RIGHT = {"unmasked": 14, "degrade": 10, "degrade.random_0": 13, "degrade.random_1": 15}
-JUDGED = judged("law", RIGHT)
-OTHER = judged("art", {"unmasked": 16, "degrade": 15, "degrade.random_0": 15,
+EVALUATED = evaluated("law", RIGHT)
+OTHER = evaluated("art", {"unmasked": 16, "degrade": 15, "degrade.random_0": 15,
                        "degrade.random_1": 16})  # fmt: skip
-WAITING = TaskResult("history", "history", {})
+WAITING = waiting("history")
 
 
 def rows(page: Page) -> list[list[str]]:
@@ -33,7 +32,7 @@ def rows(page: Page) -> list[list[str]]:
 
 
 def test_tasks_side_by_side():
-    page = Page(render_overview("runs", [JUDGED, OTHER, WAITING]))
+    page = Page(render_overview("runs", [EVALUATED, OTHER, WAITING]))
     # 5 of 40 docs are lost; 2 under the first controls, and one is won under the second.
     assert page.said("p")[1].startswith(
         "Over 2 tasks, degrade changes accuracy by -12.5 points (95% -22.5 to -2.5)"
@@ -60,8 +59,8 @@ def test_tasks_side_by_side():
 
 
 def test_every_condition_of_any_task_has_its_table():
-    more = judged("more", {"unmasked": 10, "suppress_good": 9, "degrade": 8, "enhance": 12})
-    page = Page(render_overview("runs", [more, JUDGED]))
+    more = evaluated("more", {"unmasked": 10, "suppress_good": 9, "degrade": 8, "enhance": 12})
+    page = Page(render_overview("runs", [more, EVALUATED]))
     titles = [f"Under {name}" for name in ("suppress_good", "degrade", "enhance")]
     assert page.said("h3") == ["All tasks together", *titles, "Their reports"]
     assert ", without random controls that all of them have; by task" in page.said("p")[1]
@@ -73,16 +72,16 @@ def test_every_condition_of_any_task_has_its_table():
 SHARED = {
     "model": "a/model",
     "method": "ace",
-    "top_k": 41,
+    "neurons_of_a_kind": "41",
     "factors": "0, 2",
     "positions": "scored",
 }
 
 
 def test_what_the_runs_share_stands_above_them():
-    found = [dataclasses.replace(each, **SHARED) for each in (JUDGED, OTHER)]
-    waiting = dataclasses.replace(WAITING, model="a/model", method="ace")
-    page = Page(render_overview("runs", [waiting, *found]))
+    found = [sharing(each, **SHARED) for each in (EVALUATED, OTHER)]
+    history = waiting("history", model="a/model", method="ace")
+    page = Page(render_overview("runs", [history, *found]))
     assert page.said("dt") == ["Model", "Method", "Neurons of a kind", "Factors", "Positions"]
     assert page.said("dd") == ["a/model", "ace", "41", "0, 2", "scored"]
     assert "points (95%" in page.said("p")[1]
@@ -93,13 +92,13 @@ def test_what_the_runs_share_stands_above_them():
     [
         ({"model": "b/model"}, "model", ("a/model", "b/model")),
         ({"method": "qrnca, threshold=0.5"}, "method", ("ace", "qrnca, threshold=0.5")),
-        ({"top_k": 9}, "neurons of a kind", ("41", "9")),
+        ({"neurons_of_a_kind": "9"}, "neurons of a kind", ("41", "9")),
         ({"factors": "0, 1.5"}, "factors", ("0, 2", "0, 1.5")),
         ({"positions": "all"}, "positions", ("scored", "all")),
     ],
 )
 def test_no_mean_over_runs_that_differ(change, name, values):
-    found = [dataclasses.replace(JUDGED, **SHARED), dataclasses.replace(OTHER, **SHARED | change)]
+    found = [sharing(EVALUATED, **SHARED), sharing(OTHER, **SHARED | change)]
     page = Page(render_overview("runs", found))
     assert page.said("p")[1] == (
         "Over 2 runs, degrade changes accuracy by -20.0 to -5.0 points, in 1 of them beyond all "
@@ -112,12 +111,12 @@ def test_no_mean_over_runs_that_differ(change, name, values):
 
 
 def test_without_controls_it_says_so():
-    bare = judged("law", {"unmasked": 14, "degrade": 10})
-    page = Page(render_overview("runs", [bare, dataclasses.replace(bare, task="art")]))
+    bare = evaluated("law", {"unmasked": 14, "degrade": 10})
+    page = Page(render_overview("runs", [bare, changed(bare, task="art")]))
     assert ", without random controls; by task" in page.said("p")[1]
     assert "none" in page.said("td")
-    other = dataclasses.replace(bare, method="x")
-    page = Page(render_overview("runs", [dataclasses.replace(bare, method="y"), other]))
+    other = sharing(bare, method="x")
+    page = Page(render_overview("runs", [sharing(bare, method="y"), other]))
     assert "points, without random controls; no mean" in page.said("p")[1]
 
 
@@ -128,7 +127,7 @@ def test_before_validation():
 
 
 def test_both_marks_are_seen_where_nothing_changed():
-    same = judged("law", {"unmasked": 14, "degrade": 14})
+    same = evaluated("law", {"unmasked": 14, "degrade": 14})
     page = Page(render_overview("runs", [same, same]))
     ring = [each for each in page.all("circle") if each["class"] == "before"][1]
     corners = [each for each in page.all("polygon") if each["class"] == "mark"][1]["points"]
@@ -137,7 +136,7 @@ def test_both_marks_are_seen_where_nothing_changed():
 
 
 def test_names_are_no_markup():
-    odd = dataclasses.replace(JUDGED, task=HOSTILE, folder='a"b&c<d> é')
+    odd = changed(EVALUATED, task=HOSTILE, path='runs/a"b&c<d> é')
     page = Page(render_overview("runs", [odd, odd]))
     assert page.all("script") == page.all("img") == []
     assert page.all("a")[0]["href"] == "a%22b%26c%3Cd%3E%20%C3%A9/report.html"
@@ -246,7 +245,7 @@ def test_a_damaged_summary_is_refused(folder, damage, caplog):
     damage(values)
     run.summary.write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=r"summary\.json"):
-        read_result(run)
+        read_run(run, with_docs=True)
     write_overview(folder)  # of the other alone there is none
     assert not (folder / "report.html").exists()
     assert "one is left out of" in caplog.text

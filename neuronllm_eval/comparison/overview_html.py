@@ -1,7 +1,7 @@
 """`report.html` of a folder with several runs, such as those of a group of tasks.
 
-It has a table for each condition with one row per run (`task_results`), and leads to the page of
-each. There is a mean over runs only if they are of the same model, method and number of neurons.
+It has a table for each condition with one row per run, and leads to the page of each. There is a
+mean over runs only if they share model, method, number of neurons, factors and positions.
 """
 
 from __future__ import annotations
@@ -11,21 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from neuronllm_eval.comparison.pooling import differing, over_tasks, shared_conditions
+from neuronllm_eval.comparison.rows import ComparedRun, Row, read_run
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.pooled_effects import (
-    Effect,
-    TaskResult,
-    differing,
-    pooled,
-    read_result,
-    shared_conditions,
-)
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
 from neuronllm_eval.reporting.condition_tables import CONTROLS_NOTE, Table
-from neuronllm_eval.reporting.html_sections import Figure, Section
-from neuronllm_eval.reporting.report_html import page_of
+from neuronllm_eval.reporting.sections import Figure, Section
+from neuronllm_eval.reporting.write_reports import page_of
 from neuronllm_eval.runs.directory import (
     PAGE_FILE,
     RunDirectory,
@@ -40,7 +35,7 @@ _LONGEST = 48  # signs of a fact; a path tells most by its end
 _HEAD_BYTES = 65536  # the style sheet is in the head, and small
 
 
-def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[TaskResult]:
+def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[ComparedRun]:
     """`write_overview` for every folder that one of the runs lies in, `top` or below it.
 
     Above `top`, as of a single run, a page is written anew where there is one already.
@@ -48,14 +43,14 @@ def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[TaskResult]
     Returns:
         What the runs came to, in their order; those that were not read, or cannot be, are left out.
     """
-    found: dict[Path, TaskResult] = {}
+    found: dict[Path, ComparedRun] = {}
     for folder in dict.fromkeys(run.path.parent for run in runs):
         if folder.resolve().is_relative_to(top.resolve()) or _is_overview(folder / PAGE_FILE):
             found |= write_overview(folder)
     return [found[run.path] for run in runs if run.path in found]
 
 
-def write_overview(folder: Path) -> dict[Path, TaskResult]:
+def write_overview(folder: Path) -> dict[Path, ComparedRun]:
     """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
     Runs that cannot be read are left out with a warning: they may be of other commands.
@@ -67,10 +62,10 @@ def write_overview(folder: Path) -> dict[Path, TaskResult]:
         ArtifactError: a folder is in the page's place.
     """
     runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
-    results: dict[Path, TaskResult] = {}
+    results: dict[Path, ComparedRun] = {}
     for run in runs:
         try:
-            results[run.path] = read_result(run)
+            results[run.path] = read_run(run, with_docs=True)
         except ArtifactError as error:
             logger.warning("%s is left out of %s: %s", run.path, folder / PAGE_FILE, error.found)
     if len(results) > 1:
@@ -90,19 +85,22 @@ def _is_overview(path: Path) -> bool:
     return f'<meta name="generator" content="{_GENERATOR}">'.encode() in head
 
 
-def render_overview(title: str, results: Sequence[TaskResult]) -> str:
+def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
     """The page's content; the same runs give the same bytes.
 
     Args:
         title: above it.
         results: of the tasks, in order.
     """
-    judged = [each for each in results if each.effects]
+    judged = [each for each in results if each.rows]
     terms = differing(judged or results)
     conditions = shared_conditions(judged)
-    together = {} if terms else {name: pooled(judged, name) for name in conditions}
+    together = {} if terms or not judged else over_tasks(judged)
     main = conditions[0] if conditions else None
-    links = tuple((one_line(each.task), f"{quote(each.folder)}/{PAGE_FILE}") for each in results)
+    links = tuple(
+        (one_line(each.facts.task), f"{quote(Path(each.facts.path).name)}/{PAGE_FILE}")
+        for each in results
+    )
     section = Section(
         "tasks",
         "By task",
@@ -112,14 +110,16 @@ def render_overview(title: str, results: Sequence[TaskResult]) -> str:
     )
     facts = [
         (name.capitalize(), value if len(value) <= _LONGEST else f"…{value[1 - _LONGEST :]}")
-        for name, value in (judged or results)[0].terms.items()
+        for name, value in (judged or results)[0].shared.items()
         if value and name not in differing(results)
     ]
     said = _headline(results, judged, main, None if main is None else together.get(main))
     return page_of(title, said, facts, [section], _GENERATOR)
 
 
-def _together(judged: Sequence[TaskResult], effects: Mapping[str, Effect]) -> list[Table]:
+def _together(
+    judged: Sequence[ComparedRun], effects: Mapping[str, ConditionSummary]
+) -> list[Table]:
     """What each condition did over all tasks."""
     if not effects or len(judged) < 2:
         return []
@@ -133,40 +133,44 @@ def _together(judged: Sequence[TaskResult], effects: Mapping[str, Effect]) -> li
     return [Table("All tasks together", ("condition", *_HEADS), rows, f"{note} {CONTROLS_NOTE}")]
 
 
-def _by_condition(judged: Sequence[TaskResult]) -> list[Table]:
+def _by_condition(judged: Sequence[ComparedRun]) -> list[Table]:
     """A table for each condition, a row for each task that was judged under it."""
     tables = []
     terms = differing(judged) if judged else []
     for name in CONDITIONS[1:]:
         rows = tuple(
             (
-                each.task,
-                *(each.terms[term] for term in terms),
-                str(each.effects[UNMASKED].accuracy.n_questions),
-                f"{each.effects[UNMASKED].accuracy.condition:.1f}",
-                *(
-                    _cells(each.effects[name])
-                    if name in each.effects
-                    else (each.unedited[name], *[""] * (len(_HEADS) - 1))
-                ),
+                each.facts.task,
+                *(each.shared[term] for term in terms),
+                str(each.conditions[UNMASKED].summary.accuracy.n_questions),
+                f"{each.conditions[UNMASKED].summary.accuracy.condition:.1f}",
+                *_cells_or_note(each.conditions[name]),
             )
             for each in judged
-            if name in each.effects or name in each.unedited
+            if name in each.conditions
         )
         heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
         tables += [Table(f"Under {name}", heads, rows)] if rows else []
     return tables
 
 
-def _waiting(results: Sequence[TaskResult]) -> list[Table]:
+def _waiting(results: Sequence[ComparedRun]) -> list[Table]:
     terms = differing(results)
     rows = tuple(
-        (each.task, *(each.terms[name] for name in terms)) for each in results if not each.effects
+        (each.facts.task, *(each.shared[name] for name in terms))
+        for each in results
+        if not each.rows
     )
     return [Table("Not judged yet", ("task", *terms), rows)] if rows else []
 
 
-def _cells(effect: Effect) -> tuple[str, ...]:
+def _cells_or_note(row: Row) -> tuple[str, ...]:
+    if row.is_evaluated:
+        return _cells(row.summary)
+    return (row.note, *[""] * (len(_HEADS) - 1))
+
+
+def _cells(effect: ConditionSummary) -> tuple[str, ...]:
     """As in `_HEADS`."""
     accuracy, controls = effect.accuracy, effect.controls
     row = (
@@ -174,15 +178,15 @@ def _cells(effect: Effect) -> tuple[str, ...]:
         f"{accuracy.delta:+.1f}",
         f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
     )
-    if controls is None or not controls.n_controls:
+    if controls is None or not effect.n_controls:
         return (*row, "none", "")
     spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
     return (*row, spread, f"{effect.n_beyond} of {controls.n_controls}")
 
 
-def _figure(judged: Sequence[TaskResult], condition: str) -> Figure:
-    names = [one_line(each.task) for each in judged]
-    effects = [each.effects[condition] for each in judged]
+def _figure(judged: Sequence[ComparedRun], condition: str) -> Figure:
+    names = [one_line(each.facts.task) for each in judged]
+    effects = [each.conditions[condition].summary for each in judged]
     before = [each.accuracy.unmasked for each in effects]
     after = [each.accuracy.condition for each in effects]
     spans = [
@@ -198,14 +202,14 @@ def _figure(judged: Sequence[TaskResult], condition: str) -> Figure:
 
 
 def _headline(
-    results: Sequence[TaskResult],
-    judged: Sequence[TaskResult],
+    results: Sequence[ComparedRun],
+    judged: Sequence[ComparedRun],
     condition: str | None,
-    effect: Effect | None,
+    effect: ConditionSummary | None,
 ) -> str:
     if condition is None:
         return f"{len(results)} tasks."
-    changes = [each.effects[condition].accuracy.delta for each in judged]
+    changes = [each.conditions[condition].summary.accuracy.delta for each in judged]
     if effect is None:
         known = " and ".join(differing(judged))
         return (
@@ -216,7 +220,7 @@ def _headline(
     accuracy = effect.accuracy
     beside = f", beyond {effect.n_beyond} of {effect.n_controls} random controls"
     if not effect.n_controls:
-        some = any(each.effects[condition].n_controls for each in judged)
+        some = any(each.conditions[condition].summary.n_controls for each in judged)
         beside = f", without random controls{' that all of them have' if some else ''}"
     return (
         f"Over {len(judged)} task{'s' if len(judged) > 1 else ''}, {condition} changes accuracy by "
@@ -225,8 +229,8 @@ def _headline(
     )
 
 
-def _outdone(judged: Sequence[TaskResult], condition: str) -> str:
-    effects = [each.effects[condition] for each in judged]
+def _outdone(judged: Sequence[ComparedRun], condition: str) -> str:
+    effects = [each.conditions[condition].summary for each in judged]
     all_of_them = sum(0 < each.n_controls == each.n_beyond for each in effects)
     if not any(each.n_controls for each in effects):
         return ", without random controls"

@@ -15,7 +15,7 @@ from neuronllm_eval.aqua.prompt_format import ROLE_LINE
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.cli_fixtures import (
+from tests.fixtures.cli import (
     QUICK,
     SCORED,
     assert_one_message,
@@ -24,7 +24,7 @@ from tests.cli_fixtures import (
     identify,
     jsonl,
 )
-from tests.harness_fixtures import TaskFolder, include_paths, model_dir, scratch, some_docs
+from tests.fixtures.harness import TaskFolder, include_paths, model_dir, scratch, some_docs
 
 CONTEXT = 250
 TOO_LONG = "longer than the model's context"
@@ -134,8 +134,8 @@ def test_the_report_says_so(run):
         assert f"\nDocs of the {role} split: {counts}\n" in text
     n_docs = 18 if run.path.name == "aqua_odd" else 7
     n_questions = 6 if run.path.name == "aqua_odd" else 7
-    assert f"Judged on {n_questions} questions ({n_docs} docs) of the test split" in text
-    assert f"Chosen on {n_questions} questions ({n_docs} prompts) of the train split" in text
+    assert f"Evaluated on {n_questions} questions ({n_docs} docs) of the test split" in text
+    assert f"Selected on {n_questions} questions ({n_docs} prompts) of the train split" in text
 
 
 def test_lines_and_metrics_are_of_the_docs_that_are_asked(run, folder):

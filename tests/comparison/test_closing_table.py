@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from neuronllm_eval.evaluation.pooled_effects import TaskResult
-from neuronllm_eval.reporting.pooled_table import closing_table
-from tests.cli_fixtures import call, copy_of, finished_run
-from tests.task_result_fixtures import judged
+from neuronllm_eval.comparison.closing_table import closing_table
+from neuronllm_eval.comparison.rows import ComparedRun
+from tests.fixtures.cli import call, copy_of, finished_run
+from tests.fixtures.compared_runs import evaluated, sharing, waiting
 
 RIGHT = {"unmasked": 14, "suppress_good": 10, "suppress_bad": 15, "degrade": 8,
          "suppress_good.random_0": 13, "suppress_good.random_1": 9}  # fmt: skip
-LAW = judged("law", RIGHT, model="m", method="ace", top_k=4)
-ART = judged("a_rt", RIGHT | {"suppress_good": 13}, model="m", method="ace", top_k=4)
+SHARED = {"model": "m", "method": "ace", "neurons_of_a_kind": "4"}
+LAW = evaluated("law", RIGHT, **SHARED)
+ART = evaluated("a_rt", RIGHT | {"suppress_good": 13}, **SHARED)
 
 
-def table(*results: TaskResult) -> list[list[str]]:
+def table(*results: ComparedRun) -> list[list[str]]:
     lines = closing_table(results).splitlines()
     rows = [line for line in lines if line.startswith("|") and "--" not in line]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
@@ -33,7 +32,7 @@ def test_a_row_for_each_task_and_one_for_all():
 
 
 def test_runs_that_differ_have_no_row_for_all():
-    other = dataclasses.replace(LAW, method="kn")
+    other = sharing(LAW, method="kn")
     found = table(LAW, other)
     assert found[0] == ["task", "method", "unmasked %", "suppress_good", "degrade"]
     assert [row[:2] for row in found[1:]] == [["law", "ace"], ["law", "kn"]]
@@ -41,14 +40,14 @@ def test_runs_that_differ_have_no_row_for_all():
 
 
 def test_of_one_condition_alone():
-    bad = [judged(name, {"unmasked": 4, "enhance_bad": 3}) for name in ("x", "y")]
+    bad = [evaluated(name, {"unmasked": 4, "enhance_bad": 3}) for name in ("x", "y")]
     assert table(*bad)[0] == ["task", "unmasked %", "enhance_bad"]
 
 
 def test_there_is_none_of_one_run_or_of_nothing_in_common():
-    waiting = TaskResult("history", "history", {})
-    assert closing_table([]) is closing_table([LAW]) is closing_table([LAW, waiting]) is None
-    assert closing_table([LAW, judged("x", {"unmasked": 3, "enhance": 4})]) is None
+    history = waiting("history")
+    assert closing_table([]) is closing_table([LAW]) is closing_table([LAW, history]) is None
+    assert closing_table([LAW, evaluated("x", {"unmasked": 3, "enhance": 4})]) is None
 
 
 def test_commands_over_several_runs_end_with_it(tmp_path):

@@ -1,16 +1,12 @@
-"""What a command that went through several runs ends with: one table, a row for each. Pure."""
+"""The table that a command over several runs ends with: a row for each, and one for all. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuronllm_eval.evaluation.pooled_effects import (
-    Effect,
-    TaskResult,
-    differing,
-    pooled,
-    shared_conditions,
-)
+from neuronllm_eval.comparison.pooling import differing, over_tasks, shared_conditions
+from neuronllm_eval.comparison.rows import ComparedRun
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import UNMASKED
 
@@ -25,13 +21,13 @@ _TOGETHER = (
 )
 
 
-def closing_table(results: Sequence[TaskResult]) -> str | None:
+def closing_table(results: Sequence[ComparedRun]) -> str | None:
     """The table; None where fewer than two runs were judged, or under no condition in common.
 
     Args:
         results: of the runs, in order.
     """
-    judged = [each for each in results if each.effects]
+    judged = [each for each in results if each.rows]
     shared = shared_conditions(judged)
     names = [name for name in _MAIN if name in shared] or shared[:1]
     if len(judged) < 2 or not names:
@@ -39,22 +35,23 @@ def closing_table(results: Sequence[TaskResult]) -> str | None:
     terms = differing(judged)
     rows = [
         [
-            escaped(each.task),
-            *(escaped(each.terms[name]) for name in terms),
-            f"{each.effects[UNMASKED].accuracy.unmasked:.1f}",
-            *(_cell(each.effects[name]) for name in names),
+            escaped(each.facts.task),
+            *(escaped(each.shared[name]) for name in terms),
+            f"{each.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
+            *(_cell(each.conditions[name].summary) for name in names),
         ]
         for each in judged
     ]
     note = _NOTE
     if not terms:
-        together = [pooled(judged, name) for name in names]
-        rows.append(["all", f"{together[0].accuracy.unmasked:.1f}", *map(_cell, together)])
+        together = over_tasks(judged)
+        unmasked = f"{together[names[0]].accuracy.unmasked:.1f}"
+        rows.append(["all", unmasked, *(_cell(together[name]) for name in names)])
         note = f"{note} {_TOGETHER}"
     return f"{markdown_table(['task', *terms, 'unmasked %', *names], rows)}\n\n{note}\n"
 
 
-def _cell(effect: Effect) -> str:
-    found = effect.accuracy
+def _cell(effect: ConditionSummary) -> str:
+    change = effect.accuracy
     outdone = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
-    return f"{found.delta:+.1f} ({found.low:+.1f} to {found.high:+.1f}){outdone}"
+    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}"

@@ -1,0 +1,319 @@
+"""Several runs as one: repeats with other seeds, or tasks of one model and method. Pure.
+
+1. Runs are pooled by their docs, one run's after the other's: a delta is the mean over all docs. A
+   question that several runs ask is one question to the bootstrap, so that repeating it does not
+   narrow the interval. That other seeds select other neurons is in the interval only as far as the
+   repeats show it.
+2. Random controls are pooled by their order: the first of every run is one, the second, and so on;
+   their seeds differ with the run's.
+3. The pooled docs are summarised as those of one run: interval and p by question, McNemar's test by
+   doc, both after Holm's correction for the conditions, and the rank among the controls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.comparison.comparability import Terms
+from neuronllm_eval.comparison.rows import ComparedRun, Row
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summaries_of
+from neuronllm_eval.evaluation.doc_table import DocTable, numbered
+from neuronllm_eval.evaluation.stats.paired_delta import (
+    PairedDelta,
+    RelativeChange,
+    paired_delta,
+    relative_change,
+)
+from neuronllm_eval.interventions.conditions import (
+    CONDITIONS,
+    UNMASKED,
+    ConditionName,
+    control_name,
+)
+from neuronllm_eval.interventions.edited_counts import Edited, edited_by
+
+SWAPPED = "enhance_minus_degrade"
+PAPERS = ("degrade", "enhance")  # conditions whose relative changes the paper reports
+
+
+# Docs -------------------------------------------------------------------------------------------
+
+
+def docs_at(run: ComparedRun, top_k: int) -> DocTable:
+    """A run's docs under the conditions of one K and of the run's own factors.
+
+    Conditions have their plain names, also where they are points of a sweep; random controls are
+    numbered in the order of their seeds.
+    """
+    assert run.docs is not None
+    names = {UNMASKED: UNMASKED}
+    controls: dict[str, list[tuple[int, str]]] = {}
+    for name in run.docs.conditions:
+        parts = ConditionName.parse(name)
+        is_at = (parts.top_k or run.top_k) == top_k and parts.scales(run.scales) == run.scales
+        if name != UNMASKED and is_at and parts.seed is None:
+            names[parts.condition] = name
+        elif is_at and parts.seed is not None:
+            controls.setdefault(parts.condition, []).append((parts.seed, name))
+    for condition, of_condition in controls.items():
+        for number, (_, name) in enumerate(sorted(of_condition)):
+            names[control_name(condition, number)] = name
+    return _with_columns([run.docs], {new: [name] for new, name in names.items()})
+
+
+def concatenated(tables: Sequence[DocTable]) -> DocTable:
+    """The docs of several tables, under the conditions and controls that all of them have."""
+    shared = [name for name in tables[0].conditions if all(name in t.conditions for t in tables)]
+    return _with_columns(tables, {name: [name] * len(tables) for name in shared})
+
+
+def _with_columns(tables: Sequence[DocTable], names: Mapping[str, Sequence[str]]) -> DocTable:
+    """One table of several, by condition with the name that each of them has for it."""
+
+    def columns(part: str) -> dict[str, NDArray[Any]]:
+        return {
+            name: np.concatenate(
+                [getattr(t, part)[own] for t, own in zip(tables, of_tables, strict=True)]
+            )
+            for name, of_tables in names.items()
+        }
+
+    question_ids = tuple(question for table in tables for question in table.question_ids)
+    return dataclasses.replace(
+        tables[0],
+        conditions=tuple(names),
+        doc_ids=tuple(doc for table in tables for doc in table.doc_ids),
+        question_ids=question_ids,
+        question_index=numbered(question_ids),
+        n_options=np.concatenate([table.n_options for table in tables]),
+        gold=np.concatenate([table.gold for table in tables]),
+        predicted=columns("predicted"),
+        correct=columns("correct"),
+        confidence=columns("confidence"),
+    )
+
+
+# Tasks of one model and method ------------------------------------------------------------------
+
+
+def differing(runs: Sequence[ComparedRun]) -> list[str]:
+    """Names of the shared settings in which runs differ; those not yet known do not count."""
+    return [
+        name
+        for name in runs[0].shared
+        if len({run.shared[name] for run in runs if run.shared[name]}) > 1
+    ]
+
+
+def shared_conditions(runs: Sequence[ComparedRun]) -> list[str]:
+    """The conditions that all runs were evaluated under, but for the unmasked model."""
+    return [
+        name
+        for name in CONDITIONS
+        if name != UNMASKED
+        and runs
+        and all(name in run.conditions and run.conditions[name].is_evaluated for run in runs)
+    ]
+
+
+def over_tasks(
+    runs: Sequence[ComparedRun], n_resamples: int = 10_000
+) -> dict[str, ConditionSummary]:
+    """What the conditions did over the docs of all runs, by condition that all of them have.
+
+    Args:
+        runs: of one model, method, K, factors and positions (`differing`).
+        n_resamples: draws of the bootstrap and of the permutation test.
+    """
+    # Whatever the order of the runs, the draws are the same.
+    runs = sorted(runs, key=lambda run: (run.facts.task, Path(run.facts.path).name, run.facts.path))
+    conditions, tables = shared_conditions(runs), []
+    for run in runs:
+        table = docs_at(run, run.top_k)
+        names = tuple(repr((run.facts.task, question)) for question in table.question_ids)
+        tables.append(dataclasses.replace(table, question_ids=names))
+    pooled = summaries_of(concatenated(tables), {}, runs[0].top_k, runs[0].scales, n_resamples)
+    return {each.name: each for each in pooled if each.name in conditions}
+
+
+# Repeats with other seeds -----------------------------------------------------------------------
+
+
+class RepeatKey(NamedTuple):
+    """What repeats have in common.
+
+    Attributes:
+        model: name.
+        model_hash: digest of its weights.
+        task: of the harness.
+        terms: `Terms.of_repeats`.
+        top_k: good and bad neurons that were asked for.
+        method: that selected the neurons.
+        settings: of the method, JSON.
+    """
+
+    model: str
+    model_hash: str
+    task: str
+    terms: Terms
+    top_k: int
+    method: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A run's first neurons, so many of each kind, and what they did.
+
+    Attributes:
+        run: the run.
+        docs: `docs_at` of that number.
+        edited: by condition, what it edits.
+        n_good: good neurons that there were.
+        n_bad: bad ones.
+    """
+
+    run: ComparedRun
+    docs: DocTable
+    edited: Mapping[str, Edited]
+    n_good: int
+    n_bad: int
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The conditions that edit something."""
+        return [name for name, edited in self.edited.items() if edited.n_neurons]
+
+
+def repeats(runs: Sequence[ComparedRun]) -> dict[RepeatKey, list[Repeat]]:
+    """Validated runs by what repeats have in common, for every number of neurons.
+
+    Raises:
+        ArtifactError: two are the same run.
+    """
+    groups: dict[RepeatKey, list[Repeat]] = {}
+    for run in runs:
+        assert run.docs is not None
+        assert run.repeat_terms is not None
+        facts = run.facts
+        parsed = [ConditionName.parse(n) for n in run.docs.conditions if n != UNMASKED]
+        counts = {p.top_k or run.top_k for p in parsed if p.scales(run.scales) == run.scales}
+        for top_k in sorted(counts):
+            key = RepeatKey(
+                facts.model, facts.model_hash, facts.task, run.repeat_terms, top_k,
+                facts.method, facts.settings,
+            )  # fmt: skip
+            groups.setdefault(key, []).append(_repeat(run, top_k))
+    for group in groups.values():
+        _require_other_seeds(group)
+    order = sorted(groups, key=lambda key: (*key[:3], key.terms.split, key.top_k))
+    return {key: groups[key] for key in order}
+
+
+def _repeat(run: ComparedRun, top_k: int) -> Repeat:
+    docs, neurons = docs_at(run, top_k), run.neurons.top(top_k)
+    edited = edited_by(
+        (name for name in docs.conditions if ConditionName.parse(name).seed is None),
+        neurons,
+        run.scales,
+    )
+    return Repeat(run, docs, edited, len(neurons.good), len(neurons.bad))
+
+
+def _require_other_seeds(group: Sequence[Repeat]) -> None:
+    paths: dict[int, str] = {}
+    for each in group:
+        facts = each.run.facts
+        other = paths.setdefault(facts.seed, facts.path)
+        if other != facts.path:
+            raise ArtifactError(
+                "two of the runs are of the same model, task, method, settings and seed, such as "
+                f"{other} and {facts.path}",
+                expected="each once",
+                remedy="name the runs to compare one by one, or use --rank",
+            )
+
+
+def pool(key: RepeatKey, group: Sequence[Repeat], n_resamples: int = 10_000) -> list[Row]:
+    """Repeats as rows: those of their conditions, and enhance minus degrade.
+
+    Conditions that not all repeats have are left out; there is no row if that leaves none.
+    """
+    docs = concatenated([each.docs for each in group])
+    edited = {name: _together([each.edited[name] for each in group])
+              for name in group[0].edited if name in docs.conditions}  # fmt: skip
+    if not edited:
+        return []
+    summaries = summaries_of(docs, edited, key.top_k, group[0].run.scales, n_resamples)
+    row = Row(
+        runs=tuple(each.run.facts for each in group),
+        terms=key.terms,
+        top_k=key.top_k,
+        summary=summaries[0],
+        n_good=tuple(each.n_good for each in group),
+        n_bad=tuple(each.n_bad for each in group),
+    )
+    rows = [
+        dataclasses.replace(
+            row,
+            summary=summary,
+            edited=tuple(each.edited[summary.name] for each in group if summary.name in edited),
+            relative=_relative(docs, summary, n_resamples) if summary.name in PAPERS else {},
+        )
+        for summary in summaries
+    ]
+    if all(name in edited and edited[name].n_neurons for name in PAPERS):
+        rows.append(dataclasses.replace(row, summary=_swapped(docs, summaries[0], n_resamples)))
+    return rows
+
+
+def _together(edited: Sequence[Edited]) -> Edited:
+    """What a condition edits at most in several repeats; `same_as` and note if all agree."""
+    same = {each.same_as for each in edited}
+    notes = [each.note for each in edited]
+    return Edited(
+        max(each.n_good for each in edited),
+        max(each.n_bad for each in edited),
+        same.pop() if len(same) == 1 else None,
+        " / ".join(dict.fromkeys(notes)) if all(notes) else "",
+    )
+
+
+def _relative(
+    docs: DocTable, summary: ConditionSummary, n_resamples: int
+) -> dict[str, RelativeChange]:
+    if not summary.is_evaluated:
+        return {}
+    return {
+        name: relative_change(
+            values[UNMASKED], values[summary.name], docs.question_index, n_resamples=n_resamples
+        )
+        for name, values in (("rac", docs.correct), ("rcc", docs.confidence))
+    }
+
+
+def _swapped(docs: DocTable, unmasked: ConditionSummary, n_resamples: int) -> ConditionSummary:
+    """Enhance against degrade in place of the unmasked model."""
+    low, high = PAPERS
+
+    def change(values: Mapping[str, NDArray[np.float64]]) -> PairedDelta:
+        return paired_delta(values[low], values[high], docs.question_index, n_resamples=n_resamples)
+
+    return dataclasses.replace(
+        unmasked,
+        name=SWAPPED,
+        condition=SWAPPED,
+        accuracy=change(docs.correct),
+        confidence=change(docs.confidence),
+        rac=math.nan,
+        rcc=math.nan,
+    )

@@ -1,0 +1,130 @@
+"""The scores of all neurons: the content of `scores.safetensors`. Saved without pickle.
+
+Saving, loading and saving again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.json_files import dump_json, require_file, require_size
+from neuronllm_eval.formats.typed_files import artifact, parse
+from neuronllm_eval.neurons.neuron_set import MOST_NEURONS, REMEDY, SCHEMA_VERSION, Provenance
+
+SCORES_FILE = "scores.safetensors"
+_MOST_LETTERS = 26
+_MOST_BYTES = MOST_NEURONS * 8 * (5 + _MOST_LETTERS) + (1 << 20)
+_METADATA = "neuronllm_eval"  # the only key: safetensors writes several in no fixed order
+_DTYPES = {
+    "score": "float64",
+    "good_count": "int64",
+    "bad_count": "int64",
+    "half_sums": "float64",
+    "letter_sums": "float64",
+}
+
+
+@artifact
+@dataclass(frozen=True)
+class _Header:
+    """The JSON metadata of the file."""
+
+    provenance: Provenance
+    schema_version: Literal[3] = SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class NeuronScores:
+    """Sums over questions, as `attribution.identify` computes them.
+
+    Attributes:
+        score: [layers, neurons] float64, by the method; ACE sums log-nats over questions.
+        good_count: [layers, neurons] int64, questions that put the neuron in G_e.
+        bad_count: [layers, neurons] int64, questions that put it in B_e.
+        half_sums: [2, layers, neurons] float64, the score over even and over odd questions.
+        letter_sums: [letters, layers, neurons] float64, values of prompts, summed by gold letter.
+        provenance: where they come from.
+    """
+
+    score: NDArray[np.float64]
+    good_count: NDArray[np.int64]
+    bad_count: NDArray[np.int64]
+    half_sums: NDArray[np.float64]
+    letter_sums: NDArray[np.float64]
+    provenance: Provenance
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[layers, neurons]."""
+        return self.score.shape[0], self.score.shape[1]
+
+    def to_bytes(self) -> bytes:
+        """The content of `scores.safetensors`."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _DTYPES}
+        header = dump_json(dataclasses.asdict(_Header(self.provenance)))
+        return save(arrays, metadata={_METADATA: header})
+
+    @classmethod
+    def load(cls, directory: Path) -> NeuronScores:
+        """Read `scores.safetensors` of a run directory.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or of another schema.
+        """
+        path = Path(directory) / SCORES_FILE
+        arrays, metadata = _read(path)
+        header = parse(_Header, metadata, f"{path}, metadata", REMEDY)
+        if problem := _problem(arrays):
+            raise ArtifactError(
+                f"{path}: {problem}", expected="the tensors that identify writes", remedy=REMEDY
+            )
+        return cls(**arrays, provenance=header.provenance)
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """The arrays by name, and the JSON metadata."""
+    require_file(path)
+    require_size(path, _MOST_BYTES, REMEDY)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, (file.metadata() or {}).get(_METADATA, "")
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error}",
+            expected="a safetensors file written by identify",
+            remedy=REMEDY,
+        ) from error
+
+
+def _problem(arrays: dict[str, NDArray[Any]]) -> str:
+    """What is wrong with the arrays of a file; empty if nothing is."""
+    if differing := sorted(arrays.keys() ^ _DTYPES.keys()):
+        return f"missing or unknown tensors: {', '.join(differing):.100}"
+    shape = arrays["score"].shape
+    letters = arrays["letter_sums"].shape[:1]
+    expected = dict.fromkeys(_DTYPES, shape) | {
+        "half_sums": (2, *shape),
+        "letter_sums": (*letters, *shape),
+    }
+    for name, array in arrays.items():
+        if array.shape != expected[name] or str(array.dtype) != _DTYPES[name]:
+            return f"{name} has shape {array.shape} and type {array.dtype}"
+        if not np.isfinite(array).all():
+            return f"{name} contains NaN or infinity"
+        if name.endswith("_count") and array.size and array.min() < 0:
+            return f"{name} contains {array.min()}"
+    if len(shape) != 2 or not 1 <= arrays["score"].size <= MOST_NEURONS:
+        return f"score has shape {shape}"
+    if not 1 <= letters[0] <= _MOST_LETTERS:
+        return f"letter_sums has {letters[0]} letters"
+    return ""
