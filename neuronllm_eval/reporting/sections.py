@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
@@ -122,23 +122,25 @@ def page_facts(report: TaskReport) -> list[tuple[str, str]]:
     return facts
 
 
-def selection_text(report: TaskReport) -> list[str]:
-    """Sentences on the selection, for pages without figures."""
-    neurons = report.neurons
-    good, bad = (
-        " ".join(map(str, layer_counts(found, neurons.n_layers)))
-        for found in (neurons.good, neurons.bad)
-    )
-    return [
-        wording.selection_sentence(report.scores.provenance),
-        wording.stability_sentence(stability_of(report.scores.half_sums, neurons.top_k)),
-        f"Neurons by layer: good {good}; bad {bad}.",
-    ]
-
-
 def report_sections(report: TaskReport) -> list[Section]:
-    """All sections, beginning with `effect_sections`."""
-    sections = effect_sections(report)
+    """The sections of `report.html`."""
+    return [*effect_sections(report), *_detail_sections(report)]
+
+
+def markdown_sections(report: TaskReport) -> list[Section]:
+    """The sections of `report.md`, beginning with `console_sections`."""
+    details = _detail_sections(report)
+    provenance = replace(details.pop(), text=())  # its text is in the selection section
+    return [*console_sections(report), *details, provenance]
+
+
+def console_sections(report: TaskReport) -> list[Section]:
+    """The sections that commands print."""
+    return [*effect_sections(report), _selection(report)]
+
+
+def _detail_sections(report: TaskReport) -> list[Section]:
+    sections: list[Section] = []
     condition = wording.main_condition(report.summaries)
     if report.answers is not None and condition is not None:
         sections += [
@@ -150,7 +152,7 @@ def report_sections(report: TaskReport) -> list[Section]:
 
 
 def effect_sections(report: TaskReport) -> list[Section]:
-    """The sections about the conditions' effects, which the console shows too."""
+    """The sections about the conditions' effects; none before validation."""
     return [_conditions(report), *_dose(report)] if report.summaries else []
 
 
@@ -237,6 +239,26 @@ def _groups(report: TaskReport, condition: str) -> list[Section]:
     return [Section("groups", "Accuracy by group", (), (Figure((drawing,), caption),), (table,))]
 
 
+def _selection(report: TaskReport) -> Section:
+    """How the neurons were selected, in words, for pages without figures."""
+    neurons = report.neurons
+    good, bad = (
+        " ".join(map(str, layer_counts(members, neurons.n_layers)))
+        for members in (neurons.good, neurons.bad)
+    )
+    stability = stability_of(report.scores.half_sums, neurons.top_k)
+    text = (
+        f"{wording.selection_sentence(report.scores.provenance)} "
+        f"{wording.stability_sentence(stability)} Neurons by layer: good {good}; bad {bad}."
+    )
+    return Section("selection", "Selection", (text, *_docs_sentences(report)))
+
+
+def _docs_sentences(report: TaskReport) -> tuple[str, ...]:
+    counts = report.doc_counts.items()
+    return tuple(filter(None, (wording.docs_sentence(role, each) for role, each in counts)))
+
+
 def _neurons(report: TaskReport) -> Section:
     sets = (report.neurons.good, report.neurons.bad)
     counts = [layer_counts(neurons, report.neurons.n_layers) for neurons in sets]
@@ -263,11 +285,10 @@ def _neurons(report: TaskReport) -> Section:
 
 
 def _provenance(report: TaskReport) -> Section:
-    sentences = (wording.docs_sentence(role, counts) for role, counts in report.doc_counts.items())
     return Section(
         "provenance",
         "Provenance and commands",
-        tuple(filter(None, sentences)),
+        _docs_sentences(report),
         (),
         (provenance_table(report),),
         report.commands,

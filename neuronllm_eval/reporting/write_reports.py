@@ -38,14 +38,13 @@ from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.sections import (
     Section,
-    effect_sections,
+    console_sections,
     headline,
+    markdown_sections,
     page_facts,
     report_sections,
-    selection_text,
 )
 from neuronllm_eval.reporting.task_report import TaskReport
-from neuronllm_eval.reporting.wording import docs_sentence
 from neuronllm_eval.runs.directory import RunDirectory, write_whole
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -106,24 +105,21 @@ def effect_line(report: TaskReport) -> str:
 
 def console_text(report: TaskReport) -> str:
     """The first part of `report.md`: the effects of the conditions."""
-    docs = [docs_sentence(role, counts) for role, counts in report.doc_counts.items()]
-    selection = [*selection_text(report), *filter(None, docs)]
-    return _markdown(report, effect_sections(report), selection)
+    return _markdown(report, console_sections(report))
 
 
 def render_markdown(report: TaskReport) -> str:
     """The content of `report.md`."""
-    return _markdown(report, report_sections(report), selection_text(report))
+    return _markdown(report, markdown_sections(report))
 
 
-def _markdown(report: TaskReport, sections: Sequence[Section], selection: Sequence[str]) -> str:
+def _markdown(report: TaskReport, sections: Sequence[Section]) -> str:
     text = _template("report.md.j2").render(
         title=report.task,
         headline=headline(report),
-        selection=selection,
         sections=sections,
     )
-    return re.sub("\n{3,}", "\n\n", text)
+    return re.sub("\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
 def _escaped_table(table: Table) -> str:
