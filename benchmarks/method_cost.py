@@ -23,7 +23,7 @@ from benchmarks.workload import (
     setting,
     stock_model,
 )
-from neuronllm_eval.attribution.identify import IdentificationSettings, identify
+from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
 from neuronllm_eval.attribution.integrated_gradients import Quadrature
 from neuronllm_eval.attribution.methods import METHODS, make_method
 from neuronllm_eval.formats.markdown import markdown_table
@@ -41,7 +41,9 @@ def score_neurons(run: Run, names: Sequence[str], n_nodes: int) -> None:
         Quadrature("gauss_lobatto", n_nodes),
         batch_size=run.batch_size,
     )
-    identify(run.engine(), questions, settings, lambda record: None)
+    engine = run.engine()
+    for _ in identify(engine, questions, settings, empty_sums(engine, questions, settings.methods)):
+        pass
 
 
 def measure(

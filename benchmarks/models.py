@@ -167,7 +167,10 @@ def try_kind(kind: str) -> Tried:
     found = attribute_all(engine, prompts, rule, [along, at_once])
     multiple = float((weights / nodes).sum())
     is_multiple = all(
-        relative_difference(each.of[along].values, multiple * each.of[at_once].values) < 1e-2
+        relative_difference(
+            each.by_quantity[along].values, multiple * each.by_quantity[at_once].values
+        )
+        < 1e-2
         for each in found
     )
     path = layers.names[0].replace(".0.", ".N.", 1)

@@ -105,8 +105,8 @@ def parts(run: Run, n_nodes: int, repeats: int) -> dict[str, float]:
             engine = fan_out.FanOutEngine
             for owner, name, part in (
                 (Prefiller, "prefill", "prefill"),
-                (engine, "_fan_out", "copies"),
-                (fan_out, "fan_out_masks", "masks"),
+                (engine, "_logits", "copies"),
+                (fan_out, "attention_masks", "masks"),
                 (DynamicCache, "update", "cache"),
                 (torch.autograd, "grad", "backward"),
             ):

@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuronllm_eval.cli import arguments
+from neuronllm_eval.cli.commands import LeaderboardSettings
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.formats.terminal import terminal_width
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from neuronllm_eval.formats.sections import Section
 
 
-GROUPS = ("task", "model", "method")
-FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
 SUFFIXES = {
     ".txt": "table",
     ".md": "markdown",
@@ -45,80 +42,18 @@ logger = logging.getLogger(__name__)
 Show = Callable[[str], object]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `leaderboard`, beside the run directories."""
-    table = parser.add_argument_group("table")
-    table.add_argument(
-        "--group_by", choices=GROUPS, default="task", help="a table for each (default: %(default)s)"
-    )
-    table.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="csv and json have all columns and figures in full (default: as the suffix of "
-        "--output_path says, else table)",
-    )
-    table.add_argument(
-        "--sort_by",
-        metavar="COLUMN",
-        help="within each group by this column of csv, the largest first (default: by condition, "
-        "set and rank)",
-    )
-    table.add_argument(
-        "--columns",
-        type=arguments.some_names,
-        default=[],
-        metavar="NAMES",
-        help="only these, in this order, with commas between them; csv and json have other names "
-        "than the rest, and an unknown one lists them (default: all that tell something; of "
-        "latex few, that fit a page)",
-    )
-    table.add_argument("--ascending", action="store_true", help="the smallest of --sort_by first")
-    table.add_argument(
-        "--points", action="store_true", help="with the points of sweeps, a row each"
-    )
-    table.add_argument(
-        "--overlaps",
-        action="store_true",
-        help="only how far the neurons of runs of one model overlap; csv has that only so",
-    )
-    wanted = parser.add_argument_group(
-        "filters", "patterns as of file names, with commas between them, such as 'demo_*,aqua_sst2'"
-    )
-    for name, what in (
-        ("models", "name, or its last part"),
-        ("tasks", "task"),
-        ("methods", "method"),
-        ("conditions", "condition, or a point's name"),
-    ):
-        wanted.add_argument(
-            f"--{name}",
-            type=arguments.some_names,
-            default=[],
-            metavar="PATTERNS",
-            help=f"only those whose {what} fits (default: all)",
-        )
-    parser.add_argument(
-        "--output_path",
-        "-o",
-        type=arguments.a_path,
-        help="file for the table, whose suffix (.txt, .md, .csv, .tex, .html, .json) gives the "
-        "format unless --format does (default: it is printed)",
-    )
-    arguments.add_verbosity(parser)
-
-
-def show_leaderboard(options: argparse.Namespace, show: Show) -> int:
+def show_leaderboard(options: LeaderboardSettings, show: Show) -> int:
     """Print or write the leaderboard of the runs at `options.run_dir`; returns the exit code.
 
     Args:
-        options: parsed flags.
+        options: what is asked for.
         show: is told what people are to read.
 
     Raises:
         UsageError: a flag that cannot be, or filters that nothing fits.
         ArtifactError: there is no run, or none with results; after all else, some are damaged.
     """
-    output = Path(options.output_path) if options.output_path else None
+    output = options.output_path
     kind = options.format or _format_of(output)
     if output is not None:
         _require_file(output)
@@ -145,7 +80,7 @@ def _require_file(output: Path) -> None:
     RunDirectory(output.parent).require_writable()
 
 
-def _require_columns(options: argparse.Namespace, kind: str) -> None:
+def _require_columns(options: LeaderboardSettings, kind: str) -> None:
     """Refuse columns that a format does not have, before any run is read."""
     if not options.columns:
         return
@@ -180,14 +115,14 @@ def _format_of(output: Path | None) -> str:
     return SUFFIXES[output.suffix]
 
 
-def _read(options: argparse.Namespace) -> tuple[list[BoardRun], dict[Path, ArtifactError]]:
+def _read(options: LeaderboardSettings) -> tuple[list[BoardRun], dict[Path, ArtifactError]]:
     """The runs that the filters keep, with the entries that they keep; and what is damaged."""
     from neuronllm_eval.comparison.leaderboard_filters import Filters
     from neuronllm_eval.comparison.leaderboard_rows import read_run
 
     runs: list[BoardRun] = []
     damaged: dict[Path, ArtifactError] = {}
-    found = runs_below(map(Path, options.run_dir))
+    found = runs_below(options.run_dir)
     for run in bar(iterable=found, desc="leaderboard", unit="run", leave=False):
         try:
             runs.append(read_run(run, with_points=options.points))
@@ -200,7 +135,7 @@ def _read(options: argparse.Namespace) -> tuple[list[BoardRun], dict[Path, Artif
 
 
 def _board(
-    options: argparse.Namespace,
+    options: LeaderboardSettings,
     kind: str,
     runs: Sequence[BoardRun],
     damaged: Mapping[Path, ArtifactError],
@@ -248,7 +183,7 @@ def _board(
     )
 
 
-def _page(options: argparse.Namespace, kind: str, parts: Sequence[Section]) -> str:
+def _page(options: LeaderboardSettings, kind: str, parts: Sequence[Section]) -> str:
     from neuronllm_eval.formats import tables
 
     if kind == "table" and not options.output_path:
@@ -256,7 +191,7 @@ def _page(options: argparse.Namespace, kind: str, parts: Sequence[Section]) -> s
     return tables.PAGES[kind](parts)
 
 
-def _overlaps(options: argparse.Namespace, kind: str, runs: Sequence[BoardRun]) -> str:
+def _overlaps(options: LeaderboardSettings, kind: str, runs: Sequence[BoardRun]) -> str:
     """Of `--overlaps`: nothing else."""
     from neuronllm_eval.comparison import neuron_overlap as leaderboard_overlaps
     from neuronllm_eval.comparison.leaderboard_tables import overlap_sections

@@ -18,8 +18,13 @@ from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.doc_ids import AskedDocs, asked_docs
 from neuronllm_eval.evaluation.summary_file import StoredSummary
-from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
-from neuronllm_eval.interventions.edited_counts import Edited, edited_by
+from neuronllm_eval.interventions.conditions import (
+    UNMASKED,
+    ConditionName,
+    Edited,
+    Scales,
+    edited_by,
+)
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.overlap import Places
 from neuronllm_eval.runs.directory import RunDirectory

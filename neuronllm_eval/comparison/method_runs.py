@@ -11,8 +11,13 @@ from neuronllm_eval.comparison.comparability import method_settings, run_terms
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_ids import AskedDocs
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
-from neuronllm_eval.interventions.edited_counts import Edited, edited_by
+from neuronllm_eval.interventions.conditions import (
+    UNMASKED,
+    ConditionName,
+    Edited,
+    Scales,
+    edited_by,
+)
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord, judged_limit, load_neurons

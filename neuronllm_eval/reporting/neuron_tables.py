@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from neuronllm_eval.evaluation.stats.split_half import stability_of
-from neuronllm_eval.explain.logit_lens import TokenEffect
-from neuronllm_eval.explain.top_tokens import NeuronTokens, listed
+from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
 from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.task_report import TaskReport
@@ -96,7 +95,7 @@ def neurons_table(report: TaskReport) -> Table:
         headers += ["positive %", "about"]
         note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
     rows = []
-    for name, neuron in listed(report.neurons):
+    for name, neuron in top_neurons(report.neurons):
         votes = (
             report.scores.good_count[neuron.location],
             report.scores.bad_count[neuron.location],

@@ -11,7 +11,7 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.doc_texts import JudgedDoc, read_judged_docs
-from neuronllm_eval.explain.top_tokens import NeuronTokens, read_tokens
+from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -51,7 +51,7 @@ class TaskReport:
     applied_at: str = SCORED
     answers: DocTable | None = None
     doc_texts: tuple[JudgedDoc, ...] = ()
-    tokens: Mapping[tuple[str, int, int], NeuronTokens] = field(default_factory=dict)
+    tokens: Mapping[NeuronKey, NeuronTokens] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Sentences for people: effects, selections, excluded docs and cost estimates. Pure.
+"""Sentences for people: effects, selections and excluded docs. Pure.
 
 Templates escape them, all but words in backticks; so texts from data have none (`data_text`).
 """
@@ -13,10 +13,9 @@ from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
-from neuronllm_eval.formats.markdown import data_text, markdown_table
+from neuronllm_eval.formats.markdown import data_text
 from neuronllm_eval.interventions.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
 from neuronllm_eval.neurons.neuron_set import Provenance
-from neuronllm_eval.stages.cost_estimate import Estimate
 
 ALPHA = 0.05
 
@@ -187,70 +186,3 @@ def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
 def _skipped(counts: Mapping[str, Any], what: str) -> list[str]:
     reasons = counts.get("skipped", {})
     return [f"{count} {what} ({data_text(reason)})" for reason, count in reasons.items()]
-
-
-# Cost estimates -----------------------------------------------------------------------------------
-
-_ESTIMATE_HEADERS = ["task", "stage", "questions", "prompts", "tokens", "longest", "engine",
-                     "batch size", "conditions", "time", "weights", "memory", "disk"]  # fmt: skip
-
-
-def estimate_table(estimates: Sequence[Estimate]) -> str:
-    """All estimates of a dry run as a markdown table, and how they were made."""
-    rows = [
-        [each.task, each.stage, str(each.n_questions), str(each.n_prompts), str(each.n_tokens),
-         str(each.longest), each.engine, str(each.batch_size), str(each.n_conditions or ""),
-         duration(each.seconds), size(each.weights), size(each.memory), size(each.disk)]
-        for each in estimates
-    ]  # fmt: skip
-    how = (
-        "measured on the longest prompts"
-        if any(each.measured for each in estimates)
-        else "estimated from the model's sizes"
-    )
-    seconds = sum(each.seconds for each in estimates)
-    cost = sum(each.cost for each in estimates)
-    free = size(min(each.memory_free for each in estimates))
-    disk = sum(each.disk for each in estimates)
-    return "\n".join([
-        markdown_table(_ESTIMATE_HEADERS, rows),
-        "",
-        f"time: {duration(seconds)} in total, besides loading the model and building the questions",
-        f"memory: besides the weights, {how}; {free} free",
-        f"disk: {size(disk)} in total; {size(estimates[0].disk_free)} free",
-        f"measured in {duration(cost)}; nothing was written",
-    ])  # fmt: skip
-
-
-def estimate_line(estimate: Estimate) -> str:
-    """What a long run prints before it starts."""
-    return (
-        f"{estimate.stage} {estimate.task}: about {duration(estimate.seconds)} for "
-        f"{estimate.n_prompts} prompts; about {size(estimate.memory)} of memory besides the "
-        f"weights, {size(estimate.memory_free)} free; about {size(estimate.disk)} on disk"
-    )
-
-
-def duration(seconds: float) -> str:
-    """Such as `< 1 s`, `42 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    if seconds < 1:
-        return "< 1 s"
-    for name, length, limit in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
-        if seconds < limit:
-            return f"{_two_digits(seconds / length)} {name}"
-    return f"{_two_digits(seconds / 86400)} days"
-
-
-def size(n_bytes: int) -> str:
-    """Such as `3.4 MiB`, `120 GiB`."""
-    amount = float(n_bytes)
-    for name in ("bytes", "KiB", "MiB", "GiB"):
-        if amount < 1000:
-            return f"{_two_digits(amount)} {name}"
-        amount /= 1024
-    return f"{_two_digits(amount)} TiB"
-
-
-def _two_digits(amount: float) -> str:
-    """Two significant digits, or all digits before the point where there are more."""
-    return f"{amount:.1f}" if 0 < amount < 9.95 and amount % 1 else f"{amount:.0f}"

@@ -1,4 +1,4 @@
-"""The last stage of a run: summary.json, report.md and report.html, from the artifacts alone.
+"""The last stage of a run: summary.json, reports and model cards, from the artifacts alone.
 
 1. The run directory is read (`task_report`).
 2. Its content becomes sections of text, figures and tables (`sections`).
@@ -25,7 +25,7 @@ from markupsafe import Markup, escape
 from neuronllm_eval.evaluation.condition_effects import summary_json
 from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import CARD_FILE, adapter_card
+from neuronllm_eval.export.model_card import adapter_card, run_card
 from neuronllm_eval.export.validated_figures import judged_figures
 from neuronllm_eval.formats.markdown import (
     LONGEST_PROSE,
@@ -45,7 +45,7 @@ from neuronllm_eval.reporting.sections import (
     report_sections,
 )
 from neuronllm_eval.reporting.task_report import TaskReport
-from neuronllm_eval.runs.directory import RunDirectory, write_whole
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, write_whole
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CODE = re.compile("`([^`]+)`")
@@ -69,7 +69,9 @@ def report_task(
     if report.summaries:
         write_whole(run.summary, _summary(report))
     write_whole(run.page, page)
-    write_whole(run.report, render_markdown(report))
+    markdown = render_markdown(report)
+    write_whole(run.report, markdown)
+    write_whole(run.card, run_card(report.neurons.provenance, markdown))
     _rewrite_cards(run)
     return text
 

@@ -21,8 +21,8 @@ import yaml
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
+from neuronllm_eval.cli import evaluate as commands
 from neuronllm_eval.cli import main as cli
-from neuronllm_eval.cli.arguments import run_settings
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
 from neuronllm_eval.harness.tasks import load_tasks
@@ -32,8 +32,9 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord
-from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runs.settings import EvaluateSettings, RunSettings
 from neuronllm_eval.stages import prepare as preparation
+from neuronllm_eval.stages.evaluate import requested_settings
 from tests.fixtures.cli import (
     QUICK,
     SCORED,
@@ -91,6 +92,7 @@ def only_own_tasks(monkeypatch):
 def test_the_artifacts_of_a_run(run):
     assert sorted(path.name for path in run.path.iterdir()) == [
         ".lock",
+        "README.md",
         "adapters",
         "commands.jsonl",
         "conditions.jsonl",
@@ -324,7 +326,7 @@ def test_the_demo_says_that_it_replaces_one(tmp_path, monkeypatch, caplog, given
     monkeypatch.chdir(tmp_path)
     if there:
         (tmp_path / "runs" / "demo").mkdir(parents=True)
-    monkeypatch.setattr(cli, "identify", lambda *_, **__: [])
+    monkeypatch.setattr(commands, "identify_runs", lambda *_: [])
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     assert call(*given, entry=cli.run_eval_main)[0] == 0
     assert ("runs/demo: the demo that was there is replaced" in caplog.text) == warned
@@ -513,14 +515,12 @@ def test_run_eval_does_it_all_in_one_go(run, tmp_path, monkeypatch):
 
 def test_run_eval_without_arguments_is_the_demo(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        cli, "identify", lambda options, _, validate: seen.append((options, validate)) or []
-    )
+    monkeypatch.setattr(commands, "identify_runs", lambda *given: seen.append(given) or [])
     assert cli.run_eval_main([]) == 0
-    ((options, validate),) = seen
-    assert validate
-    assert options.overwrite
-    settings = run_settings(options)
+    ((asked, how, _),) = seen
+    assert isinstance(asked, EvaluateSettings)
+    assert how.overwrite
+    settings = requested_settings(asked)
     assert settings.model_args == {"pretrained": str(MODEL_DIR)}
     assert settings.task == "demo"
     assert settings.limit >= 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import io
@@ -14,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from neuronllm_eval.cli.leaderboard import FORMATS, SUFFIXES, add_flags
+from neuronllm_eval.cli.commands import LeaderboardSettings
+from neuronllm_eval.cli.leaderboard import SUFFIXES
 from neuronllm_eval.comparison.leaderboard import COLUMNS, leaderboard
 from neuronllm_eval.comparison.leaderboard_tables import (
     HEADS,
@@ -26,6 +26,7 @@ from neuronllm_eval.comparison.leaderboard_tables import (
 )
 from neuronllm_eval.comparison.neuron_overlap import as_json, overlaps
 from neuronllm_eval.formats.latex import tex
+from neuronllm_eval.formats.settings_model import about_flag
 from neuronllm_eval.formats.tables import PAGES, as_csv, as_table
 from tests.fixtures.leaderboards import board_run, entry
 
@@ -41,7 +42,8 @@ def table_of(entries, group_by="task", place=1):
 
 
 def test_every_format_has_a_maker_and_a_suffix():
-    assert set(FORMATS) == {*PAGES, "csv", "json"} == set(SUFFIXES.values())
+    formats = about_flag(LeaderboardSettings.model_fields["format"])["choices"]
+    assert set(formats) == {*PAGES, "csv", "json"} == set(SUFFIXES.values())
 
 
 # What is shown ------------------------------------------------------------------------------------
@@ -326,10 +328,7 @@ def test_the_docs_name_every_column_and_flag():
     assert sorted(heads) == sorted(shown)
     names = text[text.index("in the other formats they are") : text.index("| column | in tables |")]
     assert re.findall(r"`(\w+)`", names) == list(HEADS)
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    flags = {flag for action in parser._actions for flag in action.option_strings}
-    flags -= {"-h", "--help", "-o", "-v", "--verbosity"}
+    flags = {f"--{name}" for name in LeaderboardSettings.model_fields} - {"--run_dir"}
     told = {flag for row in _table(text, "| flag | meaning |") for flag in
             re.findall(r"`(--\w+)`", row[0])}  # fmt: skip
     assert told == flags

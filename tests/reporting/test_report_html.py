@@ -8,8 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from neuronllm_eval.explain.logit_lens import TokenEffect
-from neuronllm_eval.explain.top_tokens import NeuronTokens
+from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.condition_tables import conditions_table

@@ -21,17 +21,16 @@ from hypothesis import strategies as st
 from neuronllm_eval.aqua.settings import SETTING_NAMES, AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.explain.top_tokens import read_tokens
+from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import ConditionName, control_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
-from neuronllm_eval.runs.directory import RunDirectory, folder_name
+from neuronllm_eval.runs.directory import RunDirectory, folder_name, read_lines
 from neuronllm_eval.runs.reader import ValidationRecord
-from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
-from neuronllm_eval.stages.load_model import parse_model_args
+from neuronllm_eval.runs.settings import IdentifySettings, RunSettings, read_doc_counts
 from tests.fixtures.cli import finished_run
 from tests.fixtures.damage import with_header
 
@@ -43,7 +42,7 @@ def read_settings(run: RunDirectory) -> object:
 
 
 def read_conditions(run: RunDirectory) -> object:
-    return DocTable.load(run.conditions, TASK)
+    return DocTable.from_lines(read_lines(run.conditions), run.conditions, TASK)
 
 
 READERS: dict[str, Callable[[RunDirectory], object]] = {
@@ -283,7 +282,7 @@ def test_folders_of_tasks(name):
 @given(st.lists(st.one_of(st.text(), st.from_regex(r"[a-z]+=[^,]*(,[a-z]+=[^,]*)*")), max_size=3))
 def test_model_args(given_args):
     with contextlib.suppress(NeuronLLMError):
-        assert "pretrained" in parse_model_args(given_args)
+        assert IdentifySettings.read({"model_args": given_args}).model_args is not None
 
 
 @given(st.one_of(ODD, st.text()))

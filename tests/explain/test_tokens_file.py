@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.logit_lens import TokenEffect, Unembedding
-from neuronllm_eval.explain.top_tokens import (
+from neuronllm_eval.explain.token_effects import (
     NeuronTokens,
-    listed,
+    TokenEffect,
+    Unembedding,
     listed_tokens,
     read_tokens,
     tokens_json,
+    top_neurons,
 )
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.runs.directory import RunDirectory
@@ -47,17 +48,12 @@ def written(path: Path, **changes: object) -> Path:
 def test_what_is_written_is_read_back_to_two_decimals(tmp_path):
     path = tmp_path / "tokens.json"
     path.write_text(tokens_json([NeuronTokens("good", 1, 7, (UP,), (DOWN,))]))
-    assert json.loads(path.read_text()) == {"schema_version": 1, "neurons": [WRITTEN]}
-    rounded = TokenEffect(3, " up", 2.35)
-    neuron = NeuronTokens("good", 1, 7, (rounded,), (DOWN,))
-    assert read_tokens(path) == {("good", 1, 7): neuron}
-
-
-def test_what_explain_adds_is_read_back(tmp_path):
-    path = tmp_path / "tokens.json"
-    neuron = NeuronTokens("bad", 1, 7, (), (DOWN,), 0.25, "letter")
-    path.write_text(tokens_json([neuron]))
-    assert read_tokens(path) == {neuron.key: neuron}
+    values = {**WRITTEN, "positive": None, "reading": ""}
+    assert json.loads(path.read_text()) == {"schema_version": 1, "neurons": [values]}
+    rounded = NeuronTokens("good", 1, 7, (TokenEffect(3, " up", 2.35),), (DOWN,))
+    assert read_tokens(path) == {("good", 1, 7): rounded}
+    path.write_text(json.dumps({"schema_version": 1, "neurons": [WRITTEN]}))  # of release 0.1
+    assert read_tokens(path) == {("good", 1, 7): rounded}
 
 
 def test_a_run_without_it(tmp_path):
@@ -70,23 +66,19 @@ TOKEN = {"token": 3, "text": " up", "effect": 2.0}
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "worst"}, "neurons.0.kind is 'worst'"),
-        ({"kind": []}, "neurons.0.kind is"),
-        ({"layer": -1}, "neurons.0.layer is -1"),
-        ({"index": True}, "neurons.0.index is True"),
-        ({"score": 1.0}, "neurons.0.score is an unknown key"),
-        ({"promotes": {}}, "neurons.0.promotes is {}"),
-        ({"promotes": ["up"]}, "neurons.0.promotes.0 is 'up'"),
-        ({"promotes": [{**TOKEN, "text": 1}]}, "neurons.0.promotes.0.text is 1"),
-        ({"demotes": [{**TOKEN, "token": "3"}]}, "neurons.0.demotes.0.token is '3'"),
-        ({"demotes": [{**TOKEN, "effect": None}]}, "neurons.0.demotes.0.effect is None"),
-        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "neurons.0.demotes.0.effect is inf"),
-        ({"positive": "often"}, "neurons.0.positive is 'often'"),
-        ({"reading": "a letter"}, "neurons.0.reading is 'a letter'"),
+        ({"kind": "worst"}, r"neurons\.0\.kind is 'worst'"),
+        ({"layer": -1}, r"neurons\.0\.layer is -1"),
+        ({"index": True}, r"neurons\.0\.index is True"),
+        ({"score": 1.0}, r"neurons\.0\.score is an unknown key"),
+        ({"promotes": {}}, r"neurons\.0\.promotes is \{\}"),
+        ({"promotes": [{**TOKEN, "text": 1}]}, r"neurons\.0\.promotes\.0\.text is 1"),
+        ({"demotes": [{**TOKEN, "effect": None}]}, r"neurons\.0\.demotes\.0\.effect is None"),
+        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "inf|Infinity"),
+        ({"reading": "picture"}, r"neurons\.0\.reading is 'picture'"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, said):
-    with pytest.raises(ArtifactError, match=f"(?s)tokens.json: {said}.*remove the file"):
+    with pytest.raises(ArtifactError, match=f"(?s)tokens.json.*{said}.*remove the file"):
         read_tokens(written(tmp_path / "tokens.json", **change))
 
 
@@ -94,7 +86,6 @@ def test_a_damaged_file_is_refused(tmp_path, change, said):
     ("values", "said"),
     [
         ({"schema_version": 2, "neurons": []}, "schema_version is 2"),
-        ({"schema_version": 1, "neurons": {}}, "neurons is {}"),
         ({"schema_version": 1}, "neurons is missing"),
         ({"schema_version": 1, "neurons": [WRITTEN, WRITTEN]}, "occurs twice"),
     ],
@@ -110,24 +101,24 @@ def test_a_file_of_another_form_is_refused(tmp_path, values, said):
 
 
 def test_ten_of_either_kind_are_listed():
-    places = [(layer, index) for layer in range(2) for index in range(24)]
-    neurons = neuron_set(places[:12], places[12:26], n_layers=2, width=48)
-    found = [(kind, neuron.location) for kind, neuron in listed(neurons)]
+    locations = [(layer, index) for layer in range(2) for index in range(24)]
+    neurons = neuron_set(locations[:12], locations[12:26], n_layers=2, width=48)
+    found = [(kind, neuron.location) for kind, neuron in top_neurons(neurons)]
     assert found == [
-        *(("good", each) for each in places[:10]),
-        *(("bad", each) for each in places[12:22]),
+        *(("good", each) for each in locations[:10]),
+        *(("bad", each) for each in locations[12:22]),
     ]
     model = tiny_model("llama")
     unembedding = Unembedding.of(model, find_ffn_layers(model), range(8))
     tokens = listed_tokens(unembedding, neurons, word_tokenizer())
-    assert [each.key for each in tokens] == [(kind, *place) for kind, place in found]
+    assert [each.key for each in tokens] == [(kind, *location) for kind, location in found]
     assert {len(each.promotes) for each in tokens} == {4}
 
 
 def test_nothing_is_told_of_no_neurons():
     model = tiny_model("llama")
     unembedding = Unembedding.of(model, find_ffn_layers(model), range(8))
-    assert listed_tokens(unembedding, neuron_set([], []), word_tokenizer()) is None
+    assert listed_tokens(unembedding, neuron_set([], []), word_tokenizer()) == ()
 
 
 # Identification -----------------------------------------------------------------------------------
@@ -157,11 +148,11 @@ def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, ca
     assert said == [(logging.INFO, "there is no tokens.json: it is odd")]
     assert run.neurons.is_file()
     assert not run.tokens.exists()
-    assert "Run `neuronllm-eval explain` on this directory" in run.report.read_text()
+    assert "once `neuronllm-eval explain` was run" in run.report.read_text()
 
 
 def broken(error: Exception):
-    """In place of `Unembedding.of`."""
+    """In location of `Unembedding.of`."""
 
     def of(*_: object):
         raise error
