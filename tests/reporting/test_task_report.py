@@ -66,8 +66,8 @@ def test_the_report_lists_the_commands_of_the_run(tmp_path):
     assert code == 0, err
     assert json.loads(run.validation.read_text())["batch_size"] == 7
     commands = run.report.read_text().split("#### Commands of this run")[1]
-    assert commands.count("--batch_size 7") == 1
-    assert "--batch_size 7" in commands.split("neuronllm-eval validate")[-1]
+    assert commands.count("--batch_size=7") == 1
+    assert "--batch_size=7" in commands.split("neuronllm-eval validate")[-1]
 
 
 # Secrets ----------------------------------------------------------------------------------------
