@@ -59,4 +59,4 @@ def test_the_wheel_has_what_the_package_reads(tmp_path):
     assert (Path(tasks) / "demo" / "demo_topic.yaml").is_file()
     assert (Path(model) / "config.json").is_file()
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    assert "neuronllm = neuronllm_eval.masked_lm.model:NeuronMaskedLM" in entry_points.read_text()
+    assert "neuronllm = neuronllm_eval:NeuronMaskedLM" in entry_points.read_text()

@@ -19,6 +19,7 @@ from pydantic import Field
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats.typed_files import artifact, load_lines
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName
+from neuronllm_eval.runs.directory import RunDirectory
 
 _REMEDY = "run validate again"
 # Log-nats, at most 0 up to rounding.
@@ -90,7 +91,11 @@ class DocTable:
             ArtifactError: the file is missing or damaged, or lines do not fit the task or each
                 other.
         """
-        docs = load_lines(DocLine, path, _REMEDY)
+        return cls.from_lines(load_lines(DocLine, path, _REMEDY), path, task)
+
+    @classmethod
+    def from_lines(cls, docs: list[DocLine], path: Path, task: str) -> DocTable:
+        """The same of lines that have been read; `path` is for error messages."""
         if not docs:
             raise _damaged(path, "the file is empty")
         names = tuple(docs[0].loglikelihoods)
@@ -126,6 +131,15 @@ class DocTable:
             dict(zip(names, correct.T, strict=True)),
             dict(zip(names, confidence.T, strict=True)),
         )
+
+
+def doc_table(run: RunDirectory, task: str) -> DocTable:
+    """The answers of a validated run.
+
+    Raises:
+        ArtifactError: as `DocTable.load`.
+    """
+    return run.once(run.conditions, lambda: DocTable.load(run.conditions, task))
 
 
 def numbered(names: Sequence[str]) -> NDArray[np.int64]:

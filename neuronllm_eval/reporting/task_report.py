@@ -7,19 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
 from neuronllm_eval.evaluation.doc_texts import JudgedDoc, read_judged_docs
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
-from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import SCORED
-from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids
-from neuronllm_eval.runs.reader import ValidationRecord, load_neurons, load_scores
-from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
+from neuronllm_eval.runs.artifacts import (
+    excluded_ids,
+    load_commands,
+    load_doc_counts,
+    load_metrics,
+    load_neurons,
+    load_scores,
+    load_settings,
+    load_validation,
+)
+from neuronllm_eval.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -61,20 +67,20 @@ class TaskReport:
         Raises:
             ArtifactError: a file is missing or damaged, or files are of different runs.
         """
-        settings = RunSettings.load(run.settings)
+        settings = load_settings(run)
         neurons = load_neurons(run, settings)
         scores = load_scores(run, neurons)
-        doc_counts: dict[str, Any] = {"selection": read_doc_counts(run.settings)}
+        doc_counts: dict[str, Any] = {"selection": load_doc_counts(run)}
         values: dict[str, Any] = {}
         if run.validation.exists() or run.conditions.exists():
-            validation = ValidationRecord.load(run.validation)
-            neurons = validation.judged(neurons, run.validation)
+            validation = load_validation(run)
+            neurons = validation.validated(neurons, run.validation)
             doc_counts["validation"] = validation.docs
             values["applied_at"] = validation.positions
             if run.conditions.exists():
                 values |= _validated(run, settings.task, neurons, validation.scales)
         for role in ("selection", "validation"):
-            if excluded := set_aside_ids(run, role):
+            if excluded := excluded_ids(run, role):
                 doc_counts[role] = {**doc_counts.get(role, {}), "set_aside": len(excluded)}
         return cls(
             settings.task,
@@ -90,10 +96,10 @@ class TaskReport:
 
 def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales) -> dict[str, Any]:
     """Fields of a `TaskReport` that validation adds."""
-    answers = DocTable.load(run.conditions, task)
+    answers = doc_table(run, task)
     summaries = tuple(summarise(answers, neurons, scales))
     metrics = {
-        summary.name: read_metrics(run.result(summary.name), task)
+        summary.name: load_metrics(run, summary.name, task)
         for summary in summaries
         if (summary.is_evaluated or summary.name == UNMASKED) and run.result(summary.name).exists()
     }
@@ -112,19 +118,9 @@ def read_commands(run: RunDirectory) -> tuple[str, ...]:
     Raises:
         ArtifactError: `commands.jsonl` is damaged.
     """
-    if not run.commands.exists():
-        return ()
-    try:
-        commands = [
-            (line["stage"], " ".join(map(_shell_word, line["command"])))
-            for line in read_lines(run.commands)
-        ]
-    except (ArtifactError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"{run.commands} cannot be read: {getattr(error, 'found', error)!s:.200}",
-            expected="a command per line, as identify and validate write it",
-            remedy="remove the file: the report does without it",
-        ) from error
+    commands = [
+        (line.stage, " ".join(map(_shell_word, line.command))) for line in load_commands(run)
+    ]
     identified = [command for stage, command in commands if stage != "validate"]
     validated = [command for stage, command in commands if stage == "validate"]
     return tuple(dict.fromkeys([*identified, *validated[-1:]]))

@@ -22,11 +22,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from neuronllm_eval.evaluation.condition_effects import summary_json
 from neuronllm_eval.evaluation.stats.split_half import stability_of
+from neuronllm_eval.evaluation.summary_file import Positions, StoredSummary, summary_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card
-from neuronllm_eval.export.validated_figures import judged_figures
+from neuronllm_eval.export.validated_figures import validated_figures
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import (
     LONGEST_PROSE,
     escaped,
@@ -45,7 +46,7 @@ from neuronllm_eval.reporting.sections import (
     report_sections,
 )
 from neuronllm_eval.reporting.task_report import TaskReport
-from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, write_whole
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CODE = re.compile("`([^`]+)`")
@@ -67,7 +68,9 @@ def report_task(
     if show is not None:
         show(effect_line(report) if brief else text)
     if report.summaries:
-        write_whole(run.summary, _summary(report))
+        summary = _summary(report)
+        write_whole(run.summary, summary.to_json())
+        run.keep(run.summary, summary)
     write_whole(run.page, page)
     markdown = render_markdown(report)
     write_whole(run.report, markdown)
@@ -76,15 +79,15 @@ def report_task(
     return text
 
 
-def _summary(report: TaskReport) -> str:
-    return summary_json(
+def _summary(report: TaskReport) -> StoredSummary:
+    return summary_of(
         report.task,
         report.split,
         report.summaries,
         dict(report.doc_counts),
         report.metrics,
         stability_of(report.scores.half_sums, report.neurons.top_k),
-        {"chosen_at": report.scores.provenance.positions, "applied_at": report.applied_at},
+        Positions(report.scores.provenance.positions, report.applied_at),
     )
 
 
@@ -94,7 +97,7 @@ def _rewrite_cards(run: RunDirectory) -> None:
         folder = run.adapter(condition)
         if (folder / EXPORT_FILE).exists():
             made = Export.load(folder)
-            write_whole(folder / CARD_FILE, adapter_card(made, judged_figures(run, made)))
+            write_whole(folder / CARD_FILE, adapter_card(made, validated_figures(run, made)))
 
 
 # Markdown -----------------------------------------------------------------------------------------

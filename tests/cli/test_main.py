@@ -6,10 +6,8 @@ import contextlib
 import importlib.metadata
 import io
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,8 +28,8 @@ from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
+from neuronllm_eval.runs.artifacts import ValidationRecord
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import EvaluateSettings, RunSettings
 from neuronllm_eval.stages import prepare as preparation
 from neuronllm_eval.stages.evaluate import requested_settings
@@ -46,6 +44,7 @@ from tests.fixtures.cli import (
     finished_run,
     identify,
     jsonl,
+    stock,
     without_the_harness_tasks,
 )
 from tests.fixtures.harness import (
@@ -56,7 +55,6 @@ from tests.fixtures.harness import (
     harness_model,
     include_paths,
     model_dir,
-    scratch,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,8 +222,7 @@ def test_what_the_commands_print(outputs, run):
     assert said["validate"] == said["report"]
     assert report.startswith(said["validate"])  # and goes on with single answers and neurons
     assert report.startswith("## demo_topic\n\nSuppressing 6 good neurons ")
-    assert said["identify"].startswith("demo_topic: Selected 6 good and 6 bad neurons of 96.
-")
+    assert said["identify"].startswith("demo_topic: Selected 6 good and 6 bad neurons of 96.\n")
     assert said["identify"].endswith(f"written to {output}\n")
 
 
@@ -581,18 +578,14 @@ def test_run_refuses_in_one_message(run, only_own_tasks):
     assert "Traceback" not in err
 
 
-@pytest.mark.slow  # a process of its own, and all of the harness's tasks
-def test_the_stock_route():
-    output = scratch() / "stock_route"
-    command = [
-        Path(sys.executable).with_name("lm_eval"), "--model", "hf", "--tasks", "demo_topic",
-        "--include_path", ROOT / "tasks", "--model_args", f"pretrained={model_dir()}",
-        "--limit", "12", "--device", "cpu", "--output_path", output,
-    ]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env={**os.environ}, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_stock_route(tmp_path):
+    output = tmp_path / "stock_route"
+    code, _, err = stock(
+        "--model", "hf", "--tasks", "demo_topic", "--include_path", ROOT / "tasks",
+        "--model_args", f"pretrained={model_dir()}", "--limit", 12, "--device", "cpu",
+        "--output_path", output,
+    )  # fmt: skip
+    assert code == 0, err
     (written,) = output.glob("**/results_*.json")
     found = json.loads(written.read_text())["results"]["demo_topic"]
     task = load_tasks(["demo_topic"])["demo_topic"]

@@ -50,12 +50,12 @@ def test_a_shell_reads_the_same_words(tmp_path, word):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"stage": "identify"}', '{"command": 3}', '{"command": [3]}']
+    "line", ["{", "[]", '{"stage": "identify"}', '{"stage": "", "command": [3]}']
 )
 def test_a_damaged_file_of_commands_is_refused(tmp_path, line):
     run = RunDirectory(tmp_path)
     run.commands.write_text(f"{line}\n")
-    with pytest.raises(ArtifactError, match=r"(?s)commands\.jsonl cannot be read.*remove the file"):
+    with pytest.raises(ArtifactError, match=r"(?s)commands\.jsonl, line 1.*remove the file"):
         read_commands(run)
 
 
