@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise, summary_json
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
+from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.evaluation.doc_texts import read_judged_docs
 from neuronllm_eval.evaluation.stats.split_half import stability_of
+from neuronllm_eval.evaluation.summary_file import Positions, summary_of
 from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card
-from neuronllm_eval.export.validated_figures import judged_figures
-from neuronllm_eval.harness.results import read_metrics
+from neuronllm_eval.export.validated_figures import validated_figures
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.condition_tables import RunDetails
@@ -24,15 +25,17 @@ from neuronllm_eval.reporting.report_appendix import appendix
 from neuronllm_eval.reporting.report_html import render_page
 from neuronllm_eval.reporting.report_markdown import TaskReport, effect_line, render
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
-from neuronllm_eval.runs.directory import (
-    CARD_FILE,
-    RunDirectory,
-    read_lines,
-    set_aside_ids,
-    write_whole,
+from neuronllm_eval.runs.artifacts import (
+    excluded_ids,
+    load_doc_counts,
+    load_metrics,
+    load_neurons,
+    load_scores,
+    load_settings,
+    load_validation,
+    validation_limit,
 )
-from neuronllm_eval.runs.reader import ValidationRecord, judged_limit, load_neurons, load_scores
-from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
 
 
 def report_task(
@@ -46,32 +49,32 @@ def report_task(
             keep them back.
         brief: show only one line, `effect_line`.
     """
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     neurons = load_neurons(run, settings)
     scores = load_scores(run, neurons)
     task, split = settings.task, ""
-    docs = {"selection": read_doc_counts(run.settings)}
+    docs = {"selection": load_doc_counts(run)}
     scales, applied_at, batch_size = Scales(), SCORED, None
     if run.validation.exists() or run.conditions.exists():
-        validation = ValidationRecord.load(run.validation)
-        neurons = validation.judged(neurons, run.validation)
+        validation = load_validation(run)
+        neurons = validation.validated(neurons, run.validation)
         docs["validation"], scales = validation.docs, validation.scales
         applied_at, batch_size = validation.positions, validation.batch_size
     for role in ("selection", "validation"):
-        if aside := set_aside_ids(run, role):
+        if aside := excluded_ids(run, role):
             docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
     summaries: list[ConditionSummary] = []
     metrics: dict[str, dict[str, float]] = {}
     details = RunDetails(tokens=read_tokens(run.tokens), commands=(identify_command(settings),))
     if run.conditions.exists():
-        table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
+        table = doc_table(run, task)
         summaries, split = summarise(table, neurons, scales), table.split
         metrics = {
-            each.name: read_metrics(run.result(each.name), task)
+            each.name: load_metrics(run, each.name, task)
             for each in summaries
             if (each.is_evaluated or each.name == UNMASKED) and run.result(each.name).exists()
         }
-        limit = judged_limit(run, settings)
+        limit = validation_limit(run, settings)
         judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit, batch_size)
         details = replace(
             details,
@@ -85,9 +88,10 @@ def report_task(
     if show is not None:
         show(effect_line(report) if brief else text)
     if run.conditions.exists():
-        where = {"chosen_at": neurons.provenance.positions, "applied_at": applied_at}
-        text_of = summary_json(task, split, summaries, docs, metrics, halves, where)
-        write_whole(run.summary, text_of)
+        where = Positions(neurons.provenance.positions, applied_at)
+        summary = summary_of(task, split, summaries, docs, metrics, halves, where)
+        write_whole(run.summary, summary.to_json())
+        run.keep(run.summary, summary)
     write_whole(run.page, page)
     whole = f"{text}\n{appendix(report, details)}"
     write_whole(run.report, whole)
@@ -102,4 +106,4 @@ def _renew_cards(run: RunDirectory) -> None:
         folder = run.adapter(condition)
         if (folder / EXPORT_FILE).exists():
             made = Export.load(folder)
-            write_whole(folder / CARD_FILE, adapter_card(made, judged_figures(run, made)))
+            write_whole(folder / CARD_FILE, adapter_card(made, validated_figures(run, made)))

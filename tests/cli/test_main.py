@@ -28,8 +28,8 @@ from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
+from neuronllm_eval.runs.artifacts import ValidationRecord
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.reader import ValidationRecord
 from neuronllm_eval.runs.settings import EvaluateSettings, RunSettings
 from neuronllm_eval.stages import prepare as preparation
 from neuronllm_eval.stages.evaluate import requested_settings

@@ -216,7 +216,7 @@ def test_a_validation_without_docs_leaves_the_earlier_one(run, folder, tmp_path)
     ("name", "change", "parts"),
     [
         ("run.yaml", {"docs": 3}, ("docs is 3", "a mapping")),
-        ("run.yaml", {"schema_version": 1}, ("schema version 1", "Expected: 3")),
+        ("run.yaml", {"schema_version": 1}, ("schema_version is 1", "Expected: 3")),
         ("validation.json", {"docs": None}, ("docs is None", "validate again")),
         ("validation.json", {"top_k": "six"}, ("top_k is 'six'", "validate again")),
     ],
