@@ -150,6 +150,7 @@ def _write_tokens(
         return
     if tokens:
         write_whole(run.tokens, tokens_json(tokens))
+        run.keep(run.tokens, {each.key: each.listed() for each in tokens})
     for note in unembedding.notes:
         logger.info("there is no %s: %s", run.tokens.name, note)
 

@@ -71,7 +71,8 @@ def test_validate_reads_nothing_that_it_has_written(run, opened):
     counts = reads(opened, run)
     counts.pop(GROWING)
     written = {
-        "conditions.jsonl", "validation.json", "summary.json", "enhance.json", "unmasked.json",
+        "conditions.jsonl", "validation.json", "validation_docs.jsonl", "summary.json",
+        "enhance.json", "unmasked.json",
     }  # fmt: skip
     assert not written & set(counts)
     assert set(counts.values()) == {1}
