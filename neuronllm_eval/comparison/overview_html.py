@@ -20,8 +20,8 @@ from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
 from neuronllm_eval.reporting.condition_tables import CONTROLS_NOTE, Table
-from neuronllm_eval.reporting.html_sections import Figure, Section
-from neuronllm_eval.reporting.report_html import page_of
+from neuronllm_eval.reporting.sections import Figure, Section
+from neuronllm_eval.reporting.write_reports import page_of
 from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory
 from neuronllm_eval.runs.search import find_runs
 

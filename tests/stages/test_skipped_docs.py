@@ -134,8 +134,8 @@ def test_the_report_says_so(run):
         assert f"\nDocs of the {role} split: {counts}\n" in text
     n_docs = 18 if run.path.name == "aqua_odd" else 7
     n_questions = 6 if run.path.name == "aqua_odd" else 7
-    assert f"Judged on {n_questions} questions ({n_docs} docs) of the test split" in text
-    assert f"Chosen on {n_questions} questions ({n_docs} prompts) of the train split" in text
+    assert f"Evaluated on {n_questions} questions ({n_docs} docs) of the test split" in text
+    assert f"Selected on {n_questions} questions ({n_docs} prompts) of the train split" in text
 
 
 def test_lines_and_metrics_are_of_the_docs_that_are_asked(run, folder):
