@@ -296,7 +296,7 @@ def test_nothing_is_overwritten_but_an_export_on_request(run, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     for flags in ((), ("--overwrite",)):
         found = export(run, tmp_path / "mine", *flags)
-        assert_one_message(found, 2, "holds something else")
+        assert_one_message(found, 2, "contains something else")
     (tmp_path / "file").write_text("x")
     assert_one_message(export(run, tmp_path / "file"), 2, "not a directory")
     assert_one_message(export(run, tmp_path / "file" / "out"), 2, "not a directory")
