@@ -1,7 +1,11 @@
-"""`neuronllm-eval compare-methods` and `compare`: rival methods on the same questions, in a table.
+"""`neuronllm-eval compare`: finished runs in one table. `compare-methods` makes the runs before.
 
-`compare-methods` is `run_eval.py` with every method, repeated for every model and seed; `compare`
-makes the table of runs that are there.
+1. Every run at and below the directories is read; damaged ones are kept for the end.
+2. Patterns choose runs and conditions.
+3. Methods side by side, or with `--rank` every run ranked, in the format that is asked for.
+4. Damaged runs are named, and the command ends with 1.
+
+`compare-methods` is `run_eval.py` with every method, repeated for every model and seed.
 """
 
 from __future__ import annotations
@@ -10,31 +14,279 @@ import argparse
 import copy
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.cli import arguments
-from neuronllm_eval.comparison.method_comparison import as_json, compare
-from neuronllm_eval.comparison.method_runs import read_compared
-from neuronllm_eval.comparison.method_tables import comparison_text
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
-from neuronllm_eval.formats.json_files import dump_json, read_json
+from neuronllm_eval.formats.json_files import read_json
+from neuronllm_eval.formats.terminal import terminal_width
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, write_whole
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.distributed import own_rank
 from neuronllm_eval.runtime.progress import bar
 
+if TYPE_CHECKING:
+    from neuronllm_eval.comparison.compare import Comparison, View
+    from neuronllm_eval.comparison.rows import ComparedRun
+
 logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = "runs/comparison"
 COMPARISON = "comparison.json"
+SUFFIXES = {
+    ".txt": "table",
+    ".md": "markdown",
+    ".csv": "csv",
+    ".tex": "latex",
+    ".html": "html",
+    ".json": "json",
+}
 # Identifies, validates and reports as parsed flags say, and notes what took how many seconds; the
 # directories of the runs, none of a dry run.
 Evaluate = Callable[[argparse.Namespace, dict[str, float]], list[RunDirectory]]
 Show = Callable[[str], object]
 
 
-def add_comparing_flags(parser: argparse.ArgumentParser) -> None:
+# compare ----------------------------------------------------------------------------------------
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `compare`, beside the run directories."""
+    table = parser.add_argument_group("table")
+    table.add_argument(
+        "--rank",
+        action="store_true",
+        help="every run by itself, ranked within its task, condition and comparable set (default: "
+        "methods side by side, with repeats of other seeds pooled)",
+    )
+    _add_against(table)
+    table.add_argument(
+        "--group_by",
+        choices=("task", "model", "method"),
+        help="a table for each (default: task with --rank, else one for all)",
+    )
+    table.add_argument(
+        "--format",
+        choices=tuple(SUFFIXES.values()),
+        help="csv and json have all columns and figures in full (default: as the suffix of "
+        "--output_path says, else table)",
+    )
+    table.add_argument(
+        "--sort_by",
+        metavar="COLUMN",
+        help="a row for each condition, by this column of csv, the largest first (default: by "
+        "condition, set and rank)",
+    )
+    table.add_argument("--ascending", action="store_true", help="the smallest of --sort_by first")
+    table.add_argument(
+        "--columns",
+        type=arguments.some_names,
+        default=[],
+        metavar="NAMES",
+        help="a row for each condition, with only these columns, in this order, with commas "
+        "between them; csv and json have other names than the rest, and an unknown one lists them",
+    )
+    table.add_argument(
+        "--points", action="store_true", help="with --rank, a row for each point of a sweep too"
+    )
+    table.add_argument(
+        "--overlaps",
+        action="store_true",
+        help="only how far the neurons of runs of one model overlap; csv has that only so",
+    )
+    patterns = parser.add_argument_group(
+        "filters", "patterns as of file names, with commas between them, such as 'demo_*,aqua_sst2'"
+    )
+    for name, what in (
+        ("models", "name, or its last part"),
+        ("tasks", "task"),
+        ("methods", "method"),
+        ("conditions", "condition, or a point's name"),
+    ):
+        patterns.add_argument(
+            f"--{name}",
+            type=arguments.some_names,
+            default=[],
+            metavar="PATTERNS",
+            help=f"only those whose {what} fits (default: all)",
+        )
+    parser.add_argument(
+        "--output_path",
+        "-o",
+        type=arguments.a_path,
+        help="file, whose suffix (.txt, .md, .csv, .tex, .html, .json) gives the format unless "
+        "--format does; or a folder for comparison.md and comparison.json (default: it is printed)",
+    )
+    arguments.add_verbosity(parser)
+
+
+def _add_against(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--against",
+        metavar="METHOD",
+        help="method that the others are tested against, with settings where runs have it with "
+        "several, such as 'ace ambiguous=drop' (default: ace, or the first)",
+    )
+
+
+def compare(
+    options: argparse.Namespace, show: Show, seconds: Mapping[str, float] | None = None
+) -> int:
+    """Print or write the comparison of the runs at `options.run_dir`; returns the exit code.
+
+    Args:
+        options: parsed flags.
+        show: is told what people are to read.
+        seconds: by stage, what it took.
+
+    Raises:
+        UsageError: a flag that cannot be, or filters that nothing fits.
+        ArtifactError: there is no run, or none with results; after all else, some are damaged.
+    """
+    from neuronllm_eval.comparison.compare import View, render
+
+    output = Path(options.output_path) if options.output_path else None
+    files = _files(output, options.format)
+    view = View(**{f.name: getattr(options, f.name) for f in fields(View) if f.name != "columns"},
+                columns=tuple(dict.fromkeys(options.columns)))  # fmt: skip
+    for kind in files.values() or [options.format or "table"]:
+        _require_view(view, kind, options.against)
+    runs, damaged = _read(options)
+    found = replace(
+        _comparison(options, view, runs),
+        damaged={str(path): error.found for path, error in damaged.items()},
+        seconds=seconds or {},
+    )
+    _require_results(found, view)
+    if output is None or len(files) > 1:
+        show(render(found, options.format or "table", view, terminal_width()).rstrip("\n"))
+    for path, kind in files.items():
+        write_whole(path, render(found, kind, view))
+    if output is not None:
+        show(f"written to {output}")
+    if damaged:
+        raise _unreadable(damaged)
+    return 0
+
+
+def _files(output: Path | None, kind: str | None) -> dict[Path, str]:
+    """The files to write, with their formats."""
+    if output is None:
+        return {}
+    if output.is_dir() or not (kind or output.suffix):
+        RunDirectory(output).require_writable()
+        return {output / "comparison.md": "markdown", output / COMPARISON: "json"}
+    if kind is None and output.suffix not in SUFFIXES:
+        raise UsageError(
+            f"--output_path is {output}, without --format",
+            expected=f"a folder, or a file that ends with {', '.join(SUFFIXES)}",
+            remedy="add such an ending, or --format",
+        )
+    RunDirectory(output.parent).require_writable()
+    return {output: kind or SUFFIXES[output.suffix]}
+
+
+def _require_view(view: View, kind: str, against: str | None) -> None:
+    """Refuse flags that exclude each other, and columns that a format does not have."""
+    from neuronllm_eval.comparison.ranking import COLUMNS
+    from neuronllm_eval.comparison.tables import HEADS
+
+    for given, flags in (
+        (view.overlaps and view.columns, "--columns with --overlaps"),
+        (view.rank and against, "--against with --rank"),
+    ):
+        if given:
+            raise UsageError(flags, expected="one of them", remedy="leave one of them away")
+    known = COLUMNS if kind in ("csv", "json") else HEADS
+    unknown = [name for name in view.columns if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{kind} has no column {', '.join(map(repr, unknown)):.200}",
+            expected=f"some of {', '.join(known)}",
+            remedy="check --columns",
+        )
+
+
+def _read(
+    options: argparse.Namespace,
+) -> tuple[list[ComparedRun], dict[Path, ArtifactError]]:
+    """The wanted runs with their wanted rows; and what is damaged."""
+    from neuronllm_eval.comparison.ranking import FILTERS, wanted
+    from neuronllm_eval.comparison.rows import read_run
+
+    runs: list[ComparedRun] = []
+    damaged: dict[Path, ArtifactError] = {}
+    found = runs_below(map(Path, options.run_dir))
+    for path in bar(iterable=found, desc="read", unit="run", leave=False):
+        try:
+            run = read_run(path, with_docs=not (options.rank or options.overlaps))
+        except ArtifactError as error:
+            damaged[path.path] = error
+        else:
+            rows = (row for row in run.rows if options.points or not row.summary.is_point)
+            runs.append(replace(run, rows=tuple(rows)))
+    if not runs:
+        raise _unreadable(damaged)
+    return wanted(runs, {flag: getattr(options, flag) for flag in FILTERS}), damaged
+
+
+def _comparison(
+    options: argparse.Namespace, view: View, runs: Sequence[ComparedRun]
+) -> Comparison:
+    from neuronllm_eval.comparison.compare import Comparison, pooled_methods
+    from neuronllm_eval.comparison.neuron_overlap import overlaps
+
+    frame, left_out = overlaps(runs)
+    for sentence in left_out:
+        logger.warning("%s", sentence)
+    found = Comparison(tuple(runs), frame)
+    if view.rank or view.overlaps:
+        return found
+    with bar(total=None, desc="compare", unit="method", leave=False) as progress:
+        pooled, differences = pooled_methods(
+            runs, options.against, options.conditions, progress=progress.update
+        )
+    return replace(found, pooled=pooled, differences=differences)
+
+
+def _require_results(found: Comparison, view: View) -> None:
+    if view.overlaps and found.overlaps.empty:
+        raise ArtifactError(
+            f"no two of {len(found.runs)} runs are of one model",
+            expected="runs whose neurons can be the same",
+            remedy="pass more runs, or leave --overlaps away",
+        )
+    if not view.overlaps and not found.rows:
+        others = f"; {', '.join(found.damaged)} cannot be read" if found.damaged else ""
+        raise ArtifactError(
+            f"none of {len(found.runs)} runs has results under these conditions{others}",
+            expected="runs that are validated",
+            remedy=f"run `neuronllm-eval validate {found.runs[0].facts.path}`, or --overlaps",
+        )
+    for run in found.runs:
+        if run.missing:
+            logger.info("%s has no rows: neuronllm-eval %s comes first", run.facts.path, run.missing)
+
+
+def _unreadable(damaged: Mapping[Path, ArtifactError]) -> ArtifactError:
+    if len(damaged) == 1:
+        (error,) = damaged.values()
+        return error
+    listed = "\n".join(f"  {path}: {error.found}" for path, error in damaged.items())
+    return ArtifactError(
+        f"{len(damaged)} runs cannot be read, and have no rows:\n{listed}",
+        expected="files as this package writes them",
+        remedy="run validate, or identify, again on these, or move them away",
+    )
+
+
+# compare-methods --------------------------------------------------------------------------------
+
+
+def add_methods_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `compare-methods`."""
     arguments.add_identify_flags(parser)
     arguments.add_validation_flags(parser)
@@ -62,7 +314,7 @@ def add_comparing_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show) -> int:
-    """Run every method on every model, seed and task, and print the tables; returns the exit code.
+    """Run every method on every model, seed and task, and compare; returns the exit code.
 
     Args:
         options: parsed flags.
@@ -70,32 +322,29 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
         show: is told what people are to read.
     """
     output = Path(options.output_path or DEFAULT_OUTPUT)
-    options.seeds = [seed for each in options.seeds for seed in each]
-    if len(set(options.seeds)) < len(options.seeds) or min(options.seeds, default=0) < 0:
-        raise UsageError(
-            f"seeds are {' '.join(map(str, options.seeds))}",
-            expected="numbers of 0 or more, each once",
-            remedy="check --seeds",
-        )
-    _require_against(options.against, _method_names(options.method))
+    _require_repeats(options)
     seconds: dict[str, float] = {}
     runs: list[RunDirectory] = []
-
     repeats = {
-        str(path.relative_to(output)) if path != output else ".": own
-        for path, own in _repeats(options, output)
+        str(path.relative_to(output)) if path != output else ".": of_repeat
+        for path, of_repeat in _repeats(options, output)
     }
 
     def finish() -> None:
         if runs and not own_rank():
-            known = {} if options.overwrite else _earlier_seconds(output, list(repeats))
-            _write(runs, options.against, known | seconds, output, show)
+            earlier = {} if options.overwrite else _earlier_seconds(output, list(repeats))
+            parser = argparse.ArgumentParser()
+            add_flags(parser)
+            own = parser.parse_args(["--points", "--output_path", str(output)])
+            own.run_dir, own.against = [run.path for run in runs], options.against
+            output.mkdir(parents=True, exist_ok=True)
+            compare(own, show, earlier | seconds)
 
     try:
-        for lead, own in repeats.items():
-            found: dict[str, float] = {}
-            runs += evaluate(own, found)
-            seconds |= {f"{lead}: {stage}": taken for stage, taken in found.items()}
+        for lead, of_repeat in repeats.items():
+            taken: dict[str, float] = {}
+            runs += evaluate(of_repeat, taken)
+            seconds |= {f"{lead}: {stage}": value for stage, value in taken.items()}
     except NeuronLLMError:  # a model that fails takes nothing from those before it
         try:
             finish()
@@ -106,8 +355,26 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
     return 0
 
 
+def _require_repeats(options: argparse.Namespace) -> None:
+    """Refuse seeds, and a method to hold against, that cannot be, before any run."""
+    options.seeds = [seed for seeds in options.seeds for seed in seeds]
+    if len(set(options.seeds)) < len(options.seeds) or min(options.seeds, default=0) < 0:
+        raise UsageError(
+            f"seeds are {' '.join(map(str, options.seeds))}",
+            expected="numbers of 0 or more, each once",
+            remedy="check --seeds",
+        )
+    methods = [name for group in options.method for name in group.split(",") if name]
+    if options.against is not None and options.against.split(" ")[0] not in methods:
+        raise UsageError(
+            f"--against is {options.against!r:.100}",
+            expected=f"one of the methods that are compared: {', '.join(methods)}",
+            remedy="check --against and --method",
+        )
+
+
 def _earlier_seconds(output: Path, leads: Sequence[str]) -> dict[str, float]:
-    """What an earlier call says its stages took, of the models and seeds that are here again.
+    """What stages of these models and seeds took in an earlier call.
 
     Stages that are finished take no time any more, and would be lost with the file.
     """
@@ -115,10 +382,10 @@ def _earlier_seconds(output: Path, leads: Sequence[str]) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        found = read_json(path, "run compare-methods again")
+        stages = read_json(path, "run compare-methods again")["seconds"]
         return {
             str(stage): float(taken)
-            for stage, taken in found["seconds"].items()
+            for stage, taken in stages.items()
             if stage.partition(": ")[0] in leads
         }
     except (ArtifactError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -142,7 +409,7 @@ def _repeats(
                 path /= f"seed_{seed}"
                 own.seed = seed
             own.output_path = str(path)
-            own.resume = own.resume or not own.overwrite  # repeated, it goes on with what is left
+            own.resume = own.resume or not own.overwrite  # repeated, it resumes what is left
             yield path, own
 
 
@@ -152,7 +419,7 @@ def _model_folder(model: str) -> str:
 
 
 def _require_no_pretrained(model_args: Sequence[str] | None) -> None:
-    if any(part.startswith("pretrained=") for each in model_args or () for part in each.split(",")):
+    if any(part.startswith("pretrained=") for arg in model_args or () for part in arg.split(",")):
         raise UsageError(
             "--models and pretrained= in --model_args",
             expected="one of them",
@@ -160,80 +427,6 @@ def _require_no_pretrained(model_args: Sequence[str] | None) -> None:
         )
 
 
-def _require_against(against: str | None, methods: Sequence[str]) -> None:
-    """Refuse a method that will not be among the runs, before they are made."""
-    if against is not None and against.split(" ")[0] not in methods:
-        raise UsageError(
-            f"--against is {against!r:.100}",
-            expected=f"one of the methods that are compared: {', '.join(methods)}",
-            remedy="check --against and --method",
-        )
-
-
-def _method_names(groups: Sequence[str]) -> list[str]:
-    return [name for group in groups for name in group.split(",") if name]
-
-
 def _numbers(text: str) -> list[int]:
     """Whole numbers with commas between them."""
     return [int(part) for part in text.split(",")]
-
-
-def add_reading_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `compare`, beside the run directories."""
-    parser.add_argument(
-        "--output_path",
-        "-o",
-        type=arguments.a_path,
-        help="folder for comparison.md and comparison.json (default: nothing is written)",
-    )
-    _add_against(parser)
-    arguments.add_verbosity(parser)
-
-
-def _add_against(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--against",
-        metavar="METHOD",
-        help="method that the others are tested against, with settings where runs have it with "
-        "several, such as 'ace ambiguous=drop' (default: ace, or the first)",
-    )
-
-
-def compare_finished(options: argparse.Namespace, show: Show) -> int:
-    """Print the tables of runs that are there; returns the exit code."""
-    found = runs_below(map(Path, options.run_dir))
-    runs = [run for run in found if run.conditions.is_file()]
-    for run in found:
-        if run not in runs:
-            what = "finish it as it was begun" if run.validating.is_dir() else "validate it first"
-            logger.warning("%s is not validated, and left out: %s", run.path, what)
-    if not runs:
-        raise ArtifactError(
-            f"no run at {' '.join(map(str, options.run_dir))} is validated",
-            expected="runs that are validated",
-            remedy="run `neuronllm-eval validate` on each, or again the command that was "
-            "interrupted",
-        )
-    output = Path(options.output_path) if options.output_path else None
-    _write(runs, options.against, {}, output, show)
-    return 0
-
-
-def _write(
-    runs: Sequence[RunDirectory],
-    against: str | None,
-    seconds: dict[str, float],
-    output: Path | None,
-    show: Show,
-) -> None:
-    own = read_compared(runs)
-    with bar(total=len(own), desc="compare", unit="run", leave=False) as progress:
-        found = compare(own, against, progress=progress.update)
-    text = comparison_text(found, seconds)
-    if output is not None:
-        write_whole(output / COMPARISON, dump_json(as_json(found, seconds)))
-        write_whole(output / "comparison.md", text)
-    show(text)
-    if output is not None:
-        show(f"written to {output}")
