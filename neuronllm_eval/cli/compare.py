@@ -15,9 +15,7 @@ import copy
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.cli import arguments
@@ -25,13 +23,7 @@ from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.formats.json_files import read_json
 from neuronllm_eval.formats.terminal import terminal_width
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, write_whole
-from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.distributed import own_rank
-from neuronllm_eval.runtime.progress import bar
-
-if TYPE_CHECKING:
-    from neuronllm_eval.comparison.compare import Comparison, View
-    from neuronllm_eval.comparison.rows import ComparedRun
 
 logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT = "runs/comparison"
@@ -44,6 +36,12 @@ SUFFIXES = {
     ".html": "html",
     ".json": "json",
 }
+FILTERS = (
+    ("models", "name, or its last part"),
+    ("tasks", "task"),
+    ("methods", "method"),
+    ("conditions", "condition, or a point's name"),
+)
 # Identifies, validates and reports as parsed flags say, and notes what took how many seconds; the
 # directories of the runs, none of a dry run.
 Evaluate = Callable[[argparse.Namespace, dict[str, float]], list[RunDirectory]]
@@ -100,12 +98,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     patterns = parser.add_argument_group(
         "filters", "patterns as of file names, with commas between them, such as 'demo_*,aqua_sst2'"
     )
-    for name, what in (
-        ("models", "name, or its last part"),
-        ("tasks", "task"),
-        ("methods", "method"),
-        ("conditions", "condition, or a point's name"),
-    ):
+    for name, what in FILTERS:
         patterns.add_argument(
             f"--{name}",
             type=arguments.some_names,
@@ -146,141 +139,44 @@ def compare(
         UsageError: a flag that cannot be, or filters that nothing fits.
         ArtifactError: there is no run, or none with results; after all else, some are damaged.
     """
-    from neuronllm_eval.comparison.compare import View, render
+    from neuronllm_eval.comparison.compare import View, compare_runs, render
 
     output = Path(options.output_path) if options.output_path else None
     files = _files(output, options.format)
-    view = View(**{f.name: getattr(options, f.name) for f in fields(View) if f.name != "columns"},
-                columns=tuple(dict.fromkeys(options.columns)))  # fmt: skip
-    for kind in files.values() or [options.format or "table"]:
-        _require_view(view, kind, options.against)
-    runs, damaged = _read(options)
-    found = replace(
-        _comparison(options, view, runs),
-        damaged={str(path): error.found for path, error in damaged.items()},
-        seconds=seconds or {},
+    same = ("rank", "against", "group_by", "sort_by", "ascending", "points", "overlaps")
+    view = View(
+        **{name: getattr(options, name) for name in same},
+        columns=tuple(dict.fromkeys(options.columns)),
+        patterns={name: getattr(options, name) for name, _ in FILTERS},
     )
-    _require_results(found, view)
-    if output is None or len(files) > 1:
+    for form in files.values() or [options.format or "table"]:
+        view.require(form)
+    found = compare_runs(map(Path, options.run_dir), view, seconds)
+    if len(files) != 1:
         show(render(found, options.format or "table", view, terminal_width()).rstrip("\n"))
-    for path, kind in files.items():
-        write_whole(path, render(found, kind, view))
+    for path, form in files.items():
+        write_whole(path, render(found, form, view))
     if output is not None:
         show(f"written to {output}")
-    if damaged:
-        raise _unreadable(damaged)
+    found.require_undamaged()
     return 0
 
 
-def _files(output: Path | None, kind: str | None) -> dict[Path, str]:
+def _files(output: Path | None, form: str | None) -> dict[Path, str]:
     """The files to write, with their formats."""
     if output is None:
         return {}
-    if output.is_dir() or not (kind or output.suffix):
+    if output.is_dir() or not (form or output.suffix):
         RunDirectory(output).require_writable()
         return {output / "comparison.md": "markdown", output / COMPARISON: "json"}
-    if kind is None and output.suffix not in SUFFIXES:
+    if form is None and output.suffix not in SUFFIXES:
         raise UsageError(
             f"--output_path is {output}, without --format",
             expected=f"a folder, or a file that ends with {', '.join(SUFFIXES)}",
             remedy="add such an ending, or --format",
         )
     RunDirectory(output.parent).require_writable()
-    return {output: kind or SUFFIXES[output.suffix]}
-
-
-def _require_view(view: View, kind: str, against: str | None) -> None:
-    """Refuse flags that exclude each other, and columns that a format does not have."""
-    from neuronllm_eval.comparison.ranking import COLUMNS
-    from neuronllm_eval.comparison.tables import HEADS
-
-    for given, flags in (
-        (view.overlaps and view.columns, "--columns with --overlaps"),
-        (view.rank and against, "--against with --rank"),
-    ):
-        if given:
-            raise UsageError(flags, expected="one of them", remedy="leave one of them away")
-    known = COLUMNS if kind in ("csv", "json") else HEADS
-    unknown = [name for name in view.columns if name not in known]
-    if unknown:
-        raise UsageError(
-            f"{kind} has no column {', '.join(map(repr, unknown)):.200}",
-            expected=f"some of {', '.join(known)}",
-            remedy="check --columns",
-        )
-
-
-def _read(
-    options: argparse.Namespace,
-) -> tuple[list[ComparedRun], dict[Path, ArtifactError]]:
-    """The wanted runs with their wanted rows; and what is damaged."""
-    from neuronllm_eval.comparison.ranking import FILTERS, wanted
-    from neuronllm_eval.comparison.rows import read_run
-
-    runs: list[ComparedRun] = []
-    damaged: dict[Path, ArtifactError] = {}
-    found = runs_below(map(Path, options.run_dir))
-    for path in bar(iterable=found, desc="read", unit="run", leave=False):
-        try:
-            run = read_run(path, with_docs=not (options.rank or options.overlaps))
-        except ArtifactError as error:
-            damaged[path.path] = error
-        else:
-            rows = (row for row in run.rows if options.points or not row.summary.is_point)
-            runs.append(replace(run, rows=tuple(rows)))
-    if not runs:
-        raise _unreadable(damaged)
-    return wanted(runs, {flag: getattr(options, flag) for flag in FILTERS}), damaged
-
-
-def _comparison(
-    options: argparse.Namespace, view: View, runs: Sequence[ComparedRun]
-) -> Comparison:
-    from neuronllm_eval.comparison.compare import Comparison, pooled_methods
-    from neuronllm_eval.comparison.neuron_overlap import overlaps
-
-    frame, left_out = overlaps(runs)
-    for sentence in left_out:
-        logger.warning("%s", sentence)
-    found = Comparison(tuple(runs), frame)
-    if view.rank or view.overlaps:
-        return found
-    with bar(total=None, desc="compare", unit="method", leave=False) as progress:
-        pooled, differences = pooled_methods(
-            runs, options.against, options.conditions, progress=progress.update
-        )
-    return replace(found, pooled=pooled, differences=differences)
-
-
-def _require_results(found: Comparison, view: View) -> None:
-    if view.overlaps and found.overlaps.empty:
-        raise ArtifactError(
-            f"no two of {len(found.runs)} runs are of one model",
-            expected="runs whose neurons can be the same",
-            remedy="pass more runs, or leave --overlaps away",
-        )
-    if not view.overlaps and not found.rows:
-        others = f"; {', '.join(found.damaged)} cannot be read" if found.damaged else ""
-        raise ArtifactError(
-            f"none of {len(found.runs)} runs has results under these conditions{others}",
-            expected="runs that are validated",
-            remedy=f"run `neuronllm-eval validate {found.runs[0].facts.path}`, or --overlaps",
-        )
-    for run in found.runs:
-        if run.missing:
-            logger.info("%s has no rows: neuronllm-eval %s comes first", run.facts.path, run.missing)
-
-
-def _unreadable(damaged: Mapping[Path, ArtifactError]) -> ArtifactError:
-    if len(damaged) == 1:
-        (error,) = damaged.values()
-        return error
-    listed = "\n".join(f"  {path}: {error.found}" for path, error in damaged.items())
-    return ArtifactError(
-        f"{len(damaged)} runs cannot be read, and have no rows:\n{listed}",
-        expected="files as this package writes them",
-        remedy="run validate, or identify, again on these, or move them away",
-    )
+    return {output: form or SUFFIXES[output.suffix]}
 
 
 # compare-methods --------------------------------------------------------------------------------
@@ -337,7 +233,7 @@ def compare_methods(options: argparse.Namespace, evaluate: Evaluate, show: Show)
             add_flags(parser)
             own = parser.parse_args(["--points", "--output_path", str(output)])
             own.run_dir, own.against = [run.path for run in runs], options.against
-            output.mkdir(parents=True, exist_ok=True)
+            output.mkdir(parents=True, exist_ok=True)  # a folder, whatever its name
             compare(own, show, earlier | seconds)
 
     try:

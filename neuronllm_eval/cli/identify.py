@@ -12,8 +12,7 @@ from pathlib import Path
 from neuronllm_eval.cli import arguments
 from neuronllm_eval.cli.arguments import chosen_methods
 from neuronllm_eval.cli.launch import launched, take_locks
-from neuronllm_eval.comparison.closing_table import closing_table
-from neuronllm_eval.comparison.overview_html import write_overviews
+from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.reporting.cost_table import estimate_table
 from neuronllm_eval.reporting.write_reports import report_task

@@ -23,11 +23,10 @@ import transformers
 from neuronllm_eval.cli import arguments
 from neuronllm_eval.cli import export as export_command
 from neuronllm_eval.cli import push as hub_command
-from neuronllm_eval.cli.compare import compare_finished, compare_methods
+from neuronllm_eval.cli.compare import compare, compare_methods
 from neuronllm_eval.cli.config_file import with_config
 from neuronllm_eval.cli.explain import explain
 from neuronllm_eval.cli.identify import Listeners, identify
-from neuronllm_eval.cli.leaderboard import show_leaderboard
 from neuronllm_eval.cli.parsers import Command, main_parser, run_eval_parser
 from neuronllm_eval.cli.report import DISK_ERRORS, report
 from neuronllm_eval.cli.run_lm_eval import run_lm_eval
@@ -174,7 +173,15 @@ def _compare_methods(options: argparse.Namespace) -> int:
     def evaluate(own: argparse.Namespace, seconds: dict[str, float]) -> list[RunDirectory]:
         return identify(own, listeners, validate=True, seconds=seconds)
 
-    return compare_methods(options, evaluate, _show)
+    return compare_methods(options, evaluate, print)
+
+
+def _leaderboard(_: argparse.Namespace) -> int:
+    raise UsageError(
+        "leaderboard is now part of compare",
+        expected="neuronllm-eval compare --rank RUN_DIR...",
+        remedy="write `compare --rank` in place of `leaderboard`; its flags are the same",
+    )
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -236,9 +243,9 @@ COMMANDS: dict[str, Command] = {
     "verify": _verify,
     "export": lambda options: export_command.export(options, print),
     "push": lambda options: hub_command.push(options, print),
-    "compare": lambda options: compare_finished(options, _show),
+    "compare": lambda options: compare(options, print),
     "compare-methods": _compare_methods,
-    "leaderboard": lambda options: show_leaderboard(options, print),
+    "leaderboard": _leaderboard,
     "explain": lambda options: explain(options, _show),
     "tasks": _tasks,
     "tasks make": _make_tasks,

@@ -9,7 +9,6 @@ from neuronllm_eval.cli import arguments
 from neuronllm_eval.cli import compare as compare_command
 from neuronllm_eval.cli import explain as explain_command
 from neuronllm_eval.cli import export as export_command
-from neuronllm_eval.cli import leaderboard as leaderboard_command
 from neuronllm_eval.cli import parsers as help_examples
 from neuronllm_eval.cli import push as hub_command
 from neuronllm_eval.cli.config_file import add_config_flag
@@ -26,7 +25,7 @@ ALL = """examples:
 
   # what the top neurons do, and all runs in one table
   neuronllm-eval explain runs/demo --batch_size 48
-  neuronllm-eval leaderboard runs
+  neuronllm-eval compare --rank runs
 
   # lm_eval's own command line, with the masked model registered
   neuronllm-eval run --model neuronllm --tasks demo_topic \\
@@ -71,12 +70,12 @@ _OF_COMMAND: Mapping[str, tuple[tuple[str, str], ...]] = {
         ),
         ("the paper's setting", "--config paper"),
     ),
-    "compare": (("all runs below a folder, tested against kn", "runs/methods --against kn"),),
-    "leaderboard": (
-        ("all runs below a folder", "runs"),
+    "compare": (
+        ("methods of all runs below a folder, tested against kn", "runs/methods --against kn"),
+        ("all runs below a folder, ranked", "runs --rank"),
         (
-            "accuracy under two conditions by model, as LaTeX",
-            "runs --group_by model --conditions degrade,enhance --format latex",
+            "two conditions by model, ranked, as LaTeX",
+            "runs --rank --group_by model --conditions degrade,enhance --format latex",
         ),
     ),
     "export": (
@@ -207,22 +206,20 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     _add_trust(explain)
     explain_command.add_flags(explain)
 
-    compare_command.add_comparing_flags(
+    compare_command.add_methods_flags(
         command(
             "compare-methods",
             "run rival methods on the same questions, and compare what their neurons do",
         )
     )
 
-    compare = command("compare", "compare validated runs of rival methods")
+    compare = command("compare", "compare finished runs of any models, tasks and methods")
     _add_run_dir(compare, nargs="+")
-    compare_command.add_reading_flags(compare)
+    compare_command.add_flags(compare)
 
-    leaderboard = command(
-        "leaderboard", "put finished runs of any models, tasks and methods into one table"
-    )
-    _add_run_dir(leaderboard, nargs="+")
-    leaderboard_command.add_flags(leaderboard)
+    former = added.add_parser("leaderboard")  # one release: says what to write in its place
+    former.add_argument("words", nargs=argparse.REMAINDER)
+    former.set_defaults(execute=commands["leaderboard"], verbosity="WARNING")
 
     export = command("export", "write a condition as a PEFT adapter or a merged checkpoint")
     _add_run_dir(export)

@@ -12,8 +12,7 @@ import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from neuronllm_eval.comparison.closing_table import closing_table
-from neuronllm_eval.comparison.overview_html import write_overviews
+from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.search import runs_below

@@ -1,47 +1,113 @@
 """Finished runs compared: methods side by side, or every run ranked; as text of any format. Pure.
 
 1. Rows are those of the runs' summaries (`rows`), with comparable sets and ranks (`ranking`).
-2. Side by side, repeats with other seeds are pooled (`pooling`), and methods are held against one
-   of them (`method_differences`).
+2. Side by side, repeats with other seeds are pooled and methods are held against one of them
+   (`pooling`).
 3. `render` writes either as a page (`tables`), or as rows for programs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from neuronllm_eval.comparison.method_differences import Difference, differences, reference
-from neuronllm_eval.comparison.neuron_overlap import overlap_sections
-from neuronllm_eval.comparison.pooling import RepeatKey, pool, repeats
-from neuronllm_eval.comparison.ranking import RankedRows, fits, in_order, names_of_row, ranked
-from neuronllm_eval.comparison.rows import ComparedRun, Row
+from neuronllm_eval.comparison.neuron_overlap import overlap_sections, overlaps
+from neuronllm_eval.comparison.pooling import (
+    Difference,
+    RepeatKey,
+    differences,
+    key_of,
+    pool,
+    reference,
+    repeats,
+)
+from neuronllm_eval.comparison.ranking import (
+    COLUMNS,
+    RankedRows,
+    fits,
+    in_order,
+    names_of_row,
+    ranked,
+    wanted,
+)
+from neuronllm_eval.comparison.rows import ComparedRun, Row, read_run
 from neuronllm_eval.comparison.tables import (
     ranked_sections,
     seconds_section,
     side_by_side,
     unfinished,
 )
+from neuronllm_eval.comparison.words import HEADS
+from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats import tables
 from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.runs.search import runs_below
+from neuronllm_eval.runtime.progress import bar
 
-FORMATS = ("table", "markdown", "csv", "latex", "html", "json")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class View:
+    """What of runs is compared, and how it is shown.
+
+    Attributes:
+        rank: every run by itself and ranked; else methods side by side, repeats pooled.
+        against: the method that others are held against (`pooling.reference`).
+        group_by: one of `ranking.GROUPS`: a table for each; None: by task where rows are ranked,
+            else one for all.
+        sort_by: a column, for another order.
+        ascending: whether its smallest comes first.
+        columns: only these; all that tell something if empty.
+        points: with the points of sweeps, run by run.
+        overlaps: only how far the runs' neurons overlap.
+        patterns: by flag, what runs and conditions have to fit (`ranking.wanted`).
+    """
+
+    rank: bool = False
+    against: str | None = None
+    group_by: str | None = None
+    sort_by: str | None = None
+    ascending: bool = False
+    columns: tuple[str, ...] = ()
+    points: bool = False
+    overlaps: bool = False
+    patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def require(self, form: str) -> None:
+        """Refuse what excludes each other, and columns that a format does not have."""
+        for excluded, flags in (
+            (self.overlaps and self.columns, "--columns with --overlaps"),
+            (self.rank and self.against, "--against with --rank"),
+        ):
+            if excluded:
+                raise UsageError(flags, expected="one of them", remedy="leave one of them away")
+        known = COLUMNS if form in ("csv", "json") else HEADS
+        unknown = [name for name in self.columns if name not in known]
+        if unknown:
+            raise UsageError(
+                f"{form} has no column {', '.join(map(repr, unknown)):.200}",
+                expected=f"some of {', '.join(known)}",
+                remedy="check --columns",
+            )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of runs together.
+    """Runs together.
 
     Attributes:
         runs: those that are wanted, with the rows that are.
         overlaps: of their neurons (`neuron_overlap.overlaps`).
-        pooled: repeats as rows; empty where runs are ranked one by one.
+        pooled: repeats as rows; empty where runs are ranked.
         differences: of methods to the one they are held against.
-        damaged: directories that cannot be read, and why.
+        damaged: runs that cannot be read, by directory.
         seconds: what stages took, where they were run just now.
     """
 
@@ -49,7 +115,7 @@ class Comparison:
     overlaps: pd.DataFrame
     pooled: tuple[Row, ...] = ()
     differences: tuple[Difference, ...] = ()
-    damaged: Mapping[str, str] = field(default_factory=dict)
+    damaged: Mapping[Path, ArtifactError] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -57,81 +123,104 @@ class Comparison:
         """The rows of all runs."""
         return [row for run in self.runs for row in run.rows]
 
+    def require_undamaged(self) -> None:
+        """Raise ArtifactError for the runs that cannot be read."""
+        if len(self.damaged) == 1:
+            raise next(iter(self.damaged.values()))
+        if self.damaged:
+            listed = "\n".join(f"  {path}: {why.found}" for path, why in self.damaged.items())
+            raise ArtifactError(
+                f"{len(self.damaged)} runs cannot be read, and have no rows:\n{listed}",
+                expected="files as this package writes them",
+                remedy="run validate, or identify, again on these, or move them away",
+            )
 
-def pooled_methods(
-    runs: Sequence[ComparedRun],
-    against: str | None = None,
-    conditions: Sequence[str] = (),
-    n_resamples: int = 10_000,
-    progress: Callable[[], object] = lambda: None,
-) -> tuple[tuple[Row, ...], tuple[Difference, ...]]:
-    """Repeats as rows, and how their methods differ.
 
-    Args:
-        runs: with their docs; those without are left out.
-        against: the method that others are held against (`method_differences.reference`).
-        conditions: patterns for those that are wanted.
-        n_resamples: draws of the bootstrap.
-        progress: is called after each group of repeats.
+def compare_runs(
+    paths: Iterable[Path], view: View, seconds: Mapping[str, float] | None = None
+) -> Comparison:
+    """Compare the runs at and below some directories.
 
     Raises:
-        UsageError: no run is of `against`.
-        ArtifactError: two are the same run.
+        UsageError: filters that nothing fits, or no run of `view.against`.
+        ArtifactError: there is no run, none with results, or one twice.
     """
-    groups = repeats([run for run in runs if run.docs is not None])
-    held = reference(list(groups), against)  # refuses before the work
-    differing = differences(groups, held, n_resamples) if held and not conditions else []
+    runs: list[ComparedRun] = []
+    damaged: dict[Path, ArtifactError] = {}
+    for directory in bar(iterable=runs_below(paths), desc="read", unit="run", leave=False):
+        try:
+            run = read_run(directory, with_docs=not (view.rank or view.overlaps))
+        except ArtifactError as error:
+            damaged[directory.path] = error
+        else:
+            rows = (row for row in run.rows if view.points or not row.summary.is_point)
+            runs.append(replace(run, rows=tuple(rows)))
+    if not runs:
+        Comparison((), pd.DataFrame(), damaged=damaged).require_undamaged()
+    runs = wanted(runs, view.patterns)
+    frame, left_out = overlaps(runs)
+    for sentence in left_out:
+        logger.warning("%s", sentence)
+    found = Comparison(tuple(runs), frame, damaged=damaged, seconds=seconds or {})
+    _require_results(found, view)
+    return found if view.rank or view.overlaps else _with_pooled(found, view)
+
+
+def _require_results(found: Comparison, view: View) -> None:
+    if view.overlaps and found.overlaps.empty:
+        raise ArtifactError(
+            f"no two of {len(found.runs)} runs are of one model",
+            expected="runs whose neurons can be the same",
+            remedy="pass more runs, or leave --overlaps away",
+        )
+    if not view.overlaps and not found.rows:
+        others = f"; {', '.join(map(str, found.damaged))} cannot be read" if found.damaged else ""
+        raise ArtifactError(
+            f"none of {len(found.runs)} runs has results under these conditions{others}",
+            expected="runs that are validated",
+            remedy=f"run `neuronllm-eval validate {found.runs[0].facts.path}`, or --overlaps",
+        )
+    for run in found.runs:
+        if run.missing:
+            logger.warning("%s: neuronllm-eval %s comes first", run.facts.path, run.missing)
+
+
+def _with_pooled(found: Comparison, view: View) -> Comparison:
+    """Repeats as rows, and how their methods differ."""
+    groups = repeats([run for run in found.runs if run.docs is not None])
+    held = reference(list(groups), view.against)  # refuses before the work
     rows: list[Row] = []
-    for key, group in groups.items():
-        rows += pool(key, group, n_resamples)
-        progress()
-    wanted = (row for row in rows if fits(conditions, names_of_row(row)))
-    return tuple(wanted), tuple(differing)
+    for key, group in bar(
+        iterable=list(groups.items()), desc="compare", unit="method", leave=False
+    ):
+        rows += pool(key, group)
+    conditions = view.patterns.get("conditions", ())
+    differing = differences(groups, held) if held and not conditions else []
+    fitting = tuple(row for row in rows if fits(conditions, names_of_row(row)))
+    return replace(found, pooled=fitting, differences=tuple(differing))
 
 
-@dataclass(frozen=True)
-class View:
-    """What of a comparison is shown, and how.
-
-    Attributes:
-        rank: each run by itself and ranked, not methods side by side.
-        group_by: one of `ranking.GROUPS`: a table for each; None: by task where rows are ranked,
-            else one for all.
-        sort_by: a column, for another order.
-        ascending: whether its smallest comes first.
-        columns: only these; all that tell something if empty.
-        overlaps: only how far the runs' neurons overlap.
-    """
-
-    rank: bool = False
-    group_by: str | None = None
-    sort_by: str | None = None
-    ascending: bool = False
-    columns: tuple[str, ...] = ()
-    overlaps: bool = False
-
-
-def render(found: Comparison, kind: str, view: View, width: int | None = None) -> str:
-    """A comparison in one of `FORMATS`.
+def render(found: Comparison, form: str, view: View, width: int | None = None) -> str:
+    """A comparison as text.
 
     Args:
         found: the runs.
-        kind: the format.
+        form: a format: table, markdown, latex, html, csv or json.
         view: what is shown.
         width: of the terminal that shows the format `table`; None for a file.
 
     Raises:
         UsageError: there is no column `view.sort_by`.
     """
-    if kind == "json":
+    if form == "json":
         return _json(found, view)
-    if kind == "csv":
+    if form == "csv":
         if view.overlaps:
             return tables.as_csv(found.overlaps)
         frame = _ordered(_shown(found, view), view).frame
         return tables.as_csv(frame[list(view.columns)] if view.columns else frame)
-    sections = _sections(found, view, short=kind == "latex")
-    return tables.as_table(sections, width) if kind == "table" else tables.PAGES[kind](sections)
+    sections = _sections(found, view, is_print=form == "latex")
+    return tables.as_table(sections, width) if form == "table" else tables.PAGES[form](sections)
 
 
 def _shown(found: Comparison, view: View) -> RankedRows:
@@ -143,7 +232,7 @@ def _ordered(rows: RankedRows, view: View) -> RankedRows:
     return RankedRows(frame.reset_index(drop=True), rows.sets)
 
 
-def _sections(found: Comparison, view: View, short: bool) -> list[tables.Section]:
+def _sections(found: Comparison, view: View, is_print: bool) -> list[tables.Section]:
     overlaps = overlap_sections(found.overlaps, found.runs)
     if view.overlaps:
         return overlaps
@@ -151,12 +240,14 @@ def _sections(found: Comparison, view: View, short: bool) -> list[tables.Section
     if view.rank or view.columns or view.sort_by:
         group_by = view.group_by or "task"
         ordered = _ordered(rows, view)
-        sections = ranked_sections(ordered, group_by, view.columns, short=short)
+        sections = ranked_sections(ordered, group_by, view.columns, is_print=is_print)
     else:
-        sections = side_by_side(rows, found.pooled, found.differences, view.group_by)
+        sections = side_by_side(
+            rows, [key_of(row) for row in found.pooled], found.differences, view.group_by
+        )
     sections += seconds_section(found.seconds) + unfinished(found.runs)
     # In print their table is for those who ask for it: it is as wide as a page.
-    return sections + (overlaps if view.rank and not short else [])
+    return sections + (overlaps if view.rank and not is_print else [])
 
 
 def _json(found: Comparison, view: View) -> str:
@@ -186,7 +277,9 @@ def _json(found: Comparison, view: View) -> str:
                  "method": run.facts.method, "missing": run.missing}
                 for run in found.runs if run.missing
             ],
-            "damaged": [{"run": path, "why": why} for path, why in found.damaged.items()],
+            "damaged": [
+                {"run": str(path), "why": why.found} for path, why in found.damaged.items()
+            ],
         }
     )  # fmt: skip
 

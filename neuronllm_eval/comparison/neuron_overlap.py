@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from neuronllm_eval.comparison.labels import directories, model_labels
 from neuronllm_eval.comparison.rows import ComparedRun
+from neuronllm_eval.comparison.words import directories, model_labels
 from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.formats.tables import Section
 from neuronllm_eval.neurons.overlap import COMPARED, Places
@@ -118,7 +118,7 @@ def overlap_sections(frame: pd.DataFrame, runs: Sequence[ComparedRun]) -> list[S
     return sections
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: Mapping[Any, Any]) -> str:
     smaller = min(row["size"], row["other_size"])
     if not smaller:
         return ""

@@ -1,4 +1,4 @@
-"""Rows as one frame with comparable sets and ranks, in order; and patterns for the wanted ones. Pure.
+"""Rows as one frame with comparable sets and ranks, in order; patterns for the wanted ones. Pure.
 
 1. Rows of a task are split into comparable sets (`comparability`).
 2. Within a task, set, condition and K they are ranked by the delta, in the condition's direction.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from neuronllm_eval.comparison.comparability import ComparableSet, comparable_sets
-from neuronllm_eval.comparison.labels import last_part
 from neuronllm_eval.comparison.pooling import SWAPPED
 from neuronllm_eval.comparison.rows import ComparedRun, Row
+from neuronllm_eval.comparison.words import last_part
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
@@ -36,11 +36,13 @@ COLUMNS = {
     **dict.fromkeys(("condition", "name"), "string"),
     "top_k": "Int64",
     "scale": "float64",
-    **dict.fromkeys(("n_good", "n_bad", "n_questions", "n_docs"), "Int64"),
+    **dict.fromkeys(("n_good", "n_bad"), "Int64"),
+    **dict.fromkeys(("n_neurons", "n_edited"), "string"),
+    **dict.fromkeys(("n_questions", "n_docs"), "Int64"),
     "accuracy": "float64",
     "note": "string",
     **dict.fromkeys(("delta", "low", "high", "p_value", "p_holm"), "float64"),
-    **dict.fromkeys(("controls_outdone", "n_controls"), "Int64"),
+    **dict.fromkeys(("controls_outdone", "n_controls", "n_as_extreme"), "Int64"),
     "control_p": "float64",
     **dict.fromkeys(("n_lost", "n_gained"), "Int64"),
     **dict.fromkeys(("mcnemar_p", "mcnemar_p_holm"), "float64"),
@@ -70,7 +72,9 @@ class RankedRows:
 
 def ranked(rows: Sequence[Row]) -> RankedRows:
     """Sets and ranks of rows, in the order they were given."""
-    sets = comparable_sets([(row.run.task, run.path, row.terms) for row in rows for run in row.runs])
+    sets = comparable_sets(
+        [(row.run.task, run.path, row.terms) for row in rows for run in row.runs]
+    )
     letters = {(each.task, each.terms): each.letter for each in sets}
     lines = [{**_values(row), "set": letters[row.run.task, row.terms]} for row in rows]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
@@ -103,6 +107,8 @@ def _values(row: Row) -> dict[str, Any]:
         "scale": summary.scale,
         "n_good": _only(row.n_good),
         "n_bad": _only(row.n_bad),
+        "n_neurons": _each(f"{g}/{b}" for g, b in zip(row.n_good, row.n_bad, strict=True)),
+        "n_edited": _each(str(each.n_neurons) for each in row.edited) or None,
         "n_questions": summary.accuracy.n_questions,
         "n_docs": summary.accuracy.n_docs,
         "note": row.note or None,
@@ -121,6 +127,11 @@ def _values(row: Row) -> dict[str, Any]:
 def _only(values: Sequence[Any]) -> Any:
     """The value that all repeats have; None where they differ."""
     return values[0] if len(set(values)) == 1 else None
+
+
+def _each(texts: Iterable[str]) -> str:
+    """Those of the repeats, each once."""
+    return " or ".join(dict.fromkeys(texts))
 
 
 def _changes(row: Row) -> dict[str, Any]:
@@ -148,6 +159,7 @@ def _changes(row: Row) -> dict[str, Any]:
                    "mcnemar_p_holm": summary.corrected.mcnemar_p_value}  # fmt: skip
     if summary.controls is not None and summary.n_controls:
         values |= {"controls_outdone": summary.n_beyond, "n_controls": summary.n_controls,
+                   "n_as_extreme": summary.controls.n_as_extreme,
                    "control_p": summary.controls.p_value}  # fmt: skip
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
@@ -195,17 +207,14 @@ _OF_RUNS: Mapping[str, Callable[[ComparedRun], tuple[str, ...]]] = {
     "tasks": lambda run: (run.facts.task,),
     "methods": lambda run: (run.facts.method,),
 }
-FILTERS = (*_OF_RUNS, "conditions")
 
 
-def wanted(
-    runs: Sequence[ComparedRun], patterns: Mapping[str, Sequence[str]]
-) -> list[ComparedRun]:
+def wanted(runs: Sequence[ComparedRun], patterns: Mapping[str, Sequence[str]]) -> list[ComparedRun]:
     """The runs that fit, with the rows that do.
 
     Args:
         runs: of any models, tasks and methods.
-        patterns: as of file names, by flag (`FILTERS`); no pattern fits everything.
+        patterns: as of file names, by flag: models, tasks, methods, conditions.
 
     Raises:
         UsageError: nothing fits a pattern, or no run fits all flags together.

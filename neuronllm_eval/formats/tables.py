@@ -96,9 +96,12 @@ def _aligned(table: pd.DataFrame) -> list[str]:
     columns = _columns(table)
     shown = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
     for head, cells in columns.items():
-        width = _width(head, cells)
-        justify = "right" if are_figures(cells) else "left"
-        shown.add_column(Text(head), justify=justify, vertical="bottom", width=width)
+        shown.add_column(
+            Text(head),
+            justify="right" if are_figures(cells) else "left",
+            vertical="bottom",
+            width=_width(head, cells),
+        )
     shown.add_row(*("-" * _width(head, cells) for head, cells in columns.items()))
     for row in zip(*columns.values(), strict=True):
         shown.add_row(*map(Text, row))
@@ -254,7 +257,7 @@ def as_csv(frame: pd.DataFrame) -> str:
     Texts that a spreadsheet would take for a formula begin with an apostrophe.
     """
     texts = frame.select_dtypes(["object", "string"])
-    inert = {name: texts[name].map(_inert, na_action="ignore") for name in texts}
+    inert = {str(name): texts[name].map(_inert, na_action="ignore") for name in texts}
     return frame.assign(**inert).to_csv(index=False, lineterminator="\n")
 
 
