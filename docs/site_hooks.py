@@ -14,9 +14,11 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"README.md": "index.md", "examples/README.md": "examples.md"} | {
-    name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md")
-}
+PAGES = {
+    "README.md": "index.md",
+    "examples/README.md": "examples.md",
+    "benchmarks/planted_truth/README.md": "planted-truth.md",
+} | {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
 COPIED = "repository"  # folder of the site
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
 

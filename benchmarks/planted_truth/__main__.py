@@ -51,7 +51,7 @@ DEFAULT_STRENGTHS = "1,0.125"
 STRONGEST = 1.0
 _KINDS_NOTE = (
     "Right pushes the right letter, wrong a wrong one, alike all letters, silent fires and writes "
-    "nothing, position pushes its letter whatever is asked (docs/planted-truth.md)."
+    "nothing, position pushes its letter whatever is asked (docs/results.md)."
 )
 _SCHEMA_VERSION = 1
 

@@ -20,7 +20,7 @@ from neuronllm_eval.export.merged_checkpoint import (
     require_mergeable,
     save_checkpoint,
 )
-from neuronllm_eval.export.model_card import CARD_FILE, Figures, adapter_card
+from neuronllm_eval.export.model_card import Figures, adapter_card
 from neuronllm_eval.export.validated_figures import judged_figures
 from neuronllm_eval.formats.atomic_folder import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
@@ -29,7 +29,7 @@ from neuronllm_eval.models.compatibility import require_same_shape, require_same
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.meta_model import model_skeleton
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, find_runs
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, find_runs
 from neuronllm_eval.runs.reader import load_neurons, load_scores
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load_model import load_model

@@ -22,7 +22,6 @@ import transformers
 
 from neuronllm_eval.cli import arguments
 from neuronllm_eval.cli import export as export_command
-from neuronllm_eval.cli import push as hub_command
 from neuronllm_eval.cli.compare import compare, compare_methods
 from neuronllm_eval.cli.config_file import with_config
 from neuronllm_eval.cli.explain import explain
@@ -65,8 +64,13 @@ DEMO_BATCH_SIZE = 48
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `neuronllm-eval`; returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["leaderboard"]:  # for one release
+        print("leaderboard is now `neuronllm-eval compare --rank`", file=sys.stderr)
+        given[:1] = ["compare", "--rank"]
     if given[:1] == ["run"]:
         return _guarded(lambda: run_lm_eval(given[1:]))
+    if given[:1] == ["push"]:
+        return _guarded(_refuse_push)
 
     def execute() -> int:
         parser = main_parser(COMMANDS)
@@ -98,6 +102,15 @@ def run_eval_main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return _guarded(execute)
+
+
+def _refuse_push() -> int:
+    raise UsageError(
+        "`neuronllm-eval push` is no longer a command",
+        expected="`hf upload`, the Hub's own: run directories and exports hold no secrets",
+        remedy="log in with `hf auth login`, then run `hf upload USER/REPO DIR . "
+        "--exclude validation_docs.jsonl`",
+    )
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -176,14 +189,6 @@ def _compare_methods(options: argparse.Namespace) -> int:
     return compare_methods(options, evaluate, print)
 
 
-def _leaderboard(_: argparse.Namespace) -> int:
-    raise UsageError(
-        "leaderboard is now part of compare",
-        expected="neuronllm-eval compare --rank RUN_DIR...",
-        remedy="write `compare --rank` in place of `leaderboard`; its flags are the same",
-    )
-
-
 def _validate(options: argparse.Namespace) -> int:
     validate(options, _LISTENERS)
     return 0
@@ -242,10 +247,8 @@ COMMANDS: dict[str, Command] = {
     "report": lambda options: report(options, _show),
     "verify": _verify,
     "export": lambda options: export_command.export(options, print),
-    "push": lambda options: hub_command.push(options, print),
     "compare": lambda options: compare(options, print),
     "compare-methods": _compare_methods,
-    "leaderboard": _leaderboard,
     "explain": lambda options: explain(options, _show),
     "tasks": _tasks,
     "tasks make": _make_tasks,

@@ -10,7 +10,6 @@ from neuronllm_eval.cli import compare as compare_command
 from neuronllm_eval.cli import explain as explain_command
 from neuronllm_eval.cli import export as export_command
 from neuronllm_eval.cli import parsers as help_examples
-from neuronllm_eval.cli import push as hub_command
 from neuronllm_eval.cli.config_file import add_config_flag
 
 ALL = """examples:
@@ -88,8 +87,6 @@ _OF_COMMAND: Mapping[str, tuple[tuple[str, str], ...]] = {
             "runs/demo/demo_topic --condition enhance --format merged -o out/merged",
         ),
     ),
-    "push": (("a run, to be read as neurons=hf://me/topic", "runs/demo/demo_topic "
-              "--repo_id me/topic"),),
     "tasks": (
         ("the folder of the packaged tasks", ""),
         ("an AQUA task that stock lm_eval runs", "make belebele_eng_Latn -o my_tasks"),
@@ -217,16 +214,10 @@ def main_parser(commands: Mapping[str, Command]) -> arguments.Parser:
     _add_run_dir(compare, nargs="+")
     compare_command.add_flags(compare)
 
-    former = added.add_parser("leaderboard")  # one release: says what to write in its place
-    former.add_argument("words", nargs=argparse.REMAINDER)
-    former.set_defaults(execute=commands["leaderboard"], verbosity="WARNING")
-
     export = command("export", "write a condition as a PEFT adapter or a merged checkpoint")
     _add_run_dir(export)
     _add_trust(export)
     export_command.add_flags(export)
-
-    hub_command.add_flags(command("push", "put a run or an export onto the Hugging Face Hub"))
 
     tasks = command("tasks", "print the folder of the packaged tasks, or make AQUA tasks of others")
     arguments.add_verbosity(tasks)

@@ -163,7 +163,7 @@ def compare_runs(
         logger.warning("%s", sentence)
     found = Comparison(tuple(runs), frame, damaged=damaged, seconds=seconds or {})
     _require_results(found, view)
-    return found if view.rank or view.overlaps else _with_pooled(found, view)
+    return found if view.rank or view.overlaps else with_pooled(found, view)
 
 
 def _require_results(found: Comparison, view: View) -> None:
@@ -185,7 +185,7 @@ def _require_results(found: Comparison, view: View) -> None:
             logger.warning("%s: neuronllm-eval %s comes first", run.facts.path, run.missing)
 
 
-def _with_pooled(found: Comparison, view: View) -> Comparison:
+def with_pooled(found: Comparison, view: View) -> Comparison:
     """Repeats as rows, and how their methods differ."""
     groups = repeats([run for run in found.runs if run.docs is not None])
     held = reference(list(groups), view.against)  # refuses before the work

@@ -206,14 +206,18 @@ def side_by_side(
     alike = _alike(words, ("method", "top_k", group_by or ""))
     sections = _said_once(alike)
     hidden = {*alike, *_needless(found.sets, words), group_by}
-    words["tests"] = found.frame["n_tests"].astype("string").fillna("")
+    number = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    n_tests = found.frame["n_tests"].groupby([number[key] for key in keys]).transform("max")
+    words["tests"] = n_tests.astype("string").fillna("")
     words["K"] = [str(key.top_k) for key in keys]
     all_there = words["K"] + "/" + words["K"]
     words["found"] = found.frame["n_neurons"].where(found.frame["n_neurons"] != all_there, "")
     lead = [n for n in _LEAD if n not in hidden and (words[n] != "").any()]
     cells = side_by_side_cells(found.frame, words)
-    groups: Iterable[tuple[Any, pd.DataFrame]] = [("", words)]
-    for group, rows in words.groupby(group_by, sort=False) if group_by else groups:
+    groups: list[tuple[Any, pd.DataFrame]] = [("", words)]
+    if group_by:
+        groups = list(words.groupby(group_by, sort=False))
+    for group, rows in groups:
         before = f"{group}: " if group else ""
         sections += [
             Section(before + title, table, notes)
@@ -239,7 +243,11 @@ def _tables(
 
     yield "Accuracy under each condition", table("change", _ALL), (_TABLE_NOTE,)
     yield "Neurons that each condition edits", table("edited", _SHOWN), ()
-    yield "Tests of these changes: p, McNemar's p", table("tests", _SHOWN), (_TESTS_NOTE,)
+    yield (
+        "Tests of these changes: p, McNemar's p",
+        table("tests", _SHOWN, ["tests"]),
+        (_TESTS_NOTE,),
+    )
     yield "Rank among random controls", table("control_rank", _SHOWN), (_CONTROLS_NOTE,)
     relative = pd.concat(
         [words.loc[words["condition"].isin(PAPERS)].assign(measure=m) for m in ("rac", "rcc")]

@@ -1,4 +1,4 @@
-"""The model cards of what is exported and pushed: `README.md` as the Hub reads it."""
+"""The model cards of runs and exports: `README.md` as the Hub reads it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from neuronllm_eval.aqua.settings import PREFIX
 from neuronllm_eval.export.manifest import Export
@@ -18,8 +17,9 @@ from neuronllm_eval.models.hub import is_repo_id
 from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.prompts import ALL, SCORED
 
-CARD_FILE = "README.md"
-HERE = "FOLDER_OR_REPO"  # stands for where the reader has it
+# Stand for where the reader has an export, and a run.
+HERE = "FOLDER_OR_REPO"
+RUN = "hf://USER/REPO"
 _TAGS = ["neuronllm", "interpretability", "lm-evaluation-harness"]
 
 
@@ -254,18 +254,9 @@ def _one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() and sign != "`" else "?" for sign in text)
 
 
-# What is pushed ----------------------------------------------------------------------------------
-
-
-def run_card(known: Provenance, where: str, report: str) -> str:
-    """The card of a whole run.
-
-    Args:
-        known: where its neurons come from.
-        where: it will lie, as `hf://user/repo`.
-        report: its `report.md`; empty if there is none.
-    """
-    model_args = f"pretrained={_one_line(known.model)},neurons={where},condition=enhance"
+def run_card(known: Provenance, report: str) -> str:
+    """The card of a run directory, around the text of its `report.md`."""
+    model_args = f"pretrained={_one_line(known.model)},neurons={RUN},condition=enhance"
     return "\n".join(
         (
             front_matter(known.model, "neuronllm-eval"),
@@ -281,9 +272,3 @@ def run_card(known: Provenance, where: str, report: str) -> str:
             report,
         )
     )
-
-
-def index_card(names: Sequence[str]) -> str:
-    """The card of a repository with several runs, each in a folder."""
-    rows = [f"- [{escaped(name)}](./{quote(name)})" for name in names]
-    return "\n".join((front_matter("", "neuronllm-eval"), "# Runs", "", *rows, ""))

@@ -1,8 +1,8 @@
 """The two commands that make a run again, from what its files say. Pure.
 
 They depend on settings alone: not on how often a run was interrupted, nor on how many processes
-worked on it, nor on which of several commands and configuration files it was made with. Values of
-secret model arguments are left out, since reports are passed on.
+worked on it, nor on which of several commands and configuration files it was made with;
+access tokens among the model arguments are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales, factor_text
 from neuronllm_eval.interventions.dose_response import Sweep
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
-from neuronllm_eval.runs.settings import RunSettings, without_secrets
+from neuronllm_eval.runs.directory import without_secrets
+from neuronllm_eval.runs.settings import RunSettings
 
 OUTPUT = "runs/again"
 _MODEL_FLAGS = ("limit", "batch_size", "device", "engine")

@@ -13,7 +13,7 @@ from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.doc_texts import read_judged_docs
 from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import CARD_FILE, adapter_card
+from neuronllm_eval.export.model_card import adapter_card, run_card
 from neuronllm_eval.export.validated_figures import judged_figures
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
@@ -24,7 +24,13 @@ from neuronllm_eval.reporting.report_appendix import appendix
 from neuronllm_eval.reporting.report_html import render_page
 from neuronllm_eval.reporting.report_markdown import TaskReport, effect_line, render
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
-from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids, write_whole
+from neuronllm_eval.runs.directory import (
+    CARD_FILE,
+    RunDirectory,
+    read_lines,
+    set_aside_ids,
+    write_whole,
+)
 from neuronllm_eval.runs.reader import ValidationRecord, judged_limit, load_neurons, load_scores
 from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
 
@@ -83,7 +89,9 @@ def report_task(
         text_of = summary_json(task, split, summaries, docs, metrics, halves, where)
         write_whole(run.summary, text_of)
     write_whole(run.page, page)
-    write_whole(run.report, f"{text}\n{appendix(report, details)}")
+    whole = f"{text}\n{appendix(report, details)}"
+    write_whole(run.report, whole)
+    write_whole(run.card, run_card(neurons.provenance, whole))
     _renew_cards(run)
     return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ from neuronllm_eval.formats.json_files import parse_json, require_file, require_
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
 from neuronllm_eval.neurons.scores import SCORES_FILE
 from neuronllm_eval.runs.nearby import folders_near, one_of
-from neuronllm_eval.runs.settings import word_without_secrets
 
 SETTINGS_FILE = "run.yaml"
 QUESTIONS_FILE = "questions.jsonl"
@@ -28,6 +28,7 @@ SUMMARY_FILE = "summary.json"
 COMMANDS_FILE = "commands.jsonl"
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
+CARD_FILE = "README.md"
 JUDGED_DOCS_FILE = "validation_docs.jsonl"
 TOKENS_FILE = "tokens.json"
 EXPLANATION_FILE = "explain.json"
@@ -38,7 +39,24 @@ CHECKPOINT_FOLDER = "checkpoint"
 # 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
 MOST_LINES_BYTES = 8 << 30
 MOST_LINE_LENGTH = 16 << 20
+# Model arguments that no file of a run holds.
+SECRETS = ("token", "use_auth_token", "api_key")
+LEFT_OUT = "..."
+# `token=x` among arguments with commas or spaces between them, and `"token": "x"` in JSON.
+_SECRET = re.compile(
+    rf'(?<!\w)((?:{"|".join(SECRETS)})(?:=|"\s*:\s*))("(?:[^"\\]|\\.)*"|[^,\s}}]*)'
+)
 _LONGEST_NAME = 200  # of the 255 bytes that file systems take, with room for temporary names
+
+
+def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Model arguments without the access tokens, which no file of a run holds."""
+    return {name: value for name, value in arguments.items() if name not in SECRETS}
+
+
+def word_without_secrets(word: str) -> str:
+    """A word of a command line with `...` for the values of secrets."""
+    return _SECRET.sub(lambda found: found[1] + LEFT_OUT, word)
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,11 @@ class RunDirectory:
         return self.path / PAGE_FILE
 
     @property
+    def card(self) -> Path:
+        """README.md: the model card that the Hub shows, with the report."""
+        return self.path / CARD_FILE
+
+    @property
     def judged_docs(self) -> Path:
         """validation_docs.jsonl: what the validation docs say, in few words."""
         return self.path / JUDGED_DOCS_FILE
@@ -158,17 +181,6 @@ class RunDirectory:
     def result(self, condition: str) -> Path:
         """results/<condition>.json, as lm_eval writes it."""
         return self.path / RESULTS_FOLDER / f"{condition}.json"
-
-    @property
-    def artifacts(self) -> tuple[Path, ...]:
-        """The files that say what was found and judged, but for those in folders.
-
-        What the docs say stays where it is: not all benchmarks may be passed on.
-        """
-        identified = (self.settings, self.neurons, self.scores, self.questions, self.tokens)
-        explained = (self.explanation, self.explanation_text)
-        found = (*identified, *explained, self.set_aside("selection"), *self._judged)
-        return tuple(path for path in found if path != self.judged_docs)
 
     def adapter(self, condition: str) -> Path:
         """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
@@ -243,7 +255,7 @@ class RunDirectory:
     def _judged(self) -> tuple[Path, ...]:
         """The files that a validation and its report write, but for the results."""
         aside = self.set_aside("validation")
-        reports = (self.summary, self.report, self.page)
+        reports = (self.summary, self.report, self.page, self.card)
         return (self.conditions, self.validation, self.judged_docs, *reports, aside)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +17,7 @@ from neuronllm_eval.formats.json_files import exact_keys, require_schema
 from neuronllm_eval.formats.yaml_files import dump_yaml, read_yaml
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
-
-SECRETS = ("token", "use_auth_token", "api_key")
-LEFT_OUT = "..."
-# `token=x` among arguments with commas or spaces between them, and `"token": "x"` in JSON.
-_SECRET = re.compile(
-    rf'(?<!\w)((?:{"|".join(SECRETS)})(?:=|"\s*:\s*))("(?:[^"\\]|\\.)*"|[^,\s}}]*)'
-)
-
-
-def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Model arguments with `...` for the values of secrets."""
-    return {name: LEFT_OUT if name in SECRETS else value for name, value in arguments.items()}
-
-
-def word_without_secrets(word: str) -> str:
-    """A word of a command line with `...` for the values of secrets."""
-    return _SECRET.sub(lambda found: found[1] + LEFT_OUT, word)
-
+from neuronllm_eval.runs.directory import without_secrets
 
 SCHEMA_VERSION = 3
 OVERLAP = ("refuse", "drop")
@@ -103,6 +85,7 @@ class RunSettings:
         """
         values = dataclasses.asdict(self)
         values["include_path"] = list(self.include_path)
+        values["model_args"] = without_secrets(self.model_args)
         header = {"schema_version": SCHEMA_VERSION, "versions": versions, "docs": docs}
         return dump_yaml({**header, "settings": values})
 

@@ -25,6 +25,7 @@ from neuronllm_eval.harness.tasks import (
     validation_split,
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
+from neuronllm_eval.runs.directory import without_secrets
 from neuronllm_eval.runs.settings import OVERLAP, RunSettings
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, Config
     # A task given as a file is known by its name later on, so its folder must be searched.
     folders = [str(Path(task).resolve().parent) for task in tasks if Path(task).is_file()]
     include_path = tuple(dict.fromkeys((*settings.include_path, *folders)))
-    metadata = {**settings.model_args, **settings.metadata}
+    metadata = {**without_secrets(settings.model_args), **settings.metadata}
     leaves = load_any_tasks(tasks, include_path, metadata, aqua_overrides(settings))
     return {
         name: (dataclasses.replace(settings, task=name, include_path=include_path), task)

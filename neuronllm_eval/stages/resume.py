@@ -21,7 +21,7 @@ from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids
+from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import is_unfinished
 from neuronllm_eval.runtime.work_units import other_settings
@@ -102,8 +102,9 @@ def _comparable(settings: RunSettings) -> dict[str, Any]:
     known = {
         name: value for name, value in dataclasses.asdict(settings).items() if name not in _PLACES
     }
-    arguments = {key: value for key, value in settings.model_args.items() if key != "pretrained"}
-    return {**known, "model_args": arguments}
+    model_args = without_secrets(settings.model_args)
+    model_args.pop("pretrained", None)
+    return {**known, "model_args": model_args}
 
 
 def _require_equal(run: RunDirectory, now: dict[str, Any], kept: dict[str, Any]) -> None:

@@ -25,7 +25,13 @@ from neuronllm_eval.masked_lm.model_args import MaskOptions
 from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
 from neuronllm_eval.models.fingerprints import task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, line_writer, set_aside_ids, write_whole
+from neuronllm_eval.runs.directory import (
+    RunDirectory,
+    line_writer,
+    set_aside_ids,
+    without_secrets,
+    write_whole,
+)
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
 from neuronllm_eval.runtime.work_units import Work
@@ -197,7 +203,7 @@ def write_results(
             "torch_seed": DEFAULT_OTHER_SEED,
             "fewshot_seed": prompt_settings(settings).fewshot_seed,
         },
-        model_args=settings.model_args,
+        model_args=without_secrets(settings.model_args),
         system_instruction=settings.system_instruction,
         chat_template=lm.chat_template(settings.apply_chat_template)
         if settings.apply_chat_template

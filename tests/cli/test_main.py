@@ -91,6 +91,7 @@ def only_own_tasks(monkeypatch):
 def test_the_artifacts_of_a_run(run):
     assert sorted(path.name for path in run.path.iterdir()) == [
         ".lock",
+        "README.md",
         "adapters",
         "commands.jsonl",
         "conditions.jsonl",

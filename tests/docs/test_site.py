@@ -50,6 +50,7 @@ def test_the_build_sees_what_leads_nowhere(tmp_path):
         shutil.copy(ROOT / path, tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     for name, link in broken:
         with (tmp_path / name).open("a") as page:
             page.write(f"\n[x]({link})\n")

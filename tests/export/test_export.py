@@ -14,14 +14,14 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import CARD_FILE, adapter_card
+from neuronllm_eval.export.model_card import adapter_card
 from neuronllm_eval.formats import atomic_folder as whole_folder_module
 from neuronllm_eval.formats.atomic_folder import whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.fingerprints import base_model_hash, model_hash
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
 from tests.fixtures.cli import (
     assert_one_message,
     call,
