@@ -1,4 +1,4 @@
-"""How near a few quadrature nodes come to the path integral, on the embedded model.
+"""The error of quadrature rules for the path integral, on the embedded model.
 
     python -m benchmarks.quadrature
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from neuronllm_eval.attribution.integrated_gradients import (
-    LEAST_N_STEPS,
     QUADRATURES,
     Attribution,
     Quadrature,
@@ -36,7 +35,9 @@ N_NODES = (1, 2, 3, 4, 5, 8, 16, 32)
 def demo_prompts(model: LoadedModel, pretrained: str, n_questions: int) -> list[Prompt]:
     """The first proxies of the first questions of every demo family."""
     tasks = ",".join(f"demo_{family}" for family in FAMILIES)
-    runs = load_run_tasks(RunSettings({"pretrained": pretrained}, tasks, limit=n_questions))
+    runs = load_run_tasks(
+        RunSettings(model_args={"pretrained": pretrained}, task=tasks, limit=n_questions)
+    )
     prompts = []
     for settings, task in runs.values():
         questions = selection_questions(model.lm, settings, task).questions
@@ -62,7 +63,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=12, help="per family")
     options = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    settings = RunSettings({"pretrained": options.pretrained, "dtype": "float32"}, "demo")
+    settings = RunSettings(
+        model_args={"pretrained": options.pretrained, "dtype": "float32"}, task="demo"
+    )
     model = load_model(settings)
     prompts = demo_prompts(model, options.pretrained, options.questions)
     engine = build_engine(model.lm.model, model.layers, prompts)
@@ -75,7 +78,7 @@ def main() -> None:
         row(name, n_steps, attributions(name, n_steps), exact)
         for name in QUADRATURES
         for n_steps in N_NODES
-        if n_steps >= LEAST_N_STEPS[name]
+        if n_steps >= QUADRATURES[name].least_n_steps
     ]
     headers = ["rule", "nodes", "median error", "max error", "mean gap", "max gap"]
     print(f"{len(prompts)} prompts; errors relative, gaps in log-nats")

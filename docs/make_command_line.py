@@ -15,13 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent, fill
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the parsers of this checkout
 
-from neuronllm_eval.cli.main import COMMANDS  # noqa: E402
-from neuronllm_eval.cli.parsers import main_parser, run_eval_parser  # noqa: E402
+from neuronllm_eval.cli.commands import main_parser, run_eval_parser  # noqa: E402
 
 PAGE = ROOT / "docs" / "command-line.md"
 OTHER = "other"
@@ -55,7 +53,7 @@ of the installed `lm_eval run`. What `--model neuronllm` takes as `--model_args`
 
 def commands() -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
     """Name, parser and help line of every command."""
-    for name, parser, text in _subcommands(main_parser(COMMANDS)):
+    for name, parser, text in _subcommands(main_parser()):
         yield name, parser, text
         for more, own, its_text in _subcommands(parser):
             yield f"{name} {more}", own, its_text
@@ -78,11 +76,9 @@ class Seen:
 
     Attributes:
         titles: by rows of a table, the command that has it.
-        defaults: by flag, the default that the help says.
     """
 
     titles: dict[tuple[str, ...], str] = field(default_factory=dict)
-    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def page() -> str:
@@ -113,7 +109,7 @@ def _narrow(command: str) -> str:
 
 
 def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]:
-    """A command's tables, a line for those that the page has already, and its own defaults."""
+    """A command's tables, and a line for those that the page has already."""
     parts = []
     earlier: dict[str, list[str]] = {}
     for heading, rows in sorted(_groups(parser), key=lambda group: group[0] == OTHER):
@@ -125,24 +121,11 @@ def _flags(parser: argparse.ArgumentParser, title: str, seen: Seen) -> list[str]
         parts.append("\n".join([f"*{heading}*\n", "| flag | meaning |", "|---|---|", *rows, ""]))
     for of, headings in earlier.items():
         parts.append(_filled(f"{', '.join(headings)}: as for [{of}](#{_anchor(of)})."))
-    own = {action.dest: action.default for action in parser._actions}
-    differing = [
-        f"`--{flag} {_shown(value)}`"
-        for flag, value in own.items()
-        if earlier and flag in seen.defaults and value not in (seen.defaults[flag], None)
-    ]
-    if differing:
-        parts.append(_filled(f"Different defaults: {', '.join(differing)}."))
-    seen.defaults = {**own, **seen.defaults}
     return parts
 
 
 def _filled(text: str) -> str:
     return fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _groups(parser: argparse.ArgumentParser) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -15,10 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neuronllm_eval
 from neuronllm_eval import Run, api, identify, validate
-from neuronllm_eval.cli.main import COMMANDS
-from neuronllm_eval.cli.parsers import main_parser
+from neuronllm_eval.cli import commands
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
-from tests.fixtures.cli import copy_of, finished_run, jsonl, without_the_harness_tasks
+from tests.fixtures.cli import (
+    copy_of,
+    finished_run,
+    jsonl,
+    settings_of,
+    without_the_harness_tasks,
+)
 from tests.fixtures.harness import model_dir
 
 # As `cli.identify` and `QUICK` say it in words.
@@ -77,41 +82,35 @@ def test_the_files_are_those_of_the_command_line(run):
 
 
 def test_the_commands_that_are_noted_do_the_same(run):
-    parser = main_parser(COMMANDS)
     ours, theirs = (
-        [parser.parse_args(line["command"][1:]) for line in jsonl(each.commands)]
+        [settings_of(*line["command"][1:]) for line in jsonl(each.commands)]
         for each in (run.directory, finished_run())
     )
+    left_out = {"output_path", "run_dir"}
     for own, other in zip(ours, theirs, strict=True):
-        own, other = vars(own), vars(other)
-        differing = {name for name in own if own[name] != other[name]}
-        assert differing <= {"output_path", "run_dir", "conditions", "command"}
+        for one, its in zip(own, other, strict=True):
+            assert one.model_dump(exclude=left_out) == its.model_dump(exclude=left_out)
     assert jsonl(run.directory.commands)[1]["command"][:3] == [
         "neuronllm-eval", "validate", str(run.path)
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("function", "more", "left_out"),
+    ("function", "models"),
     [
-        (identify, {"tokenizer", "progress"}, {"config", "verbosity", "dry_run"}),
-        (
-            validate,
-            {"model", "tokenizer", "progress"},
-            {"config", "verbosity", "dry_run"},
-        ),
+        (identify, commands.BY_NAME["identify"].models),
+        (validate, commands.BY_NAME["validate"].models),
     ],
 )
-def test_the_parameters_are_the_flags(function, more, left_out):
-    parser = main_parser(COMMANDS).commands[function.__name__]
-    flags = {action.dest for action in parser._actions} - {"help"}
+def test_the_keywords_are_the_settings(function, models):
     parameters = inspect.signature(function).parameters
-    assert set(parameters) - more == flags - left_out
+    settings = {name for model in models for name in model.model_fields} - {"model"}
+    assert set(parameters) - {"model", "tokenizer", "progress"} == settings
     for name in parameters:
         assert f"\n        {name}: " in function.__doc__, "then it is not explained"
     defaults = {name: each.default for name, each in parameters.items() if name != "run_dir"}
     assert defaults.pop("progress") is False
-    assert set(defaults.values()) == {None}  # all others are the parser's
+    assert set(defaults.values()) == {None}  # all others are the settings'
 
 
 # What is refused, and what is said ----------------------------------------------------------------
@@ -125,7 +124,7 @@ def test_an_unknown_argument_is_a_type_error():
 @pytest.mark.parametrize(
     ("given", "part"),
     [
-        ({"top_z": "many"}, "argument --top_z: invalid float value: 'many'"),
+        ({"top_z": "many"}, "top_z is 'many'.\nExpected: a number"),
         ({"top_k": 0}, "top_k is 0"),
         ({"method": "psychic"}, "psychic"),
         ({"overwrite": 3}, "overwrite is 3"),
@@ -178,8 +177,8 @@ def test_a_model_in_memory_gives_the_same_run(run, tmp_path):
     expected = files(run.path)
     differing = {name for name, content in files(found.path).items() if expected[name] != content}
     # The settings, and the commands that make the run again: one of the two names the device.
-    assert differing == {"run.yaml", "report.md", "report.html"}
-    same = dataclasses.replace(run.settings, device=None)
+    assert differing == {"run.yaml", "report.md", "report.html", "README.md"}
+    same = run.settings.model_copy(update={"device": None})
     assert found.settings == same
     assert tokenizer.pad_token is not None
 

@@ -19,13 +19,12 @@ import json, sys
 import neuronllm_eval
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
-from neuronllm_eval.cli.config_file import config_path
+from neuronllm_eval.cli import commands
+from neuronllm_eval.cli.flags import config_path
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
 code = cli.main(["report", sys.argv[1]])
-parser = cli.main_parser(cli.COMMANDS)
 given = ["compare-methods", "--config", "recipes/paper.yaml"]
-words = cli.with_config(given, *parser.of_command(given))
-models = len(parser.parse_args(words).models)
+models = len(commands.parsed(commands.main_parser(), given)[1][0].models)
 recipe = str(config_path("paper"))
 print(json.dumps([code, models, neuronllm_eval.__file__, str(tasks_dir()), str(MODEL_DIR), recipe]))
 """
@@ -60,4 +59,4 @@ def test_the_wheel_has_what_the_package_reads(tmp_path):
     assert (Path(tasks) / "demo" / "demo_topic.yaml").is_file()
     assert (Path(model) / "config.json").is_file()
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    assert "neuronllm = neuronllm_eval.masked_lm.model:NeuronMaskedLM" in entry_points.read_text()
+    assert "neuronllm = neuronllm_eval:NeuronMaskedLM" in entry_points.read_text()

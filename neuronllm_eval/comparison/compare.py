@@ -29,6 +29,7 @@ from neuronllm_eval.comparison.pooling import (
 )
 from neuronllm_eval.comparison.ranking import (
     COLUMNS,
+    FILTERS,
     RankedRows,
     fits,
     in_order,
@@ -67,7 +68,10 @@ class View:
         columns: only these; all that tell something if empty.
         points: with the points of sweeps, run by run.
         overlaps: only how far the runs' neurons overlap.
-        patterns: by flag, what runs and conditions have to fit (`ranking.wanted`).
+        models: patterns that the model has to fit (`ranking.wanted`).
+        tasks: patterns for the task.
+        methods: patterns for the method.
+        conditions: patterns for conditions and points.
     """
 
     rank: bool = False
@@ -78,7 +82,10 @@ class View:
     columns: tuple[str, ...] = ()
     points: bool = False
     overlaps: bool = False
-    patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
     def require(self, form: str) -> None:
         """Refuse what excludes each other, and columns that a format does not have."""
@@ -157,7 +164,7 @@ def compare_runs(
             runs.append(replace(run, rows=tuple(rows)))
     if not runs:
         Comparison((), pd.DataFrame(), damaged=damaged).require_undamaged()
-    runs = wanted(runs, view.patterns)
+    runs = wanted(runs, {name: getattr(view, name) for name in FILTERS})
     frame, left_out = overlaps(runs)
     for sentence in left_out:
         logger.warning("%s", sentence)
@@ -194,9 +201,8 @@ def with_pooled(found: Comparison, view: View) -> Comparison:
         iterable=list(groups.items()), desc="compare", unit="method", leave=False
     ):
         rows += pool(key, group)
-    conditions = view.patterns.get("conditions", ())
-    differing = differences(groups, held) if held and not conditions else []
-    fitting = tuple(row for row in rows if fits(conditions, names_of_row(row)))
+    differing = differences(groups, held) if held and not view.conditions else []
+    fitting = tuple(row for row in rows if fits(view.conditions, names_of_row(row)))
     return replace(found, pooled=fitting, differences=tuple(differing))
 
 

@@ -207,6 +207,7 @@ _OF_RUNS: Mapping[str, Callable[[ComparedRun], tuple[str, ...]]] = {
     "tasks": lambda run: (run.facts.task,),
     "methods": lambda run: (run.facts.method,),
 }
+FILTERS = (*_OF_RUNS, "conditions")
 
 
 def wanted(runs: Sequence[ComparedRun], patterns: Mapping[str, Sequence[str]]) -> list[ComparedRun]:
@@ -214,7 +215,7 @@ def wanted(runs: Sequence[ComparedRun], patterns: Mapping[str, Sequence[str]]) -
 
     Args:
         runs: of any models, tasks and methods.
-        patterns: as of file names, by flag: models, tasks, methods, conditions.
+        patterns: as of file names, by flag (`FILTERS`).
 
     Raises:
         UsageError: nothing fits a pattern, or no run fits all flags together.

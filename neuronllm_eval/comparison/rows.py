@@ -20,8 +20,14 @@ from neuronllm_eval.evaluation.doc_ids import AskedDocs, asked_docs
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
 from neuronllm_eval.evaluation.summary_file import StoredSummary
-from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales, factor_text
-from neuronllm_eval.interventions.edited_counts import Edited, edited_by
+from neuronllm_eval.interventions.conditions import (
+    UNMASKED,
+    ConditionName,
+    Edited,
+    Scales,
+    edited_by,
+    factor_text,
+)
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory, read_lines
 from neuronllm_eval.runs.reader import ValidationRecord, load_neurons

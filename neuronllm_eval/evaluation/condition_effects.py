@@ -33,11 +33,12 @@ from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
+    Edited,
     Scales,
     control_name,
+    edited_by,
     only_operation,
 )
-from neuronllm_eval.interventions.edited_counts import Edited, edited_by
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 
 # Whether each condition should raise or lower accuracy: the side on which it is ranked among its

@@ -1,4 +1,4 @@
-"""What single neurons write and what each is worth alone.
+"""What single neurons write, and what each does alone.
 
 Read first: `evidence.py`.
 """

@@ -1,39 +1,73 @@
-"""What the top neurons of a run do, as values: the content of `explain.json`."""
+"""What the top neurons of a run do, as values: the content of `explain.json`.
+
+Whether a neuron is about the letter or about what the letter stands for shows in its attributions,
+averaged by gold letter: m_g for letter g, over the prompts whose gold option has it. The index of
+letter bias (our definition) is the share of their second moment that lies between letters:
+
+    index = variance of m_g over letters / mean of m_g squared = 1 - (mean of m_g)^2 / mean of m_g^2
+
+1. 0: the same for every gold letter, in either direction: a content neuron.
+2. 1: the letters cancel out. A neuron that only raises the logit of one letter helps where that is
+   the gold one, and hurts as much in sum where it is not.
+3. In between: helping one letter of L and leaving the others alone gives 1 - 1 / L.
+
+AQUA prompts each question with its gold option under several letters, so content is much the same
+for all of them; of other tasks the index also has what questions of each gold letter differ in. So
+does chance: with few prompts for each letter it is too high.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from lm_eval.api.task import ConfigurableTask
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.evidence import Evidence, Mean
-from neuronllm_eval.explain.letter_bias import LetterProfile
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect
+from neuronllm_eval.explain.token_effects import NeuronTokens, Promotion, SetName, TokenEffect
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.doc_excerpts import question_words
 from neuronllm_eval.neurons.neuron_set import Neuron
 from neuronllm_eval.neurons.overlap import Overlap
 
 SCHEMA_VERSION = 1
+# From this index on, more than half of the second moment lies between letters.
+LETTER_NEURON = 0.5
 
 
 @dataclass(frozen=True)
 class QuestionEffect:
-    """What a neuron did at one question.
-
-    Attributes:
-        question_id: the question.
-        text: its first words.
-        attribution: the method's value summed over its prompts.
-    """
+    """What a neuron did at one question: the method's value, summed over its prompts."""
 
     question_id: str
     text: str
     attribution: float
+
+
+@dataclass(frozen=True)
+class LetterProfile:
+    """A neuron's attribution by gold letter.
+
+    Attributes:
+        means: per letter, the method's mean value per prompt; None for a letter that is never gold.
+        index: the letter-bias index, 0 to 1; None where it is not defined.
+    """
+
+    means: tuple[float | None, ...]
+    index: float | None
+
+    @property
+    def reading(self) -> Literal["", "letter", "content"]:
+        """`letter`, `content`, or empty where the index is not defined."""
+        if self.index is None:
+            return ""
+        return "letter" if self.index >= LETTER_NEURON else "content"
 
 
 @dataclass(frozen=True)
@@ -42,20 +76,20 @@ class NeuronExplanation:
 
     Attributes:
         kind: `good` or `bad`.
-        neuron: its place and its score.
+        neuron: its layer, index and score.
         tokens: what its output direction promotes and demotes.
         positive: share of the prompts on which its activation is above 0.
         letters: its attribution by gold letter, over the whole run.
-        right: mean activation on prompts that are answered right.
-        wrong: the same of those answered wrong.
-        value: the method's value a prompt, of the questions asked again.
-        knockout: F less that without the neuron, log-nats; above 0 it helps by itself.
-        doubling: F with twice the neuron less F, log-nats.
+        right: mean activation on prompts that are answered correctly.
+        wrong: mean activation on the others.
+        value: the method's mean value per prompt, of the questions re-evaluated.
+        knockout: F minus F without the neuron, log-nats; above 0 it helps by itself.
+        doubling: F with twice the neuron minus F, log-nats.
         helped: the questions it helped most, best first.
         hurt: those it hurt most, worst first.
     """
 
-    kind: str
+    kind: SetName
     neuron: Neuron
     tokens: Promotion
     positive: float
@@ -68,9 +102,15 @@ class NeuronExplanation:
     helped: tuple[QuestionEffect, ...]
     hurt: tuple[QuestionEffect, ...]
 
+    def listed_tokens(self) -> NeuronTokens:
+        """What `tokens.json` keeps of it."""
+        promotes, demotes = self.tokens.promotes, self.tokens.demotes
+        layer, index, reading = *self.neuron.location, self.letters.reading
+        return NeuronTokens(self.kind, layer, index, promotes, demotes, self.positive, reading)
+
     @property
     def mostly_promotes(self) -> tuple[TokenEffect, ...]:
-        """What it promotes by the sign that its activation has on most prompts."""
+        """What it promotes by the sign of its activation on most prompts."""
         if self.positive >= 0.5:
             return self.tokens.promotes
         return tuple(replace(each, effect=-each.effect) for each in self.tokens.demotes)
@@ -96,16 +136,14 @@ class Explanation:
     """What the top neurons of one run do.
 
     Attributes:
-        task: the run's.
-        model: the run's.
-        method: that its neurons are chosen by.
+        method: that its neurons are selected by.
         measures: what the method's values are, and so those by letter and of questions.
-        n_questions: how many were asked again.
-        n_chosen_on: how many the neurons were chosen on.
-        letter_counts: [letters] prompts by gold letter that the neurons were chosen on.
-        notes: on the reading of tokens, what is left out.
+        n_questions: number of questions re-evaluated.
+        n_chosen_on: number of questions that the neurons were selected on.
+        letter_counts: [letters] prompts of the latter by gold letter.
+        notes: what the reading of tokens leaves out.
         neurons: the good ones, best first, then the bad ones.
-        spread: for `good` and `bad`, all chosen neurons by layer.
+        spread: for `good` and `bad`, all selected neurons by layer.
         overlaps: with the other runs that were given.
     """
 
@@ -136,23 +174,74 @@ def extremes(
 
     Args:
         evidence: of the pass over questions.
-        neuron: its place in it.
+        neuron: its index in the evidence.
         task: that the questions are of.
-        count: how many of each.
+        count: the most of each.
     """
     values = evidence.attributions[:, neuron]
 
     def listed(signed: NDArray[np.float64]) -> tuple[QuestionEffect, ...]:
-        order = np.argsort(-signed, kind="stable")[:count].tolist()
-        asked: Sequence[Any] = [evidence.questions[place] for place in order]
-        return tuple(
-            QuestionEffect(
-                question.question_id,
-                question_words(task, task.eval_docs[question.prompts[0].doc_id]),
-                float(values[place]),
-            )
-            for place, question in zip(order, asked, strict=True)
-            if signed[place] > 0
-        )
+        found = []
+        for index in np.argsort(-signed, kind="stable")[:count]:
+            if signed[index] > 0:
+                question = evidence.questions[index]
+                text = question_words(task, task.eval_docs[question.prompts[0].doc_id])
+                found.append(QuestionEffect(question.question_id, text, float(values[index])))
+        return tuple(found)
 
     return listed(values), listed(-values)
+
+
+def letter_bias(means: ArrayLike) -> float | None:
+    """The letter-bias index of means [letters]; None with fewer than two, or if all are 0."""
+    values = np.asarray(means, dtype=np.float64)
+    largest = np.abs(values).max(initial=0.0)
+    if values.size < 2 or largest == 0:
+        return None
+    values = values / largest  # squares stay within what a float can hold
+    return float(np.clip(1 - values.mean() ** 2 / (values**2).mean(), 0.0, 1.0))
+
+
+def letter_profile(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> LetterProfile:
+    """A neuron's profile, from the method's values summed by gold letter, and prompts of each."""
+    occurs = counts > 0
+    means = sums / np.maximum(counts, 1)
+    return LetterProfile(
+        tuple(float(mean) if known else None for mean, known in zip(means, occurs, strict=True)),
+        letter_bias(means[occurs]),
+    )
+
+
+def gold_counts(
+    lines: Sequence[Mapping[str, Any]], n_letters: int, n_prompts: int, path: Path
+) -> NDArray[np.int64]:
+    """[letters] how many prompts have each gold letter.
+
+    Args:
+        lines: of `questions.jsonl`.
+        n_letters: letters that attributions were summed by.
+        n_prompts: expected number of prompts.
+        path: the file, for error messages.
+
+    Raises:
+        ArtifactError: the lines do not fit that.
+    """
+    counts: Counter[int] = Counter()
+    for number, line in enumerate(lines, 1):
+        gold = line.get("gold")
+        if not isinstance(gold, list) or not all(
+            type(letter) is int and 0 <= letter < n_letters for letter in gold
+        ):
+            raise ArtifactError(
+                f"{path}: line {number} has gold {gold!r:.100}",
+                expected=f"a list of letters, as numbers from 0 to {n_letters - 1}",
+                remedy="run identify again",
+            )
+        counts.update(gold)
+    if counts.total() != n_prompts:
+        raise ArtifactError(
+            f"{path} is of {counts.total()} prompts, the scores of {n_prompts}",
+            expected="files of one run",
+            remedy="run identify again",
+        )
+    return np.array([counts[letter] for letter in range(n_letters)], dtype=np.int64)

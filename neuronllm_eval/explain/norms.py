@@ -1,15 +1,15 @@
-"""What a model's norms do to a direction in the residual stream, found by trying them out.
+"""What a model's norms do to a direction in the residual stream, found by running them.
 
-Neither the names of modules nor their classes say where a norm is and what it does. So:
+Neither the names of modules nor their classes show where a norm is and what it does. So:
 
-1. A pass over a few tokens notes what goes into and comes out of every module without children.
-2. The final norm is the module whose output is what the LM head is given; the norm of an FFN's
-   output, which few models have, is the one that is given what the down-projection gives.
-3. A norm is asked what it makes of a few vectors, and has to be `gain * centred(x) / size(x) +
-   bias`, with or without centring: RMSNorm, LayerNorm and their like.
+1. A pass over a few tokens records the input and output of every module without children.
+2. The final norm is the module whose output is the LM head's input; the norm of an FFN's output,
+   which few models have, is the one whose input is the down-projection's output.
+3. A norm is applied to a few vectors, and must be `gain * centred(x) / size(x) + bias`, with or
+   without centring: RMSNorm, LayerNorm and their like.
 
-The size depends on everything else in the residual stream, and is left out: the usual reading of
-the logit lens.
+The size depends on everything else in the residual stream, and is left out, as is usual in a logit
+lens.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.option_logits import right_pad
+from neuronllm_eval.models.ffn_layers import input_device
 
-# Of the largest number: what 16 bits may change, and nothing that is no norm stays below.
+# Relative to the largest number: above rounding in 16 bits, below what no norm stays within.
 _TOLERANCE = 0.03
 
 
@@ -35,23 +36,23 @@ class Step:
 
     name: str
     module: nn.Module
-    given: Tensor
-    gave: Tensor
+    inputs: Tensor
+    outputs: Tensor
 
     @property
     def changes(self) -> bool:
-        """Whether it does anything: dropout, for one, does not outside of training."""
-        return not _same(self.given, self.gave)
+        """Whether output and input differ; those of dropout do not outside of training."""
+        return not _same(self.inputs, self.outputs)
 
 
 @dataclass(frozen=True)
 class Norm:
-    """What a norm does to a direction, but for a factor.
+    """What a norm does to a direction, up to a factor.
 
     Attributes:
         name: of the module.
         gain: [width] float32.
-        centres: whether the mean is taken off first, as LayerNorm does.
+        centres: whether the mean is subtracted first, as LayerNorm does.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Norm:
     centres: bool
 
     def applied(self, directions: Tensor) -> Tensor:
-        """The directions [..., width] behind the norm."""
+        """The directions [..., width] after the norm."""
         if self.centres:
             directions = directions - directions.mean(-1, keepdim=True)
         return directions * self.gain
@@ -71,20 +72,19 @@ def trace(model: nn.Module, tokens: Sequence[int], also: Collection[nn.Module] =
     Args:
         model: a Hugging Face causal LM in eval mode.
         tokens: a few; all activations of the pass are kept.
-        also: modules to note whether they have children or not.
+        also: modules to record even if they have children.
     """
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
-    with torch.no_grad(), _noted(model, also) as steps:
-        model(input_ids=right_pad([tokens], device), use_cache=False)
+    with torch.no_grad(), _recorded(model, also) as steps:
+        model(input_ids=right_pad([tokens], input_device(model)), use_cache=False)
     return steps
 
 
 @contextmanager
-def _noted(model: nn.Module, also: Collection[nn.Module]) -> Iterator[list[Step]]:
-    """Within the context, calls of modules without children, or in `also`, join the list."""
+def _recorded(model: nn.Module, also: Collection[nn.Module]) -> Iterator[list[Step]]:
+    """Within the context, calls of modules without children, or in `also`, are appended."""
     steps: list[Step] = []
 
-    def note(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
+    def record(module: nn.Module, args: tuple[Any, ...], output: Any, *, name: str) -> None:
         if args and _is_vectors(args[0]) and _is_vectors(output):
             steps.append(Step(name, module, _rows(args[0]), _rows(output)))
 
@@ -92,7 +92,7 @@ def _noted(model: nn.Module, also: Collection[nn.Module]) -> Iterator[list[Step]
     try:
         for name, module in model.named_modules():
             if not any(module.children()) or module in also:
-                handles.append(module.register_forward_hook(partial(note, name=name)))
+                handles.append(module.register_forward_hook(partial(record, name=name)))
         yield steps
     finally:
         for handle in handles:
@@ -112,35 +112,35 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def step_before(steps: Sequence[Step], module: nn.Module) -> Step | None:
-    """The call whose output `module` is given; None if no module gives it."""
-    given = next((step.given for step in steps if step.module is module), None)
-    if given is None:
+    """The call whose output is the input of `module`; None if there is none."""
+    inputs = next((step.inputs for step in steps if step.module is module), None)
+    if inputs is None:
         return None
-    return next((step for step in steps if step.changes and _same(step.gave, given)), None)
+    return next((step for step in steps if step.changes and _same(step.outputs, inputs)), None)
 
 
 def step_behind(steps: Sequence[Step], module: nn.Module) -> Step | None:
-    """The call that is given what `module` gives; None if no module is."""
-    gave = next((step.gave for step in steps if step.module is module), None)
-    if gave is None:
+    """The call whose input is the output of `module`; None if there is none."""
+    outputs = next((step.outputs for step in steps if step.module is module), None)
+    if outputs is None:
         return None
-    return next((step for step in steps if step.changes and _same(step.given, gave)), None)
+    return next((step for step in steps if step.changes and _same(step.inputs, outputs)), None)
 
 
 def read_norm(step: Step) -> Norm | None:
-    """What a module does to a direction; None if it is no norm."""
-    width = step.given.shape[-1]
-    signs = torch.ones(width)
-    signs[1::2] = -1
-    # Of another size than 1, which a norm takes away.
+    """What a module does to a direction; None if it is not a norm."""
+    width = step.inputs.shape[-1]
+    alternating = torch.ones(width)
+    alternating[1::2] = -1
+    # Of a size other than 1, which a norm divides by.
     other = 5 * torch.randn(width, generator=torch.Generator().manual_seed(0))
-    asked = torch.stack((torch.zeros(width), torch.ones(width), signs, other))
-    answers = _answers(step.module, asked)
-    if answers is None or answers.shape != asked.shape or not torch.isfinite(answers).all():
+    probes = torch.stack((torch.zeros(width), torch.ones(width), alternating, other))
+    answers = _answers(step.module, probes)
+    if answers is None or answers.shape != probes.shape or not torch.isfinite(answers).all():
         return None
-    level, by_signs, by_other = answers[1:] - answers[0]
-    centres = bool(level.abs().max() <= _TOLERANCE * by_signs.abs().max())
-    gain = by_signs / _normed(signs, centres)
+    level, by_alternating, by_other = answers[1:] - answers[0]
+    centres = bool(level.abs().max() <= _TOLERANCE * by_alternating.abs().max())
+    gain = by_alternating / _normed(alternating, centres)
     gap = (gain * _normed(other, centres) - by_other).abs().max()
     if gap > _TOLERANCE * by_other.abs().max():
         return None
@@ -148,11 +148,11 @@ def read_norm(step: Step) -> Norm | None:
 
 
 @torch.no_grad()
-def _answers(module: nn.Module, asked: Tensor) -> Tensor | None:
-    """What a module makes of some rows, float32 on the CPU; None if it does not take them."""
+def _answers(module: nn.Module, probes: Tensor) -> Tensor | None:
+    """A module's output for some rows, float32 on the CPU; None if it does not accept them."""
     like = next(module.parameters(), torch.empty(0))
     try:
-        answers = module(asked[None].to(like.device, like.dtype))
+        answers = module(probes[None].to(like.device, like.dtype))
     except Exception:  # noqa: BLE001 - whatever a module raises that needs other inputs
         return None
     return _rows(answers) if _is_vectors(answers) else None

@@ -176,7 +176,7 @@ def write_result(
         metrics: what `harness_metrics` returned.
         context: see `ResultContext`.
         arguments: those of the masked model that make the mask.
-        section: what `mask_identity.mask_section` says of it.
+        section: its description in result files (`masked_lm.mask_options.MaskOptions.section`).
 
     Raises:
         ArtifactError: the harness could not write it.

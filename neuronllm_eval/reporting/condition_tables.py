@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.doc_texts import JudgedDoc
+from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens
 from neuronllm_eval.interventions.conditions import CONDITIONS, factor_text
 from neuronllm_eval.reporting import wording as evidence
-from neuronllm_eval.reporting.neuron_token_files import NeuronTokens
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class RunDetails:
 
     table: DocTable | None = None
     docs: tuple[JudgedDoc, ...] = ()
-    tokens: Mapping[tuple[str, int, int], NeuronTokens] = field(default_factory=dict)
+    tokens: Mapping[NeuronKey, NeuronTokens] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from neuronllm_eval.evaluation.stats.split_half import stability_of
-from neuronllm_eval.explain.top_tokens import listed
+from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
 from neuronllm_eval.neurons.neuron_set import Neuron, Provenance
 from neuronllm_eval.reporting.condition_tables import RunDetails, Table
-from neuronllm_eval.reporting.neuron_token_files import NeuronTokens
 from neuronllm_eval.reporting.report_markdown import TaskReport, unit
 
 # How an AQUA task was asked, by the names of `AquaSettings`, in the order of the sentence.
@@ -80,7 +79,7 @@ _SIGNS = "How often it is positive, `neuronllm-eval explain` says."
 
 def neurons_table(report: TaskReport, details: RunDetails) -> Table:
     """The top neurons, with their tokens where these are known."""
-    chosen = listed(report.neurons)
+    chosen = top_neurons(report.neurons)
     rows = [_neuron_row(report, kind, neuron) for kind, neuron in chosen]
     headers: tuple[str, ...] = ("neuron", "kind", "score", "called good", "called bad")
     note = (
@@ -96,7 +95,7 @@ def neurons_table(report: TaskReport, details: RunDetails) -> Table:
     ]
     note += f" {_DIRECTION}"
     headers += ("promotes", "demotes")
-    if not any(tokens.explained for tokens in details.tokens.values()):
+    if all(tokens.positive is None for tokens in details.tokens.values()):
         return Table("Top neurons", headers, tuple(rows), f"{note} {_SIGNS}")
     rows = [(*row, *_sign_and_reading(tokens)) for row, tokens in zip(rows, found, strict=True)]
     note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
@@ -114,9 +113,9 @@ def _sign_and_reading(tokens: NeuronTokens | None) -> tuple[str, str]:
     return f"{100 * tokens.positive:.0f}", tokens.reading
 
 
-def _quoted(texts: Sequence[str]) -> str:
+def _quoted(effects: Sequence[TokenEffect]) -> str:
     # In quotes, as white space is part of a token.
-    return ", ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return ", ".join(json.dumps(each.text, ensure_ascii=False) for each in effects)
 
 
 def stability_table(report: TaskReport) -> Table:

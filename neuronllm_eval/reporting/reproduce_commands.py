@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales, factor_text
-from neuronllm_eval.interventions.dose_response import Sweep
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.runs.directory import without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 

@@ -12,6 +12,7 @@ from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summar
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.doc_texts import read_judged_docs
 from neuronllm_eval.evaluation.stats.split_half import stability_of
+from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card
 from neuronllm_eval.export.validated_figures import judged_figures
@@ -19,7 +20,6 @@ from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.condition_tables import RunDetails
-from neuronllm_eval.reporting.neuron_token_files import read_tokens
 from neuronllm_eval.reporting.report_appendix import appendix
 from neuronllm_eval.reporting.report_html import render_page
 from neuronllm_eval.reporting.report_markdown import TaskReport, effect_line, render
@@ -62,7 +62,7 @@ def report_task(
             docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
     summaries: list[ConditionSummary] = []
     metrics: dict[str, dict[str, float]] = {}
-    details = RunDetails(tokens=read_tokens(run), commands=(identify_command(settings),))
+    details = RunDetails(tokens=read_tokens(run.tokens), commands=(identify_command(settings),))
     if run.conditions.exists():
         table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
         summaries, split = summarise(table, neurons, scales), table.split

@@ -25,28 +25,13 @@ from accelerate.utils import (
 )
 from torch import distributed
 
-from neuronllm_eval.errors import NeuronLLMError, UsageError
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.runtime.process import OtherRankFailed
 
 # A rank may wait for another's whole share of the work.
 _PATIENCE = timedelta(weeks=52)
 _POLL = 0.02  # seconds
 Value = TypeVar("Value")
-
-
-def own_rank() -> int:
-    """This process's number among those of the run, as the launcher gave it; 0 without one.
-
-    Raises:
-        UsageError: the environment holds no number.
-    """
-    rank = os.environ.get("RANK", "0")
-    if not (rank.isdecimal() and len(rank) < 10):
-        raise UsageError(
-            f"RANK is {rank!r:.100} in the environment",
-            expected="a number, as accelerate and torchrun set it",
-            remedy="unset RANK",
-        )
-    return int(rank)
 
 
 def meet(device: str | None = None) -> PartialState | None:
@@ -84,10 +69,6 @@ def meet(device: str | None = None) -> PartialState | None:
             remedy="check WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT",
         )
     return state
-
-
-class OtherRankFailed(NeuronLLMError):
-    """Another process of the run has ended; it says why."""
 
 
 @contextmanager

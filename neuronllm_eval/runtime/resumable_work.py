@@ -21,9 +21,9 @@ from tqdm import tqdm
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.runtime.checkpoint import Part, Tally, merge_parts, rank_part, write_durably
 from neuronllm_eval.runtime.distributed import Ranks
+from neuronllm_eval.runtime.process import Interrupted, Stop, deferred
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.runtime.run_lock import RunLocks
-from neuronllm_eval.runtime.signals import Interrupted, Stop, deferred
 from neuronllm_eval.runtime.work_units import WORK_FILE, Work, recorded_batch_size
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.attribution.identify import is_right
+from neuronllm_eval.attribution.identify import is_correct
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.evidence import Evidence, Place
-from neuronllm_eval.explain.explanation import Explanation, NeuronExplanation, SetOverlap, extremes
-from neuronllm_eval.explain.letter_bias import gold_counts, letter_profile
-from neuronllm_eval.explain.logit_lens import Promotion, Unembedding, promotions
-from neuronllm_eval.explain.single_neuron_ablation import worth_alone
+from neuronllm_eval.explain.evidence import Evidence, Location, single_neuron_effects
+from neuronllm_eval.explain.explanation import (
+    Explanation,
+    NeuronExplanation,
+    SetOverlap,
+    extremes,
+    gold_counts,
+    letter_profile,
+)
+from neuronllm_eval.explain.token_effects import (
+    Promotion,
+    SetName,
+    Unembedding,
+    promotions,
+    top_neurons,
+)
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
+from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
@@ -41,34 +51,34 @@ from neuronllm_eval.stages.rescore_sample import Attributing, origins, sampled
 
 
 def gather(
-    attributing: Attributing, chosen: Sequence[Question], places: Sequence[Place]
+    attributing: Attributing, chosen: Sequence[Question], locations: Sequence[Location]
 ) -> Evidence:
-    """Ask the questions again, and keep what the neurons at `places` do.
+    """Ask the questions again, and keep what the neurons at `locations` do.
 
     Raises:
         DocError: a number is not finite.
     """
-    layers, indices = (list(each) for each in zip(*places, strict=True))
-    sums = np.zeros((len(chosen), len(places)))
+    layers, indices = (list(each) for each in zip(*locations, strict=True))
+    sums = np.zeros((len(chosen), len(locations)))
     rows, right, question_of = [], [], []
     with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
         for index, found in attributing.again(chosen):
             for prompt, each in zip(chosen[index].prompts, found, strict=True):
                 values = attributing.method.values(each)[layers, indices]
                 sums[index] += values.double().cpu().numpy()
-                rows.append(each.neurons[layers, indices].double().cpu().numpy())
-                right.append(is_right(each, prompt.gold))
+                rows.append(each.activations[layers, indices].double().cpu().numpy())
+                right.append(is_correct(each, prompt.gold))
                 question_of.append(index)
             progress.update()
     with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
-        alone = worth_alone(
-            attributing.engine, chosen, places, attributing.how.batch_size, progress.update
+        single_effects = single_neuron_effects(
+            attributing.engine, chosen, locations, attributing.how.batch_size, progress.update
         )
     return Evidence(
         tuple(chosen),
         sums,
         np.stack(rows),
-        alone,
+        single_effects,
         np.array(right, dtype=bool),
         np.array(question_of, dtype=np.int64),
     )
@@ -120,7 +130,7 @@ class StoredRun:
         n_letters, n_prompts = len(scores.letter_sums), scores.provenance.n_prompts
         return cls(
             run,
-            dataclasses.replace(settings, **given),
+            settings.model_copy(update=given),
             neurons,
             scores,
             {str(line.get("question_id")): line for line in lines},
@@ -131,11 +141,6 @@ class StoredRun:
     def model_name(self) -> str:
         """As the settings name it."""
         return str(self.settings.model_args.get("pretrained"))
-
-    def top(self, count: int) -> list[tuple[str, Neuron]]:
-        """The first so many good neurons, then the first so many bad ones."""
-        sets = {"good": self.neurons.good, "bad": self.neurons.bad}
-        return [(kind, neuron) for kind, found in sets.items() for neuron in found[:count]]
 
 
 def explain_run(
@@ -163,14 +168,14 @@ def explain_run(
     neurons, scores = stored.neurons, stored.scores
     _require_origin(model, questions, stored)
     chosen = _chosen(questions, stored, n_asked)
-    top = stored.top(top_n)
-    places = [neuron.location for _, neuron in top]
+    top = top_neurons(neurons, top_n)
+    locations = [neuron.location for _, neuron in top]
     lm = model.lm
     with computing_in(lm.model, stored.settings.attribution_dtype):
         unembedding = Unembedding.of(lm.model, model.layers, questions.prompts[0].context)
-        tokens = _promotions(unembedding, places, lm.tokenizer)
+        tokens = _promotions(unembedding, locations, lm.tokenizer)
         attributing = Attributing.of(model, stored.settings, questions, neurons)
-        evidence = gather(attributing, chosen, places)
+        evidence = gather(attributing, chosen, locations)
     return Explanation(
         task=stored.settings.task,
         model=stored.model_name,
@@ -193,7 +198,7 @@ def explain_run(
 
 
 def _explained(
-    kind: str,
+    kind: SetName,
     neuron: Neuron,
     number: int,
     tokens: Promotion,
@@ -209,8 +214,8 @@ def _explained(
         tokens=tokens,
         positive=evidence.share_positive(number),
         letters=letter_profile(sums, stored.letter_counts),
-        right=evidence.mean_activation(number, right=True),
-        wrong=evidence.mean_activation(number, right=False),
+        right=evidence.mean_activation(number, correct=True),
+        wrong=evidence.mean_activation(number, correct=False),
         value=evidence.value(number),
         knockout=evidence.knockout(number),
         doubling=evidence.doubling(number),
@@ -220,13 +225,15 @@ def _explained(
 
 
 def _promotions(
-    unembedding: Unembedding, places: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
+    unembedding: Unembedding,
+    locations: Sequence[tuple[int, int]],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[Promotion]:
     for note in unembedding.notes:
         logger.warning("tokens: %s", note)
-    effects = unembedding.effects(places, len(tokenizer))
+    effects = unembedding.effects(locations, len(tokenizer))
     if effects is None:
-        return [Promotion()] * len(places)
+        return [Promotion()] * len(locations)
     return promotions(effects, tokenizer, _KEPT_TOKENS)
 
 

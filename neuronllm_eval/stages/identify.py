@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from neuronllm_eval.attribution.identify import QuestionRecord, empty_sums, identify, tally_of
+from neuronllm_eval.attribution.identify import empty_sums, identify, tally_of
 from neuronllm_eval.attribution.methods import make_method
+from neuronllm_eval.errors import DocError
 from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import versions
@@ -20,7 +21,7 @@ from neuronllm_eval.runtime.work_units import WORK_FILE, Work, recorded_identity
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate_if_long
 from neuronllm_eval.stages.load_model import LoadedModel
 from neuronllm_eval.stages.load_questions import doc_counts
-from neuronllm_eval.stages.non_finite_questions import setting_aside, without_set_aside
+from neuronllm_eval.stages.non_finite_questions import set_aside, without_set_aside
 from neuronllm_eval.stages.prepare import prepare_identification
 from neuronllm_eval.stages.resume import identity, keeps_neurons
 from neuronllm_eval.stages.write_identified import (
@@ -111,13 +112,16 @@ def _identify(
         [each.method for each in of_pass],
     )
     engine, quadrature = stage.engine, how.quadrature
-    resolved = dataclasses.replace(
-        settings,
-        quadrature=quadrature.name,
-        n_steps=quadrature.n_steps,
-        # An AQUA task's own name of the split says nothing about the data set's.
-        selection_split=settings.selection_split if is_aqua(questions.task) else questions.split,
-        num_fewshot=questions.num_fewshot,
+    resolved = settings.model_copy(
+        update={
+            "quadrature": quadrature.name,
+            "n_steps": quadrature.n_steps,
+            # An AQUA task's own name of the split says nothing about the data set's.
+            "selection_split": settings.selection_split
+            if is_aqua(questions.task)
+            else questions.split,
+            "num_fewshot": questions.num_fewshot,
+        }
     )
     kept = [each for each in runs if each not in waiting]
     ranks.on_first(
@@ -151,22 +155,14 @@ def _identify(
         write_settings(waiting[0])
     sums = empty_sums(engine, questions.questions, how.methods)
 
-    def record(kept: QuestionRecord) -> None:
-        shared.record(dataclasses.asdict(kept))
+    def attribute(units: Iterable[range]) -> None:
+        for question, record in identify(engine, questions.questions, how, sums, units):
+            if isinstance(record, DocError):
+                set_aside(question, record, settings, shared)
+            else:
+                shared.record(dataclasses.asdict(record))
 
-    shared.run(
-        f"identify {settings.task}",
-        lambda units: identify(
-            engine,
-            questions.questions,
-            how,
-            record,
-            sums,
-            units,
-            setting_aside(settings, shared),
-        ),
-        lambda: tally_of(sums),
-    )
+    shared.run(f"identify {settings.task}", attribute, lambda: tally_of(sums))
     whole = shared.finish()
     if whole is not None:
         records = list(whole.records())

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.utils import simple_parse_args_string
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.models.fingerprints import model_hash
-from neuronllm_eval.models.load_errors import readable_loading, require_model_args
+from neuronllm_eval.models.loading import readable_loading, require_model_args
 from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.distributed import share_docs
@@ -104,24 +101,12 @@ def _require_device(device: str) -> None:
         )
 
 
-def parse_model_args(values: Sequence[str]) -> dict[str, Any]:
-    """`key=value,key=value` arguments as lm_eval reads them.
-
-    Raises:
-        UsageError: not of that form, or without `pretrained`.
-    """
-    try:
-        arguments = dict(simple_parse_args_string(",".join(values)))
-    except (ValueError, IndexError) as error:
+def require_trust(settings: RunSettings, trust: bool) -> None:
+    """Raise UsageError if a run asks for a repository's code and the user does not."""
+    if settings.model_args.get("trust_remote_code", False) is not False and not trust:
         raise UsageError(
-            f"--model_args {' '.join(values)} cannot be read: {error}",
-            expected="key=value,key=value",
-            remedy="for example --model_args pretrained=gpt2,dtype=float32",
-        ) from error
-    if "pretrained" not in arguments:
-        raise UsageError(
-            f"--model_args {' '.join(values)} names no model",
-            expected="pretrained=NAME_OR_PATH",
-            remedy="add pretrained=",
+            f"the run of {settings.task} asks to run code of the repository of its model, "
+            f"{settings.model_args.get('pretrained')}",
+            expected="your consent, since a run directory may come from somebody else",
+            remedy="pass --trust_remote_code if you trust that repository",
         )
-    return arguments

@@ -26,20 +26,9 @@ from neuronllm_eval.harness.tasks import (
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
 from neuronllm_eval.runs.directory import without_secrets
-from neuronllm_eval.runs.settings import OVERLAP, RunSettings
+from neuronllm_eval.runs.settings import QuestionSettings, RunSettings
 
 logger = logging.getLogger(__name__)
-# Settings of a run that go to AQUA tasks, by the names that these know them by.
-AQUA_NAMES = (
-    "n_proxies",
-    "seed",
-    "orders",
-    "letter_style",
-    "n_options",
-    "distractors",
-    "on_bad_doc",
-    "selection_split",
-)
 
 
 def prompt_settings(settings: RunSettings) -> PromptSettings:
@@ -58,12 +47,12 @@ def prompt_settings(settings: RunSettings) -> PromptSettings:
     )
 
 
-def aqua_overrides(settings: RunSettings) -> dict[str, Any]:
+def aqua_overrides(settings: QuestionSettings, num_fewshot: int | None = None) -> dict[str, Any]:
     """What goes before the settings of AQUA tasks."""
-    found = {name: getattr(settings, name) for name in AQUA_NAMES}
-    if (settings.num_fewshot or 0) > AquaSettings.n_demonstrations:
+    found = {name: getattr(settings, name) for name in QuestionSettings.model_fields}
+    if (num_fewshot or 0) > AquaSettings.n_demonstrations:
         # As many as are shown must have been set aside.
-        found["n_demonstrations"] = settings.num_fewshot
+        found["n_demonstrations"] = num_fewshot
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -85,9 +74,11 @@ def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, Config
     folders = [str(Path(task).resolve().parent) for task in tasks if Path(task).is_file()]
     include_path = tuple(dict.fromkeys((*settings.include_path, *folders)))
     metadata = {**without_secrets(settings.model_args), **settings.metadata}
-    leaves = load_any_tasks(tasks, include_path, metadata, aqua_overrides(settings))
+    leaves = load_any_tasks(
+        tasks, include_path, metadata, aqua_overrides(settings, settings.num_fewshot)
+    )
     return {
-        name: (dataclasses.replace(settings, task=name, include_path=include_path), task)
+        name: (settings.model_copy(update={"task": name, "include_path": include_path}), task)
         for name, task in leaves.items()
     }
 
@@ -115,10 +106,6 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     Raises:
         TaskError: the splits overlap and the settings do not say to drop what both have.
     """
-    if settings.overlap not in OVERLAP:
-        raise UsageError(
-            f"overlap is {settings.overlap!r}", expected=" or ".join(OVERLAP), remedy="use refuse"
-        )
     choosing = on_split(task, selection_split(task, settings.selection_split))
     # An AQUA task has no shared questions; it has counted those it dropped.
     shared = set() if is_aqua(task) else overlapping_questions(choosing, task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from neuronllm_eval.errors import DocError
@@ -16,19 +16,19 @@ from neuronllm_eval.stages.load_questions import prompt_settings
 logger = logging.getLogger(__name__)
 
 
-def setting_aside(
-    settings: RunSettings, shared: SharedWork
-) -> Callable[[Question, DocError], object] | None:
-    """What is done with a question that gives NaN or infinity; None lets it end the run."""
+def set_aside(
+    question: Question, error: DocError, settings: RunSettings, shared: SharedWork
+) -> None:
+    """Record a question that gives NaN or infinity, or let it end the run if the user says so.
+
+    Raises:
+        DocError: the question's, with `--on_bad_doc fail`.
+    """
     if prompt_settings(settings).on_bad_doc == "fail":
-        return None
-
-    def note(question: Question, error: DocError) -> None:
-        doc_ids = [prompt.doc_id for prompt in question.prompts]
-        known = {"question_id": question.question_id, "doc_ids": doc_ids}
-        shared.record({"set_aside": {**known, "reason": error.reason}})
-
-    return note
+        raise error
+    doc_ids = [prompt.doc_id for prompt in question.prompts]
+    known = {"question_id": question.question_id, "doc_ids": doc_ids}
+    shared.record({"set_aside": {**known, "reason": error.reason}})
 
 
 def without_set_aside(

@@ -109,7 +109,7 @@ class Attributing:
             settings.positions,
         )
         method = make_method(settings.method, settings.method_args)
-        batch_size = settings.batch_size_or(lambda: neurons.provenance.batch_size)
+        batch_size = settings.fixed_batch_size or neurons.provenance.batch_size
         how = IdentificationSettings(
             (method,), rule, settings.top_z, batch_size, settings.positions
         )
@@ -125,8 +125,7 @@ class Attributing:
 
         def attributed(prompts: Sequence[Prompt]) -> list[Attributions]:
             found = attribute_all(self.engine, prompts, how.quadrature, how.quantities)
-            errors = (not_finite(*pair) for pair in zip(prompts, found, strict=True))
-            if (error := next(filter(None, errors), None)) is not None:
+            if (error := not_finite(prompts, found)) is not None:
                 raise error
             return found
 

@@ -17,8 +17,8 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.formats.json_files import exact_keys, read_json
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids, without_secrets
@@ -99,9 +99,7 @@ def validation_goes_on(run: RunDirectory) -> bool:
 
 def _comparable(settings: RunSettings) -> dict[str, Any]:
     """The settings that decide numbers: where the weights and the tasks lie does not matter."""
-    known = {
-        name: value for name, value in dataclasses.asdict(settings).items() if name not in _PLACES
-    }
+    known = settings.model_dump(mode="json", exclude=set(_PLACES))
     model_args = without_secrets(settings.model_args)
     model_args.pop("pretrained", None)
     return {**known, "model_args": model_args}

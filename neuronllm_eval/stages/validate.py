@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
+from neuronllm_eval.errors import DocError
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.doc_excerpts import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    DocScores,
-    answers_under,
-    score_conditions,
+from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
+from neuronllm_eval.masked_lm.mask_options import MaskOptions
+from neuronllm_eval.models.fingerprints import (
+    require_same_shape,
+    require_same_weights,
+    task_hash,
+    versions,
 )
-from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
-from neuronllm_eval.masked_lm.model_args import MaskOptions
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
-from neuronllm_eval.models.fingerprints import task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import (
     RunDirectory,
@@ -38,7 +38,7 @@ from neuronllm_eval.runtime.work_units import Work
 from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.stages.load_model import LoadedModel
 from neuronllm_eval.stages.load_questions import data_split, doc_counts, how_asked, prompt_settings
-from neuronllm_eval.stages.non_finite_questions import setting_aside, without_set_aside
+from neuronllm_eval.stages.non_finite_questions import set_aside, without_set_aside
 from neuronllm_eval.stages.prepare import prepare_validation
 from neuronllm_eval.stages.resume import identity, keeps_validation, validation_identity
 
@@ -110,18 +110,18 @@ def validate_task(
     if ranks.is_first:
         run.note_command("validate", launch.command, ranks.n_ranks, versions())
     announce_if_long(stage, announce, launch)
-    shared.run(
-        f"validate {settings.task}",
-        lambda units: score_conditions(
-            engine,
-            questions.questions,
-            factors,
-            batch_size,
-            lambda doc: shared.record(doc.to_record()),
-            units,
-            setting_aside(settings, shared),
-        ),
-    )
+
+    def score(units: Iterable[range]) -> None:
+        for question, docs in score_conditions(
+            engine, questions.questions, factors, batch_size, units
+        ):
+            if isinstance(docs, DocError):
+                set_aside(question, docs, settings, shared)
+                continue
+            for doc in docs:
+                shared.record(doc.to_record())
+
+    shared.run(f"validate {settings.task}", score)
     whole = shared.finish()
     if whole is not None:
         records = without_set_aside(whole.records(), run, "validation")
@@ -224,6 +224,6 @@ def write_results(
             mask |= judged_with(top_k, scales, plan.positions)
             masked = neurons
         # As the masked model reads these arguments, so that its result files say the same.
-        section = mask_section(MaskOptions.read(masked, **mask))
+        section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
         write_result(run.result(name), metrics, context, arguments, section)

@@ -17,16 +17,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from neuronllm_eval.attribution.identify import QuestionRecord, identify
+from neuronllm_eval.attribution.identify import empty_sums, identify
 from neuronllm_eval.attribution.methods import to_scores
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.equivalence_check import rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.errors import ArtifactError, DocError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.interventions.score_conditions import condition_factors, score_conditions
+from neuronllm_eval.interventions.conditions import condition_factors
+from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -165,16 +166,17 @@ def check_questions(
     attributing = Attributing.of(model, settings, questions, neurons)
     gaps = [0.0]
 
-    def compare(record: QuestionRecord) -> None:
-        line = lines[record.question_id]
-        for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
-            gaps.append(_difference(one, there))
-        gap = record.completeness_gap[attributing.method.name]
-        gaps.append(_gap_difference(gap, line["completeness_gap"]))
-        progress.update()
-
+    sums = empty_sums(attributing.engine, chosen, attributing.how.methods)
     with _bar("verify the selection", chosen) as progress:
-        identify(attributing.engine, chosen, attributing.how, compare)
+        for _, record in identify(attributing.engine, chosen, attributing.how, sums):
+            if isinstance(record, DocError):
+                raise record
+            line = lines[record.question_id]
+            for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
+                gaps.append(_difference(one, there))
+            gap = record.completeness_gap[attributing.method.name]
+            gaps.append(_gap_difference(gap, line["completeness_gap"]))
+            progress.update()
     checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
     if len(chosen) == len(lines):
         checks.append(_check_scores(attributing, questions, run))
@@ -184,19 +186,12 @@ def check_questions(
 def _check_scores(attributing: Attributing, questions: QuestionSet, run: RunDirectory) -> Check:
     known = NeuronScores.load(run.path)
     notes: list[Any] = []
-
-    def keep(record: QuestionRecord) -> None:
-        notes.extend(record.notes.values())
-        progress.update()
-
+    sums = empty_sums(attributing.engine, questions.questions, attributing.how.methods)
     with _bar("verify the scores", questions.questions) as progress:
-        sums = identify(
-            attributing.engine,
-            questions.questions,
-            attributing.how,
-            keep,
-            set_aside=lambda *_: None,
-        )  # those that were set aside count nowhere
+        for _, record in identify(attributing.engine, questions.questions, attributing.how, sums):
+            if not isinstance(record, DocError):  # those that were set aside count nowhere
+                notes.extend(record.notes.values())
+            progress.update()
     found = to_scores(attributing.method, sums[attributing.method.name], notes, known.provenance)
     largest = float(np.abs(known.score).max()) or 1.0
     gap = float(np.abs(found.score - known.score).max()) / largest
@@ -243,17 +238,20 @@ def check_conditions(
         positions=record.positions,
     )
     factors = condition_factors(names, neurons, record.scales)
-    batch_size = settings.batch_size_or(lambda: record.batch_size)
+    batch_size = settings.fixed_batch_size or record.batch_size
     prompts = [prompt for question in chosen for prompt in question.prompts]
-    with _bar("verify the conditions", prompts, "doc") as progress:
-        docs = score_conditions(engine, chosen, factors, batch_size, lambda _: progress.update())
     gaps = [0.0]
-    for doc in docs:
-        there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
-        gaps += [
-            _difference(row, there[name])
-            for name, row in zip(names, doc.loglikelihoods.tolist(), strict=True)
-        ]
+    with _bar("verify the conditions", prompts, "doc") as progress:
+        for _, docs in score_conditions(engine, chosen, factors, batch_size):
+            if isinstance(docs, DocError):
+                raise docs
+            for doc in docs:
+                there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
+                gaps += [
+                    _difference(row, there[name])
+                    for name, row in zip(names, doc.loglikelihoods.tolist(), strict=True)
+                ]
+                progress.update()
     return [
         _within(f"validation docs asked again under {len(names)} conditions", chosen, gaps, engine)
     ]

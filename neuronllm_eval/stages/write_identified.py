@@ -14,8 +14,7 @@ import torch
 
 from neuronllm_eval.attribution.methods import Method, to_scores
 from neuronllm_eval.attribution.score_sums import ScoreSums
-from neuronllm_eval.explain.logit_lens import Unembedding
-from neuronllm_eval.explain.top_tokens import listed_tokens
+from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.adapter_folder import write_standard_adapters
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
@@ -49,7 +48,7 @@ class MethodRun:
     def settings(self, of_all: RunSettings) -> RunSettings:
         """The settings of a run, with this method's."""
         method_args = dataclasses.asdict(self.method)
-        return dataclasses.replace(of_all, method=self.method.name, method_args=method_args)
+        return of_all.model_copy(update={"method": self.method.name, "method_args": method_args})
 
 
 def method_runs(output: Path, methods: Sequence[Method], task: str) -> list[MethodRun]:
@@ -143,14 +142,13 @@ def _write_tokens(
     try:
         unembedding = Unembedding.of(model.lm.model, model.layers, context)
         tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
-        text = tokens.to_json() if tokens is not None else None
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - of the model's or the tokenizer's own code
         logger.warning("there is no %s: %s: %s", run.tokens.name, type(error).__name__, error)
         return
-    if text is not None:
-        write_whole(run.tokens, text)
+    if tokens:
+        write_whole(run.tokens, tokens_json(tokens))
     for note in unembedding.notes:
         logger.info("there is no %s: %s", run.tokens.name, note)
 

@@ -6,9 +6,10 @@ More tables: flags in `test_cli_refusals`, run directories in `test_bad_artifact
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.fixtures.cli import (
 )
 from tests.fixtures.damage import contents, laughs
 from tests.fixtures.harness import TaskFolder, model_dir, some_docs
+from tests.fixtures.processes import run_module
 
 DEEP = "[" * 100_000
 
@@ -45,21 +47,21 @@ def _only_own_tasks(monkeypatch):
     ("flags", "code", "parts"),
     [
         (("--colour", "red"), 2, ("unrecognized arguments: --colour red", "--help")),
-        (("--tasks", ""), 2, ("argument --tasks", "'' names nothing")),
-        (("--tasks", ","), 2, ("argument --tasks", "names nothing")),
-        (("--output_path", ""), 2, ("argument --output_path", "the path is empty")),
-        (("--include_path", ""), 2, ("argument --include_path", "the path is empty")),
+        (("--tasks", ""), 2, ("tasks is ['']", "--tasks")),
+        (("--tasks", ","), 2, ("tasks is [',']",)),
+        (("--output_path", ""), 2, ("output_path is ''", "a path")),
+        (("--include_path", ""), 2, ("include_path is ['']", "paths")),
         (("--include_path", sys.executable), 2, ("is not a directory",)),
-        (("--limit", "few"), 2, ("argument --limit", "invalid int value")),
-        (("--metadata", DEEP), 2, ("argument --metadata", "not valid JSON")),
-        (("--metadata", '{"a": ' + "9" * 5000 + "}"), 2, ("not valid JSON", "4300 digits")),
+        (("--limit", "few"), 2, ("limit is 'few'", "a whole number, 1 or more")),
+        (("--metadata", DEEP), 2, ("metadata is '[[[", "a JSON object")),
+        (("--metadata", '{"a": ' + "9" * 5000 + "}"), 2, ("metadata is ", "a JSON object")),
         (("--metadata", '{"overrides": 5}'), 2, ("overrides is 5", "--metadata")),
         (("--metadata", '{"overrides": 5}', "--n_proxies", 2), 2, ("overrides is 5",)),
         (("--metadata", '{"seed": NaN}'), 2, ("seed is nan", "a whole number")),
         (("--metadata", '{"question": "{{ no }}"}'), 1, ("no column 'no'", "dataset_kwargs")),
-        (("--top_k", "nan"), 2, ("top_k is nan", "1 to 96")),
-        (("--top_k", "1e400"), 2, ("top_k is inf", "1 to 96")),
-        (("--top_z", "nan"), 2, ("top_z is nan", "1 to 48")),
+        (("--top_k", "nan"), 2, ("top_k is 'nan'", "numbers")),
+        (("--top_k", "1e400"), 2, ("top_k is '1e400'", "numbers")),
+        (("--top_z", "nan"), 2, ("top_z is 'nan'", "a number")),
         (("--n_steps", 10**9), 2, ("n_steps is 1000000000", "2 to 1000")),
         (("--num_fewshot", 10**12), 1, ("cannot build the requests", "--num_fewshot")),
         (("--selection_split", ""), 1, ("no split ''", "selection, validation")),
@@ -108,8 +110,8 @@ def test_model_args_of_identify(tmp_path, value, code, parts):
     [
         (("--n_random", 10**9), 2, ("n_random is 1000000000", "0 to 1000")),
         (("--enhance_scale", "1e39"), 2, ("the enhance scale is 1e+39", "3.4e+38")),
-        (("--suppress_scale", "inf"), 2, ("the suppress scale is inf", "finite")),
-        (("--conditions", ""), 2, ("argument --conditions", "names nothing")),
+        (("--suppress_scale", "inf"), 2, ("suppress_scale is 'inf'", "a number")),
+        (("--conditions", ""), 2, ("conditions is ['']",)),
         (("--conditions", "../../x"), 2, ("unknown condition '../../x'",)),
         (("--conditions", "enhance.random_\u0663"), 2, ("unknown condition",)),  # an Arabic 3
         (("--conditions", "enhance.random_01"), 2, ("unknown condition 'enhance.random_01'",)),
@@ -130,11 +132,11 @@ def test_flags_of_validate(tmp_path, flags, code, parts):
     [
         ((), 2, ("COMMAND", "--help")),
         (("judge",), 2, ("invalid choice: 'judge'",)),
-        (("report", ""), 2, ("the path is empty",)),
-        (("validate", ""), 2, ("the path is empty",)),
+        (("report", ""), 2, ("run_dir is ''", "a path")),
+        (("validate", ""), 2, ("run_dir is ''", "a path")),
         (("tasks", "make", "../../x", "--output_path", "made"), 1, ("unknown task '../../x'",)),
         (("tasks", "make", "x", "--output_path", sys.executable), 2, ("is not a folder",)),
-        (("tasks", "make", "x", "--output_path", ""), 2, ("the path is empty",)),
+        (("tasks", "make", "x", "--output_path", ""), 2, ("output_path is ''", "a path")),
     ],
 )
 def test_other_commands(tmp_path, monkeypatch, arguments, code, parts):
@@ -332,18 +334,6 @@ def test_an_earlier_run_where_results_cannot_be_written(tmp_path):
 # As a command of its own --------------------------------------------------------------------------
 
 
-def command(*arguments: object, **environment: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of the command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "neuronllm_eval", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.mark.slow
 def test_messages_and_exit_codes_of_a_process(tmp_path):
     model = f"pretrained={MODEL_DIR}"
@@ -354,36 +344,34 @@ def test_messages_and_exit_codes_of_a_process(tmp_path):
     )
     for arguments, environment, code, part in cases:
         place = ("--output_path", tmp_path / "runs") if arguments[0] == "identify" else ()
-        assert_one_message(command(*arguments, *place, **environment), code, part)
+        found = run_module("neuronllm_eval", *arguments, *place, **environment)
+        assert_one_message(found, code, part)
     assert contents(tmp_path) == {}
+
+
+def _in_no_directory(gone: Path) -> None:
+    os.chdir(gone)
+    gone.rmdir()
 
 
 @pytest.mark.slow
 def test_a_working_directory_that_is_gone(tmp_path):
+    before = functools.partial(_in_no_directory, tmp_path / "gone")
     (tmp_path / "gone").mkdir()
-    script = (
-        "import os, sys; from neuronllm_eval.cli.main import main; "
-        f"os.chdir({str(tmp_path / 'gone')!r}); os.rmdir({str(tmp_path / 'gone')!r}); "
-        "sys.exit(main(['identify', '--output_path', 'runs']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert_one_message((done.returncode, done.stdout, done.stderr), 2, "cannot be written")
+    found = run_module("neuronllm_eval", "identify", "--output_path", "runs", before=before)
+    assert_one_message(found, 2, "cannot be written")
 
 
-@pytest.mark.slow
-def test_a_terminal_that_has_not_all_letters(tmp_path):
+def test_a_terminal_that_has_not_all_letters(tmp_path, monkeypatch):
     # "größe" cannot be written in ASCII; the report must not be lost over it.
     tasks = TaskFolder(tmp_path / "tasks")
     name = tasks.write("größe")
-    code, out, err = command(
-        *identify(tmp_path / "runs", "--include_path", tasks.path, task=name),
-        PYTHONIOENCODING="ascii",
-        PYTHONPATH=os.pathsep.join(sys.path),
-    )
-    assert code == 0, err
-    assert "gr\\xf6\\xdfe" in out
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    given = identify(tmp_path / "runs", "--include_path", tasks.path, task=name)
+    assert cli.main([str(word) for word in given]) == 0
+    sys.stdout.flush()
+    assert rb"gr\xf6\xdfe" in written.getvalue()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

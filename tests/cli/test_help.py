@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from neuronllm_eval.cli import main as cli
-from neuronllm_eval.cli import parsers as help_examples
-from neuronllm_eval.cli.config_file import with_config
+from neuronllm_eval.cli import commands
 from neuronllm_eval.errors import UsageError
-from tests.fixtures.cli import call
+from tests.fixtures.cli import call, settings_of
 
-PARSER = cli.main_parser(cli.COMMANDS)
-NAMES = [name for name in PARSER.commands if name != "run"]
+PARSER = commands.main_parser()
+NAMES = [command.name for command in commands.COMMANDS]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
-COMMANDS = {name: name.split() for name in (*NAMES, "tasks make")}
 # What each command that has arguments of its own is called with, beside a file.
 ARGUMENTS = {
     "validate": ["runs/q"],
@@ -29,8 +26,6 @@ ARGUMENTS = {
     "export": ["runs/q", "--condition", "enhance", "--output_path", "out"],
     "tasks make": ["arc_easy", "--output_path", "out"],
 }
-# Of the flags that take several words, or one or none.
-SEVERAL = {"conditions": "[suppress_good, enhance]", "include_path": "[a, b]"}
 
 
 def examples(text: str) -> list[list[str]]:
@@ -40,33 +35,44 @@ def examples(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_examples_of_a_command_are_ones_that_it_takes(name):
-    found = examples(help_examples.of_command(name))
-    assert found
+    command = commands.BY_NAME[name]
+    found = examples(command.epilog)
+    assert found or name == "tasks make"
     for given in found:
-        before_output = given[: given.index(">")] if ">" in given else given
-        words = with_config(before_output, *PARSER.of_command(given))
-        options = PARSER.parse_args(words)
-        assert options.execute in cli.COMMANDS.values()
-        assert given[0] == name
+        words = given[: given.index(">")] if ">" in given else given
+        assert commands.parsed(PARSER, words)[0].name.startswith(name)
 
 
 def test_the_examples_of_all_commands_are_ones_that_they_take():
-    found = examples(help_examples.ALL)
+    found = examples(commands.EXAMPLES)
     assert {given[0] for given in found} > {"identify", "validate", "compare", "run"}
     for given in found:
         if given[0] != "run":
-            PARSER.parse_args(given)
+            commands.parsed(PARSER, given)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_a_sentence_and_examples_in_its_help(name, capsys):
     with pytest.raises(SystemExit):
-        PARSER.parse_args([name, "--help"])
+        PARSER.parse_args([*name.split(), "--help"])
     said = capsys.readouterr().out
-    assert help_examples.of_command(name) in said
-    sentence = PARSER.commands[name].description
-    assert sentence
-    assert sentence.split()[0] in said
+    assert commands.BY_NAME[name].epilog in said
+    assert commands.BY_NAME[name].text.split()[1] in said
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "identify --help", "validate --lmit 3"])
+def test_help_and_slips_load_nothing_heavy(words):
+    heavy = "('torch', 'transformers', 'lm_eval', 'pandas', 'scipy')"
+    script = (
+        "import sys; from neuronllm_eval.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words.split()], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_completion_of_commands_and_flags(tmp_path):
@@ -89,70 +95,74 @@ echo "${COMPREPLY[@]}"
 # --config ---------------------------------------------------------------------------------------
 
 
-def parsed(given: list[str]) -> argparse.Namespace:
-    return PARSER.parse_args(with_config(given, *PARSER.of_command(given)))
-
-
 def section_of(name: str) -> str:
     """What the page on the command line says of a command."""
     return PAGE.read_text().split(f"\n## neuronllm-eval {name}\n")[1].split("\n## ")[0]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_help_page_and_behaviour_agree_on_the_file(name, tmp_path, capsys):
     config = tmp_path / "own.yaml"
     config.write_text("verbosity: ERROR\n")
-    given = [*COMMANDS[name], *ARGUMENTS.get(name, []), f"--config={config}"]
+    given = [*name.split(), *ARGUMENTS.get(name, []), f"--config={config}"]
     with pytest.raises(SystemExit):
-        PARSER.parse_args([*COMMANDS[name], "--help"])
+        PARSER.parse_args([*name.split(), "--help"])
     is_listed = "--config FILE" in capsys.readouterr().out
     shared = "*other*: as for" in section_of(name)  # of a command that has it
     assert ("`--config FILE`" in section_of(name) or shared) == is_listed
     if is_listed:
-        assert parsed(given).verbosity == "ERROR"
+        assert settings_of(*given)[-1].verbosity == "ERROR"
     else:
         assert name in ("tasks", "completion")
         with pytest.raises(UsageError, match="unrecognized arguments: --config="):
-            parsed([*given, *(["bash"] if name == "completion" else [])])
+            settings_of(*given, *(["bash"] if name == "completion" else []))
 
 
-def test_commands_with_arguments_are_all_known():
-    for name, words in COMMANDS.items():
-        own, _ = PARSER.of_command(words)
-        positional = [action for action in own._actions if not action.option_strings]
-        assert (name in ARGUMENTS) == (bool(positional) and name not in ("tasks", "completion"))
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_list_at_the_end_of_a_file_leaves_the_arguments_alone(name, tmp_path):
-    own, _ = PARSER.of_command(COMMANDS[name])
-    several = {
-        action.dest
-        for action in own._actions
-        if action.option_strings and action.nargs in ("+", "*", "?")
-    }
-    assert several <= set(SEVERAL)
+def test_a_file_has_the_values_of_the_flags_and_the_command_line_goes_before(tmp_path):
     config = tmp_path / "own.yaml"
-    here, (first, *rest) = ["--config", str(config)], ARGUMENTS[name]
-    plain = vars(parsed([*COMMANDS[name], first, *rest]))
-    for last in sorted(several) or [""]:
-        config.write_text("verbosity: ERROR\n" + (f"{last}: {SEVERAL[last]}\n" if last else ""))
-        for given in ([*here, first, *rest], [first, *here, *rest], [first, *rest, *here]):
-            found = vars(parsed([*COMMANDS[name], *given]))
-            assert found["verbosity"] == "ERROR"
-            differing = {key for key in plain if found[key] != plain[key]}
-            assert differing == {"verbosity", last} - {""}
-        typed = parsed([*COMMANDS[name], *here, first, *rest, "--verbosity", "INFO"])
-        assert typed.verbosity == "INFO"  # the command line goes before
+    config.write_text(
+        "conditions: [suppress_good, enhance]\ntop_k: [10, 50]\nscale: 0.5\nseed: 3\n"
+        "batch_size: auto\noverwrite: true\nverbosity: error\npositions:\n"
+    )
+    here = ["--config", str(config)]
+    for given in ([*here, "runs/q"], ["runs/q", *here], ["--seed=4", *here, "--", "runs/q"]):
+        asked, how, log = settings_of("validate", *given)
+        assert str(asked.run_dir) == "runs/q"
+        assert asked.conditions == ("suppress_good", "enhance")
+        assert (asked.top_k, asked.scale) == ((10, 50), (0.5,))
+        assert asked.seed == (4 if "--seed=4" in given else 3)
+        assert (asked.batch_size, asked.positions) == ("auto", None)
+        assert (how.overwrite, log.verbosity) == (True, "ERROR")
 
 
-def test_a_list_in_a_file_before_typed_flags_leaves_them_alone(tmp_path):
+def test_a_file_of_pairs_and_mappings(tmp_path):
     config = tmp_path / "own.yaml"
-    config.write_text("conditions: [suppress_good, enhance]\n")
-    for given in (["--seed", "3", "runs/q"], ["--seed=3", "--", "runs/q"]):
-        found = parsed(["validate", "--config", str(config), *given])
-        assert (found.run_dir, found.seed) == ("runs/q", 3)
-        assert found.conditions == [["suppress_good"], ["enhance"]]
-    given = ["tasks", "--verbosity", "ERROR", "make", "--config", str(config), "x", "-o", "out"]
-    with pytest.raises(UsageError, match="has 'conditions'"):
-        parsed(given)
+    config.write_text(
+        "model_args: {pretrained: m, dtype: float32}\nmetadata: {n_proxies: 2}\ntasks: demo\n"
+        "apply_chat_template: true\ninclude_path: a\nmethod_args: top_v=3\nmethod: [qrnca, tn]\n"
+    )
+    asked = settings_of("identify", "--config", config)[0]
+    assert asked.model_args == {"pretrained": "m", "dtype": "float32"}
+    assert (asked.metadata, asked.method_args) == ({"n_proxies": 2}, {"top_v": 3})
+    assert (asked.tasks, asked.method) == (("demo",), ("qrnca", "tn"))
+    assert (asked.include_path, asked.apply_chat_template) == ((Path("a"),), True)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("conditions: [enhance]", "has 'conditions'"),
+        ("run_dir: x", "has 'run_dir'"),
+        ("limit: few", "limit is 'few'"),
+        ("limit: true", "limit is True"),
+        ("dry_run: 5", "dry_run is 5"),
+        ("- 1", "holds [1]"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_refused(tmp_path, content, part):
+    config = tmp_path / "own.yaml"
+    config.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        settings_of("identify", "--config", config)
+    assert part in str(caught.value)

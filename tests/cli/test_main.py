@@ -6,10 +6,8 @@ import contextlib
 import importlib.metadata
 import io
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,8 +19,8 @@ import yaml
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
 
+from neuronllm_eval.cli import evaluate as commands
 from neuronllm_eval.cli import main as cli
-from neuronllm_eval.cli.arguments import run_settings
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
 from neuronllm_eval.harness.tasks import load_tasks
@@ -32,8 +30,9 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.reader import ValidationRecord
-from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runs.settings import EvaluateSettings, RunSettings
 from neuronllm_eval.stages import prepare as preparation
+from neuronllm_eval.stages.evaluate import requested_settings
 from tests.fixtures.cli import (
     QUICK,
     SCORED,
@@ -45,6 +44,7 @@ from tests.fixtures.cli import (
     finished_run,
     identify,
     jsonl,
+    stock,
     without_the_harness_tasks,
 )
 from tests.fixtures.harness import (
@@ -55,7 +55,6 @@ from tests.fixtures.harness import (
     harness_model,
     include_paths,
     model_dir,
-    scratch,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -312,7 +311,7 @@ def test_the_demo_says_that_it_replaces_one(tmp_path, monkeypatch, caplog, given
     monkeypatch.chdir(tmp_path)
     if there:
         (tmp_path / "runs" / "demo").mkdir(parents=True)
-    monkeypatch.setattr(cli, "identify", lambda *_, **__: [])
+    monkeypatch.setattr(commands, "identify_runs", lambda *_: [])
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     assert call(*given, entry=cli.run_eval_main)[0] == 0
     assert ("runs/demo: the demo that was there is replaced" in caplog.text) == warned
@@ -500,14 +499,12 @@ def test_run_eval_does_it_all_in_one_go(run, tmp_path, monkeypatch):
 
 def test_run_eval_without_arguments_is_the_demo(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        cli, "identify", lambda options, _, validate: seen.append((options, validate)) or []
-    )
+    monkeypatch.setattr(commands, "identify_runs", lambda *given: seen.append(given) or [])
     assert cli.run_eval_main([]) == 0
-    ((options, validate),) = seen
-    assert validate
-    assert options.overwrite
-    settings = run_settings(options)
+    ((asked, how, _),) = seen
+    assert isinstance(asked, EvaluateSettings)
+    assert how.overwrite
+    settings = requested_settings(asked)
     assert settings.model_args == {"pretrained": str(MODEL_DIR)}
     assert settings.task == "demo"
     assert settings.limit >= 100
@@ -569,18 +566,14 @@ def test_run_refuses_in_one_message(run, only_own_tasks):
     assert "Traceback" not in err
 
 
-@pytest.mark.slow  # a process of its own, and all of the harness's tasks
-def test_the_stock_route():
-    output = scratch() / "stock_route"
-    command = [
-        Path(sys.executable).with_name("lm_eval"), "--model", "hf", "--tasks", "demo_topic",
-        "--include_path", ROOT / "tasks", "--model_args", f"pretrained={model_dir()}",
-        "--limit", "12", "--device", "cpu", "--output_path", output,
-    ]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env={**os.environ}, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_stock_route(tmp_path):
+    output = tmp_path / "stock_route"
+    code, _, err = stock(
+        "--model", "hf", "--tasks", "demo_topic", "--include_path", ROOT / "tasks",
+        "--model_args", f"pretrained={model_dir()}", "--limit", 12, "--device", "cpu",
+        "--output_path", output,
+    )  # fmt: skip
+    assert code == 0, err
     (written,) = output.glob("**/results_*.json")
     found = json.loads(written.read_text())["results"]["demo_topic"]
     task = load_tasks(["demo_topic"])["demo_topic"]

@@ -8,16 +8,15 @@ import re
 import pytest
 
 from neuronllm_eval.aqua.proxies import content_key
-from neuronllm_eval.cli import main as cli
-from neuronllm_eval.cli.arguments import run_settings
-from neuronllm_eval.cli.parsers import main_parser
 from neuronllm_eval.errors import TaskError
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.stages.evaluate import requested_settings
 from neuronllm_eval.stages.load_questions import (
     load_run_tasks,
     selection_questions,
     validation_questions,
 )
+from tests.fixtures.cli import settings_of
 from tests.fixtures.harness import (
     TaskFolder,
     a_doc,
@@ -52,8 +51,8 @@ def judging(folder: TaskFolder, *flags: object, task: str = "asked") -> Question
 
 def _questions(stage, folder, flags, task) -> QuestionSet:
     arguments = ["identify", "--tasks", task, "--include_path", folder.path, *flags]
-    options = main_parser(cli.COMMANDS).parse_args([str(argument) for argument in arguments])
-    ((settings, loaded),) = load_run_tasks(run_settings(options)).values()
+    requested = requested_settings(settings_of(*arguments)[0])
+    ((settings, loaded),) = load_run_tasks(requested).values()
     return stage(harness_model(model_dir(context=2048)), settings, loaded)
 
 
@@ -303,8 +302,7 @@ def test_a_flag_goes_before_metadata_and_that_before_the_yaml(folder):
 
 def test_settings_are_kept_for_the_stages_that_follow(folder):
     flags = ("--metadata", '{"n_proxies": 3}', "--letter_style", "A)", "--on_bad_doc", "fail")
-    options = main_parser(cli.COMMANDS).parse_args(["identify", "--tasks", "asked", *flags])
-    settings = run_settings(options)
+    settings = requested_settings(settings_of("identify", "--tasks", "asked", *flags)[0])
     assert settings.metadata == {"n_proxies": 3}
     assert (settings.letter_style, settings.on_bad_doc) == ("A)", "fail")
     assert settings.orders is settings.n_options is settings.distractors is None

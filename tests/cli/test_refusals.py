@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from transformers import MambaConfig, MambaForCausalLM
 
-from neuronllm_eval.cli import identify as identify_command
+from neuronllm_eval.cli import evaluate as commands
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.errors import NeuronLLMError
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.stages.load_model import parse_model_args
+from neuronllm_eval.runs.settings import IdentifySettings
+from neuronllm_eval.stages import evaluate
 from tests.fixtures.cli import (
     assert_one_message,
     call,
@@ -105,10 +106,10 @@ def test_tasks_that_are_refused(tmp_path, odd_tasks, only_own_tasks, task, code,
         (("--top_k", 2.5), 2, ("top_k is 2.5",)),
         (("--top_z", 0), 2, ("top_z is 0", "1 to 48")),
         (("--top_z", 49), 2, ("top_z is 49", "1 to 48")),
-        (("--limit", 0), 2, ("limit is 0", "1 or more")),
-        (("--batch_size", 0), 2, ("batch_size is 0",)),
-        (("--n_proxies", 0), 2, ("n_proxies is 0",)),
-        (("--num_fewshot", -1), 2, ("num_fewshot is -1", "0 or more")),
+        (("--limit", 0), 2, ("limit is '0'", "1 or more")),
+        (("--batch_size", 0), 2, ("batch_size is '0'",)),
+        (("--n_proxies", 0), 2, ("n_proxies is '0'",)),
+        (("--num_fewshot", -1), 2, ("num_fewshot is '-1'", "0 or more")),
         (("--include_path", "no/such/folder"), 2, ("no/such/folder is not a directory",)),
         (("--selection_split", "dev"), 1, ("no split 'dev'", "selection, validation")),
         (("--selection_split", "validation"), 1, ("also the validation split", "never the same")),
@@ -118,7 +119,7 @@ def test_tasks_that_are_refused(tmp_path, odd_tasks, only_own_tasks, task, code,
         (("--model_args", "pretrained"), 1, ("the model '' cannot be loaded", "pretrained=NAME")),
         (("--model_args", "pretrained={model},dtype=float99"), 1, ("float99",)),
         (("--model_args", "pretrained={model},no_such_setting=1"), 1, ("no_such_setting",)),
-        (("--n_options", 27), 2, ("n_options is 27", "2 to 26")),
+        (("--n_options", 27), 2, ("n_options is '27'", "2 to 26")),
         (("--metadata", '{"n_option": 2}'), 2, ("'n_option' is unknown", "'n_options'")),
         (("--metadata", '{"orders": "any"}'), 2, ("orders is 'any'", "original")),
         (("--apply_chat_template",), None, ("chat template",)),  # the tokenizer has none
@@ -145,7 +146,7 @@ def test_identify_refuses(tmp_path, only_own_tasks, flags, code, parts):
 def test_what_needs_no_model_is_refused_before_one_is_loaded(
     tmp_path, only_own_tasks, monkeypatch, flag, value, part
 ):
-    monkeypatch.setattr(identify_command, "load_model", lambda _: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(evaluate, "load_model", lambda _: pytest.fail("a model is loaded"))
     (tmp_path / "file").touch()
     (tmp_path / "place" / "demo_topic" / "neurons.json").mkdir(parents=True)
     given = str(value).format(file=tmp_path / "file", place=tmp_path / "place")
@@ -172,21 +173,21 @@ def test_a_refused_command_leaves_the_run_that_was_there(copied, tmp_path, flag,
         (("--conditions", "harm"), 2, ("unknown condition 'harm'", "suppress_good", "enhance")),
         (("--conditions", "degrade,", "harm.random_1"), 2, ("unknown condition 'harm.random_1'",)),
         (("--n_random", -1), 2, ("n_random is -1",)),
-        (("--enhance_scale", "nan"), 2, ("the enhance scale is nan",)),
+        (("--enhance_scale", "nan"), 2, ("enhance_scale is 'nan'",)),
         (("--top_k", 7), 2, ("top_k=7 of a set chosen with top_k=6", "1 to 6")),
         (("--top_k", "2,7"), 2, ("top_k=7 of a set chosen with top_k=6", "identify", "larger")),
         (("--top_k", "97"), 2, ("top_k is 97", "1 to 96")),
-        (("--top_k", "2,six"), 2, ("top_k is '2,six'", "numbers with commas", "--top_k 1,2")),
+        (("--top_k", "2,six"), 2, ("top_k is '2,six'", "numbers with commas", "--top_k")),
         (("--top_k", ""), 2, ("top_k is ''", "numbers with commas")),
         (("--top_k", "2,,4"), 2, ("top_k is '2,,4'", "numbers with commas")),
         (("--top_k", "2,2.0"), 2, ("top_k holds 2 more than once",)),
         (("--top_k", "2.5,4"), 2, ("top_k is 2.5",)),
         (("--top_k", "0"), 2, ("top_k is 0", "a count from 1")),
-        (("--scale", "half"), 2, ("scale is 'half'", "--scale 1,2")),
+        (("--scale", "half"), 2, ("scale is 'half'", "--scale")),
         (("--scale", ","), 2, ("scale is ','",)),
         (("--scale", "0,0.5,0.50"), 2, ("scale holds 0.5 more than once",)),
         (("--scale", "0,-2"), 2, ("scale is -2", "0 or more")),
-        (("--scale", "nan"), 2, ("scale is nan", "finite")),
+        (("--scale", "nan"), 2, ("scale is 'nan'", "numbers")),
         (("--scale", "1"), 2, ("scale holds 1 alone",)),
         (
             ("--scale", "0,4", "--conditions", "degrade,suppress_bad"),
@@ -195,8 +196,8 @@ def test_a_refused_command_leaves_the_run_that_was_there(copied, tmp_path, flag,
         ),
         (("--conditions", "suppress_good.k7.x0"), 1, ("top_k=7 of a set chosen with top_k=6",)),
         (("--conditions", "suppress_good.k3"), 2, ("unknown condition 'suppress_good.k3'",)),
-        (("--limit", 0), 2, ("limit is 0",)),
-        (("--batch_size", 0), 2, ("batch_size is 0",)),
+        (("--limit", 0), 2, ("limit is '0'",)),
+        (("--batch_size", 0), 2, ("batch_size is '0'",)),
     ],
 )
 def test_validate_refuses_and_keeps_what_is_there(copied, flags, code, parts):
@@ -238,7 +239,7 @@ def test_run_eval_refuses_a_bad_sweep_before_any_work(tmp_path, flags, parts):
 
 def test_identify_chooses_one_number_of_neurons(tmp_path):
     result = call(*identify(tmp_path / "runs", "--top_k", "2,6"))
-    assert_one_message(result, 2, "top_k is '2,6'", "one number for identify", "the largest")
+    assert_one_message(result, 2, "top_k holds 2 numbers", "one number for identify", "the largest")
     assert not (tmp_path / "runs").exists()
 
 
@@ -329,23 +330,22 @@ def test_one_process_reports_for_all(copied, monkeypatch):
     "given", [["pretrained=m,dtype=float32"], ["pretrained=m", "dtype=float32"]]
 )
 def test_model_args_in_either_form(given):
-    assert parse_model_args(given) == {"pretrained": "m", "dtype": "float32"}
+    settings = IdentifySettings.read({"model_args": given})
+    assert settings.model_args == {"pretrained": "m", "dtype": "float32"}
 
 
 def test_an_error_of_ours_is_one_message_and_any_other_escapes(monkeypatch):
-    def fail_with(error):
-        def fail(options):
+    def fails_with(error):
+        def fail(*_):
             raise error
 
-        return fail
+        monkeypatch.setattr(commands, "report", fail)
 
-    monkeypatch.setitem(
-        cli.COMMANDS, "report", fail_with(NeuronLLMError("a", expected="b", remedy="c"))
-    )
+    fails_with(NeuronLLMError("a", expected="b", remedy="c"))
     assert call("report", "x") == (1, "", "error: a.\nExpected: b.\nRemedy: c.\n")
-    monkeypatch.setitem(cli.COMMANDS, "report", fail_with(KeyboardInterrupt()))
+    fails_with(KeyboardInterrupt())
     assert call("report", "x")[0] == 130
-    monkeypatch.setitem(cli.COMMANDS, "report", fail_with(ZeroDivisionError("a bug")))
+    fails_with(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         call("report", "x")
 

@@ -16,10 +16,9 @@ import pytest
 
 from neuronllm_eval.attribution import identify as identification
 from neuronllm_eval.attribution import methods
-from neuronllm_eval.cli import compare as compare_command
-from neuronllm_eval.cli import identify as identify_command
+from neuronllm_eval.cli import compare_methods as compare_command
 from neuronllm_eval.cli import main as cli
-from neuronllm_eval.cli.config_file import config_path
+from neuronllm_eval.cli.flags import config_path
 from neuronllm_eval.comparison.pooling import PAPERS, SWAPPED
 from neuronllm_eval.comparison.rows import read_run
 from neuronllm_eval.comparison.several_tasks import render_overview
@@ -29,6 +28,7 @@ from neuronllm_eval.evaluation.finished_run import Run
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory, find_runs, read_lines
+from neuronllm_eval.stages import evaluate
 from tests.fixtures import damage
 from tests.fixtures.cli import (
     QUICK,
@@ -37,6 +37,7 @@ from tests.fixtures.cli import (
     change_settings,
     copy_of,
     identify,
+    settings_of,
     without_the_harness_tasks,
 )
 from tests.fixtures.harness import model_dir
@@ -417,14 +418,14 @@ def test_models_in_turn(tmp_path):
 
 
 def test_a_model_that_fails_leaves_the_others_table(tmp_path, monkeypatch):
-    done = identify_command.identify_by_methods
+    done = evaluate.identify_by_methods
 
     def failing(model, settings, *rest):
         if settings.seed == 1:
             raise ModelError("no such weights")
         return done(model, settings, *rest)
 
-    monkeypatch.setattr(identify_command, "identify_by_methods", failing)
+    monkeypatch.setattr(evaluate, "identify_by_methods", failing)
     result = call(*flags(tmp_path, "--method", "ace,tn", "--seeds", 0, 1))
     assert result[0] == 1
     assert "no such weights" in result[2]
@@ -489,21 +490,18 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_has_it(tmp_path, monkeypatc
 
 
 def test_the_papers_recipe_is_one_that_can_be_run():
-    parser = cli.main_parser(cli.COMMANDS)
-    given = ["compare-methods", "--config", "paper"]
-    options = parser.parse_args(cli.with_config(given, *parser.of_command(given)))
-    assert len(options.models) == 3
-    assert options.method == ["ace", "tn", "qrnca", "random"]
-    assert options.n_random == 20
-    assert (options.n_steps, options.n_proxies, options.enhance_scale) == (16, 3, 2)
-    plan = cli.arguments.condition_plan(options)
-    assert "degrade" in plan.names
-    repeats = list(compare_command._repeats(options, Path("runs/paper")))
-    folders = [path.name for path, _ in repeats]
+    asked, *_ = settings_of("compare-methods", "--config", "paper")
+    assert len(asked.models) == 3
+    assert asked.method == ("ace", "tn", "qrnca", "random")
+    assert asked.n_random == 20
+    assert (asked.n_steps, asked.n_proxies, asked.enhance_scale) == (16, 3, 2)
+    assert "degrade" in evaluate.condition_plan(asked).names
+    repeats = list(compare_command._repeats(asked))
+    folders = [folder for folder, _ in repeats]
     assert folders[0] == "meta-llama_Llama-2-7b-hf"
     assert folders[2] == "baichuan-inc_Baichuan2-7B-Base"
     for number, (_, own) in enumerate(repeats):
-        settings = cli.arguments.run_settings(own)
+        settings = evaluate.requested_settings(own)
         assert settings.model_args["dtype"] == "bfloat16"
         assert settings.model_args.get("trust_remote_code", False) == (number == 2)
 

@@ -15,8 +15,7 @@ import yaml
 from safetensors import safe_open
 
 import neuronllm_eval
-from neuronllm_eval.cli.main import COMMANDS
-from neuronllm_eval.cli.parsers import run_eval_parser
+from neuronllm_eval.cli.commands import COMMANDS, run_eval_parser
 from neuronllm_eval.runs.directory import RunDirectory
 from tests.fixtures.cli import call, copy_of, finished_run, jsonl, without_the_harness_tasks
 
@@ -51,7 +50,9 @@ def test_the_page_of_the_command_line_is_up_to_date():
 
 def test_every_command_has_an_example():
     parts = sections(GENERATOR.page())
-    assert set(parts) >= {f"neuronllm-eval {name}" for name in COMMANDS}
+    assert set(parts) >= {
+        f"neuronllm-eval {name}" for name in (command.name for command in COMMANDS)
+    }
     assert [title for title, text in parts.items() if "```sh\n" not in text] == []
 
 

@@ -16,8 +16,7 @@ from neuronllm_eval.evaluation.condition_effects import (
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.stats.significance import McNemar
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
-from neuronllm_eval.interventions.conditions import CONDITIONS, Scales
-from neuronllm_eval.interventions.edited_counts import Edited
+from neuronllm_eval.interventions.conditions import CONDITIONS, Edited, Scales
 from tests.fixtures.doc_tables import answered, the_table
 from tests.fixtures.harness import neuron_set
 

@@ -58,7 +58,7 @@ def test_activations_are_those_of_a_plain_hook(architecture):
     layer, index = (list(each) for each in zip(*PLACES, strict=True))
     found = torch.stack(
         [
-            each.neurons[layer, index]
+            each.activations[layer, index]
             for each in attribute_all(engine, PROMPTS, rule, [Quantity(option_cross_entropy)])
         ]
     )
@@ -79,26 +79,26 @@ def test_evidence_is_what_the_replay_engine_says(batch_size):
     evidence = gather(attributing, QUESTIONS, PLACES)
     replay = ReplayEngine(model, layers)
     number = 0
-    for place, question in enumerate(QUESTIONS):
+    for index, question in enumerate(QUESTIONS):
         total = np.zeros(len(PLACES))
         for prompt in question.prompts:
             (one,) = attribute(replay, [prompt], rule)
             total += [float(one.values[layer, index]) for layer, index in PLACES]
             scores = replay.score([prompt], torch.ones(1, *layers.shape))[0].loglikelihoods[0]
-            assert evidence.right[number] == (int(scores.argmax()) == prompt.gold)
-            assert evidence.question_of[number] == place
+            assert evidence.correct[number] == (int(scores.argmax()) == prompt.gold)
+            assert evidence.question_of[number] == index
             expected = hooked(model, layers, prompt)
             assert np.allclose(evidence.activations[number], expected, atol=1e-5)
             number += 1
         assert np.abs(total).max() > 1e-3
-        assert np.allclose(evidence.attributions[place], total, rtol=1e-3, atol=1e-6)
-    assert number == len(evidence.right)
-    assert {bool(each) for each in evidence.right} == {True, False}
+        assert np.allclose(evidence.attributions[index], total, rtol=1e-3, atol=1e-6)
+    assert number == len(evidence.correct)
+    assert {bool(each) for each in evidence.correct} == {True, False}
     for neuron in range(len(PLACES)):
-        right = evidence.mean_activation(neuron, right=True)
-        wrong = evidence.mean_activation(neuron, right=False)
+        right = evidence.mean_activation(neuron, correct=True)
+        wrong = evidence.mean_activation(neuron, correct=False)
         assert right.n_prompts + wrong.n_prompts == number
-        assert right.value == pytest.approx(evidence.activations[evidence.right, neuron].mean())
+        assert right.value == pytest.approx(evidence.activations[evidence.correct, neuron].mean())
         positive = [value > 0 for value in evidence.activations[:, neuron]]
         assert evidence.share_positive(neuron) == sum(positive) / number
 
@@ -139,15 +139,17 @@ def test_a_neuron_alone_is_scaled_by_a_plain_hook(batch_size, positions):
     )
     evidence = gather(Attributing(engine, how), QUESTIONS, PLACES)
 
-    def target(prompt: Prompt, place: tuple[int, int] | None, factor: float) -> float:
+    def target(prompt: Prompt, location: tuple[int, int] | None, factor: float) -> float:
         def scale(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             neurons = args[0].clone()
             rows = slice(None) if positions == "all" else slice(-1, None)
-            neurons[:, rows, place[1]] *= factor
+            neurons[:, rows, location[1]] *= factor
             return (neurons,)
 
         handles = (
-            [] if place is None else [layers.modules[place[0]].register_forward_pre_hook(scale)]
+            []
+            if location is None
+            else [layers.modules[location[0]].register_forward_pre_hook(scale)]
         )
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt.context])).logits[0, -1].double()
@@ -158,10 +160,10 @@ def test_a_neuron_alone_is_scaled_by_a_plain_hook(batch_size, positions):
 
     for row, prompt in enumerate(PROMPTS):
         own = target(prompt, None, 1.0)
-        off = [own - target(prompt, place, 0.0) for place in PLACES]
-        twice = [target(prompt, place, 2.0) - own for place in PLACES]
-        assert evidence.alone[row] == pytest.approx(np.array([off, twice]), abs=1e-5)
-    assert np.abs(evidence.alone).max() > 1e-2
-    assert evidence.knockout(1).value == pytest.approx(evidence.alone[:, 0, 1].mean())
-    assert evidence.doubling(1).value == pytest.approx(evidence.alone[:, 1, 1].mean())
+        off = [own - target(prompt, location, 0.0) for location in PLACES]
+        twice = [target(prompt, location, 2.0) - own for location in PLACES]
+        assert evidence.single_effects[row] == pytest.approx(np.array([off, twice]), abs=1e-5)
+    assert np.abs(evidence.single_effects).max() > 1e-2
+    assert evidence.knockout(1).value == pytest.approx(evidence.single_effects[:, 0, 1].mean())
+    assert evidence.doubling(1).value == pytest.approx(evidence.single_effects[:, 1, 1].mean())
     assert evidence.value(2) == pytest.approx(evidence.attributions[:, 2].sum() / len(PROMPTS))

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from neuronllm_eval.explain.evidence import Mean
 from neuronllm_eval.explain.explanation import (
     Explanation,
+    LetterProfile,
     NeuronExplanation,
     QuestionEffect,
     SetOverlap,
 )
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
-from neuronllm_eval.explain.letter_bias import LetterProfile
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect
+from neuronllm_eval.explain.token_effects import Promotion, TokenEffect, read_tokens
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.overlap import COMPARED, Overlap
 from neuronllm_eval.runs.directory import RunDirectory
@@ -125,16 +125,16 @@ def test_questions_and_activations_are_those_of_the_run(explained):
     n_prompts = sum(len(line["right"]) for line in lines.values())
     stems = {doc["question_id"]: doc["question"] for doc in questions.task.eval_docs}
     sums = {
-        questions.questions[place].question_id: sum(each.first.values for each in found)
-        for place, found in again.again(questions.questions)
+        questions.questions[index].question_id: sum(each.first.values for each in found)
+        for index, found in again.again(questions.questions)
     }
     for each in read(run)["neurons"]:
         assert (each["right"]["n_prompts"], each["wrong"]["n_prompts"]) == (
             n_right,
             n_prompts - n_right,
         )
-        place = each["neuron"]["layer"], each["neuron"]["index"]
-        values = {name: float(total[place]) for name, total in sums.items()}
+        location = each["neuron"]["layer"], each["neuron"]["index"]
+        values = {name: float(total[location]) for name, total in sums.items()}
         order = sorted(values, key=lambda name: -values[name])
         helped = [name for name in order if values[name] > 0][:3]
         hurt = [name for name in order[::-1] if values[name] < 0][:3]
@@ -170,7 +170,7 @@ def test_the_reports_have_the_tokens_from_then_on(explained):
 
 def test_identification_found_the_same_tokens(explained):
     run, _ = explained
-    listed = json.loads(run.tokens.read_text())["neurons"]
+    listed = json.loads(finished_run().tokens.read_text())["neurons"]
     by_place = {(each["kind"], each["layer"], each["index"]): each for each in listed}
     assert len(by_place) == 12  # six of either kind
     for each in read(run)["neurons"]:
@@ -181,6 +181,16 @@ def test_identification_found_the_same_tokens(explained):
                 for token in each["tokens"][kind][:4]
             ]
             assert found[kind] == expected
+
+
+def test_the_tokens_file_then_knows_of_activations_too(explained):
+    run, _ = explained
+    listed = read_tokens(run.tokens)
+    assert len(listed) == 12
+    for each in read(run)["neurons"]:
+        found = listed[each["kind"], each["neuron"]["layer"], each["neuron"]["index"]]
+        assert (found.positive, found.reading) == (each["positive"], each["letters"]["reading"])
+    assert sum(each.positive is None for each in listed.values()) == 6
 
 
 def test_it_says_the_same_again(explained, copied):
@@ -376,7 +386,7 @@ def test_the_tables_word_for_word():
     assert "| A (4) | B (5) | C (0) |" in text
     assert "Model \\<model\\>; " in text
     assert "Note: the head is \\*odd\\*." in text
-    assert "All chosen neurons: 1 good, 2 bad." in text
+    assert "All selected neurons: 1 good, 2 bad." in text
     assert [row[1:] for row in cells(text, "0") + cells(text, "1")] == [
         ["0", "2"],
         ["1", "0"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -13,14 +12,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from neuronllm_eval.cli.compare import SUFFIXES, add_flags
+from neuronllm_eval.cli.commands import CompareSettings
+from neuronllm_eval.cli.compare import SUFFIXES
 from neuronllm_eval.comparison.compare import Comparison, View, render
 from neuronllm_eval.comparison.neuron_overlap import MOST_PAIRS, overlap_sections, overlaps
 from neuronllm_eval.comparison.ranking import COLUMNS, RankedRows, in_order, ranked
 from neuronllm_eval.comparison.tables import legend, ranked_sections, unfinished
 from neuronllm_eval.comparison.words import HEADS
+from neuronllm_eval.formats.settings_model import about_flag
 from neuronllm_eval.formats.tables import PAGES, as_csv, as_table, tex
-from neuronllm_eval.interventions.edited_counts import Edited
+from neuronllm_eval.interventions.conditions import Edited
 from tests.fixtures.compared_runs import row, run_of
 
 NO_CONTROLS = {"controls": None, "n_beyond": 0}
@@ -45,7 +46,8 @@ def ordered(entries, group_by="task"):
 
 
 def test_every_format_has_a_maker_and_a_suffix():
-    assert {*PAGES, "csv", "json"} == set(SUFFIXES.values())
+    formats = about_flag(CompareSettings.model_fields["format"])["choices"]
+    assert set(formats) == {*PAGES, "csv", "json"} == set(SUFFIXES.values())
 
 
 # What is shown ------------------------------------------------------------------------------------
@@ -326,10 +328,7 @@ def test_the_docs_name_every_column_and_flag():
     assert set(heads) == set(HEADS.values())
     names = text[text.index("in the other formats they are") : text.index("| column | in tables |")]
     assert re.findall(r"`(\w+)`", names) == list(HEADS)
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    flags = {flag for action in parser._actions for flag in action.option_strings}
-    flags -= {"-h", "--help", "-o", "-v", "--verbosity"}
+    flags = {f"--{name}" for name in CompareSettings.model_fields} - {"--run_dir"}
     told = {flag for row in _table(text, "| flag | meaning |") for flag in
             re.findall(r"`(--\w+)`", row[0])}  # fmt: skip
     assert told == flags

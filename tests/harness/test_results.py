@@ -28,12 +28,9 @@ from neuronllm_eval.harness.results import (
 )
 from neuronllm_eval.harness.tasks import on_split, validation_split
 from neuronllm_eval.harness.tokenize import PromptSettings
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    answers_under,
-    score_conditions,
-)
+from neuronllm_eval.interventions.score_conditions import answers_under
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.harness import (
     DEMO_TASKS,
@@ -48,6 +45,7 @@ from tests.fixtures.harness import (
     neuron_set,
     some_docs,
 )
+from tests.fixtures.tiny_models import score_all
 
 
 def stock_run(path, name, *, batch_size=1, limit=None, folder=None, **settings):
@@ -68,9 +66,7 @@ def scored(path, task, *, limit=None, batch_size=1, engine="auto", num_fewshot=N
     chosen = build_engine(lm.model, layers, questions.prompts, engine)
     plan = ConditionPlan((UNMASKED,), n_random=0)
     neurons = neuron_set(n_layers=layers.n_layers, width=layers.width)
-    docs = score_conditions(
-        chosen, questions.questions, plan.factors(neurons), batch_size, lambda _: None
-    )
+    docs = score_all(chosen, questions.questions, plan.factors(neurons), batch_size)
     return questions, answers_under(docs, 0)
 
 

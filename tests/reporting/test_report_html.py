@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.condition_tables import conditions_table
 from neuronllm_eval.reporting.html_sections import page_sections
 from neuronllm_eval.reporting.neuron_tables import EXPLAIN, neurons_table
-from neuronllm_eval.reporting.neuron_token_files import NeuronTokens
 from neuronllm_eval.reporting.report_appendix import appendix, detail_tables
 from neuronllm_eval.reporting.report_html import render_page, spans
 from neuronllm_eval.reporting.report_markdown import render
@@ -160,7 +160,10 @@ def test_tokens_of_identification_stand_in_it_before_that():
 def test_neurons_that_explain_did_not_look_at_say_so():
     report, details = a_run(explained=True, each=2)
     first, *_, last = details.tokens
-    few = {first: details.tokens[first], last: NeuronTokens((" own",), ())}
+    few = {
+        first: details.tokens[first],
+        last: NeuronTokens(*last, (TokenEffect(1, " own", 1.0),), ()),
+    }
     rows = neurons_table(report, dataclasses.replace(details, tokens=few)).rows
     assert [row[-4:] for row in rows] == [
         ('"some text", " b"', '" c"', "25", "letter"),

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 
 import pytest
 
-from neuronllm_eval.cli import arguments
-from neuronllm_eval.cli import main as cli
-from neuronllm_eval.cli.parsers import main_parser
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import Scales
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
 from neuronllm_eval.runs.directory import SECRETS, word_without_secrets
 from neuronllm_eval.runs.settings import RunSettings
-from tests.fixtures.cli import call, change_settings, copy_of, finished_run
+from neuronllm_eval.stages.evaluate import condition_plan, requested_settings
+from tests.fixtures.cli import call, change_settings, copy_of, finished_run, settings_of
 from tests.fixtures.harness import neuron_set
 
-PLAIN = RunSettings({"pretrained": "some/model"}, "a_task")
+PLAIN = RunSettings(model_args={"pretrained": "some/model"}, task="a_task")
 ODD = RunSettings(
     model_args={"pretrained": "/a folder/model", "dtype": "bfloat16", "trust_remote_code": True},
     task="aqua:mmlu_law",
@@ -65,13 +62,15 @@ def words_of(command):
 def parsed(command):
     words = words_of(command)
     assert words[0] == "neuronllm-eval"
-    return main_parser(cli.COMMANDS).parse_args(words[1:])
+    return settings_of(*words[1:])[0]
 
 
-@pytest.mark.parametrize("settings", [PLAIN, ODD, dataclasses.replace(PLAIN, top_k=41.0, limit=9)])
+@pytest.mark.parametrize(
+    "settings", [PLAIN, ODD, PLAIN.model_copy(update={"top_k": 41.0, "limit": 9})]
+)
 def test_the_first_command_gives_the_same_settings(settings):
-    again = arguments.run_settings(parsed(identify_command(settings)))
-    known = dataclasses.replace(settings, method_args=again.method_args)
+    again = requested_settings(parsed(identify_command(settings)))
+    known = settings.model_copy(update={"method_args": again.method_args})
     assert settings.method_args.items() <= again.method_args.items()
     assert again == known
 
@@ -98,15 +97,15 @@ PLANS = {
 @pytest.mark.parametrize("flags", PLANS.values(), ids=PLANS)
 def test_the_second_command_scores_the_same_conditions(flags):
     def planned(words) -> tuple[ConditionPlan, int]:
-        plan = arguments.condition_plan(main_parser(cli.COMMANDS).parse_args(words))
+        plan = condition_plan(settings_of(*words)[0])
         neurons, over = plan.over(NEURONS)
         return over, neurons.top_k
 
     plan, top_k = planned(["validate", "runs/x", *flags])
     judged = Judged(plan.names, top_k, plan.scales, "all", 5, 3)
-    command = validate_command(dataclasses.replace(PLAIN, limit=9), judged)
+    command = validate_command(PLAIN.model_copy(update={"limit": 9}), judged)
     options = parsed(command)
-    assert (options.positions, options.limit, options.run_dir) == ("all", 5, "runs/again")
+    assert (options.positions, options.limit, str(options.run_dir)) == ("all", 5, "runs/again")
     assert options.batch_size == 3
     again, count = planned(words_of(command)[1:])
     assert (again.names, count) == (plan.names, top_k)
@@ -114,9 +113,7 @@ def test_the_second_command_scores_the_same_conditions(flags):
 
 
 def test_a_sweep_is_written_as_its_lists():
-    plan = arguments.condition_plan(
-        main_parser(cli.COMMANDS).parse_args(["validate", "x", *PLANS["swept"]])
-    )
+    plan = condition_plan(settings_of("validate", "x", *PLANS["swept"])[0])
     names = plan.over(NEURONS)[1].names
     command = validate_command(PLAIN, Judged(names, 8, Scales(), "scored", None))
     assert "--top_k 2,4,8" in command

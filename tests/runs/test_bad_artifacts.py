@@ -227,12 +227,10 @@ REPORT: list[tuple[str, Damage, tuple[str, ...]]] = [
     ("words of no doc", as_bytes("validation_docs.jsonl", ""), ("it has 0 docs",)),
     ("words cut", as_bytes("validation_docs.jsonl", '{"doc'), ("validation_docs.jsonl, line 1",)),
     ("words a folder", folder("validation_docs.jsonl"), ("jsonl is not a file",)),
-    ("tokens a list", as_bytes("explain.json", "[]"), ("explain.json cannot be read",)),
-    ("tokens deep", as_bytes("explain.json", DEEP), ("explain.json is not valid JSON",)),
     ("listed cut", as_bytes("tokens.json", "{"), ("tokens.json is not valid JSON",)),
     ("listed a folder", folder("tokens.json"), ("tokens.json is not a file",)),
     ("listed of no kind", as_json("tokens.json", lambda v: v["neurons"][0].update(kind="x")),
-     ("tokens.json: a neuron is ('x',", "remove the file")),
+     ("tokens.json: neurons.0.kind is 'x'", "remove the file")),
     ("summary a folder", folder("summary.json"), ("summary.json is a folder",)),
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from neuronllm_eval.aqua.settings import SETTING_NAMES, AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.explain.top_tokens import ListedTokens
+from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import ConditionName, control_name
@@ -30,8 +30,7 @@ from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, read_lines
 from neuronllm_eval.runs.reader import ValidationRecord
-from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
-from neuronllm_eval.stages.load_model import parse_model_args
+from neuronllm_eval.runs.settings import IdentifySettings, RunSettings, read_doc_counts
 from tests.fixtures.cli import finished_run
 from tests.fixtures.damage import with_header
 
@@ -50,7 +49,7 @@ READERS: dict[str, Callable[[RunDirectory], object]] = {
     "run.yaml": read_settings,
     "neurons.json": lambda run: NeuronSet.load(run.neurons),
     "scores.safetensors": lambda run: NeuronScores.load(run.path),
-    "tokens.json": lambda run: ListedTokens.load(run.tokens),
+    "tokens.json": lambda run: read_tokens(run.tokens),
     "validation.json": lambda run: ValidationRecord.load(run.validation),
     "conditions.jsonl": read_conditions,
     "results/unmasked.json": lambda run: read_metrics(run.result("unmasked"), TASK),
@@ -283,7 +282,7 @@ def test_folders_of_tasks(name):
 @given(st.lists(st.one_of(st.text(), st.from_regex(r"[a-z]+=[^,]*(,[a-z]+=[^,]*)*")), max_size=3))
 def test_model_args(given_args):
     with contextlib.suppress(NeuronLLMError):
-        assert "pretrained" in parse_model_args(given_args)
+        assert IdentifySettings.read({"model_args": given_args}).model_args is not None
 
 
 @given(st.one_of(ODD, st.text()))

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from neuronllm_eval.attribution import integrated_gradients, methods
+from neuronllm_eval.engine import build
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.runs.settings import SCHEMA_VERSION, RunSettings, read_doc_counts
+from neuronllm_eval.models import precision
+from neuronllm_eval.runs.settings import (
+    ATTRIBUTION_DTYPES,
+    ENGINES,
+    METHODS,
+    QUADRATURES,
+    SCHEMA_VERSION,
+    RunSettings,
+    read_doc_counts,
+)
 
 FULL = RunSettings(
     model_args={"pretrained": "a/b", "dtype": "float32", "trust_remote_code": True, "n": 3},
@@ -44,7 +55,7 @@ FULL = RunSettings(
     ambiguous="drop",
     attribution_dtype="float32",
 )
-PLAIN = RunSettings({"pretrained": "m"}, "t")
+PLAIN = RunSettings(model_args={"pretrained": "m"}, task="t")
 DOCS = {"data": {"split": "train", "docs": 9, "skipped": {"no question": 2}}}
 
 
@@ -69,9 +80,9 @@ def test_round_trip(tmp_path, settings):
 
 def test_the_full_example_leaves_no_default():
     # Otherwise the round trip above would miss a field.
-    for field in dataclasses.fields(RunSettings):
-        if field.name not in ("model_args", "task", "method"):
-            assert getattr(FULL, field.name) != getattr(PLAIN, field.name), field.name
+    for name in RunSettings.model_fields:
+        if name not in ("model_args", "task", "method"):
+            assert getattr(FULL, name) != getattr(PLAIN, name), name
 
 
 def test_the_file_can_be_read_by_people(tmp_path):
@@ -92,7 +103,7 @@ def test_what_became_of_the_docs_is_read_back(tmp_path):
 
 
 def test_settings_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError):
         PLAIN.task = "other"
 
 
@@ -186,3 +197,10 @@ def test_a_setting_of_another_type(tmp_path, name, value):
 def test_no_file(tmp_path):
     with pytest.raises(ArtifactError, match=r"(?s)there is no .*run\.yaml.*run identify first"):
         RunSettings.load(tmp_path / "run.yaml")
+
+
+def test_choices_are_those_that_are_implemented():
+    assert tuple(methods.METHODS) == METHODS
+    assert ("auto", *integrated_gradients.QUADRATURES) == QUADRATURES
+    assert ENGINES == build.ENGINES
+    assert ATTRIBUTION_DTYPES == precision.ATTRIBUTION_DTYPES

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.cli import identify as identify_command
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.engine.batching import Pass, batch_bytes, replay_bytes
@@ -20,9 +19,9 @@ from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.reporting.cost_table import duration, estimate_line, estimate_table, size
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages import cost_estimate as estimate
+from neuronllm_eval.stages import evaluate
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
 from neuronllm_eval.stages.cost_estimate import (
@@ -32,6 +31,7 @@ from neuronllm_eval.stages.cost_estimate import (
     longest_questions,
     median_questions,
 )
+from neuronllm_eval.stages.cost_table import duration, estimate_line, estimate_table, size
 from tests.fixtures.cli import (
     QUICK,
     assert_one_message,
@@ -364,7 +364,7 @@ def test_what_is_written_is_about_what_was_estimated(tmp_path):
     flags = identify(tmp_path, "--limit", 60, "--batch_size", 24, path=MODEL_DIR)[1:]
     seen: list[Estimate] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(identify_command, "estimate_table", lambda found: seen.extend(found) or "")
+        patch.setattr(evaluate, "estimate_table", lambda found: seen.extend(found) or "")
         assert call(*flags, "--dry_run", entry=cli.run_eval_main)[0] == 0
     assert call("identify", *flags)[0] == 0
     run = tmp_path / "demo_topic"
@@ -382,7 +382,7 @@ def test_the_time_is_about_what_the_run_takes(tmp_path, monkeypatch):
     flags = identify(tmp_path, "--limit", 120, "--batch_size", 24, path=MODEL_DIR)[1:]
     seen: list[Estimate] = []
     with monkeypatch.context() as patch:
-        patch.setattr(identify_command, "estimate_table", lambda found: seen.extend(found) or "")
+        patch.setattr(evaluate, "estimate_table", lambda found: seen.extend(found) or "")
         assert call(*flags, "--dry_run", entry=cli.run_eval_main)[0] == 0
     taken = []
 

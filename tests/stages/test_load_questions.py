@@ -34,7 +34,9 @@ def test_a_limit_draws_from_sorted_data_by_seed(folder, lm):
     name = folder.write("sorted", {"train": docs, "test": some_docs(50)})
     golds = {}
     for seed in (0, 1):
-        settings = RunSettings({}, name, include_path=(str(folder.path),), limit=10, seed=seed)
+        settings = RunSettings(
+            model_args={}, task=name, include_path=(str(folder.path),), limit=10, seed=seed
+        )
         found = chosen(lm, settings)
         golds[seed] = [prompt.gold for prompt in found.prompts]
         assert len(golds[seed]) == 10
@@ -52,7 +54,7 @@ def test_a_limit_draws_from_sorted_data_by_seed(folder, lm):
 def test_a_column_named_question_id_is_aquas_only_in_aqua_tasks(folder, lm):
     docs = [{**a_doc(number), "question_id": "all the same"} for number in range(3)]
     name = folder.write("own_ids", {"train": docs, "test": some_docs(50)})
-    settings = RunSettings({}, name, include_path=(str(folder.path),))
+    settings = RunSettings(model_args={}, task=name, include_path=(str(folder.path),))
     found = chosen(lm, settings)
     assert [question.question_id for question in found.questions] == [
         "own_ids-0", "own_ids-1", "own_ids-2",
@@ -75,7 +77,9 @@ def overlapping(folder) -> str:
 
 
 def test_shared_content_is_refused(folder, lm):
-    settings = RunSettings({}, overlapping(folder), include_path=(str(folder.path),))
+    settings = RunSettings(
+        model_args={}, task=overlapping(folder), include_path=(str(folder.path),)
+    )
     with pytest.raises(
         TaskError,
         match=r"task both: 1 questions of the selection split are in the validation split too, "
@@ -86,7 +90,9 @@ def test_shared_content_is_refused(folder, lm):
 
 def test_shared_content_is_dropped_on_request(folder, lm, caplog):
     name = overlapping(folder)
-    settings = RunSettings({}, name, include_path=(str(folder.path),), overlap="drop")
+    settings = RunSettings(
+        model_args={}, task=name, include_path=(str(folder.path),), overlap="drop"
+    )
     found = chosen(lm, settings)
     assert [question.question_id for question in found.questions] == ["both-0", "both-1"]
     assert "both: 1 questions dropped from the selection split" in caplog.text

@@ -42,7 +42,7 @@ def quick(monkeypatch):
 def questions():
     """Selection and validation questions, by id, of the demo task with the tests' tokenizer."""
     lm = harness_model(model_dir())
-    run = RunSettings({"pretrained": str(model_dir())}, "demo_topic", limit=LIMIT)
+    run = RunSettings(model_args={"pretrained": str(model_dir())}, task="demo_topic", limit=LIMIT)
     ((settings, task),) = load_run_tasks(run).values()
     return tuple(
         {each.question_id: each for each in found(lm, settings, task).questions}

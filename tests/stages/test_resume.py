@@ -13,12 +13,12 @@ import pytest
 
 from benchmarks.kill_resume import content
 from benchmarks.launched import CONTEXT
-from neuronllm_eval.cli import identify as identify_command
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.runtime import checkpoint
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.run_lock import RunLocks
+from neuronllm_eval.stages import evaluate
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
 from tests.fixtures.cli import assert_one_message, call, without_the_harness_tasks
@@ -133,8 +133,8 @@ def test_interrupted_in_validation(tmp_path):
         (identify_stage, "close"),
         (validate_stage, "close"),
         (validate_stage, "write_results"),
-        (identify_command, "validate_task"),
-        (identify_command, "report_task"),
+        (evaluate, "validate_task"),
+        (evaluate, "report_task"),
     ],
 )
 def test_interrupted_between_the_stages(tmp_path, monkeypatch, module, place):
@@ -157,7 +157,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch, patience):
         signal.raise_signal(signal.SIGINT)  # at once, the launcher's: the same press
 
     with monkeypatch.context() as patch:
-        patch.setattr("neuronllm_eval.runtime.signals._ONE_WISH", patience)
+        patch.setattr("neuronllm_eval.runtime.process._ONE_WISH", patience)
         patch.setattr(Part, "add", after_units(2, press))
         code, _, err = run_eval(tmp_path, "--checkpoint_every", 3600)
     assert code == 130

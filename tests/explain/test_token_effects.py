@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.explain.logit_lens import TokenEffect, Unembedding, promotions
 from neuronllm_eval.explain.norms import read_norm, trace
+from neuronllm_eval.explain.token_effects import TokenEffect, Unembedding, promotions
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.harness import word_tokenizer
 from tests.fixtures.tiny_models import VOCABULARY, n_hooks, random_prompt, tiny_model
@@ -74,8 +74,8 @@ def test_effects_are_what_the_modules_make_of_the_direction(architecture):
     assert unembedding.final.name == FINAL[architecture]
     assert set(unembedding.behind) == ({0, 1, 2} if architecture in BEHIND else set())
     effects = unembedding.effects(PLACES, VOCABULARY)
-    for row, place in zip(effects, PLACES, strict=True):
-        expected = brute_force(model, architecture, *place)
+    for row, location in zip(effects, PLACES, strict=True):
+        expected = brute_force(model, architecture, *location)
         assert torch.allclose(row, expected, atol=2e-3), (row - expected).abs().max()
     assert n_hooks(model) == 0
 
@@ -127,7 +127,7 @@ def test_what_feeds_the_head_may_be_no_norm():
     found = Unembedding.of(model, find_ffn_layers(model), CONTEXT)
     assert found.final is None
     assert found.notes == (
-        "the final norm is left out: model.norm feeds the LM head and is no norm",
+        "the final norm is left out: model.norm feeds the LM head and is not a norm",
     )
     effects = found.effects([(0, 0)], VOCABULARY)[0]
     plain = model.lm_head.weight.detach() @ found.layers.modules[0].weight.detach()[:, 0]
@@ -138,7 +138,7 @@ def test_nothing_may_feed_the_head():
     model = tiny_model("llama")
     model.model.norm = nn.Identity()
     notes = Unembedding.of(model, find_ffn_layers(model), CONTEXT).notes
-    assert notes == ("the final norm is left out: no module's output is what the LM head is given",)
+    assert notes == ("the final norm is left out: the LM head's input is no module's output",)
 
 
 def test_what_the_ffn_goes_through_may_be_no_norm():
@@ -177,7 +177,7 @@ def test_a_head_whose_weights_do_not_tell_reads_no_tokens():
     model.lm_head = _Adapted(32, VOCABULARY)
     found = Unembedding.of(model, find_ffn_layers(model), CONTEXT)
     assert found.effects(PLACES, VOCABULARY) is None
-    assert found.notes == ("the LM head is no plain linear layer, so no tokens are read",)
+    assert found.notes == ("the LM head is not a plain linear layer, so no tokens are read",)
 
 
 def test_no_activation_function_or_linear_layer_passes_for_a_norm():

@@ -1,4 +1,6 @@
-"""SIGINT (Ctrl-C) and SIGTERM: end at once, or after the work at hand.
+"""This process: its rank among those of a run, and the signals that end it. Loads nothing heavy.
+
+SIGINT (Ctrl-C) and SIGTERM end it at once, or after the work at hand:
 
 1. Within `handled` a signal raises `Interrupted` where the program stands, so that files and hooks
    are cleaned up on the way out.
@@ -7,6 +9,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import threading
 import time
@@ -14,11 +18,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from neuronllm_eval.errors import NeuronLLMError, UsageError
+
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches a process twice, from the terminal and from its launcher: still one wish, if
 # the second comes within so many seconds.
 _ONE_WISH = 2.0
 _Handler = Callable[[int, FrameType | None], None]
+
+
+def own_rank() -> int:
+    """This process's number among those of the run, as the launcher gave it; 0 without one.
+
+    Raises:
+        UsageError: the environment holds no number.
+    """
+    rank = os.environ.get("RANK", "0")
+    if not (rank.isdecimal() and len(rank) < 10):
+        raise UsageError(
+            f"RANK is {rank!r:.100} in the environment",
+            expected="a number, as accelerate and torchrun set it",
+            remedy="unset RANK",
+        )
+    return int(rank)
+
+
+class OtherRankFailed(NeuronLLMError):
+    """Another process of the run has ended; it says why."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.letter_bias import gold_counts, letter_bias, letter_profile
+from neuronllm_eval.explain.explanation import gold_counts, letter_bias, letter_profile
 
 HERE = Path("questions.jsonl")
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)

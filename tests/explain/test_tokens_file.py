@@ -11,8 +11,15 @@ import pytest
 import torch
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.logit_lens import Promotion, TokenEffect, Unembedding
-from neuronllm_eval.explain.top_tokens import ListedTokens, listed, listed_tokens
+from neuronllm_eval.explain.token_effects import (
+    NeuronTokens,
+    TokenEffect,
+    Unembedding,
+    listed_tokens,
+    read_tokens,
+    tokens_json,
+    top_neurons,
+)
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages import write_identified as identified_files
@@ -40,14 +47,17 @@ def written(path: Path, **changes: object) -> Path:
 
 def test_what_is_written_is_read_back_to_two_decimals(tmp_path):
     path = tmp_path / "tokens.json"
-    path.write_text(ListedTokens({("good", 1, 7): Promotion((UP,), (DOWN,))}).to_json())
-    assert json.loads(path.read_text()) == {"schema_version": 1, "neurons": [WRITTEN]}
-    rounded = TokenEffect(3, " up", 2.35)
-    assert ListedTokens.load(path).found == {("good", 1, 7): Promotion((rounded,), (DOWN,))}
+    path.write_text(tokens_json([NeuronTokens("good", 1, 7, (UP,), (DOWN,))]))
+    values = {**WRITTEN, "positive": None, "reading": ""}
+    assert json.loads(path.read_text()) == {"schema_version": 1, "neurons": [values]}
+    rounded = NeuronTokens("good", 1, 7, (TokenEffect(3, " up", 2.35),), (DOWN,))
+    assert read_tokens(path) == {("good", 1, 7): rounded}
+    path.write_text(json.dumps({"schema_version": 1, "neurons": [WRITTEN]}))  # of release 0.1
+    assert read_tokens(path) == {("good", 1, 7): rounded}
 
 
 def test_a_run_without_it(tmp_path):
-    assert ListedTokens.load(tmp_path / "tokens.json").found == {}
+    assert read_tokens(tmp_path / "tokens.json") == {}
 
 
 TOKEN = {"token": 3, "text": " up", "effect": 2.0}
@@ -56,30 +66,27 @@ TOKEN = {"token": 3, "text": " up", "effect": 2.0}
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "worst"}, "a neuron is \\('worst', 1, 7\\)"),
-        ({"kind": []}, "a neuron is"),
-        ({"layer": -1}, "a neuron is"),
-        ({"index": True}, "a neuron is"),
-        ({"score": 1.0}, "a neuron has the wrong keys"),
-        ({"promotes": {}}, "tokens are a dict"),
-        ({"promotes": ["up"]}, "a token has the wrong keys"),
-        ({"promotes": [{**TOKEN, "text": 1}]}, "a token's text is 1"),
-        ({"demotes": [{**TOKEN, "token": "3"}]}, "a token's token is '3'"),
-        ({"demotes": [{**TOKEN, "effect": None}]}, "a token's effect is None"),
-        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "a token's effect is inf"),
+        ({"kind": "worst"}, r"neurons\.0\.kind is 'worst'"),
+        ({"layer": -1}, r"neurons\.0\.layer is -1"),
+        ({"index": True}, r"neurons\.0\.index is True"),
+        ({"score": 1.0}, r"neurons\.0\.score is an unknown key"),
+        ({"promotes": {}}, r"neurons\.0\.promotes is \{\}"),
+        ({"promotes": [{**TOKEN, "text": 1}]}, r"neurons\.0\.promotes\.0\.text is 1"),
+        ({"demotes": [{**TOKEN, "effect": None}]}, r"neurons\.0\.demotes\.0\.effect is None"),
+        ({"demotes": [{**TOKEN, "effect": float("inf")}]}, "inf|Infinity"),
+        ({"reading": "picture"}, r"neurons\.0\.reading is 'picture'"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, said):
-    with pytest.raises(ArtifactError, match=f"(?s)tokens.json: {said}.*remove the file"):
-        ListedTokens.load(written(tmp_path / "tokens.json", **change))
+    with pytest.raises(ArtifactError, match=f"(?s)tokens.json.*{said}.*remove the file"):
+        read_tokens(written(tmp_path / "tokens.json", **change))
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"schema_version": 2, "neurons": []}, "schema version 2"),
-        ({"schema_version": 1, "neurons": {}}, "neurons are a dict"),
-        ({"schema_version": 1}, "wrong keys"),
+        ({"schema_version": 2, "neurons": []}, "schema_version is 2"),
+        ({"schema_version": 1}, "neurons is missing"),
         ({"schema_version": 1, "neurons": [WRITTEN, WRITTEN]}, "occurs twice"),
     ],
 )
@@ -87,31 +94,31 @@ def test_a_file_of_another_form_is_refused(tmp_path, values, said):
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=f"tokens.json.*{said}"):
-        ListedTokens.load(path)
+        read_tokens(path)
 
 
 # Which neurons ------------------------------------------------------------------------------------
 
 
 def test_ten_of_either_kind_are_listed():
-    places = [(layer, index) for layer in range(2) for index in range(24)]
-    neurons = neuron_set(places[:12], places[12:26], n_layers=2, width=48)
-    found = [(kind, neuron.location) for kind, neuron in listed(neurons)]
+    locations = [(layer, index) for layer in range(2) for index in range(24)]
+    neurons = neuron_set(locations[:12], locations[12:26], n_layers=2, width=48)
+    found = [(kind, neuron.location) for kind, neuron in top_neurons(neurons)]
     assert found == [
-        *(("good", each) for each in places[:10]),
-        *(("bad", each) for each in places[12:22]),
+        *(("good", each) for each in locations[:10]),
+        *(("bad", each) for each in locations[12:22]),
     ]
     model = tiny_model("llama")
     unembedding = Unembedding.of(model, find_ffn_layers(model), range(8))
     tokens = listed_tokens(unembedding, neurons, word_tokenizer())
-    assert list(tokens.found) == [(kind, *place) for kind, place in found]
-    assert {len(each.promotes) for each in tokens.found.values()} == {4}
+    assert [each.key for each in tokens] == [(kind, *location) for kind, location in found]
+    assert {len(each.promotes) for each in tokens} == {4}
 
 
 def test_nothing_is_told_of_no_neurons():
     model = tiny_model("llama")
     unembedding = Unembedding.of(model, find_ffn_layers(model), range(8))
-    assert listed_tokens(unembedding, neuron_set([], []), word_tokenizer()) is None
+    assert listed_tokens(unembedding, neuron_set([], []), word_tokenizer()) == ()
 
 
 # Identification -----------------------------------------------------------------------------------
@@ -145,7 +152,7 @@ def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, ca
 
 
 def broken(error: Exception):
-    """In place of `Unembedding.of`."""
+    """In location of `Unembedding.of`."""
 
     def of(*_: object):
         raise error
@@ -187,7 +194,7 @@ def test_every_method_of_a_pass_has_its_own(tmp_path, monkeypatch):
     found = {}
     for method in ("ace", "random"):
         run = RunDirectory(tmp_path / method / "demo_topic")
-        found[method] = list(ListedTokens.load(run.tokens).found)
+        found[method] = list(read_tokens(run.tokens))
         neurons = json.loads(run.neurons.read_text())
         assert found[method][0] == (
             "good", neurons["good"][0]["layer"], neurons["good"][0]["index"]

@@ -1,0 +1,136 @@
+"""`neuronllm-eval compare-methods`: `run_eval.py` with every method, for every model and seed.
+
+The runs are compared at the end, as `neuronllm-eval compare` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from neuronllm_eval.cli.commands import (
+    CompareMethodsSettings,
+    CompareSettings,
+    ModelTypeSettings,
+)
+from neuronllm_eval.cli.compare import COMPARISON, compare
+from neuronllm_eval.cli.evaluate import announce
+from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
+from neuronllm_eval.formats.json_files import read_json
+from neuronllm_eval.formats.settings_model import parse_pairs
+from neuronllm_eval.runs.directory import RunDirectory, folder_name
+from neuronllm_eval.runs.settings import EvaluateSettings, LaunchSettings
+from neuronllm_eval.runtime.process import own_rank
+from neuronllm_eval.stages.evaluate import Listeners, identify_runs
+
+logger = logging.getLogger(__name__)
+Show = Callable[[object], object]
+
+
+def compare_methods(
+    asked: CompareMethodsSettings, how: LaunchSettings, _model: ModelTypeSettings, show: Show
+) -> int:
+    """Run every method on every model, seed and task, and print the tables."""
+    _require_possible(asked)
+    # The runs' own reports are not shown; what they would take is.
+    listeners = Listeners(show if how.dry_run else lambda _: None, announce)
+    # Repeated, it completes what is left.
+    how = how.model_copy(update={"resume": not how.overwrite})
+    repeats = dict(_repeats(asked))
+    seconds: dict[str, float] = {}
+    runs: list[RunDirectory] = []
+    failure: NeuronLLMError | None = None
+    for lead, settings in repeats.items():
+        taken: dict[str, float] = {}
+        try:
+            runs += identify_runs(settings, how, listeners, seconds=taken)
+        except NeuronLLMError as error:  # a model that fails takes nothing from those before it
+            failure = error
+            break
+        seconds |= {f"{lead}: {stage}": each for stage, each in taken.items()}
+    if runs and not own_rank():
+        earlier = {} if how.overwrite else _earlier_seconds(asked.output_path, list(repeats))
+        try:
+            asked.output_path.mkdir(parents=True, exist_ok=True)  # a folder, whatever its name
+            comparison = CompareSettings(
+                run_dir=tuple(run.path for run in runs),
+                output_path=asked.output_path,
+                against=asked.against,
+                points=True,
+            )
+            compare(comparison, show, earlier | seconds)
+        except NeuronLLMError as error:
+            if failure is None:
+                raise
+            logger.warning("the others are not compared: %s", error)
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def _require_possible(asked: CompareMethodsSettings) -> None:
+    """Refuse what cannot be compared, before any run is made."""
+    if len(set(asked.seeds)) < len(asked.seeds) or min(asked.seeds, default=0) < 0:
+        raise UsageError(
+            f"seeds are {' '.join(map(str, asked.seeds))}",
+            expected="numbers of 0 or more, each once",
+            remedy="check --seeds",
+        )
+    if asked.models and "pretrained" in (asked.model_args or {}):
+        raise UsageError(
+            "--models and pretrained= in --model_args",
+            expected="one of them",
+            remedy="leave pretrained= away, and name the model under --models",
+        )
+    if asked.against is not None and asked.against.split(" ")[0] not in asked.method:
+        raise UsageError(
+            f"--against is {asked.against!r:.100}",
+            expected=f"one of the methods that are compared: {', '.join(asked.method)}",
+            remedy="check --against and --method",
+        )
+
+
+def _repeats(asked: CompareMethodsSettings) -> Iterator[tuple[str, EvaluateSettings]]:
+    """Every model and seed: its folder below the output, and its settings."""
+    shared = {name: getattr(asked, name) for name in EvaluateSettings.model_fields}
+    for model in asked.models or [None]:
+        for seed in asked.seeds or [None]:
+            changes: dict[str, Any] = {}
+            folder = Path()
+            if model is not None:
+                folder /= _model_folder(model)
+                own = parse_pairs(f"pretrained={model}")
+                changes["model_args"] = {**own, **(asked.model_args or {})}
+            if seed is not None:
+                folder /= f"seed_{seed}"
+                changes["seed"] = seed
+            changes["output_path"] = asked.output_path / folder
+            yield str(folder), EvaluateSettings.model_construct(**{**shared, **changes})
+
+
+def _model_folder(model: str) -> str:
+    name = model.partition(",")[0].strip("/")
+    return folder_name(re.sub(r"[^\w.-]+", "_", name) or "model")
+
+
+def _earlier_seconds(output: Path, leads: Sequence[str]) -> dict[str, float]:
+    """How long an earlier call's stages took, of the models and seeds that are run again.
+
+    Stages that are finished take no time any more, and would be lost with the file.
+    """
+    path = output / COMPARISON
+    if not path.is_file():
+        return {}
+    try:
+        found = read_json(path, "run compare-methods again")
+        return {
+            str(stage): float(taken)
+            for stage, taken in found["seconds"].items()
+            if stage.partition(": ")[0] in leads
+        }
+    except (ArtifactError, AttributeError, KeyError, TypeError, ValueError) as error:
+        logger.warning("%s: what stages took before is not known: %s", path, error)
+        return {}
