@@ -163,7 +163,7 @@ _TABLE_NOTE = (
     "paired, by question. K: neurons of each kind that were asked for; good/bad: that there were, "
     "where these are fewer. Runs: repeats with other seeds, which are pooled; a question that "
     "several of them ask is one. A condition without neurons to edit is not evaluated; good only: "
-    "of the two kinds that it edits there was one. --rank, csv and json have each run by itself."
+    "of the two kinds that it edits there was one. --rank and json have each run by itself."
 )
 _TESTS_NOTE = (
     "p by question, McNemar's exact p by doc (docs lost, gained): both after Holm's correction for "

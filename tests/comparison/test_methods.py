@@ -64,7 +64,7 @@ def effect(runs: Sequence[ComparedRun]) -> dict[str, Row]:
     return {row.condition: row for row in pool(key, group)}
 
 
-def tested(runs: Sequence[ComparedRun]) -> dict[str, Any]:
+def masked(runs: Sequence[ComparedRun]) -> dict[str, Any]:
     rows = {n: row.summary for n, row in effect(runs).items() if n not in ("unmasked", SWAPPED)}
     return {name: summary for name, summary in rows.items() if summary.mcnemar is not None}
 
@@ -132,7 +132,7 @@ def test_pooled_changes_are_tested_by_doc_and_corrected_for_the_conditions():
         compared(seed=1, questions="efgh", unmasked="1110", suppress_good="0011",
                  enhance_good="1111", degrade="0111"),
     ]  # fmt: skip
-    tests = tested(runs)
+    tests = masked(runs)
     # Suppressing loses 4 and 2 docs and wins one: p of 1 or fewer of 7. Enhancing wins one of one,
     # degrade loses one and one and wins one.
     one_of_7 = 2 * (1 + 7) / 2**7
@@ -155,7 +155,7 @@ def test_pooled_changes_are_tested_by_doc_and_corrected_for_the_conditions():
 
 def test_a_question_of_several_repeats_is_one_to_p_and_several_docs_to_mcnemar():
     answers = {"unmasked": "11111", "suppress_good": "00000", "questions": "abcde"}
-    found = tested([compared(seed=seed, **answers) for seed in (0, 1)])["suppress_good"]
+    found = masked([compared(seed=seed, **answers) for seed in (0, 1)])["suppress_good"]
     assert found.accuracy.p_value == pytest.approx(2 / 2**5)
     assert found.mcnemar.p_value == pytest.approx(2 / 2**10)
 
@@ -168,7 +168,7 @@ ALL = dict.fromkeys(("suppress_good", "degrade"), "0011") | dict.fromkeys(
 def test_a_method_without_bad_neurons_has_words_for_what_they_would_do():
     of_one_kind = [compared(seed=seed, bad=(), unmasked="1111", **ALL) for seed in (0, 1)]
     of_both = [compared("kn", seed=seed, unmasked="1111", **ALL) for seed in (0, 1)]
-    one_kind, both = tested(of_one_kind), tested(of_both)
+    one_kind, both = masked(of_one_kind), masked(of_both)
     assert set(one_kind) == {"suppress_good", "enhance_good", "degrade", "enhance"}
     assert set(both) == set(ALL)
     assert {each.corrected.n_tests for each in one_kind.values()} == {2}
@@ -202,7 +202,7 @@ def test_a_method_without_bad_neurons_has_words_for_what_they_would_do():
 
 def test_a_condition_that_edits_nothing_in_one_repeat_alone_is_evaluated():
     runs = [compared(unmasked="1111", **ALL), compared(seed=1, bad=(), unmasked="1111", **ALL)]
-    found = tested(runs)
+    found = masked(runs)
     assert set(found) == set(ALL)
     assert {each.corrected.n_tests for each in found.values()} == {6}
     (line,) = tables(runs)["Neurons that each condition edits"].to_dict("records")
@@ -218,7 +218,7 @@ def test_controls_are_pooled_in_their_order_whatever_their_seeds():
                  suppress_good__random_7="0001", suppress_good__random_8="0111"),
     ]  # fmt: skip
     # -75 points against 3 and 3 of 8 docs lost by the first controls, 0 and 1 by the second.
-    controls = tested(runs)["suppress_good"].controls
+    controls = masked(runs)["suppress_good"].controls
     assert (controls.n_controls, controls.low, controls.high) == (2, -75, -12.5)
     assert controls.n_as_extreme == 1, "a tie counts against the condition"
     assert controls.p_value == 2 / 3
@@ -227,7 +227,7 @@ def test_controls_are_pooled_in_their_order_whatever_their_seeds():
     row = next(each for each in as_json(runs)["pooled"] if each["condition"] == "suppress_good")
     assert row["n_as_extreme"] == 1
     without = [compared(unmasked="1111", suppress_good="0000")]
-    assert tested(without)["suppress_good"].n_controls == 0
+    assert masked(without)["suppress_good"].n_controls == 0
     assert "Rank among random controls" not in tables(without)
 
 
