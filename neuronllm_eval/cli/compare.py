@@ -14,8 +14,8 @@ from pathlib import Path
 from neuronllm_eval.cli.commands import CompareSettings
 from neuronllm_eval.comparison.compare import View, compare_runs, render
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.formats.atomic import require_writable, write_whole
 from neuronllm_eval.formats.terminal import terminal_width
-from neuronllm_eval.runs.directory import RunDirectory, write_whole
 
 COMPARISON = "comparison.json"
 SUFFIXES = {
@@ -65,7 +65,7 @@ def _files(output: Path | None, form: str | None) -> dict[Path, str]:
     if output is None:
         return {}
     if output.is_dir() or not (form or output.suffix):
-        RunDirectory(output).require_writable()
+        require_writable(output)
         return {output / "comparison.md": "markdown", output / COMPARISON: "json"}
     if form is None and output.suffix not in SUFFIXES:
         raise UsageError(
@@ -73,5 +73,5 @@ def _files(output: Path | None, form: str | None) -> dict[Path, str]:
             expected=f"a folder, or a file that ends with {', '.join(SUFFIXES)}",
             remedy="add such an ending, or --format",
         )
-    RunDirectory(output.parent).require_writable()
+    require_writable(output.parent)
     return {output: form or SUFFIXES[output.suffix]}

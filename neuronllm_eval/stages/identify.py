@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from neuronllm_eval.attribution.identify import empty_sums, identify, tally_of
 from neuronllm_eval.attribution.methods import make_method
 from neuronllm_eval.errors import DocError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, write_whole
+from neuronllm_eval.runs.artifacts import load_neurons
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
 from neuronllm_eval.runtime.work_units import WORK_FILE, Work, recorded_identity
@@ -130,7 +132,7 @@ def _identify(
         ]
     )
     if not waiting:
-        return [NeuronSet.load(each.run.neurons) for each in runs]
+        return [load_neurons(each.run, each.settings(settings)) for each in runs]
     warn_of_few(questions, "choose the neurons; expect unstable scores")
     made_of = identity(model, waiting[0].settings(resolved), questions, engine)
     made_of[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in waiting}
@@ -148,8 +150,9 @@ def _identify(
     announce_if_long(stage, announce, launch)
 
     def write_settings(each: MethodRun) -> None:
-        text = each.settings(resolved).to_yaml(versions(), doc_counts(questions))
-        write_whole(each.run.settings, text)
+        written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
+        write_whole(each.run.settings, written.to_yaml(versions(), docs))
+        each.run.keep(each.run.settings, (written, docs))
 
     if ranks.is_first:
         write_settings(waiting[0])
@@ -178,7 +181,7 @@ def _identify(
             write_settings(each)  # from now on it is a run of its own
         close(home.identifying)
     ranks.wait()
-    return [NeuronSet.load(each.run.neurons) for each in runs]
+    return [load_neurons(each.run, each.settings(settings)) for each in runs]
 
 
 def _waiting(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from neuronllm_eval.errors import DocError
+from neuronllm_eval.formats.atomic import write_lines
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import RunDirectory, line_writer
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import SharedWork
 from neuronllm_eval.stages.load_questions import prompt_settings
@@ -51,8 +52,7 @@ def without_set_aside(
             "%s: %d questions of the %s split give %s and are set aside, such as %s",
             run.path, len(aside), role, aside[0]["reason"], example,
         )  # fmt: skip
-        with line_writer(run.set_aside(role)) as lines:
-            lines.write_all(aside)
+        write_lines(run.set_aside(role), aside)
     if not kept:
         raise DocError(
             f"{run.path}: every question of the {role} split gives NaN or infinite numbers",
