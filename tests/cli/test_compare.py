@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -146,7 +147,7 @@ def test_columns_that_are_asked_for_in_every_format(tree):
     assert said("csv", "delta,condition").splitlines()[0] == "delta,condition"
     rows = json.loads(said("json", "condition,low"))["rows"]
     assert [set(row) for row in rows] == [{"condition", "low"}] * len(CONDITIONS)
-    assert said("markdown", "delta,condition").count("| delta (points) |   condition   |") == 1
+    assert re.search(r"\| delta \(points\) +\| condition +\|", said("markdown", "delta,condition"))
     assert "\\begin{tabular}{rl}" in said("latex", "delta,condition")
     assert '<th class="figure">delta (points)</th><th>condition</th></tr>' in said(
         "html", "delta,condition,delta"
