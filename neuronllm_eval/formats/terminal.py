@@ -39,18 +39,16 @@ def terminal_width() -> int | None:
 
 
 def column_parts(
-    widths: Sequence[int], rows: Sequence[Sequence[str]], width: int, gap: int, frame: int
+    widths: Sequence[int], rows: Sequence[Sequence[str]], width: int
 ) -> list[list[int]]:
     """The columns of each part.
 
     Args:
         width: of a part; a single column besides the key may be wider.
-        gap: between two columns.
-        frame: around the whole.
     """
 
     def taken(columns: Sequence[int]) -> int:
-        return frame + sum(widths[column] for column in columns) + gap * (len(columns) - 1)
+        return sum(widths[column] for column in columns) + _GAP * (len(columns) - 1)
 
     everything = list(range(len(widths)))
     if taken(everything) <= width or len(widths) < 3:
@@ -83,7 +81,7 @@ def text_table(
     widths = [_width(*column) for column in zip(headers, columns, strict=True)]
     parts = [list(range(len(headers)))]
     if width is not None:
-        parts = column_parts(widths, rows, width, gap=_GAP, frame=0)
+        parts = column_parts(widths, rows, width)
     return "\n\n".join(
         _aligned([headers[index] for index in part], [columns[index] for index in part])
         for part in parts
