@@ -28,9 +28,9 @@ FORMATS = ("peft", "merged")
 
 def _both_scales(value: Any) -> Scales:
     """Both factors, of which `Scales` itself may leave out either."""
-    if isinstance(value, dict) and value.keys() == {"suppress", "enhance"}:
-        if all(type(factor) in (int, float) for factor in value.values()):
-            return Scales(**value)
+    is_whole = isinstance(value, dict) and value.keys() == {"suppress", "enhance"}
+    if is_whole and all(type(factor) in (int, float) for factor in value.values()):
+        return Scales(**value)
     raise ValueError(f"{value!r:.100} is not two factors, suppress and enhance")
 
 
