@@ -109,9 +109,7 @@ def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales)
         "summaries": summaries,
         "metrics": metrics,
         "answers": answers,
-        "doc_texts": run.once(
-            run.validation_docs, lambda: read_doc_texts(run.validation_docs, answers)
-        ),
+        "doc_texts": run.once(path, lambda: read_doc_texts(path, answers)),
     }
 
 
