@@ -10,7 +10,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.formats.json_files import dump_json
-from neuronllm_eval.harness.doc_excerpts import doc_lines
+from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales

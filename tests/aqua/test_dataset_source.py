@@ -140,7 +140,7 @@ def test_a_function_gives_the_splits_and_gets_its_arguments(monkeypatch):
 
 @pytest.mark.parametrize("load", ["no_such_module.f", "json.no_such_function", "splits"])
 def test_a_function_that_cannot_be_imported_is_refused(load):
-    message = rf"load is '{load}': .*\nExpected: module\.function .*\nRemedy: mend load"
+    message = rf"load is '{load}': .*\nExpected: module\.function .*\nRemedy: fix load"
     with pytest.raises(TaskError, match=message):
         read(DatasetSource(load=load))
 

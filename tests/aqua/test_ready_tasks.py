@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.tasks.hellaswag.utils import preprocess
 
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 
 AQUA = tasks_dir() / "aqua"
 ROLE = "You are a careful expert. Each question has one right option; answer with its letter.\n\n"

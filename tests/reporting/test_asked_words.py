@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pytest
 
@@ -12,7 +11,7 @@ from neuronllm_eval.reporting.neuron_tables import asked_words, method_words
 
 
 def test_how_an_aqua_task_was_asked():
-    assert asked_words(json.dumps(asdict(AquaSettings()), sort_keys=True)) == (
+    assert asked_words(json.dumps(AquaSettings().model_dump(), sort_keys=True)) == (
         "3 proxies of each question; orders of the options: auto; letters written A.; options as "
         "the data have them; no distractors; docs that cannot be asked: skip; 8 questions set "
         "aside for demonstrations; at most 10000 docs read to choose on; seed 0"
