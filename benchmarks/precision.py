@@ -1,12 +1,12 @@
-"""How far neurons that are found in 16 bits are those that float32 finds.
+"""How closely 16 bits identify the neurons that float32 identifies.
 
     python -m benchmarks.precision
 
 The embedded model on each of its families, and a tiny random Llama on random prompts. The weights
 are rounded to a 16-bit type once; attributions in that type are compared with attributions in
 float32 (`--attribution_dtype float32`) of the same rounded weights, and of the unrounded ones.
-Agreement is the rank correlation of ACE over all neurons that were voted for, and the share of the
-top 2% that both name; the score difference is the largest of any neuron, relative to the largest
+Agreement is the rank correlation of ACE over all neurons with votes, and the share of the top 2% in
+common; the score difference is the largest of any neuron, relative to the largest
 score.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from neuronllm_eval.attribution.identify import IdentificationSettings, identify
+from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf, split_half_stability
@@ -76,8 +76,10 @@ def ace(model: torch.nn.Module, questions: Sequence[Question], dtype: str) -> np
     with computing_in(model, dtype):
         engine = build_engine(model, layers, prompts, n_nodes=4)
         settings = IdentificationSettings(batch_size=48)
-        sums = identify(engine, questions, settings, lambda record: None)["ace"]
-    return sums.half_sums.sum(0).astype(np.float64).ravel()
+        sums = empty_sums(engine, questions)
+        for _ in identify(engine, questions, settings, sums):
+            pass
+    return sums["ace"].half_sums.sum(0).astype(np.float64).ravel()
 
 
 def rounded(model: torch.nn.Module, dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""How near a few quadrature nodes come to the path integral, on the embedded model.
+"""The error of quadrature rules for the path integral, on the embedded model.
 
     python -m benchmarks.quadrature
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from neuronllm_eval.attribution.integrated_gradients import (
-    LEAST_N_STEPS,
     QUADRATURES,
     Attribution,
     Quadrature,
@@ -79,7 +78,7 @@ def main() -> None:
         row(name, n_steps, attributions(name, n_steps), exact)
         for name in QUADRATURES
         for n_steps in N_NODES
-        if n_steps >= LEAST_N_STEPS[name]
+        if n_steps >= QUADRATURES[name].least_n_steps
     ]
     headers = ["rule", "nodes", "median error", "max error", "mean gap", "max gap"]
     print(f"{len(prompts)} prompts; errors relative, gaps in log-nats")

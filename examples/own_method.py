@@ -18,8 +18,8 @@ class ActivationShare(Method):
     power: float = 1.0  # a setting: --method_args power=2
     name = "activation_share"
 
-    def values(self, found):
-        size = found.neurons.abs() ** self.power
+    def values(self, attributions):
+        size = attributions.activations.abs() ** self.power
         return size / size.sum(-1, keepdim=True)
 
 

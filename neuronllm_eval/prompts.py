@@ -1,4 +1,4 @@
-"""What the engine is asked: prompts as token ids, and the questions they belong to. Pure."""
+"""Tokenised prompts and the questions they belong to."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from neuronllm_eval.errors import DocError
 
-# Positions whose logits decide between the options: the last context token and, of options of
-# several tokens, those before the last. The paper's setting.
+# Positions whose logits decide between the options: the last context token and, for options of
+# several tokens, the option's tokens but the last. The paper's setting.
 SCORED = "scored"
 # Every position of the context and of the options, as an exported adapter acts.
 ALL = "all"
 POSITIONS = (SCORED, ALL)
+# Why a doc is excluded whose log-likelihoods or gradients are not finite.
+NOT_FINITE = "NaN or infinite numbers"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Prompt:
         context: token ids up to and including the last one that all options share; its last
             token is the scored position.
         options: per option the token ids that follow the context.
-        gold: index of the right option.
+        gold: index of the gold option.
         n_shared: how many tokens at the end of `context` are the options' own, shared by all.
     """
 
@@ -71,12 +73,12 @@ class Prompt:
 
     @property
     def n_tokens(self) -> int:
-        """Longest sequence the model has to read to score every option."""
+        """Tokens of the longest sequence that the model reads to score every option."""
         return len(self.context) + max(len(option) for option in self.options) - 1
 
 
 def shared_leading_tokens(options: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all options share, each keeping at least one of its own.
+    """How many leading tokens all options share, so that each has at least one more.
 
     They belong to the context: the softmax over the options does not depend on them.
     """

@@ -177,7 +177,7 @@ def test_a_model_in_memory_gives_the_same_run(run, tmp_path):
     expected = files(run.path)
     differing = {name for name, content in files(found.path).items() if expected[name] != content}
     # The settings, and the commands that make the run again: one of the two names the device.
-    assert differing == {"run.yaml", "report.md", "report.html"}
+    assert differing == {"run.yaml", "report.md", "report.html", "README.md"}
     same = run.settings.model_copy(update={"device": None})
     assert found.settings == same
     assert tokenizer.pad_token is not None

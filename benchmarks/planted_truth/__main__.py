@@ -1,5 +1,4 @@
-"""`python -m benchmarks.planted_truth`: plant neurons in the embedded model, and see which methods
-find them."""
+"""Plant neurons of known function in the embedded model, and test which methods find them."""
 
 from __future__ import annotations
 
@@ -20,17 +19,17 @@ from benchmarks.planted_truth.measure import (
     SKILL_KINDS,
     WIDE,
     Promise,
+    SingleEffect,
     Trial,
-    Worth,
     promises,
     run_trial,
 )
-from benchmarks.planted_truth.neuron_kinds import POSITION, RIGHT, WRONG
+from benchmarks.planted_truth.neuron_kinds import CORRECT, INCORRECT, POSITION
 from neuronllm_eval.errors import NeuronLLMError, UsageError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import write_whole
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.load_model import load_model
@@ -43,15 +42,16 @@ from neuronllm_eval.stages.load_questions import (
 logger = logging.getLogger(__name__)
 TASK = "demo_knowledge"
 N_LETTERS = 4
-# Questions of the selection split, to plant by.
+# Questions of the selection split on which planted neurons are fitted.
 N_FITTING = 100
 DEFAULT_LIMIT = 40
 DEFAULT_STRENGTHS = "1,0.125"
-# Of a neuron that pushes all letters alike, more than this cannot be planted in the embedded model.
+# `alike` neurons cannot be planted at more than this in the embedded model.
 STRONGEST = 1.0
 _KINDS_NOTE = (
-    "Right pushes the right letter, wrong a wrong one, alike all letters, silent fires and writes "
-    "nothing, position pushes its letter whatever is asked (docs/results.md)."
+    "Correct neurons write the gold letter, incorrect ones another, alike ones all letters, silent "
+    "ones nothing, position ones their letter whatever the question "
+    "(benchmarks/planted_truth/README.md)."
 )
 _SCHEMA_VERSION = 1
 
@@ -71,19 +71,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--strengths",
         default=DEFAULT_STRENGTHS,
         help=f"log-nats by which each planted neuron moves its letters, at most {STRONGEST:g}; "
-        f"promises are judged from {FLOOR:g} up (default: %(default)s)",
+        f"promises are checked from {FLOOR:g} up (default: %(default)s)",
     )
     parser.add_argument("--output_path", "-o", type=Path, help="a file for the figures, as JSON")
 
 
 def measure(options: argparse.Namespace, show: Callable[[str], object]) -> int:
-    """Plant, score by every method, show the table.
+    """Plant neurons, score them by every method, and show the table.
 
     Returns:
         the exit code: 1 if a promise is broken at `FLOOR` or above it.
 
     Raises:
-        UsageError: numbers that cannot be.
+        UsageError: invalid numbers.
     """
     from neuronllm_eval.demo import MODEL_DIR
 
@@ -107,21 +107,23 @@ def measure(options: argparse.Namespace, show: Callable[[str], object]) -> int:
         seed=options.seed,
         device=options.device,
     )
-    torch.set_num_threads(1)  # the embedded model is too small to share out
+    torch.set_num_threads(1)  # the embedded model is too small for several
     model, task = load_model(settings), load_run_task(settings)
     fitting = selection_questions(model.lm, settings.model_copy(update={"limit": N_FITTING}), task)
     limited = settings.model_copy(update={"limit": options.limit})
-    asked = validation_questions(model.lm, limited, task).questions
+    questions = validation_questions(model.lm, limited, task).questions
     trials = []
     for strength in bar(iterable=strengths, desc="planted truth", unit="strength", leave=False):
         logger.info("planting at %g log-nats", strength)
-        trials.append(run_trial(model.lm.model, fitting.questions, asked, strength, options.seed))
-    kept = [promise for each in trials for promise in promises(each)]
-    show(report(trials, kept, asked))
+        trials.append(
+            run_trial(model.lm.model, fitting.questions, questions, strength, options.seed)
+        )
+    checked = [promise for each in trials for promise in promises(each)]
+    show(report(trials, checked, questions))
     if options.output_path:
         options.output_path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.output_path, _json(trials, kept, options))
-    return 0 if all(promise.kept for promise in kept) else 1
+        write_whole(options.output_path, _json(trials, checked, options))
+    return 0 if all(promise.kept for promise in checked) else 1
 
 
 def _strengths(text: str) -> list[float]:
@@ -137,7 +139,7 @@ def _strengths(text: str) -> list[float]:
         )
     if max(values) > STRONGEST:
         raise UsageError(
-            f"strengths is {text!r:.100}, and neurons that push all letters alike cannot be scaled "
+            f"strengths is {text!r:.100}, and neurons that move all letters alike cannot be scaled "
             f"to more than {STRONGEST:g} log-nat in the embedded model",
             expected=f"numbers above 0, at most {STRONGEST:g}",
             remedy=f"for example --strengths {DEFAULT_STRENGTHS}",
@@ -145,62 +147,67 @@ def _strengths(text: str) -> list[float]:
     return values
 
 
-def report(trials: Sequence[Trial], kept: Sequence[Promise], asked: Sequence[Question]) -> str:
-    """The table of what was found, and of the promises."""
+def report(
+    trials: Sequence[Trial], checked: Sequence[Promise], questions: Sequence[Question]
+) -> str:
+    """The tables of recovery and of promises."""
     rows = [
         [
             f"{trial.strength:g}",
             method,
             *(f"{kinds[kind].at_k:.2f} / {kinds[kind].wide:.2f}" for kind in SKILL_KINDS),
-            *(f"{kinds[kind].whole:.2f}" for kind in (RIGHT, WRONG)),
+            *(f"{kinds[kind].whole:.2f}" for kind in (CORRECT, INCORRECT)),
             f"{trial.unshuffled[method]:.2f}",
             f"{trial.shuffled[method]:.2f}",
         ]
         for trial in trials
         for method, kinds in trial.kinds.items()
     ]
-    whole = (f"{RIGHT}, all layers", f"{WRONG}, all layers")
+    whole = (f"{CORRECT}, all layers", f"{INCORRECT}, all layers")
     positions = (f"{POSITION}, one order", f"{POSITION}, shuffled")
     heads = ("strength", "method", *SKILL_KINDS, *whole, *positions)
-    judged = [[p.name, f"{p.strength:g}", "yes" if p.kept else "NO", p.figure] for p in kept]
-    broken = sum(not promise.kept for promise in kept)
-    verdict = f"{broken} of {len(kept)} promises are broken" if broken else "All promises are kept"
-    if not kept:
+    rows_of_promises = [
+        [p.name, f"{p.strength:g}", "yes" if p.kept else "NO", p.figure] for p in checked
+    ]
+    broken = sum(not promise.kept for promise in checked)
+    verdict = f"{broken} of {len(checked)} promises are broken" if broken else "All promises hold"
+    if not checked:
         verdict = f"No promise is made below a strength of {FLOOR:g}"
     measured = "; ".join(
         f"{trial.strength:g}: {trial.effects[0]:.2f} to {trial.effects[1]:.2f}" for trial in trials
     )
     parts = [
-        f"Planted truth: {TASK}, {len(asked)} questions in {N_LETTERS} orders each.",
+        f"Planted truth: {TASK}, {len(questions)} questions in {N_LETTERS} orders each.",
         markdown_table(heads, rows),
         f"Precision@K, which is recall@K, of K planted neurons / recall among {WIDE:.0%} of the "
         f"layers planted in; all layers: precision@K among the neurons of the whole model; for "
-        f"{POSITION} recall among the first good. What each planted neuron does to its letters, "
-        f"from the least to the largest, in log-nats, by strength: {measured}. {_KINDS_NOTE}",
-        *(_ahead(trial) for trial in trials if trial.ahead),
-        markdown_table(("promise", "strength", "kept", "figure"), judged),
+        f"{POSITION} recall among the first good. Smallest and largest effect of a planted neuron "
+        f"on its letters, in log-nats, by strength: {measured}. {_KINDS_NOTE}",
+        *(_ahead(trial) for trial in trials if trial.ahead_effects),
+        markdown_table(("promise", "strength", "holds", "figure"), rows_of_promises),
         f"{verdict}.",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _ahead(trial: Trial) -> str:
-    """What `ace` puts before some of the planted neurons, where all layers are ranked."""
+    """The neurons that `ace` ranks before planted ones, over all layers."""
 
-    def span(worths: Sequence[Worth], place: int) -> str:
-        ends = {f"{end(each[place] for each in worths):.4f}": None for end in (min, max)}
+    def span(effects: Sequence[SingleEffect], column: int) -> str:
+        ends = {f"{end(each[column] for each in effects):.4f}": None for end in (min, max)}
         return " to ".join(ends)
 
-    n = len(trial.ahead)
+    ahead, planted = trial.ahead_effects, trial.planted_effects
+    neurons = "is 1 neuron" if len(ahead) == 1 else f"are {len(ahead)} neurons"
     return (
-        f"Strength {trial.strength:g}, all layers: among the first {len(trial.worth)} of ace "
-        f"{'is 1 neuron' if n == 1 else f'are {n} neurons'} of earlier layers, for which it says "
-        f"{span(trial.ahead, 0)} log-nats a prompt; alone worth {span(trial.ahead, 1)}. Of the "
-        f"{RIGHT} ones it says {span(trial.worth, 0)}; alone worth {span(trial.worth, 1)}."
+        f"Strength {trial.strength:g}, all layers: among the first {len(planted)} of ace {neurons} "
+        f"of earlier layers, with attributions of {span(ahead, 0)} log-nats per prompt and "
+        f"single-neuron effects of {span(ahead, 1)}. The {CORRECT} ones have {span(planted, 0)} "
+        f"and {span(planted, 1)}."
     )
 
 
-def _json(trials: Sequence[Trial], kept: Sequence[Promise], options: argparse.Namespace) -> str:
+def _json(trials: Sequence[Trial], checked: Sequence[Promise], options: argparse.Namespace) -> str:
     values: dict[str, Any] = {
         "schema_version": _SCHEMA_VERSION,
         "versions": versions(),
@@ -209,7 +216,7 @@ def _json(trials: Sequence[Trial], kept: Sequence[Promise], options: argparse.Na
         "seed": options.seed,
         "floor": FLOOR,
         "trials": [dataclasses.asdict(trial) for trial in trials],
-        "promises": [dataclasses.asdict(promise) for promise in kept],
+        "promises": [dataclasses.asdict(promise) for promise in checked],
     }
     return json.dumps(values, indent=2) + "\n"
 

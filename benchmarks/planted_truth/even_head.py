@@ -1,8 +1,8 @@
-"""What planted neurons write, and a head on which it shows.
+"""The outputs of planted neurons, and a balanced head that shows their effect.
 
-A model trained on lettered answers alone prefers some letters to others and leaves the rest of the
-vocabulary next to nothing. A push of one letter would then help or hurt as that preference stands,
-and a push of all letters alike could move nothing. So both are evened out in the head.
+A model trained on lettered answers only prefers some letters to others and gives the rest of the
+vocabulary almost no probability. Raising one letter would then help or hurt depending on that
+preference, and raising all letters alike would have no effect. So both are balanced in the head.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ class Directions(NamedTuple):
 
 @dataclass(frozen=True)
 class EvenHead:
-    """What evens out the head.
+    """Balances the head.
 
     Attributes:
-        state: [width] mean input of the head at the scored position, float64: so much is added to
-            the letters' rows, times a number each.
+        state: [width] mean input of the head at the scored position, float64; a multiple of it is
+            added to each letter's row.
     """
 
     state: Tensor
 
     @classmethod
     def of(cls, parts: GatedModel, prompts: Sequence[Prompt]) -> EvenHead:
-        """As these prompts see it."""
+        """With the mean state of these prompts."""
         return cls(_last_states(parts, prompts)[1].mean(0))
 
     @torch.no_grad()
     def level(self, parts: GatedModel, prompts: Sequence[Prompt]) -> None:
-        """Even out the head, for the model as it is now.
+        """Balance the head for the current model.
 
-        Each letter is then said as often as it is right, by mean probability, and all of them
+        Each letter is then predicted as often as it is gold, by mean probability, and all of them
         together as often as anything else, by mean log-odds.
         """
         _, states, logits = _last_states(parts, prompts)
         letters, along = letters_of(prompts), (states @ self.state)[:, None]
         gold = torch.tensor([prompt.gold for prompt in prompts])
-        right = torch.bincount(gold, minlength=len(letters)) / len(prompts)
+        gold_share = torch.bincount(gold, minlength=len(letters)) / len(prompts)
         own = logits[:, letters]
         logits[:, letters] = -torch.inf
         rates = torch.zeros(len(letters), dtype=states.dtype)
         for _ in range(_LEVELLING):
-            said = (own + along * rates).softmax(-1).mean(0)
-            rates += (right / said).log() / along.mean()
+            predicted = (own + along * rates).softmax(-1).mean(0)
+            rates += (gold_share / predicted).log() / along.mean()
         odds = (own + along * rates).logsumexp(-1) - logits.logsumexp(-1)
         rates -= odds.mean() / along.mean()
         parts.head.weight[letters] += (rates[:, None] * self.state).to(parts.head.weight)
@@ -85,14 +85,14 @@ def _last_states(parts: GatedModel, prompts: Sequence[Prompt]) -> tuple[Tensor, 
 
 
 def directions(parts: GatedModel, even: EvenHead, prompts: Sequence[Prompt]) -> Directions:
-    """The shortest directions that move the letters' logits so.
+    """The shortest directions with these effects on the letters' logits.
 
-    To first order they leave alone the joint logit of the rest of the vocabulary, what levelling
+    To first order they do not change the joint logit of the rest of the vocabulary, what balancing
     adds to the letters, and the length of the residual stream, by which the final norm divides.
 
     Args:
         parts: of the model.
-        even: of the head.
+        even: its balanced head.
         prompts: to average over.
     """
     residual, _, logits = _last_states(parts, prompts)

@@ -1,27 +1,28 @@
-"""The self-test: methods are asked for neurons of known parts (`planted`).
+"""Whether methods find planted neurons of known function (`plant.py`).
 
-1. At every strength two models are planted. One has neurons of the kinds `right`, `wrong`, `alike`
-   and `silent`; the other has `position` in place of the last two, since a letter that is pushed
-   whatever is asked helps or hurts a little, as the other letters happen to stand, and would stand
+1. At every strength two models are planted. One has `correct`, `incorrect`, `alike` and `silent`
+   neurons; the other has `position` neurons in place of the last two, since a letter that is raised
+   whatever the question helps or hurts a little, depending on the other letters, and would appear
    in the ranking of the first.
 2. Every method scores all neurons of both, from one pass. Neurons of earlier layers than those
-   planted in are ranked apart: they feed what is planted, so a path along which their layer grows
-   gives them a share of it. What those that `ace` puts among its first are worth alone is measured.
-3. Of each kind, the K neurons that the method puts first are looked at, where K is how many there
-   are: the highest scores for `right`, the lowest for `wrong`, the largest of either sign for
-   `alike` and `silent`. At this K precision and recall are the same number; recall is taken again
-   among `WIDE`, the share of neurons that `identify` chooses by default.
-4. Neurons of kind `position` are looked for among the highest scores twice: over all orders of a
-   question, and over those with the right option under the neuron's letter, as in data that is not
+   planted in are ranked separately: they feed what is planted, so a path along which their layer
+   grows gives them a share of it. The single-neuron effects of those that `ace` ranks first are
+   measured.
+3. For each kind, the method's first K neurons count, where K is the number planted: the highest
+   scores for `correct`, the lowest for `incorrect`, the largest of either sign for `alike` and
+   `silent`. At this K precision equals recall; recall is also taken among `WIDE`, the share of
+   neurons that `identify` selects by default.
+4. `position` neurons are searched for among the highest scores twice: over all orders of a
+   question, and over those with the gold option under the neuron's letter, as in data that are not
    shuffled.
-5. `promises` are what has to come out.
+5. `promises` states what has to hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +30,20 @@ from torch import nn
 
 from benchmarks.planted_truth.neuron_kinds import (
     ALIKE,
+    CORRECT,
+    INCORRECT,
     POSITION,
-    RIGHT,
     SILENT,
-    WRONG,
     PlantedModel,
     PlantedNeuron,
 )
 from benchmarks.planted_truth.plant import plant
-from neuronllm_eval.attribution.identify import IdentificationSettings, QuestionRecord, identify
+from neuronllm_eval.attribution.identify import (
+    IdentificationSettings,
+    QuestionRecord,
+    empty_sums,
+    identify,
+)
 from neuronllm_eval.attribution.integrated_gradients import Quadrature
 from neuronllm_eval.attribution.methods import ACE, KN, METHODS, Activation, make_method
 from neuronllm_eval.engine.build import build_engine
@@ -48,25 +54,25 @@ from neuronllm_eval.prompts import Prompt, Question
 
 Scores = NDArray[np.float64]  # [layers, neurons]
 
-SKILL_KINDS = (RIGHT, WRONG, ALIKE, SILENT)
-POSITION_KINDS = (RIGHT, WRONG, POSITION)
+SKILL_KINDS = (CORRECT, INCORRECT, ALIKE, SILENT)
+POSITION_KINDS = (CORRECT, INCORRECT, POSITION)
 WIDE = 0.02
-# Down to this strength, in log-nats, the promises are kept.
+# The promises hold from this strength upwards, in log-nats.
 FLOOR = 0.125
 _BATCH_SIZE = 48
 _QUADRATURE = Quadrature("gauss_lobatto")
-# A neuron that pushes its letter whatever is asked has sums by right letter that cancel out; so
-# much of their sizes may be left.
+# A neuron that writes its letter whatever the question has sums by gold letter that cancel out; at
+# most this share of their sizes remains.
 _MOST_LEFT = 0.5
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a method made of one kind.
+class Recovery:
+    """How well a method recovers one kind of planted neuron.
 
     Attributes:
-        at_k: share of its first K neurons that are of the kind, K as many as there are of it.
-        wide: share of the kind among its first `WIDE` of the neurons.
+        at_k: share of the method's first K neurons that are of the kind; K is the number planted.
+        wide: share of the kind among the method's first `WIDE` of the neurons.
         whole: `at_k` where the neurons of all layers are ranked, not only of those planted in.
     """
 
@@ -75,8 +81,8 @@ class Found:
     whole: float
 
 
-class Worth(NamedTuple):
-    """A neuron's attribution a prompt, and its knockout: what it is worth alone. Log-nats."""
+class SingleEffect(NamedTuple):
+    """A neuron's attribution per prompt and its knockout effect, in log-nats."""
 
     attribution: float
     knockout: float
@@ -84,39 +90,37 @@ class Worth(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """What came out at one strength.
+    """The measurements at one strength.
 
     Attributes:
         strength: log-nats.
-        kinds: by method and kind of `SKILL_KINDS`.
-        intruders: neurons that push all letters alike, or write nothing, among the first good or
-            bad ones of `ace`, as many of each as there are of `right`.
-        unshuffled: by method, the share of `position` neurons among the first good ones, as many
-            as there are of `right`, where the right option is always under the neuron's letter.
+        kinds: recovery by method and kind of `SKILL_KINDS`.
+        intruders: number of `alike` and `silent` neurons among the first K good and K bad ones of
+            `ace`, K the number of `correct` neurons.
+        unshuffled: by method, the share of `position` neurons among the first K good ones, where
+            the gold option is always under the neuron's letter.
         shuffled: by method, the same over all orders.
-        worth: of every planted `right` neuron, what `ace` says of it a prompt and what it is worth
-            alone (`knockouts`), log-nats.
-        ahead: the same of neurons of earlier layers that `ace` puts among its first, as many as
-            there are of `right`, where all layers are ranked.
-        exposed: share of `position` neurons that `ace`'s sums by right letter show for what they
-            are: positive for their own letter alone, and cancelling out by half at least.
-        effects: least and largest size of what was planted, as measured in the end, log-nats.
+        planted_effects: of every `correct` neuron.
+        ahead_effects: of neurons of earlier layers among the first K of `ace` over all layers.
+        exposed: share of `position` neurons that `ace`'s sums by gold letter expose: positive for
+            their own letter only, and cancelling out by half at least.
+        effects: smallest and largest size of the planted effects, as measured, log-nats.
     """
 
     strength: float
-    kinds: dict[str, dict[str, Found]]
+    kinds: dict[str, dict[str, Recovery]]
     intruders: int
     unshuffled: dict[str, float]
     shuffled: dict[str, float]
-    worth: tuple[Worth, ...]
-    ahead: tuple[Worth, ...]
+    planted_effects: tuple[SingleEffect, ...]
+    ahead_effects: tuple[SingleEffect, ...]
     exposed: float
     effects: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What has to hold at one strength, whether it does, and by which figure."""
+    """What has to hold at one strength, whether it does, and the figure that decides."""
 
     name: str
     strength: float
@@ -127,17 +131,17 @@ class Promise:
 def run_trial(
     model: nn.Module,
     fitting: Sequence[Question],
-    asked: Sequence[Question],
+    questions: Sequence[Question],
     strength: float,
     seed: int,
 ) -> Trial:
-    """Plant, and ask every method.
+    """Plant neurons, and score them by every method.
 
     Args:
-        model: as `plant` wants it, of two layers at least.
-        fitting: questions to plant by.
-        asked: others, to find the neurons by; each with its right option under every letter once.
-        strength: of what is planted, log-nats.
+        model: as for `plant`, with two layers at least.
+        fitting: questions to fit the planted neurons on.
+        questions: others, to score on; each with its gold option under every letter once.
+        strength: of the planted neurons, log-nats.
         seed: which neurons are replaced.
 
     Raises:
@@ -148,24 +152,25 @@ def run_trial(
     last = find_ffn_layers(model).n_layers - 1
     skilled = plant(model, prompts, (last - 1, last), SKILL_KINDS, strength, seed)
     biased = plant(model, prompts, (last,), POSITION_KINDS, strength, seed)
-    return judge(skilled, biased, asked, strength)
+    return evaluate(skilled, biased, questions, strength)
 
 
-def judge(
-    skilled: PlantedModel, biased: PlantedModel, asked: Sequence[Question], strength: float
+def evaluate(
+    skilled: PlantedModel, biased: PlantedModel, questions: Sequence[Question], strength: float
 ) -> Trial:
-    """Ask every method for the neurons of two planted models; arguments as `run_trial`."""
-    scores, _ = _score(skilled, asked)
-    k = len(skilled.of_kind(RIGHT))
+    """Score two planted models by every method; arguments as for `run_trial`."""
+    scores, _ = _score(skilled, questions)
+    k = len(skilled.of_kind(CORRECT))
     of_ace = _ranked(skilled, scores[ACE.name])
     first = _first(of_ace, k) | _first(-of_ace, k)
     harmless = [*skilled.of_kind(ALIKE), *skilled.of_kind(SILENT)]
-    shuffled, letter_sums = _score(biased, asked)
+    shuffled, letter_sums = _score(biased, questions)
     position = biased.of_kind(POSITION)
     planted = skilled.neurons + biased.neurons
-    right = {neuron.place for neuron in skilled.of_kind(RIGHT)}
+    correct = {neuron.place for neuron in skilled.of_kind(CORRECT)}
     ahead = [place for place in _first(scores[ACE.name], k) if place[0] not in skilled.chosen]
-    worth = _worth(skilled, asked, scores[ACE.name], [*sorted(right), *sorted(ahead)])
+    indices = [*sorted(correct), *sorted(ahead)]
+    effects = _single_effects(skilled, questions, scores[ACE.name], indices)
     sizes = [abs(neuron.effect) for neuron in planted if neuron.kind != SILENT]
     return Trial(
         strength=strength,
@@ -174,10 +179,10 @@ def judge(
             for name, values in scores.items()
         },
         intruders=sum(neuron.place in first for neuron in harmless),
-        unshuffled=_unshuffled(biased, asked),
+        unshuffled=_unshuffled(biased, questions),
         shuffled={name: _share_found(biased, position, each) for name, each in shuffled.items()},
-        worth=worth[:k],
-        ahead=worth[k:],
+        planted_effects=effects[:k],
+        ahead_effects=effects[k:],
         exposed=sum(_exposed(neuron, letter_sums) for neuron in position) / len(position),
         effects=(min(sizes), max(sizes)),
     )
@@ -186,43 +191,40 @@ def judge(
 def _score(
     planted: PlantedModel, questions: Sequence[Question]
 ) -> tuple[dict[str, Scores], NDArray[np.int64]]:
-    """Scores by method, and ACE's sums by right letter.
-
-    The sums are [letters, layers, neurons].
-    """
+    """Scores by method, and ACE's sums by gold letter [letters, layers, neurons]."""
     methods = tuple(make_method(name) for name in METHODS)
-    records: list[QuestionRecord] = []
-    sums = identify(
-        _engine(planted, questions),
-        questions,
-        IdentificationSettings(methods, _QUADRATURE, batch_size=_BATCH_SIZE),
-        records.append,
-    )
-    notes = {name: [each.notes[name] for each in records if name in each.notes] for name in METHODS}
+    engine = _engine(planted, questions)
+    settings = IdentificationSettings(methods, _QUADRATURE, batch_size=_BATCH_SIZE)
+    sums = empty_sums(engine, questions, methods)
+    notes: dict[str, list[Any]] = {name: [] for name in METHODS}
+    for _, record in identify(engine, questions, settings, sums):
+        assert isinstance(record, QuestionRecord)  # all numbers are finite
+        for name, note in record.notes.items():
+            notes[name].append(note)
     scores = {each.name: each.score(sums[each.name], notes[each.name]) for each in methods}
     return scores, sums[ACE.name].letter_sums
 
 
-def _worth(
+def _single_effects(
     planted: PlantedModel,
     questions: Sequence[Question],
     scores: Scores,
     places: Sequence[tuple[int, int]],
-) -> tuple[Worth, ...]:
+) -> tuple[SingleEffect, ...]:
     n_prompts = sum(len(question.prompts) for question in questions)
     alone = single_neuron_effects(_engine(planted, questions), questions, places, _BATCH_SIZE)
     knockouts = alone[:, 0].mean(0).tolist()
     return tuple(
-        Worth(float(scores[place]) / n_prompts, knockout)
+        SingleEffect(float(scores[place]) / n_prompts, knockout)
         for place, knockout in zip(places, knockouts, strict=True)
     )
 
 
 def _ranked(planted: PlantedModel, scores: Scores) -> Scores:
-    """Scores that are zero in layers not planted in."""
-    known = np.zeros((planted.layers.n_layers, 1))
-    known[list(planted.chosen)] = 1
-    return known * scores
+    """Scores with zeros in the layers that were not planted in."""
+    is_planted = np.zeros((planted.layers.n_layers, 1))
+    is_planted[list(planted.chosen)] = 1
+    return is_planted * scores
 
 
 def _engine(planted: PlantedModel, questions: Sequence[Question]) -> Engine:
@@ -230,29 +232,29 @@ def _engine(planted: PlantedModel, questions: Sequence[Question]) -> Engine:
     return build_engine(planted.model, planted.layers, prompts, n_nodes=_QUADRATURE.n_steps or 0)
 
 
-def _found(planted: PlantedModel, kind: str, scores: Scores) -> Found:
-    signed = {RIGHT: scores, WRONG: -scores}.get(kind, np.abs(scores))
+def _found(planted: PlantedModel, kind: str, scores: Scores) -> Recovery:
+    signed = {CORRECT: scores, INCORRECT: -scores}.get(kind, np.abs(scores))
     ranked = _ranked(planted, signed)
     own = {neuron.place for neuron in planted.of_kind(kind)}
     k, wide = len(own), round(WIDE * len(planted.chosen) * planted.layers.width)
     found = (_first(ranked, k), _first(ranked, wide), _first(signed, k))
-    return Found(*(len(own & each) / k for each in found))
+    return Recovery(*(len(own & each) / k for each in found))
 
 
 def _first(scores: Scores, count: int) -> set[tuple[int, int]]:
-    """Places of the `count` highest positive scores."""
+    """(layer, index) of the `count` highest positive scores."""
     order = np.argsort(-scores, axis=None, kind="stable")[:count]
     places = [divmod(int(flat), scores.shape[1]) for flat in order]
     return {place for place in places if scores[place] > 0}
 
 
 def _share_found(planted: PlantedModel, neurons: Sequence[PlantedNeuron], scores: Scores) -> float:
-    first = _first(_ranked(planted, scores), len(planted.of_kind(RIGHT)))
+    first = _first(_ranked(planted, scores), len(planted.of_kind(CORRECT)))
     return sum(neuron.place in first for neuron in neurons) / len(neurons)
 
 
 def _unshuffled(planted: PlantedModel, questions: Sequence[Question]) -> dict[str, float]:
-    """Mean over letters of what is found where each is always right (see `Trial`)."""
+    """`Trial.unshuffled`: the mean over letters, each of them always gold."""
     n_letters = len(questions[0].prompts[0].options)
     found = dict.fromkeys(METHODS, 0.0)
     for letter in range(n_letters):
@@ -269,7 +271,7 @@ def _unshuffled(planted: PlantedModel, questions: Sequence[Question]) -> dict[st
 
 
 def _exposed(neuron: PlantedNeuron, letter_sums: NDArray[np.int64]) -> bool:
-    """Whether sums by right letter [letters, layers, neurons] show a neuron of `position`."""
+    """Whether sums by gold letter [letters, layers, neurons] expose a `position` neuron."""
     sums = letter_sums[:, neuron.layer, neuron.index].astype(np.float64)
     others = np.delete(sums, neuron.letter)
     cancels = abs(sums.sum()) <= _MOST_LEFT * np.abs(sums).sum()
@@ -277,22 +279,19 @@ def _exposed(neuron: PlantedNeuron, letter_sums: NDArray[np.int64]) -> bool:
 
 
 def promises(trial: Trial) -> list[Promise]:
-    """What this package promises of planted neurons, and whether this trial keeps it.
-
-    Nothing below a strength of `FLOOR`.
-    """
+    """What must hold for planted neurons, and whether it does; nothing below `FLOOR`."""
     if trial.strength < FLOOR:
         return []
-    right, wrong = (trial.kinds[ACE.name][kind].at_k for kind in (RIGHT, WRONG))
+    correct, incorrect = (trial.kinds[ACE.name][kind].at_k for kind in (CORRECT, INCORRECT))
     alike = trial.kinds[KN.name][ALIKE].wide
     silent = trial.kinds[Activation.name][SILENT].at_k
     unshuffled = trial.unshuffled[ACE.name]
     rows: list[tuple[str, Callable[[float], bool], float]] = [
-        ("ace puts neurons that push the right letter first", _is_all, right),
-        ("ace puts neurons that push a wrong letter last", _is_all, wrong),
-        ("ace has none there that push all alike or write nothing", _is_none, trial.intruders),
-        ("kn finds those that push all alike", _is_all, alike),
-        ("activation finds those that write nothing", _is_all, silent),
+        ("ace ranks neurons that write the gold letter first", _is_all, correct),
+        ("ace ranks neurons that write an incorrect letter last", _is_all, incorrect),
+        ("ace ranks no alike or silent neuron there", _is_none, trial.intruders),
+        ("kn finds the alike neurons", _is_all, alike),
+        ("activation finds the silent neurons", _is_all, silent),
         ("ace takes position for skill where nothing is shuffled", _is_all, unshuffled),
         ("where options are shuffled, ace's sums by letter expose it", _is_all, trial.exposed),
     ]

@@ -1,13 +1,13 @@
-"""The kinds of planted neurons, and what a model has of them.
+"""The kinds of planted neurons, and a model with planted neurons.
 
 Five kinds, one neuron per option letter in every chosen layer:
 
-    right     fires where its letter is right, and pushes that letter
-    wrong     fires where its letter is right, and pushes the next letter, always the same
-    alike     fires always, and pushes all letters alike against the rest of the vocabulary, half of
-              these neurons up and half down; in the last layer only, since later layers undo it
-    position  fires always, and pushes its letter, whatever is asked
-    silent    fires always, louder than any other neuron of the model, and writes nothing
+    correct    active where its letter is gold, and writes that letter
+    incorrect  active where its letter is gold, and writes the next letter, always the same
+    alike      always active, and moves all letters alike against the rest of the vocabulary, half
+               of these neurons up and half down; in the last layer only, since later layers undo it
+    position   always active, and writes its letter whatever the question
+    silent     always active, more than any other neuron of the model, and writes nothing
 """
 
 from __future__ import annotations
@@ -18,20 +18,26 @@ from torch import nn
 
 from neuronllm_eval.models.ffn_layers import FFNLayers
 
-RIGHT, WRONG, ALIKE, POSITION, SILENT = KINDS = ("right", "wrong", "alike", "position", "silent")
+CORRECT, INCORRECT, ALIKE, POSITION, SILENT = KINDS = (
+    "correct",
+    "incorrect",
+    "alike",
+    "position",
+    "silent",
+)
 
 
 @dataclass(frozen=True)
 class PlantedNeuron:
-    """One wired neuron.
+    """One planted neuron.
 
     Attributes:
         layer: its layer.
-        index: its place in the layer.
+        index: within the layer.
         kind: of `KINDS`.
-        letter: index of the option it stands for: which is right where it fires, or, of
-            `position`, which it pushes.
-        effect: what it moves its letters by, as measured, log-nats.
+        letter: index of its option: the gold one where it is active, or of `position` the one it
+            writes.
+        effect: measured change of its letters, log-nats.
     """
 
     layer: int
@@ -47,19 +53,19 @@ class PlantedNeuron:
 
     @property
     def sign(self) -> int:
-        """1 if it pushes up, -1 if down, 0 if not at all."""
+        """1 if it raises its letters, -1 if it lowers them, 0 if it writes nothing."""
         if self.kind == ALIKE:
             return 1 - 2 * (self.letter % 2)
         return int(self.kind != SILENT)
 
     def pushes(self, n_letters: int) -> int:
-        """The letter that it pushes."""
-        return (self.letter + (self.kind == WRONG)) % n_letters
+        """The letter that it writes."""
+        return (self.letter + (self.kind == INCORRECT)) % n_letters
 
 
 @dataclass(frozen=True)
 class PlantedModel:
-    """A model with wired neurons, its FFN layers, and what was planted."""
+    """A model with planted neurons, and its FFN layers."""
 
     model: nn.Module
     layers: FFNLayers
@@ -67,7 +73,7 @@ class PlantedModel:
 
     @property
     def chosen(self) -> tuple[int, ...]:
-        """The layers planted in."""
+        """The layers that were planted in."""
         return tuple(sorted({neuron.layer for neuron in self.neurons}))
 
     def of_kind(self, kind: str) -> tuple[PlantedNeuron, ...]:

@@ -1,17 +1,15 @@
-"""Planted truth: a copy of a trained model, in which neurons of known parts are wired.
+"""Planted truth: a copy of a trained model with neurons of known function (`neuron_kinds.py`).
 
-What there is to plant: `planted_neurons`.
-
-1. The chosen layers' own neurons are turned down to `BACKGROUND`: they answer well, and where an
-   answer is settled nothing that is planted could move it. Then, from the first layer to the last:
-2. The head is evened out (`planted_head.EvenHead`): every letter is said as often as it is right,
-   and the rest of the vocabulary is as likely as the letters.
+1. The natural neurons of the chosen layers are scaled to `BACKGROUND`: they answer well, and where
+   an answer is settled no planted neuron could move it. Then, from the first layer to the last:
+2. The head is balanced (`even_head.py`): every letter is predicted as often as it is gold, and the
+   rest of the vocabulary is as likely as the letters.
 3. The inputs of the FFN at the scored position are recorded, and linear detectors fitted to them.
-4. Quiet neurons are replaced: the gate gets the detector, the up-projection a row that gives the
-   same number everywhere, the down-projection a column that moves the letters as the kind says.
-5. Columns are scaled until each neuron, taken from 0 to 1 alone, moves its letters by `strength`
+4. Quiet neurons are replaced: the gate gets the detector, the up-projection a row with a constant
+   output, the down-projection a column that moves the letters as the kind requires.
+5. Columns are scaled until each neuron, scaled from 0 to 1 alone, moves its letters by `strength`
    log-nats: for one letter, its log-likelihood minus the mean of the others', over the prompts
-   where it is to fire; for all alike, the log-odds of saying a letter at all.
+   where it is to be active; for `alike`, the log-odds of predicting a letter at all.
 """
 
 from __future__ import annotations
@@ -26,10 +24,10 @@ from torch import Tensor, nn
 from benchmarks.planted_truth.even_head import EvenHead, directions
 from benchmarks.planted_truth.neuron_kinds import (
     ALIKE,
+    CORRECT,
+    INCORRECT,
     KINDS,
-    RIGHT,
     SILENT,
-    WRONG,
     PlantedModel,
     PlantedNeuron,
 )
@@ -39,9 +37,9 @@ from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt
 
-# Natural neurons of the layers planted in keep this share of what they write.
+# Natural neurons of the planted layers keep this share of their output.
 BACKGROUND = 0.03
-# Share of a layer's neurons, the quietest, of which some are replaced.
+# Share of a layer's neurons, the quietest, from which the replaced ones are drawn.
 _QUIET = 0.25
 _LOUDER = 1.5
 _MOST_ROUNDS = 8  # of measuring and scaling
@@ -59,20 +57,20 @@ def plant(
     strength: float,
     seed: int,
 ) -> PlantedModel:
-    """Wire neurons of every kind into a copy of a model; the model itself stays as it is.
+    """Plant neurons of every kind in a copy of a model.
 
     Args:
         model: a Hugging Face causal LM with gated FFNs and a linear head, trained on the task.
         prompts: to fit and to measure on; options of one token, the same for all prompts, each of
-            them right in some.
+            them gold in some.
         chosen: layers to plant in.
-        kinds: of `KINDS`, what to plant.
-        strength: what each neuron is to move its letters by, log-nats.
+        kinds: of `KINDS`.
+        strength: change of its letters that each neuron is to cause, log-nats.
         seed: which of the quiet neurons are replaced.
 
     Raises:
-        ModelError: the model is built otherwise, or does not do as it is wired.
-        UsageError: prompts, layers or strength are not as said.
+        ModelError: the model has another structure, or the strength is not reached.
+        UsageError: invalid prompts, layers or strength.
     """
     _require_shared_letters(_some(prompts))
     _require_shared_letters(prompts)
@@ -89,7 +87,7 @@ def plant(
     even = EvenHead.of(parts, _some(prompts))
     neurons: tuple[PlantedNeuron, ...] = ()
     for layer in set(chosen):
-        parts.turn_down(layer, BACKGROUND)
+        parts.scale_outputs(layer, BACKGROUND)
     for layer in sorted(set(chosen)):
         neurons += _wire_layer(parts, layer, kinds, even, prompts, generator)
         effects = _scale(parts, neurons, even, prompts, strength)
@@ -98,14 +96,14 @@ def plant(
 
 
 def _require_shared_letters(prompts: Sequence[Prompt]) -> None:
-    """Raise UsageError unless the options are the same tokens, each of them right somewhere."""
+    """Raise UsageError unless the options are the same tokens, each of them gold somewhere."""
     options = {prompt.options for prompt in prompts}
     golds = {prompt.gold for prompt in prompts}
     first = prompts[0]
     if len(options) > 1 or not first.one_token_options or len(golds) < len(first.options):
         raise UsageError(
-            f"{len(prompts)} prompts have {len(options)} sets of options, {len(golds)} are right",
-            expected="the same options of one token for all prompts, each right in some of them",
+            f"{len(prompts)} prompts have {len(options)} sets of options, {len(golds)} are gold",
+            expected="the same options of one token for all prompts, each gold in some of them",
             remedy="use an AQUA task, with a token for each letter",
         )
 
@@ -144,11 +142,11 @@ def _wire_layer(
     for kind in kinds:
         for letter in range(n_letters):
             own = PlantedNeuron(layer, places.pop(), kind, letter)
-            detects = rows.letters[letter] if kind in (RIGHT, WRONG) else rows.always
+            detects = rows.letters[letter] if kind in (CORRECT, INCORRECT) else rows.always
             column = write.alike if kind == ALIKE else write.letters[own.pushes(n_letters)]
             loud = _LOUDER * loudest if kind == SILENT else loudness.mean()
             column = own.sign * column
-            fires = gold == letter if kind in (RIGHT, WRONG) else torch.ones_like(gold).bool()
+            fires = gold == letter if kind in (CORRECT, INCORRECT) else torch.ones_like(gold).bool()
             wiring = Wiring(detects, rows.always, column)
             parts.wire(layer, own.index, wiring, inputs[fires], float(loud))
             planted.append(own)
@@ -162,7 +160,7 @@ def _scale(
     prompts: Sequence[Prompt],
     strength: float,
 ) -> Tensor:
-    """Scale output columns until every neuron has the effect wanted; returns them [neurons]."""
+    """Scale output columns until every neuron has its target effect; these, [neurons]."""
     wanted = strength * torch.tensor([float(neuron.sign) for neuron in neurons])
     for _ in range(_MOST_ROUNDS):
         even.level(parts, _some(prompts))
@@ -178,7 +176,7 @@ def _scale(
         f"a neuron of kind {neurons[worst].kind} in layer {neurons[worst].layer} moves its letters "
         f"by {float(effects[worst]):.2f} log-nats",
         expected=f"about {float(wanted[worst]):g}",
-        remedy="plant at a smaller strength (selftest: --strengths), or in later layers of a model "
+        remedy="plant at a smaller strength (--strengths), or in later layers of a model "
         "that knows the answers",
     )
 
@@ -186,7 +184,7 @@ def _scale(
 def _effects(
     parts: GatedModel, neurons: Sequence[PlantedNeuron], prompts: Sequence[Prompt]
 ) -> Tensor:
-    """[neurons] what each moves its letters by, taken from 0 to 1, log-nats (see the module)."""
+    """[neurons] change of its letters when scaled from 0 to 1, log-nats (see the module)."""
     some = _some(prompts)
     engine = build_engine(parts.model, parts.layers, some)
     scales = torch.ones(1 + len(neurons), *parts.layers.shape)
@@ -208,11 +206,11 @@ def _effects(
         measure = odds if neuron.kind == ALIKE else against_others[..., neuron.pushes(n_letters)]
         change = measure[:, 0] - measure[:, row]
         effects.append(
-            change[gold == neuron.letter if neuron.kind in (RIGHT, WRONG) else ...].mean()
+            change[gold == neuron.letter if neuron.kind in (CORRECT, INCORRECT) else ...].mean()
         )
     return torch.stack(effects)
 
 
 def _some(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-    """Prompts that are enough for means."""
+    """Enough prompts for means."""
     return prompts[:: max(1, len(prompts) // _MEASURED_PROMPTS)]

@@ -1,4 +1,4 @@
-"""The parts of a model that planted neurons are wired into, and what these neurons detect."""
+"""The weights of a model that planting changes, and the detectors of planted neurons."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import FFNLayers
 from neuronllm_eval.models.hooks import edit_neurons
 from neuronllm_eval.prompts import Prompt
 
-# A detector says +1 and -1; the gate is this steep, so that a firing neuron is hardly bent.
+# Detectors have targets +1 and -1; so steep a gate is nearly linear where the neuron is active.
 _STEEPNESS = 4.0
 _RIDGE = 1.0
 _BATCH = 40
@@ -25,8 +25,8 @@ class Rows(NamedTuple):
     """Detectors on a layer's FFN input.
 
     Attributes:
-        letters: [letters, width] say +1 where the letter is right and -1 elsewhere.
-        always: [width] says 1.
+        letters: [letters, width] give +1 where the letter is gold and -1 elsewhere.
+        always: [width] gives 1.
     """
 
     letters: Tensor
@@ -34,12 +34,12 @@ class Rows(NamedTuple):
 
 
 class Wiring(NamedTuple):
-    """What a neuron is made of.
+    """Detectors and output of a planted neuron.
 
     Attributes:
-        detects: [width] says where it fires.
-        always: [width] says 1 everywhere.
-        column: [width] what it writes.
+        detects: [width] where it is active.
+        always: [width] gives 1 everywhere.
+        column: [width] its output.
     """
 
     detects: Tensor
@@ -62,10 +62,10 @@ class GatedModel:
 
     @classmethod
     def of(cls, model: Any, layers: FFNLayers) -> GatedModel:
-        """The parts of a model whose head gets weights of its own.
+        """The modules of a model; its head is untied from the embedding.
 
         Raises:
-            ModelError: it lacks some of them.
+            ModelError: some of them are missing.
         """
         try:
             blocks = model.model.layers
@@ -85,14 +85,14 @@ class GatedModel:
 
     @torch.no_grad()
     def wire(self, layer: int, index: int, wiring: Wiring, inputs: Tensor, loudness: float) -> None:
-        """Replace a neuron, so that it is `loudness` on average over some inputs.
+        """Replace a neuron.
 
         Args:
-            layer: its layer.
-            index: its place there.
-            wiring: what it detects and writes; the column is for an activation of `loudness`.
-            inputs: [prompts, width] of the FFN, where it is to fire.
-            loudness: its mean activation there.
+            layer: of the neuron.
+            index: within the layer.
+            wiring: the column is for an activation of `loudness`.
+            inputs: [prompts, width] of the FFN, where the neuron is to be active.
+            loudness: mean activation on these inputs.
         """
         gate = _STEEPNESS * wiring.detects
         fires = nn.functional.silu(inputs @ gate) * (inputs @ wiring.always)
@@ -103,8 +103,8 @@ class GatedModel:
         down[:, index] = wiring.column.to(down) / loudness
 
     @torch.no_grad()
-    def turn_down(self, layer: int, factor: float) -> None:
-        """Multiply what all neurons of a layer write."""
+    def scale_outputs(self, layer: int, factor: float) -> None:
+        """Multiply the outputs of all neurons of a layer."""
         self.downs[layer].weight *= factor
 
     @torch.no_grad()
@@ -117,9 +117,9 @@ class GatedModel:
 def recorded_inputs(
     model: nn.Module, modules: Sequence[nn.Module], prompts: Sequence[Prompt]
 ) -> list[Tensor]:
-    """What enters some modules at the scored position: per module [prompts, width] float32."""
+    """Inputs of the modules at the scored position: per module [prompts, width] float32."""
     found: list[list[Tensor]] = [[] for _ in modules]
-    decoder = cast(nn.Module, model.base_model)  # without the head, whose logits nobody needs
+    decoder = cast(nn.Module, model.base_model)  # without the head
     device = next(decoder.parameters()).device
     for start in range(0, len(prompts), _BATCH):
         contexts = [prompt.context for prompt in prompts[start : start + _BATCH]]
@@ -140,18 +140,18 @@ def fit_rows(inputs: Tensor, gold: Tensor, n_letters: int, written: Tensor) -> R
 
     Args:
         inputs: [prompts, width] of a layer's FFN at the scored position.
-        gold: [prompts] index of the right option.
+        gold: [prompts] index of the gold option.
         n_letters: number of options.
-        written: [directions, width] what planted neurons write, as it appears in the inputs:
-            detectors are blind to it, so that planted neurons do not read each other.
+        written: [directions, width] outputs of planted neurons as they appear in the inputs;
+            detectors ignore them, so that planted neurons do not read each other.
     """
     basis, _ = torch.linalg.qr(written.T)
     blind = (inputs - inputs @ basis @ basis.T).double()
-    says = 2.0 * nn.functional.one_hot(gold, n_letters).double() - 1  # [prompts, letters]
-    # A letter is right in few prompts and wrong in many: both shall weigh alike.
-    share = (says > 0).double().mean(0)
+    target = 2.0 * nn.functional.one_hot(gold, n_letters).double() - 1  # [prompts, letters]
+    # A letter is gold in few prompts and not in many: both get the same weight.
+    share = (target > 0).double().mean(0)
     fitted = [
-        _ridge(blind, says[:, letter], torch.where(says[:, letter] > 0, 1 / n, 1 / (1 - n)))
+        _ridge(blind, target[:, letter], torch.where(target[:, letter] > 0, 1 / n, 1 / (1 - n)))
         for letter, n in enumerate(share)
     ]
     ones = torch.ones(len(blind), dtype=blind.dtype)

@@ -1,8 +1,9 @@
-"""The streaming pass over questions: attributions -> ES -> G_e, B_e -> sums of every method.
+"""The pass over questions: attributions -> ES -> G_e, B_e -> the sums of every method.
 
-1. Questions are taken in units of whole questions (`work`), of which each process has its share.
-2. Every prompt is attributed (`attribution.attribute_all`), once for all methods; what it says of
-   neurons (`methods.Method.values`) is summed over the question's proxies: the example score ES_e.
+1. Questions are taken in units of whole questions (`work_units`), of which each process has its
+   share.
+2. Every prompt is attributed (`attribute_all`), once for all methods. What it says about neurons
+   (`Method.values`) is summed over the question's proxies: the example score ES_e.
 3. Per layer, the `top_z` highest positive neurons of ES_e form G_e, the lowest negative B_e.
 4. The ACE score of a neuron is the sum of ES_e over the questions where it is in G_e or B_e; other
    methods sum over all questions, or in ways of their own.
@@ -10,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from neuronllm_eval.attribution.integrated_gradients import (
-    Attribution,
     Attributions,
     Quadrature,
     Quantity,
@@ -29,9 +29,9 @@ from neuronllm_eval.attribution.methods import ACE, GradXAct, Method
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.engine.batching import in_batches
 from neuronllm_eval.engine.interface import Engine
-from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.errors import DocError
 from neuronllm_eval.neurons.selection import resolve_count
-from neuronllm_eval.prompts import ALL, SCORED, Question
+from neuronllm_eval.prompts import ALL, SCORED, Prompt, Question
 from neuronllm_eval.runtime.checkpoint import Tally
 from neuronllm_eval.runtime.work_units import prompts_digest
 
@@ -48,7 +48,7 @@ class IdentificationSettings:
         quadrature: rule for the path integral.
         top_z: neurons per layer in G_e and in B_e, a count or a share of the layer (our reading).
         batch_size: prompts per pass; a batch holds whole questions, so at least one question's.
-        positions: where neurons are attributed, one of `positions.POSITIONS`; the engine's.
+        positions: where neurons are attributed, one of `prompts.POSITIONS`; the engine's.
     """
 
     methods: tuple[Method, ...] = (ACE(),)
@@ -57,38 +57,31 @@ class IdentificationSettings:
     batch_size: int = 1
     positions: str = SCORED
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(
-                f"batch_size is {self.batch_size}",
-                expected="1 or more",
-                remedy="check --batch_size",
-            )
-
     @property
     def quantities(self) -> tuple[Quantity, ...]:
         """What the methods need, each once; ACE's if activations are all they need.
 
         At all positions it is GradXAct's then, which takes one pass.
         """
-        found = dict.fromkeys(each.quantity for each in self.methods if each.quantity is not None)
-        return tuple(found) or ((GradXAct if self.positions == ALL else ACE).quantity,)
+        needed = [method.quantity for method in self.methods if method.quantity is not None]
+        default = GradXAct.quantity if self.positions == ALL else ACE.quantity
+        return tuple(dict.fromkeys(needed or [default]))
 
 
 @dataclass(frozen=True)
 class QuestionRecord:
-    """One line of `questions.jsonl`, and what methods keep of a question besides.
+    """One line of `questions.jsonl`, and the methods' notes on the question.
 
     Attributes:
         question_id: the question.
         doc_ids: per proxy, the doc's index in the task.
-        gold: per proxy, the index of the right option.
+        gold: per proxy, the index of the gold option.
         loglikelihoods: per proxy and option, log-nats of the unmasked model, of the tokens that
             the options do not share.
         right: per proxy, whether the likeliest option is the gold one.
         completeness_gap: by method, the largest over proxies and layers, in units of its target;
             None where it is not measured.
-        notes: by method, what it keeps (`Method.note`).
+        notes: by method that has any (`Method.note`).
     """
 
     question_id: str
@@ -100,9 +93,63 @@ class QuestionRecord:
     notes: dict[str, Any]
 
 
+def identify(
+    engine: Engine,
+    questions: Sequence[Question],
+    settings: IdentificationSettings,
+    sums: Sums,
+    units: Iterable[range] | None = None,
+) -> Iterator[tuple[Question, QuestionRecord | DocError]]:
+    """Attribute every question and add it to the sums, one by one as they are taken.
+
+    Args:
+        engine: attributes the prompts.
+        questions: the selection split's questions.
+        settings: see `IdentificationSettings`.
+        sums: of every method; see `empty_sums`.
+        units: indices of the questions to do; all if not given.
+
+    Yields:
+        each question with its record, in order; or with a DocError if it gives NaN or infinity,
+        and so is not in the sums.
+    """
+    top_z = resolve_count(settings.top_z, engine.layers.width, "top_z")
+
+    def attribute(prompts: Sequence[Prompt]) -> list[Attributions]:
+        return attribute_all(engine, prompts, settings.quadrature, settings.quantities)
+
+    for index, attributions in in_batches(questions, settings.batch_size, attribute, units):
+        question = questions[index]
+        error = not_finite(question.prompts, attributions)
+        if error is not None:
+            yield question, error
+            continue
+        notes = {
+            method.name: add_question(
+                sums[method.name], method, index, question, attributions, top_z
+            )
+            for method in settings.methods
+        }
+        yield question, _record(question, attributions, settings.methods, notes)
+
+
+def empty_sums(
+    engine: Engine, questions: Sequence[Question], methods: Sequence[Method] = (ACE(),)
+) -> Sums:
+    """Sums over these questions before any of them is added."""
+    n_letters = max(len(prompt.options) for question in questions for prompt in question.prompts)
+    digest = prompts_digest(questions)
+    return {
+        method.name: ScoreSums.zeros(
+            engine.layers.shape, n_letters, method.n_groups, method.unit, digest
+        )
+        for method in methods
+    }
+
+
 def tally_of(sums: Sums) -> Tally:
     """What is added up over processes."""
-    return sum((each.tally(f"{name}/") for name, each in sums.items()), Tally())
+    return sum((of_method.tally(f"{name}/") for name, of_method in sums.items()), Tally())
 
 
 def vote(example_score: Tensor, top_z: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +174,7 @@ def add_question(
     method: Method,
     index: int,
     question: Question,
-    found: Sequence[Attributions],
+    attributions: Sequence[Attributions],
     top_z: int,
 ) -> Any:
     """Add question number `index` to a method's sums.
@@ -135,24 +182,24 @@ def add_question(
     Args:
         sums: of the method.
         method: what is summed up.
-        index: place of the question; even and odd ones are halves.
+        index: of the question; even and odd ones are halves.
         question: its prompts.
-        found: of each of them.
+        attributions: of each of them.
         top_z: neurons per layer that it votes for.
 
     Returns:
-        what the method keeps of the question (`Method.note`).
+        the method's note on the question (`Method.note`).
     """
-    values = [method.values(each) for each in found]
+    values = [method.values(of_prompt) for of_prompt in attributions]
     example_score = torch.stack(values).sum(0)
     good, bad = vote(example_score, top_z)
     half = index % 2
-    for prompt, each, own in zip(question.prompts, found, values, strict=True):
-        fixed = sums.fixed(own)
-        group = method.group(is_right(each, prompt.gold))
+    for prompt, of_prompt, neurons in zip(question.prompts, attributions, values, strict=True):
+        fixed = sums.fixed(neurons)
+        group = method.group(is_correct(of_prompt, prompt.gold))
         sums.letter_sums[prompt.gold] += fixed
         sums.group_count[group, half] += 1
-        sums.add_gaps(each.about(method.quantity))
+        sums.add_gaps(of_prompt.about(method.quantity))
         if not method.votes:
             sums.group_sums[group, half] += fixed
     if method.votes:
@@ -165,96 +212,31 @@ def add_question(
     return method.note(index, example_score)
 
 
-def is_right(found: Attributions, gold: int) -> bool:
+def is_correct(attributions: Attributions, gold: int) -> bool:
     """Whether the unedited model's likeliest option is the gold one."""
-    return int(found.first.loglikelihoods.argmax()) == gold
-
-
-def identify(
-    engine: Engine,
-    questions: Sequence[Question],
-    settings: IdentificationSettings,
-    record: Callable[[QuestionRecord], object],
-    sums: Sums | None = None,
-    units: Iterable[range] | None = None,
-    set_aside: Callable[[Question, DocError], object] | None = None,
-) -> Sums:
-    """Attribute every question and sum up.
-
-    Args:
-        engine: attributes the prompts.
-        questions: the selection split's questions.
-        settings: see `IdentificationSettings`.
-        record: called with each question's record, in order.
-        sums: to add to (`empty_sums`); of what is done here if not given.
-        units: places of the questions to do; all if not given.
-        set_aside: called with each question that gives NaN or infinity, which then counts nowhere.
-
-    Raises:
-        DocError: such a question, if `set_aside` is not given.
-    """
-    top_z = resolve_count(settings.top_z, engine.layers.width, "top_z")
-    sums = sums or empty_sums(engine, questions, settings.methods)
-    for index, own in in_batches(
-        questions,
-        settings.batch_size,
-        lambda prompts: attribute_all(engine, prompts, settings.quadrature, settings.quantities),
-        units,
-    ):
-        question = questions[index]
-        pairs = zip(question.prompts, own, strict=True)
-        wrong = (not_finite(prompt, each) for prompt, each in pairs)
-        error = next(filter(None, wrong), None)
-        if error is not None:
-            if set_aside is None:
-                raise error
-            set_aside(question, error)
-            continue
-        notes = {
-            method.name: add_question(sums[method.name], method, index, question, own, top_z)
-            for method in settings.methods
-        }
-        record(_record(question, own, settings.methods, notes))
-    return sums
-
-
-def empty_sums(
-    engine: Engine, questions: Sequence[Question], methods: Sequence[Method] = (ACE(),)
-) -> Sums:
-    """Sums of nothing yet, over these questions."""
-    n_letters = max(len(prompt.options) for question in questions for prompt in question.prompts)
-    asked = prompts_digest(questions)
-    return {
-        method.name: ScoreSums.zeros(
-            engine.layers.shape, n_letters, method.n_groups, method.unit, asked
-        )
-        for method in methods
-    }
+    return int(attributions.first.loglikelihoods.argmax()) == gold
 
 
 def _record(
     question: Question,
-    found: Sequence[Attributions],
+    attributions: Sequence[Attributions],
     methods: Sequence[Method],
     notes: dict[str, Any],
 ) -> QuestionRecord:
-    rows = [tuple(each.first.loglikelihoods.tolist()) for each in found]
     gold = tuple(prompt.gold for prompt in question.prompts)
-    gaps = {
-        method.name: _largest_gap([each.about(method.quantity) for each in found])
-        for method in methods
-    }
+    gaps = {}
+    for method in methods:
+        measured = [of_prompt.about(method.quantity).completeness_gap for of_prompt in attributions]
+        largest = [float(gap.max()) for gap in measured if gap is not None]
+        gaps[method.name] = max(largest, default=None)
     return QuestionRecord(
         question_id=question.question_id,
         doc_ids=tuple(prompt.doc_id for prompt in question.prompts),
         gold=gold,
-        loglikelihoods=tuple(rows),
-        right=tuple(is_right(each, answer) for each, answer in zip(found, gold, strict=True)),
+        loglikelihoods=tuple(
+            tuple(of_prompt.first.loglikelihoods.tolist()) for of_prompt in attributions
+        ),
+        right=tuple(map(is_correct, attributions, gold)),
         completeness_gap=gaps,
         notes={name: note for name, note in notes.items() if note is not None},
     )
-
-
-def _largest_gap(found: Sequence[Attribution]) -> float | None:
-    gaps = [each.completeness_gap for each in found]
-    return max((float(gap.max()) for gap in gaps if gap is not None), default=None)

@@ -4,9 +4,9 @@ For a prompt with option target F and unedited neurons h_l of layer l (paper, AC
 al. 2017 for the integral), one layer at a time and from a zero start point:
 
 1. attribution(l, i) = h_l,i * integral over alpha in (0, 1] of dF(alpha h_l) / dh_l,i
-2. the integral is a quadrature rule over a few nodes alpha_k;
-   Engines of all positions scale h_l at every position together and sum over positions;
-3. completeness: sum over i of attribution(l, i) = F(h_l) - F(0), up to the rule's error. The
+2. The integral is a quadrature rule over a few nodes alpha_k. Engines that edit all positions scale
+   h_l at every position together and sum over positions.
+3. Completeness: sum over i of attribution(l, i) = F(h_l) - F(0), up to the rule's error. The
    completeness gap reports that error for every prompt and layer.
 
 Gradient times activation at all positions takes one pass for all layers; there F(0), which would
@@ -23,16 +23,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuronllm_eval.engine.batching import compute_in_halves
 from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
     PathIntegral,
-    PathIntegrals,
     Target,
     option_cross_entropy,
 )
 from neuronllm_eval.errors import DocError, UsageError
-from neuronllm_eval.prompts import ALL, Prompt
+from neuronllm_eval.prompts import ALL, NOT_FINITE, Prompt
+from neuronllm_eval.runtime.process import own_rank
+from neuronllm_eval.runtime.progress import bar
+
+# Quadrature rules -------------------------------------------------------------------------------
+
+
+class QuadratureRule(NamedTuple):
+    """A family of rules for integrals over [0, 1].
+
+    Attributes:
+        nodes_and_weights: of the rule of so many steps.
+        default_n_steps: nodes unless the user asks for another number.
+        least_n_steps: nodes at least.
+    """
+
+    nodes_and_weights: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    default_n_steps: int
+    least_n_steps: int = 1
 
 
 def _gauss_legendre(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,21 +70,13 @@ def _gauss_lobatto(n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return (nodes + 1) / 2, weights / 2
 
 
-QUADRATURES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
-    "gauss_lobatto": _gauss_lobatto,
-    "gauss_legendre": _gauss_legendre,
-    "right_riemann": _right_riemann,  # the paper's
+QUADRATURES = {
+    "gauss_lobatto": QuadratureRule(_gauss_lobatto, default_n_steps=5, least_n_steps=2),
+    "gauss_legendre": QuadratureRule(_gauss_legendre, default_n_steps=4),
+    "right_riemann": QuadratureRule(_right_riemann, default_n_steps=16),  # the paper's
 }
-DEFAULT_N_STEPS = {"gauss_lobatto": 5, "gauss_legendre": 4, "right_riemann": 16}
-LEAST_N_STEPS = {"gauss_lobatto": 2, "gauss_legendre": 1, "right_riemann": 1}
 MOST_STEPS = 1000  # the rule of so many takes a second, and is exact long before
 AUTO_QUADRATURE = "auto"
-# `auto` leaves Gauss-Lobatto where its gaps exceed this many times Gauss-Legendre's and this share
-# of the change that attributions add up to. An unsound gradient exceeds both a hundredfold.
-_MUCH_LARGER, _SHARE = 4.0, 0.01
-N_PROBES = 4
-# Why a doc is set aside.
-NOT_FINITE = "NaN or infinite numbers"
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,6 @@ class Quadrature:
     name: str = "gauss_legendre"
     n_steps: int | None = None
 
-    @property
-    def n_copies(self) -> int:
-        """Edited copies of the scored position that a layer takes, that of alpha = 0 included."""
-        nodes, _ = self.rule()
-        return 1 + int(((nodes > 0) & (nodes < 1)).sum())
-
     def __post_init__(self) -> None:
         if self.name not in QUADRATURES:
             raise UsageError(
@@ -101,21 +105,30 @@ class Quadrature:
                 expected=" or ".join(QUADRATURES),
                 remedy="check --quadrature",
             )
+        rule = QUADRATURES[self.name]
         if self.n_steps is None:
-            object.__setattr__(self, "n_steps", DEFAULT_N_STEPS[self.name])
-        least = LEAST_N_STEPS[self.name]
-        if self.n_steps is not None and not least <= self.n_steps <= MOST_STEPS:
+            object.__setattr__(self, "n_steps", rule.default_n_steps)
+        elif not rule.least_n_steps <= self.n_steps <= MOST_STEPS:
             raise UsageError(
                 f"n_steps is {self.n_steps}",
-                expected=f"{least} to {MOST_STEPS} nodes for {self.name}",
-                remedy=f"check --n_steps (the default is {DEFAULT_N_STEPS[self.name]})",
+                expected=f"{rule.least_n_steps} to {MOST_STEPS} nodes for {self.name}",
+                remedy=f"check --n_steps (the default is {rule.default_n_steps})",
             )
 
     def rule(self) -> tuple[Tensor, Tensor]:
         """Nodes [n_steps] and weights [n_steps], float32; the weights sum to 1."""
         assert self.n_steps is not None
-        nodes, weights = QUADRATURES[self.name](self.n_steps)
+        nodes, weights = QUADRATURES[self.name].nodes_and_weights(self.n_steps)
         return torch.tensor(nodes, dtype=torch.float32), torch.tensor(weights, dtype=torch.float32)
+
+    @property
+    def n_copies(self) -> int:
+        """Edited copies of the scored position that a layer takes, that of alpha = 0 included."""
+        nodes, _ = self.rule()
+        return 1 + int(((nodes > 0) & (nodes < 1)).sum())
+
+
+# Attributions -----------------------------------------------------------------------------------
 
 
 class Quantity(NamedTuple):
@@ -132,7 +145,7 @@ class Quantity(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """What one prompt says of every neuron.
+    """One prompt's attributions of one quantity.
 
     Attributes:
         values: [layers, neurons] float32, in units of F (log-nats of `option_cross_entropy`).
@@ -146,76 +159,31 @@ class Attribution(NamedTuple):
     loglikelihoods: Tensor
     target_change: Tensor | None
 
-    def gaps(self) -> tuple[Tensor, Tensor]:
-        """Completeness gap and change of the target, where they are measured."""
-        assert self.completeness_gap is not None
-        assert self.target_change is not None
-        return self.completeness_gap, self.target_change
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is neither NaN nor infinity anywhere."""
+        return all(bool(torch.isfinite(part).all()) for part in self if part is not None)
 
 
 class Attributions(NamedTuple):
-    """Several quantities of one prompt, from one pass.
+    """One prompt's attributions of several quantities, from one pass.
 
     Attributes:
-        of: by quantity, the first of which the prompt's record is about.
-        neurons: [layers, neurons] float32, the activations (`PathIntegrals`).
+        by_quantity: the first is the one that the prompt's record is about.
+        activations: [layers, neurons] float32, as `PathIntegrals`.
     """
 
-    of: dict[Quantity, Attribution]
-    neurons: Tensor
+    by_quantity: dict[Quantity, Attribution]
+    activations: Tensor
 
     @property
     def first(self) -> Attribution:
         """Of the first quantity."""
-        return next(iter(self.of.values()))
+        return next(iter(self.by_quantity.values()))
 
     def about(self, quantity: Quantity | None) -> Attribution:
         """Of this quantity, or of the first for what needs none."""
-        return self.first if quantity is None else self.of[quantity]
-
-
-# Attributes prompts by a rule.
-Probe = Callable[[Sequence[Prompt], Quadrature], list[Attribution]]
-
-
-def choose_quadrature(
-    compute: Probe,
-    prompts: Sequence[Prompt],
-    name: str,
-    n_steps: int | None,
-    n_probes: int = N_PROBES,
-) -> Quadrature:
-    """The rule of this name; of `auto` the cheapest that these prompts find sound.
-
-    That is Gauss-Lobatto, if the completeness gaps of a few prompts show that the gradient at
-    alpha = 0 is to be used. Else it is Gauss-Legendre with one node less, which is as exact.
-
-    Args:
-        compute: attributes prompts by a rule, and lets numbers that are not finite pass.
-        prompts: of the run.
-        name: one of `QUADRATURES`, or `auto`.
-        n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
-        n_probes: how many of the prompts decide, at most.
-
-    Raises:
-        UsageError: as `Quadrature`.
-    """
-    if name != AUTO_QUADRATURE:
-        return Quadrature(name, n_steps)
-    lobatto = Quadrature("gauss_lobatto", n_steps)
-    assert lobatto.n_steps is not None
-    legendre = Quadrature("gauss_legendre", lobatto.n_steps - 1)
-    step = max(1, len(prompts) // n_probes)
-    probes = list(prompts)[::step][:n_probes]
-    pairs = list(zip(compute(probes, lobatto), compute(probes, legendre), strict=True))
-    # A doc that is not finite by either rule says nothing of them.
-    both = [pair for pair in pairs if is_finite(pair[0]) and is_finite(pair[1])]
-    against = any(is_finite(other) and not is_finite(one) for one, other in pairs)
-    if against or not both:
-        return legendre
-    gap, other_gap = (sum(float(pair[k].gaps()[0].sum()) for pair in both) for k in (0, 1))
-    change = sum(float(other.gaps()[1].abs().sum()) for _, other in both)
-    return legendre if gap > max(_MUCH_LARGER * other_gap, _SHARE * change) else lobatto
+        return self.first if quantity is None else self.by_quantity[quantity]
 
 
 def attribute(
@@ -223,27 +191,17 @@ def attribute(
     prompts: Sequence[Prompt],
     quadrature: Quadrature,
     target: Target = option_cross_entropy,
-    *,
-    finite: bool = True,
 ) -> list[Attribution]:
     """Integrated gradients of `target` for a batch of prompts.
-
-    Args:
-        engine: computes the gradients.
-        prompts: attributed together as one batch.
-        quadrature: rule for the path integral.
-        target: what is attributed.
-        finite: False leaves it to the caller to look for numbers that are not (`not_finite`).
 
     Raises:
         DocError: a log-likelihood or an attribution is not finite; names the doc.
     """
-    found = [each.first for each in attribute_all(engine, prompts, quadrature, [Quantity(target)])]
-    for prompt, attribution in zip(prompts, found, strict=True):
-        error = not_finite(prompt, attribution) if finite else None
-        if error is not None:
-            raise error
-    return found
+    results = attribute_all(engine, prompts, quadrature, [Quantity(target)])
+    error = not_finite(prompts, results)
+    if error is not None:
+        raise error
+    return [attributions.first for attributions in results]
 
 
 def attribute_all(
@@ -254,30 +212,34 @@ def attribute_all(
 ) -> list[Attributions]:
     """Several quantities for a batch of prompts, in one forward pass.
 
-    Each target has a backward pass, but for those that share one (`scoring.POWERS`).
+    Each target has a backward pass, except those that share one (`interface.EXPONENTIAL_OF`).
 
     Args:
         engine: computes the gradients.
         prompts: attributed together as one batch.
         quadrature: rule for the path integrals.
-        quantities: at least one. Their numbers may be NaN or infinite.
+        quantities: at least one. Their numbers may be NaN or infinite (`not_finite`).
     """
-    if takes_one_pass(engine, quantities):
-        nodes = torch.ones(1)
-        integrands = [Integrand(each.target, nodes) for each in quantities]
-        found = engine.integrate_all(prompts, nodes, integrands)
-        return [_attributions(each, quantities, _without_gap) for each in found]
-    nodes, weights = quadrature.rule()
-    ends = torch.zeros(1), torch.ones(1)
-    if nodes[0] > 0:  # a node at alpha = 0 gives F(0), which the completeness gap needs
-        nodes, weights = torch.cat((ends[0], nodes)), torch.cat((ends[0], weights))
+    one_pass = takes_one_pass(engine, quantities)
+    nodes, weights = (torch.ones(1), torch.ones(1)) if one_pass else quadrature.rule()
+    zero, one = torch.zeros(1), torch.ones(1)
+    if nodes[0] > 0 and not one_pass:  # a node at alpha = 0 gives F(0), for the completeness gap
+        nodes, weights = torch.cat((zero, nodes)), torch.cat((zero, weights))
     if nodes[-1] < 1 and not all(quantity.path for quantity in quantities):
-        nodes, weights = torch.cat((nodes, ends[1])), torch.cat((weights, ends[0]))
+        nodes, weights = torch.cat((nodes, one)), torch.cat((weights, zero))
     at_one = torch.zeros_like(nodes)
     at_one[-1] = 1.0
-    integrands = [Integrand(each.target, weights if each.path else at_one) for each in quantities]
-    found = engine.integrate_all(prompts, nodes, integrands)
-    return [_attributions(each, quantities, _with_gap) for each in found]
+    integrands = [
+        Integrand(quantity.target, weights if quantity.path else at_one) for quantity in quantities
+    ]
+    results = []
+    for path_integrals in engine.integrate_all(prompts, nodes, integrands):
+        attributions = [
+            _attribution(integral, has_gap=not one_pass) for integral in path_integrals.integrals
+        ]
+        by_quantity = dict(zip(quantities, attributions, strict=True))
+        results.append(Attributions(by_quantity, path_integrals.activations))
+    return results
 
 
 def takes_one_pass(engine: Engine, quantities: Sequence[Quantity]) -> bool:
@@ -285,39 +247,105 @@ def takes_one_pass(engine: Engine, quantities: Sequence[Quantity]) -> bool:
     return engine.positions == ALL and not any(quantity.path for quantity in quantities)
 
 
-def _attributions(
-    found: PathIntegrals,
-    quantities: Sequence[Quantity],
-    attribution: Callable[[PathIntegral], Attribution],
-) -> Attributions:
-    each = map(attribution, found.integrals)
-    return Attributions(dict(zip(quantities, each, strict=True)), found.neurons)
-
-
-def _without_gap(integral: PathIntegral) -> Attribution:
-    return Attribution(integral.attribution, None, integral.loglikelihoods, None)
-
-
-def _with_gap(integral: PathIntegral) -> Attribution:
-    change = integral.target - integral.node_targets[:, 0]
-    gap = (integral.attribution.sum(-1) - change).abs()
+def _attribution(integral: PathIntegral, has_gap: bool) -> Attribution:
+    change = gap = None
+    if has_gap:
+        change = integral.target - integral.node_targets[:, 0]
+        gap = (integral.attribution.sum(-1) - change).abs()
     return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
 
 
-def is_finite(attribution: Attribution) -> bool:
-    """Whether there is neither NaN nor infinity anywhere."""
-    return all(bool(torch.isfinite(each).all()) for each in attribution if each is not None)
+def not_finite(prompts: Sequence[Prompt], attributions: Sequence[Attributions]) -> DocError | None:
+    """What is wrong with the first doc that gives NaN or infinity anywhere; None if none does."""
+    for prompt, of_prompt in zip(prompts, attributions, strict=True):
+        finite = all(attribution.is_finite for attribution in of_prompt.by_quantity.values())
+        if not (finite and bool(torch.isfinite(of_prompt.activations).all())):
+            return DocError(
+                f"doc {prompt.doc_id} gives NaN or infinite log-likelihoods or gradients",
+                expected="finite numbers",
+                remedy="load the model in float32 or bfloat16 (--model_args dtype=float32)",
+                reason=NOT_FINITE,
+            )
+    return None
 
 
-def not_finite(prompt: Prompt, found: Attribution | Attributions) -> DocError | None:
-    """What is wrong with a doc that gives NaN or infinity anywhere; None if it does not."""
-    each = [found] if isinstance(found, Attribution) else list(found.of.values())
-    activations = [] if isinstance(found, Attribution) else [found.neurons]
-    if all(map(is_finite, each)) and all(bool(torch.isfinite(one).all()) for one in activations):
-        return None
-    return DocError(
-        f"doc {prompt.doc_id} gives NaN or infinite log-likelihoods or gradients",
-        expected="finite numbers",
-        remedy="load the model in float32 or bfloat16 (--model_args dtype=float32)",
-        reason=NOT_FINITE,
+# Choosing a rule --------------------------------------------------------------------------------
+
+# `auto` leaves Gauss-Lobatto where its gaps exceed this many times Gauss-Legendre's and this share
+# of the change that attributions add up to. A gradient that is wrong at alpha = 0 exceeds both a
+# hundredfold.
+_MUCH_LARGER, _SHARE = 4.0, 0.01
+_N_PROBES = 4
+# The replay engine, of layers x nodes passes per prompt, tries rules on one prompt of so many.
+_PROMPTS_PER_PROBE = 50
+
+
+def choose_quadrature(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    name: str,
+    n_steps: int | None = None,
+    batch_size: int = 1,
+) -> Quadrature:
+    """The rule of this name; for `auto` the cheapest that is exact on a few of these prompts.
+
+    That is Gauss-Lobatto, if the completeness gaps show that the gradient at alpha = 0 can be used.
+    Otherwise it is Gauss-Legendre with one node less, which is as exact.
+
+    Args:
+        engine: attributes the prompts.
+        prompts: of the run.
+        name: one of `QUADRATURES`, or `auto`.
+        n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
+        batch_size: prompts per pass.
+
+    Raises:
+        UsageError: as `Quadrature`.
+    """
+    if name != AUTO_QUADRATURE:
+        return Quadrature(name, n_steps)
+    lobatto = Quadrature("gauss_lobatto", n_steps)
+    assert lobatto.n_steps is not None
+    legendre = Quadrature("gauss_legendre", lobatto.n_steps - 1)
+    is_slow = engine.name == "replay"
+    n_probes = max(1, min(_N_PROBES, len(prompts) // _PROMPTS_PER_PROBE)) if is_slow else _N_PROBES
+    probes = list(prompts)[:: max(1, len(prompts) // n_probes)][:n_probes]
+    results: dict[Quadrature, list[Attribution]] = {lobatto: [], legendre: []}
+    with bar(
+        total=2 * len(probes),
+        desc="choose the quadrature",
+        unit="prompt",
+        leave=False,
+        shown=is_slow and not own_rank(),
+    ) as progress:
+        for rule, attributions in results.items():
+
+            def compute(batch: list[Prompt], rule: Quadrature = rule) -> list[Attributions]:
+                return attribute_all(engine, batch, rule, [Quantity(option_cross_entropy)])
+
+            for start in range(0, len(probes), batch_size):
+                batch = probes[start : start + batch_size]
+                computed, _ = compute_in_halves(batch, compute)
+                attributions += [of_prompt.first for of_prompt in computed]
+                progress.update(len(batch))
+    return lobatto if is_exact_at_zero(results[lobatto], results[legendre]) else legendre
+
+
+def is_exact_at_zero(lobatto: Sequence[Attribution], legendre: Sequence[Attribution]) -> bool:
+    """Whether Gauss-Lobatto, with its node at alpha = 0, is as complete as Gauss-Legendre.
+
+    A prompt that is not finite by either rule says nothing about them.
+    """
+    pairs = [pair for pair in zip(lobatto, legendre, strict=True) if pair[1].is_finite]
+    if not pairs or not all(at_zero.is_finite for at_zero, _ in pairs):
+        return False
+    gap, legendre_gap = (
+        sum(_total(pair[rule].completeness_gap) for pair in pairs) for rule in (0, 1)
     )
+    change = sum(_total(inner.target_change) for _, inner in pairs)
+    return gap <= max(_MUCH_LARGER * legendre_gap, _SHARE * change)
+
+
+def _total(values: Tensor | None) -> float:
+    assert values is not None  # paths are integrated, so gaps are measured
+    return float(values.abs().sum())

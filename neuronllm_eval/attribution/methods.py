@@ -1,16 +1,17 @@
 """The methods that score neurons: what `--method` chooses from.
 
 All share the pass, the prompts, the splits and the selection, so that only the score differs. A
-method says what it needs of a prompt (`quantity`), what the prompt then says of every neuron
-(`values`), and how sums over questions become scores (`score`). The highest positive scores are
-good neurons, the lowest negative ones bad; a method without negative scores finds no bad neurons.
+method is a class of three parts: what is attributed for a prompt (`quantity`), the prompt's value
+for every neuron (`values`), and how sums over questions become scores (`score`). The highest
+positive scores are good neurons, the lowest negative ones bad; a method without negative scores
+finds no bad neurons.
 
 In the formulas h is a neuron's activation at the scored position, IG(F) its integrated gradient
 along alpha * h_l (`attribution`), F the log-softmax over the options at the gold one and p(gold)
 the probability of the gold option's token over the whole vocabulary. At all positions
 (`positions`), products of h and gradients are summed over them, and h alone is its mean over the
-context. Where a source ranks neurons per question, how that becomes a ranking for a task is our
-reading, and said so.
+context. Where a source ranks neurons per question, its extension to a task is marked as our
+reading.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class Method:
         name: what `--method` calls it.
         quantity: what is attributed; None if the activations are enough.
         votes: whether a question counts only for the neurons it puts in G_e or B_e.
-        n_groups: into how many groups prompts are parted.
+        n_groups: groups of prompts that are summed up separately (`group`).
         unit: of the sums, see `ScoreSums`.
-        measures: what `values` are, in words, for those who read them.
+        measures: what `values` are, in words, for reports.
     """
 
     name: ClassVar[str]
@@ -66,25 +67,30 @@ class Method:
     unit: ClassVar[float] = FIXED_POINT
     measures: ClassVar[str] = "attribution, in log-nats"
 
-    def values(self, found: Attributions) -> Tensor:
-        """[layers, neurons] what a prompt says of every neuron; summed up over questions."""
-        return found.neurons if self.quantity is None else found.of[self.quantity].values
+    def values(self, attributions: Attributions) -> Tensor:
+        """[layers, neurons] a prompt's value for every neuron; summed up over questions."""
+        if self.quantity is None:
+            return attributions.activations
+        return attributions.by_quantity[self.quantity].values
 
-    def group(self, right: bool) -> int:
-        """The group of a prompt that was answered right or wrong."""
+    def group(self, correct: bool) -> int:
+        """The group of a prompt that the unedited model answers correctly or incorrectly."""
         return 0
 
     def note(self, index: int, example_score: Tensor) -> Any:
-        """What else is to be kept of question number `index`, as JSON has it; None for nothing.
+        """What `score` needs to know about a question besides the sums, as JSON values.
 
         Args:
-            index: place of the question; even and odd ones are halves.
+            index: of the question; even and odd ones are halves.
             example_score: [layers, neurons] `values` summed over its proxies.
+
+        Returns:
+            the note; None for nothing.
         """
         return None
 
     def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
-        """[2, layers, neurons] the scores that even and odd questions give, before they are added.
+        """[2, layers, neurons] the scores by even and by odd questions, for split-half statistics.
 
         Args:
             sums: over questions.
@@ -140,7 +146,7 @@ class KN(Method):
 
     name = "kn"
     quantity = _PROBABILITY
-    measures = "attribution of the right option's probability"
+    measures = "attribution of the gold option's probability"
 
 
 @dataclass(frozen=True)
@@ -180,44 +186,43 @@ class QRNCA(Method):
             "common": (0 < self.common <= 1, "above 0, at most 1"),
             "top_v": (self.top_v >= 1, "1 or more"),
         }
-        for name, (is_right, expected) in ranges.items():
-            if not is_right:
+        for name, (in_range, expected) in ranges.items():
+            if not in_range:
                 raise UsageError(
                     f"{name} of method qrnca is {getattr(self, name)}",
                     expected=expected,
                     remedy="check --method_args",
                 )
 
-    def values(self, found: Attributions) -> Tensor:
+    def values(self, attributions: Attributions) -> Tensor:
         """[layers, neurons] attributions above the prompt's threshold, others 0."""
-        given = super().values(found)
-        least = (self.threshold * given.max()).clamp(min=0.0)
-        return torch.where(given > least, given, 0.0)
+        values = super().values(attributions)
+        threshold = (self.threshold * values.max()).clamp(min=0.0)
+        return torch.where(values > threshold, values, 0.0)
 
     def note(self, index: int, example_score: Tensor) -> Any:
-        """The question's cluster: places of its neurons in the flat array, and their na."""
+        """The question's cluster: indices of its neurons in the flat array, and their na."""
         values = example_score.cpu().double().numpy().ravel()
         members = np.flatnonzero(values)
-        chosen = values[members]
-        shares = chosen / chosen.sum() if len(chosen) else chosen
+        shares = values[members]
+        shares = shares / shares.sum() if len(shares) else shares
         return {"half": index % 2, "neurons": members.tolist(), "shares": shares.tolist()}
 
     def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.halves`."""
-        seen = Counter(neuron for note in notes for neuron in note["neurons"])
+        n_clusters = Counter(neuron for note in notes for neuron in note["neurons"])
         shape = sums.good_count.shape
-        found = np.zeros((2, math.prod(shape)))
+        halves = np.zeros((2, math.prod(shape)))
         for note in notes:
-            pairs = zip(note["neurons"], note["shares"], strict=True)
             naica = [
-                (share * math.log(len(notes) / (seen[neuron] + 1)), neuron)
-                for neuron, share in pairs
+                (share * math.log(len(notes) / (n_clusters[neuron] + 1)), neuron)
+                for neuron, share in zip(note["neurons"], note["shares"], strict=True)
             ]
-            # As in the authors' code, common neurons take up places among the first.
-            for value, neuron in sorted(naica, key=lambda each: -each[0])[: self.top_v]:
-                if value > 0 and seen[neuron] <= int(len(notes) * self.common):
-                    found[note["half"], neuron] += value
-        return found.reshape(2, *shape)
+            # As in the authors' code, common neurons are counted among the `top_v`.
+            for value, neuron in sorted(naica, key=lambda pair: -pair[0])[: self.top_v]:
+                if value > 0 and n_clusters[neuron] <= int(len(notes) * self.common):
+                    halves[note["half"], neuron] += value
+        return halves.reshape(2, *shape)
 
     def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.score`."""
@@ -227,22 +232,22 @@ class QRNCA(Method):
 class TN(Method):
     """Task-specific neurons (Leng & Xiong, COLING 2025): |h * dL/dh| with L = -log p(gold).
 
-    Summed over all proxies and questions; it has no sign, so there are no bad neurons.
+    Summed over all proxies and questions; never negative, so there are no bad neurons.
     """
 
     name = "tn"
     quantity = _LOSS
     measures = "size of the attribution, in log-nats"
 
-    def values(self, found: Attributions) -> Tensor:
+    def values(self, attributions: Attributions) -> Tensor:
         """See `Method.values`."""
-        return super().values(found).abs()
+        return super().values(attributions).abs()
 
 
 class Activation(Method):
     """Mean of h over all prompts: the highest are good, the lowest negative ones bad.
 
-    Source: none, a baseline; target: none, what the model says does not matter.
+    Source: none, a baseline; target: none, the model's answer does not matter.
     """
 
     name = "activation"
@@ -259,10 +264,10 @@ class Activation(Method):
 
 
 class ContrastActivation(Method):
-    """Mean of h over prompts answered right, minus that over prompts answered wrong.
+    """Mean of h over prompts answered correctly, minus that over those answered incorrectly.
 
-    Zero where all prompts are answered alike. Source: none, a baseline; target: whether the
-    likeliest option is the right one.
+    Zero where there are none of either. Source: none, a baseline; target: whether the likeliest
+    option is the gold one.
     """
 
     name = "contrast_activation"
@@ -270,14 +275,13 @@ class ContrastActivation(Method):
     unit = Activation.unit
     measures = Activation.measures
 
-    def group(self, right: bool) -> int:
+    def group(self, correct: bool) -> int:
         """See `Method.group`."""
-        return int(right)
+        return int(correct)
 
     def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.halves`."""
-        parts = [self._difference(sums, slice(half, half + 1)) for half in (0, 1)]
-        return np.stack(parts)
+        return np.stack([self._difference(sums, slice(half, half + 1)) for half in (0, 1)])
 
     def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.score`."""
@@ -287,19 +291,19 @@ class ContrastActivation(Method):
         counts = sums.group_count[:, halves].sum(1)
         if not counts.all():
             return np.zeros(sums.good_count.shape)
-        wrong, right = sums.floats(sums.group_sums[:, halves].sum(1)) / counts[:, None, None]
-        return np.asarray(right - wrong)
+        means = sums.floats(sums.group_sums[:, halves].sum(1)) / counts[:, None, None]
+        return np.asarray(means[1] - means[0])
 
 
 @dataclass(frozen=True)
 class Random(ACE):
-    """ACE's scores dealt out anew within each layer, so that chance has the same layers.
+    """ACE's scores permuted within each layer, so that chance has the same layers.
 
-    The questions decide the dealing too: another task or seed is another draw. Source: none, a
-    baseline; target: F, which decides how many neurons of a layer are good or bad.
+    The permutation depends on the questions too: another task or seed is another draw. Source:
+    none, a baseline; target: F, which decides how many neurons of a layer are good or bad.
 
     Attributes:
-        seed: of the dealing.
+        seed: of the permutation, 0 or more.
     """
 
     seed: int = 0
@@ -315,20 +319,20 @@ class Random(ACE):
             )
 
     def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
-        """See `Method.halves`; each half is dealt out by itself."""
-        found = super().halves(sums, notes)
-        return np.stack([self._dealt(half, sums, 1 + place) for place, half in enumerate(found)])
+        """See `Method.halves`; each half has its own permutation."""
+        halves = super().halves(sums, notes)
+        return np.stack([self._permuted(half, sums, 1 + i) for i, half in enumerate(halves)])
 
     def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.score`."""
-        return self._dealt(super().score(sums, notes), sums, 0)
+        return self._permuted(super().score(sums, notes), sums, 0)
 
     def counts(self, sums: ScoreSums) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """See `Method.counts`; they stay with their scores."""
+        """See `Method.counts`; permuted as the scores."""
         good, bad = super().counts(sums)
-        return self._dealt(good, sums, 0), self._dealt(bad, sums, 0)
+        return self._permuted(good, sums, 0), self._permuted(bad, sums, 0)
 
-    def _dealt(self, values: NDArray[Any], sums: ScoreSums, number: int) -> NDArray[Any]:
+    def _permuted(self, values: NDArray[Any], sums: ScoreSums, number: int) -> NDArray[Any]:
         questions = hashlib.sha256(sums.questions.encode()).digest()
         seeds = [self.seed, number, int.from_bytes(questions[:8], "little")]
         return np.random.default_rng(seeds).permuted(values, axis=1)
@@ -351,7 +355,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def register(method: type[Method]) -> type[Method]:
-    """Add a method of your own, to be used as a decorator; `docs/extending.md` has an example.
+    """Class decorator that adds a method of your own; `docs/extending.md` has an example.
 
     Raises:
         UsageError: the name is taken.
@@ -370,7 +374,7 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
     Args:
         name: one of `METHODS`.
-        settings: values of its fields; the others keep their defaults.
+        settings: values of its fields; the others have their defaults.
 
     Raises:
         UsageError: an unknown method or setting, or a value it cannot have.
@@ -379,24 +383,23 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         raise UsageError(
             f"unknown method {name!r:.100}", expected=", ".join(METHODS), remedy="check --method"
         )
-    fields = {field.name: field for field in dataclasses.fields(METHODS[name])}
-    given = dict(settings or {})
-    for setting, value in given.items():
-        known = fields.get(setting)
-        if known is None:
+    defaults = {field.name: field.default for field in dataclasses.fields(METHODS[name])}
+    settings = settings or {}
+    for setting, value in settings.items():
+        if setting not in defaults:
             raise UsageError(
                 f"method {name} has no setting {setting!r:.100}",
-                expected=", ".join(fields) or "none",
+                expected=", ".join(defaults) or "none",
                 remedy="check --method_args",
             )
-        wanted = type(known.default)
-        if isinstance(value, bool) or not isinstance(value, (int, wanted)):
+        number_type = type(defaults[setting])
+        if isinstance(value, bool) or not isinstance(value, (int, number_type)):
             raise UsageError(
                 f"{setting} of method {name} is {value!r:.100}",
-                expected="a number" if wanted is float else "a whole number",
+                expected="a number" if number_type is float else "a whole number",
                 remedy="check --method_args",
             )
-    return METHODS[name](**given)
+    return METHODS[name](**settings)
 
 
 def to_scores(
@@ -405,10 +408,10 @@ def to_scores(
     """What is written to `scores.safetensors`.
 
     Args:
-        method: that the sums were made for.
-        sums: over questions.
+        method: whose sums they are.
+        sums: over all questions.
         notes: of the questions, in any order.
-        provenance: where they come from.
+        provenance: of the scores.
     """
     good_count, bad_count = method.counts(sums)
     return NeuronScores(

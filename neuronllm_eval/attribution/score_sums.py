@@ -1,6 +1,6 @@
-"""Running sums over questions, which a method's scores are made of.
+"""Running sums over questions, from which a method's scores are computed.
 
-Sums are kept in 64-bit fixed point, so that the order of adding cannot change a bit of the result,
+They are 64-bit fixed-point numbers, so that the order of adding cannot change a bit of the result,
 and their size does not depend on the number of questions.
 """
 
@@ -29,8 +29,8 @@ _COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
 class ScoreSums:
     """Sums over questions, all int64, so adding is exact in any order.
 
-    Even and odd questions are summed up apart, for the split-half statistics. A method may part
-    prompts into groups besides.
+    Even and odd questions are summed up separately, for the split-half statistics, and so are the
+    groups into which a method splits prompts.
 
     Attributes:
         group_sums: [groups, 2, layers, neurons] of fixed-point numbers.
@@ -40,6 +40,10 @@ class ScoreSums:
         group_count: [groups, 2] prompts that were added.
         unit: how many units of the sums are 1.
         questions: digest of the questions that are summed over.
+        gap_max: the largest completeness gap, in units of the target.
+        gap_sum: of the gaps, a fixed-point number.
+        change_sum: of |F(h_l) - F(0)|, a fixed-point number.
+        n_gaps: gaps that were added, one for each prompt and layer.
         bound: what no sum can exceed, in units, after all that was added here.
     """
 
@@ -76,10 +80,10 @@ class ScoreSums:
         return cls(empty(n_groups, 2), empty(n_letters), empty(), empty(), counts, unit, questions)
 
     def fixed(self, values: Tensor) -> NDArray[np.int64]:
-        """Numbers as the sums keep them.
+        """Values as fixed-point numbers.
 
         Raises:
-            DocError: these and all before might add up to more than a sum can hold.
+            DocError: these and all before might add up to more than 64 bits hold.
         """
         self.bound += float(values.abs().max()) * self.unit + 1  # with rounding
         if not self.bound < _MOST_UNITS:
@@ -91,7 +95,7 @@ class ScoreSums:
         return _units(values, self.unit)
 
     def floats(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The other way round."""
+        """Fixed-point numbers as floats."""
         return sums / self.unit
 
     @property
@@ -100,28 +104,27 @@ class ScoreSums:
         return self.group_sums.sum(0)
 
     def add_gaps(self, attribution: Attribution) -> None:
-        """Add up what a prompt's attributions miss, if that is measured."""
-        if attribution.completeness_gap is None:
+        """Add a prompt's completeness gaps, if they are measured."""
+        if attribution.completeness_gap is None or attribution.target_change is None:
             return
-        missed, change = attribution.gaps()
-        gaps = missed.cpu().double()
+        gaps = attribution.completeness_gap.cpu().double()
         self.gap_max = max(self.gap_max, float(gaps.max()))
         self.gap_sum += int(_units(gaps, FIXED_POINT).sum())
-        self.change_sum += int(_units(change.abs(), FIXED_POINT).sum())
+        self.change_sum += int(_units(attribution.target_change.abs(), FIXED_POINT).sum())
         self.n_gaps += gaps.numel()
 
     def tally(self, prefix: str = "") -> Tally:
-        """What is added up over processes; the largest gap is in the questions' records too."""
+        """What is added up over processes; the largest gap is in the questions' records."""
         return Tally(
             {prefix + name: getattr(self, name) for name in _ARRAYS},
             {prefix + name: getattr(self, name) for name in _COUNTS},
         )
 
     def of(self, tally: Tally, gap_max: float, prefix: str = "") -> ScoreSums:
-        """The sums that were added up, which are of the same model and questions as these.
+        """The sums of all processes, for the same model and questions as these.
 
         Args:
-            tally: of all processes.
+            tally: what the processes added up.
             gap_max: the largest of the questions' gaps.
             prefix: of the names in the tally.
 
@@ -130,14 +133,14 @@ class ScoreSums:
         """
         values: dict[str, Any] = {name: tally.counts[prefix + name] for name in _COUNTS}
         for name in _ARRAYS:
-            found, expected = tally.arrays.get(prefix + name), getattr(self, name)
-            if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            array, expected = tally.arrays.get(prefix + name), getattr(self, name)
+            if array is None or (array.shape, array.dtype) != (expected.shape, expected.dtype):
                 raise ArtifactError(
-                    f"the checkpoint's {prefix}{name} is {None if found is None else found.shape}",
+                    f"the checkpoint's {prefix}{name} is {None if array is None else array.shape}",
                     expected=f"integers of shape {expected.shape}",
-                    remedy="pass --overwrite to start anew",
+                    remedy="pass --overwrite to restart",
                 )
-            values[name] = found
+            values[name] = array
         return ScoreSums(**values, unit=self.unit, questions=self.questions, gap_max=gap_max)
 
     @property
@@ -147,7 +150,7 @@ class ScoreSums:
 
     @property
     def gap_share(self) -> float:
-        """The gaps' sum over that of |F(h_l) - F(0)|: the share of the change that is missed."""
+        """Sum of the gaps over that of |F(h_l) - F(0)|: the share of the change that is missed."""
         return self.gap_sum / max(1, self.change_sum)
 
 

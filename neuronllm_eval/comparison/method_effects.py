@@ -34,8 +34,7 @@ from neuronllm_eval.evaluation.stats.significance import (
     mcnemar,
     random_control_rank,
 )
-from neuronllm_eval.interventions.conditions import UNMASKED
-from neuronllm_eval.interventions.edited_counts import Edited
+from neuronllm_eval.interventions.conditions import UNMASKED, Edited
 
 SWAPPED = "enhance_minus_degrade"
 PAPERS = ("degrade", "enhance")

@@ -37,9 +37,10 @@ from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
     UNMASKED,
     ConditionName,
+    Edited,
     control_name,
+    edited_by,
 )
-from neuronllm_eval.interventions.edited_counts import Edited, edited_by
 
 SWAPPED = "enhance_minus_degrade"
 PAPERS = ("degrade", "enhance")  # conditions whose relative changes the paper reports

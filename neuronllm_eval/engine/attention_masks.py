@@ -1,12 +1,15 @@
-"""Attention masks over a cache with padding: of tokens that go on, and of copies of one token."""
+"""4-D attention masks over a cache with padding: for tokens that continue it, and for copies."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from neuronllm_eval.models.ffn_layers import text_config
+
+_SUPPORTED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 
 class MaskStyle(Enum):
@@ -21,100 +24,71 @@ class MaskStyle(Enum):
     PER_TYPE = "per_type"
 
 
-SUPPORTED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+def mask_styles(model: nn.Module) -> tuple[MaskStyle, ...]:
+    """The styles worth trying for a model, the likelier first; empty if its attention takes none.
 
-
-def mask_styles(config: Any) -> tuple[MaskStyle, ...]:
-    """The styles worth trying for a model, the likelier first; empty if its attention is neither.
-
-    Layers of linear, chunked or recurrent attention do not read a mask of this kind.
+    Layers of linear, chunked or recurrent attention do not read a mask of this type.
     """
-    layer_types = set(getattr(_text_config(config), "layer_types", None) or ())
+    layer_types = _layer_types(model)
     if not layer_types:
         return (MaskStyle.SINGLE,)
-    if not layer_types <= SUPPORTED_LAYER_TYPES:
+    if not layer_types <= _SUPPORTED_LAYER_TYPES:
         return ()
     return (MaskStyle.PER_TYPE, MaskStyle.SINGLE)
 
 
 def attention_masks(
-    config: Any,
+    model: nn.Module,
     style: MaskStyle,
     key_positions: Tensor,
     query_positions: Tensor,
-    own: Tensor,
-    dtype: torch.dtype,
+    sees: Tensor,
 ) -> Tensor | dict[str, Tensor]:
     """Additive masks [batch, 1, queries, keys + queries]: 0 where a query looks, else the minimum.
 
     Args:
-        config: the model's configuration.
-        style: one mask or one per layer type.
-        key_positions: [batch, keys] places in the prompt of what is in the cache, -1 for padding.
-        query_positions: [batch, queries] places of the tokens that are fed.
-        own: [queries, queries] bool, or the same for each of a batch, which of the tokens fed
-            with it each of them sees: earlier ones and itself, or for copies of one token itself
-            alone.
-        dtype: the model's dtype.
+        model: a Hugging Face causal LM.
+        style: one mask, or one per layer type.
+        key_positions: [batch, keys] position in the prompt of each cached token, -1 for padding.
+        query_positions: [batch, queries] positions of the tokens that are fed.
+        sees: [queries, queries] or [batch, queries, queries] bool, which of the tokens fed together
+            each of them sees: earlier ones and itself; of copies of one token, itself alone.
     """
-    config = _text_config(config)
-    full = _additive(_visible(key_positions, query_positions, own, window=None), dtype)
-    window = getattr(config, "sliding_window", None)
+    window = getattr(text_config(model), "sliding_window", None)
+
+    def mask(window: int | None) -> Tensor:
+        visible = _visible(key_positions, query_positions, sees, window)
+        dtype: torch.dtype = model.dtype  # type: ignore[assignment]
+        zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return zeros.masked_fill(~visible, torch.finfo(dtype).min)
+
+    layer_types = _layer_types(model)
     if style is MaskStyle.SINGLE:
-        if window is None or _is_mixed(config):
-            return full
-        return _additive(_visible(key_positions, query_positions, own, window), dtype)
-    masks = {"full_attention": full}
-    if "sliding_attention" in config.layer_types:
-        sliding = _visible(key_positions, query_positions, own, window)
-        masks["sliding_attention"] = _additive(sliding, dtype)
+        return mask(None if len(layer_types) > 1 else window)
+    masks = {"full_attention": mask(None)}
+    if "sliding_attention" in layer_types:
+        masks["sliding_attention"] = mask(window)
     return masks
 
 
-def fan_out_masks(
-    config: Any,
-    style: MaskStyle,
-    key_positions: Tensor,
-    lengths: Tensor,
-    n_rows: int,
-    dtype: torch.dtype,
-) -> Tensor | dict[str, Tensor]:
-    """`attention_masks` of `n_rows` copies of the last token, all at place `lengths` [batch]."""
-    itself = torch.eye(n_rows, dtype=torch.bool, device=lengths.device)
-    queries = lengths[:, None].expand(-1, n_rows)
-    return attention_masks(config, style, key_positions, queries, itself, dtype)
-
-
 def _visible(
-    key_positions: Tensor, query_positions: Tensor, own: Tensor, window: int | None
+    key_positions: Tensor, query_positions: Tensor, sees: Tensor, window: int | None
 ) -> Tensor:
     """[batch, 1, queries, keys + queries] bool."""
     prefix = (key_positions >= 0)[:, None, :]
-    fed = own if own.ndim == 3 else own[None]
+    fed = sees if sees.ndim == 3 else sees[None]
     if window is not None:
         # A window of w lets a token see itself and the w - 1 tokens before it.
         oldest = query_positions[:, :, None] - window
         prefix = prefix & (key_positions[:, None, :] > oldest)
         fed = fed & (query_positions[:, None, :] > oldest)
     batch, n_queries = query_positions.shape
+    n_keys = key_positions.shape[1]
     visible = torch.cat(
-        (
-            prefix.expand(batch, n_queries, key_positions.shape[1]),
-            fed.expand(batch, n_queries, n_queries),
-        ),
-        dim=-1,
+        (prefix.expand(batch, n_queries, n_keys), fed.expand(batch, n_queries, n_queries)), dim=-1
     )
     return visible[:, None]
 
 
-def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min)
-
-
-def _is_mixed(config: Any) -> bool:
-    return len(set(getattr(config, "layer_types", None) or ())) > 1
-
-
-def _text_config(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+def _layer_types(model: nn.Module) -> set[str]:
+    return set(getattr(text_config(model), "layer_types", None) or ())

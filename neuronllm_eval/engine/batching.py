@@ -2,8 +2,8 @@
 
 1. The memory that a batch needs is estimated from the model's sizes (`batch_bytes`).
 2. `auto` takes as many prompts as fit into half of what is free (`auto_batch_size`).
-3. A batch (`work.units_of`) that runs out of memory all the same is halved, and so are all later
-   ones; nothing that was computed before is lost (`in_batches`).
+3. A batch that runs out of memory all the same is halved, and so are all later ones; nothing that
+   was computed before is lost (`in_batches`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import psutil
 import torch
@@ -21,7 +21,7 @@ from torch import nn
 from neuronllm_eval.engine.fan_out import ROWS_PER_PASS, ROWS_PER_PROMPT
 from neuronllm_eval.engine.replay import SEQUENCES_PER_PASS, TOKENS_PER_PASS
 from neuronllm_eval.errors import ModelError
-from neuronllm_eval.models.ffn_layers import FFNLayers
+from neuronllm_eval.models.ffn_layers import FFNLayers, text_config
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runtime.work_units import end_of_batch, units_of
 
@@ -30,19 +30,9 @@ AUTO = "auto"
 LARGEST_BATCH = 256
 # Share of the free memory that a batch may take by the estimate.
 _USABLE = 0.5
-Result = TypeVar("Result")
 
 
-class HasTokens(Protocol):
-    """A prompt of any kind."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Its length."""
-        ...
-
-
-Item = TypeVar("Item", bound=HasTokens)
+# The memory that a batch needs ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class Pass:
             else the conditions.
         gradients: whether it is one of attribution.
         whole_prompts: whether whole prompts go through the model instead of copies of their last
-            tokens, with gradients (`one_pass`).
+            tokens, with gradients (`gradient_times_activation`).
     """
 
     n_copies: int
@@ -75,23 +65,20 @@ class Pass:
         return [1 + self.n_copies * min(layer, last) for layer in range(1, n_layers + 1)]
 
 
-@dataclass(frozen=True)
-class _Sizes:
+class _Sizes(NamedTuple):
     """What decides the memory of a pass, in numbers rather than bytes.
 
     Attributes:
-        n_layers: decoder layers.
         activations: of one token in one layer.
-        one_token: keys and values of one token in one layer.
+        cached: keys and values of one token in one layer.
         repeated: further keys and values of one token, where heads share them.
-        attention: of each query and key: attention weights, where they are kept as a matrix.
+        attention: attention weights of each query and key, where they are stored as a matrix.
         vocabulary: logits of a row.
         n_bytes: of a number.
     """
 
-    n_layers: int
     activations: int
-    one_token: int
+    cached: int
     repeated: int
     attention: int
     vocabulary: int
@@ -99,16 +86,14 @@ class _Sizes:
 
     @classmethod
     def of(cls, model: nn.Module, layers: FFNLayers) -> _Sizes:
-        config: Any = model.config
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        config = text_config(model)
         width, heads = int(config.hidden_size), int(config.num_attention_heads)
         groups = int(getattr(config, "num_key_value_heads", None) or heads)
         head_width = int(getattr(config, "head_dim", None) or width // heads)
         eager = getattr(config, "_attn_implementation", None) == "eager"
         return cls(
-            n_layers=layers.n_layers,
             activations=6 * width + 3 * layers.width,
-            one_token=2 * groups * head_width,
+            cached=2 * groups * head_width,
             repeated=2 * heads * head_width if groups < heads else 0,
             attention=2 * heads if eager else 0,
             vocabulary=int(config.vocab_size),
@@ -116,7 +101,7 @@ class _Sizes:
         )
 
     def layer(self, n_queries: int, n_keys: int) -> int:
-        """What one layer computes for a sequence, beside the keys and values it is given."""
+        """What one layer computes for a sequence, besides the cached keys and values."""
         attention = self.repeated * n_keys + self.attention * n_queries * n_keys
         return self.activations * n_queries + attention
 
@@ -138,10 +123,10 @@ def batch_bytes(
         passes: what a pass holds.
     """
     sizes = _Sizes.of(model, layers)
-    prefill = sizes.n_layers * sizes.one_token * n_tokens + sizes.layer(n_tokens, n_tokens)
+    prefill = layers.n_layers * sizes.cached * n_tokens + sizes.layer(n_tokens, n_tokens)
     rows = passes.rows(layers.n_layers, batch_size)
-    computed = [sizes.layer(each, n_tokens + each) for each in rows]
-    copies = sum(sizes.one_token * (2 * n_tokens + each) for each in rows)
+    computed = [sizes.layer(n_rows, n_tokens + n_rows) for n_rows in rows]
+    copies = sum(sizes.cached * (2 * n_tokens + n_rows) for n_rows in rows)
     copies += sum(computed) if passes.gradients else max(computed)
     # The head gives gradients for the options' tokens alone.
     copies += sizes.vocabulary * (1 if passes.gradients else max(rows))
@@ -158,13 +143,13 @@ def replay_bytes(
         layers: its FFN down-projections.
         n_tokens: length of the prompts.
         passes: what a pass holds.
-        batch_size: prompts; they go one by one, but where a pass has whole ones.
+        batch_size: prompts; they go one by one, unless a pass has whole ones.
     """
     sizes = _Sizes.of(model, layers)
     wanted = batch_size if passes.whole_prompts else passes.n_copies
     n_rows = max(1, min(SEQUENCES_PER_PASS, TOKENS_PER_PASS // n_tokens, wanted))
-    kept = layers.n_layers if passes.gradients else 1
-    row = kept * sizes.layer(n_tokens, n_tokens)
+    n_held = layers.n_layers if passes.gradients else 1
+    row = n_held * sizes.layer(n_tokens, n_tokens)
     row += n_tokens * sizes.vocabulary * (2 if passes.gradients else 1)
     return n_rows * sizes.n_bytes * row
 
@@ -194,6 +179,22 @@ def auto_batch_size(
     return size
 
 
+# Batches that fit -------------------------------------------------------------------------------
+
+
+class HasTokens(Protocol):
+    """A prompt, or anything else that goes through the model as a sequence."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Its length."""
+        ...
+
+
+Item = TypeVar("Item", bound=HasTokens)
+Result = TypeVar("Result")
+
+
 def in_batches(
     questions: Sequence[Question],
     batch_size: int,
@@ -205,10 +206,10 @@ def in_batches(
     The next unit is taken when the results of the one before have all been consumed.
 
     Args:
-        questions: what is computed.
+        questions: all of the split.
         batch_size: about how many prompts go together; at least one question's.
         compute: gives one result for each prompt.
-        units: places of the questions that go together; all of `units_of` if not given.
+        units: indices of the questions that go together; all of `units_of` if not given.
 
     Yields:
         the question's index, and its prompts' results.
@@ -222,39 +223,50 @@ def in_batches(
         while start < unit.stop:
             stop = end_of_batch(questions, start, unit.stop, size)
             prompts = [prompt for question in questions[start:stop] for prompt in question.prompts]
-            found, largest = halving(prompts, compute)
-            if largest < len(prompts):
-                size = largest
-                logger.warning("out of memory; going on with about %d prompts at a time", size)
-            results = iter(found)
+            computed, fitting = compute_in_halves(prompts, compute)
+            size = fitting if fitting < len(prompts) else size
+            results = iter(computed)
             for index in range(start, stop):
                 yield index, [next(results) for _ in questions[index].prompts]
             start = stop
 
 
-def halving(
-    prompts: list[Item], compute: Callable[[list[Item]], list[Result]]
+def compute_in_halves(
+    items: list[Item], compute: Callable[[list[Item]], list[Result]]
 ) -> tuple[list[Result], int]:
-    """Results of all prompts, and the largest number of them that fitted into memory together.
+    """Results of all items, in one batch or, where that runs out of memory, in halves of halves.
+
+    Returns:
+        the results; and the largest number of items that fitted into memory together, all of them
+        if the first try did. A warning is logged otherwise.
 
     Raises:
-        ModelError: not even one prompt fits.
+        ModelError: not even one item fits.
     """
+    results, fitting = _halve(items, compute)
+    if fitting < len(items):
+        logger.warning("out of memory; continuing with about %d prompts at a time", fitting)
+    return results, fitting
+
+
+def _halve(
+    items: list[Item], compute: Callable[[list[Item]], list[Result]]
+) -> tuple[list[Result], int]:
     try:
-        return compute(prompts), len(prompts)
+        return compute(items), len(items)
     except Exception as error:
         if not should_reduce_batch_size(error):
             raise
-        if len(prompts) == 1:
+        if len(items) == 1:
             raise ModelError(
-                f"out of memory with one prompt of {prompts[0].n_tokens} tokens: {error}",
+                f"out of memory with one prompt of {items[0].n_tokens} tokens: {error}",
                 expected="room for one prompt",
                 remedy="use a smaller model, dtype=bfloat16, parallelize=True in --model_args, or "
                 "fewer --n_steps",
             ) from error
     # Not within the handler: it holds on to the tensors of the batch that failed.
     clear_device_cache(garbage_collection=True)
-    middle = len(prompts) // 2
-    first, fitted = halving(prompts[:middle], compute)
-    second, also = halving(prompts[middle:], compute)
-    return first + second, max(1, min(fitted, also))
+    middle = len(items) // 2
+    first, first_fitting = _halve(items[:middle], compute)
+    second, second_fitting = _halve(items[middle:], compute)
+    return first + second, max(1, min(first_fitting, second_fitting))

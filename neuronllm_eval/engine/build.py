@@ -1,6 +1,6 @@
 """Choose an engine for a model, and prove on the user's own prompts that it is exact.
 
-Fan-out is exact wherever attention follows its mask and position ids. Whether a given model does
+Fan-out is exact wherever attention follows its mask and position ids. Whether a given model's does
 is not guessed from its name: a few prompts of the run, the longest among them, are scored under
 random edits by both engines, and fan-out is used only if they agree. Where what it saves changes
 the numbers, it saves less: first copies join at their layer rather than behind it, then nothing is
@@ -10,13 +10,12 @@ saved. Where that does not help, the replay engine is used. The log says why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from torch import nn
 
-from neuronllm_eval.engine.attention_masks import mask_styles
-from neuronllm_eval.engine.equivalence_check import Unlike, disagreement, unlike_plain
+from neuronllm_eval.engine.attention_masks import MaskStyle, mask_styles
+from neuronllm_eval.engine.equivalence_check import Mismatch, gradient_mismatch, score_mismatch
 from neuronllm_eval.engine.fan_out import ROWS_PER_PROMPT, FanOutEngine, Savings
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.engine.replay import ReplayEngine
@@ -47,7 +46,8 @@ def build_engine(
         name: `auto` takes fan-out where it is exact; `fan_out` or `replay` insist.
         n_nodes: nodes of the path integrals it will compute; a pass has room for them. 0 if it
             will only score: then gradients are not checked.
-        positions: that are edited, one of `positions.POSITIONS`; fan-out edits the scored one.
+        positions: which positions are edited, one of `prompts.POSITIONS`; fan-out edits the scored
+            one.
 
     Raises:
         UsageError: unknown name, or `fan_out` insisted on where it is not exact.
@@ -65,37 +65,9 @@ def build_engine(
         )
     if name == "replay" or positions == ALL:
         return replay
-    reasons: list[str] = []
-    level = logging.INFO
-    several = sum(not prompt.one_token_options for prompt in prompts)
-    if several:
-        reasons.append(f"{several} of {len(prompts)} prompts have options of several tokens")
-    else:
-        probes = _probe_prompts(prompts)
-        styles = mask_styles(model.config)
-        if not styles:
-            reasons.append("the model mixes in attention layers that take no ordinary mask")
-        for style in styles:
-            # A layer's nodes, alpha = 0 and the unedited copy go into one pass.
-            rows = max(ROWS_PER_PROMPT, n_nodes + 2)
-            contexts = [prompt.context for prompt in prompts]
-            build = partial(
-                FanOutEngine,
-                model,
-                layers,
-                mask_style=style,
-                contexts=contexts,
-                rows_per_prompt=rows,
-            )
-            fan_out, unlike = _exact_savings(build, replay, probes, gradients=n_nodes > 0)
-            if fan_out is not None:
-                if reasons:
-                    logger.log(level, "another mask is taken: %s", "; ".join(reasons))
-                return fan_out
-            assert unlike is not None
-            reasons.append(f"mask style {style.value}: {unlike}")
-            level = max(level, unlike.log_level)
-    reason = "; ".join(reasons)
+    fan_out, reason = _exact_fan_out(model, layers, prompts, replay, n_nodes)
+    if fan_out is not None:
+        return fan_out
     if name == "fan_out":
         raise UsageError(
             f"the fan-out engine is not exact here: {reason}",
@@ -106,56 +78,90 @@ def build_engine(
     return replay
 
 
-def _exact_savings(
-    build: Callable[..., FanOutEngine],
+def _exact_fan_out(
+    model: nn.Module,
+    layers: FFNLayers,
+    prompts: Sequence[Prompt],
     replay: ReplayEngine,
-    probes: Sequence[Prompt],
-    gradients: bool,
-) -> tuple[FanOutEngine | None, Unlike | None]:
-    """The engine that saves most among those that are exact on some prompts.
+    n_nodes: int,
+) -> tuple[FanOutEngine | None, str]:
+    """The fan-out engine with the first mask style that is exact; or None, and why."""
+    several = sum(not prompt.one_token_options for prompt in prompts)
+    if several:
+        return None, f"{several} of {len(prompts)} prompts have options of several tokens"
+    styles = mask_styles(model)
+    if not styles:
+        return None, "the model mixes in attention layers that take no ordinary mask"
+    reasons: list[str] = []
+    level = logging.INFO
+    for style in styles:
+        outcome = _most_savings(model, layers, style, prompts, replay, n_nodes)
+        if isinstance(outcome, FanOutEngine):
+            if reasons:
+                logger.log(level, "another mask is taken: %s", "; ".join(reasons))
+            return outcome, ""
+        reasons.append(f"mask style {style.value}: {outcome}")
+        level = max(level, outcome.log_level)
+    return None, "; ".join(reasons)
 
-    Args:
-        build: an engine with some `savings`.
-        replay: what it is to agree with.
-        probes: the prompts.
-        gradients: whether it will compute path integrals.
 
-    Returns:
-        the engine and None, or None and why it is not exact even without savings.
-    """
-    fan_out = build(savings=Savings.LATE if gradients else Savings.STAIRCASE)
-    unlike = disagreement(fan_out, replay, probes)
-    if unlike is None and gradients:
-        unlike = unlike_plain(fan_out, probes)
-        if unlike is not None and fan_out.savings is Savings.LATE:
-            late, fan_out = unlike, build(savings=Savings.STAIRCASE)
-            unlike = unlike_plain(fan_out, probes)
-            if unlike is None:
-                logger.log(
-                    late.log_level,
-                    "copies join at the layer that edits them, not behind it: %s",
-                    late,
-                )
-    if unlike is None:
-        return fan_out, None
-    fan_out = build(savings=Savings.NONE)
-    reason = disagreement(fan_out, replay, probes)
-    if reason is not None:
-        return None, reason
-    logger.warning("computing every token, row and logit: %s", unlike)
-    return fan_out, None
+def _most_savings(
+    model: nn.Module,
+    layers: FFNLayers,
+    style: MaskStyle,
+    prompts: Sequence[Prompt],
+    replay: ReplayEngine,
+    n_nodes: int,
+) -> FanOutEngine | Mismatch:
+    """The engine that saves most among those that are exact, or why even saving nothing is not."""
+    probes = _probe_prompts(prompts)
+    contexts = [prompt.context for prompt in prompts]
+    rows = max(ROWS_PER_PROMPT, n_nodes + 2)  # a layer's nodes, alpha = 0 and the unedited copy
+    mismatch = None
+    for savings in Savings:
+        fan_out = FanOutEngine(
+            model,
+            layers,
+            mask_style=style,
+            contexts=contexts,
+            savings=savings,
+            rows_per_prompt=rows,
+        )
+        if fan_out.savings is not savings or (savings is Savings.LATE and not n_nodes):
+            continue  # the next one is the same
+        reason = score_mismatch(fan_out, replay, probes)
+        if reason is None and n_nodes and savings is not Savings.NONE:
+            reason = gradient_mismatch(fan_out, probes)
+        if reason is None:
+            _log_choice(savings, mismatch)
+            return fan_out
+        mismatch = reason
+    assert mismatch is not None
+    return mismatch
+
+
+def _log_choice(savings: Savings, mismatch: Mismatch | None) -> None:
+    """Why nothing more is saved."""
+    if savings is Savings.NONE:
+        logger.warning("computing every token, row and logit: %s", mismatch)
+    elif mismatch is not None:
+        logger.log(
+            mismatch.log_level,
+            "copies join at the layer that edits them, not behind it: %s",
+            mismatch,
+        )
 
 
 def _probe_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The longest prompt, a neighbour that shares a stem with it if there is one, the shortest.
 
-    So padding is met, and every kind of beginning that is prefilled once.
+    So the check meets padding, and every part of a prompt that is prefilled once.
     """
-    place = max(range(len(prompts)), key=lambda number: prompts[number].n_tokens)
-    longest = prompts[place]
+    index = max(range(len(prompts)), key=lambda number: prompts[number].n_tokens)
+    longest = prompts[index]
     shortest = min(prompts, key=lambda prompt: prompt.n_tokens)
     n_shared = common_length([prompt.context for prompt in prompts])
-    for near in (*prompts[max(0, place - 1) : place], *prompts[place + 1 : place + 2]):
+    for near in (*prompts[max(0, index - 1) : index], *prompts[index + 1 : index + 2]):
         if len(group_by_stem([longest.context, near.context], n_shared)) == 1:
             return [longest, near, shortest]
     return [longest, shortest]

@@ -1,7 +1,11 @@
-"""Whether fan-out gives what full passes give, within what rounding does in a model.
+"""Whether two ways to compute the same agree, within what rounding does in this model.
 
-Scores are compared with the replay engine's, path integrals with those of an engine that saves
-nothing. What differs by no more than a few times the model's own rounding is the same.
+1. The model's own rounding is measured: the last token of a context is fed after the others, and
+   together with them (`rounding_noise`). Both are ordinary uses of the model.
+2. Scores of the fan-out engine are compared with those of full passes (`score_mismatch`), path
+   integrals with those of a fan-out engine that saves nothing (`gradient_mismatch`).
+3. What differs by no more than a few times the rounding is the same. Anything else, an error in the
+   model included, is a `Mismatch`: another way is taken.
 """
 
 from __future__ import annotations
@@ -15,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
-from neuronllm_eval.engine.interface import option_cross_entropy, score_options
-from neuronllm_eval.engine.replay import ReplayEngine
+from neuronllm_eval.engine.interface import Engine, option_cross_entropy
+from neuronllm_eval.engine.option_logits import score_options
 from neuronllm_eval.errors import ModelError
-from neuronllm_eval.models.ffn_layers import FFNLayers
+from neuronllm_eval.models.ffn_layers import FFNLayers, input_device
 from neuronllm_eval.prompts import Prompt
 
-# Differences in log-nats that rounding explains at the least; what it does in a given model is
+# Differences in log-nats that rounding explains at least; what it does in a given model is
 # measured.
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 NOISE_FACTOR = 8
@@ -32,73 +36,74 @@ GRADIENT_TOLERANCE = {
     torch.bfloat16: 0.3,
     torch.float16: 0.1,
 }
-# Late joining has to be this much nearer: what a layer does with its FFN's output could change a
+# Late joining has to be this much closer: what a layer does with its FFN's output could change a
 # little of it, and the next way is nearly as cheap.
 STRICTNESS = 1 / 3
 # A context, and the options behind it: of each the first token's logit is compared.
-Read = tuple[Sequence[int], Sequence[Sequence[int]]]
+ContextOptions = tuple[Sequence[int], Sequence[Sequence[int]]]
+# What a pass may raise in a model that cannot do it.
+BROKEN = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True)
-class Unlike:
+class Mismatch:
     """Why a way to compute is not taken.
 
     Attributes:
         text: what differs by how much, or the error.
-        raised: whether it is an error: then it may be a fault rather than what the model is like.
+        raised: whether it is an error: a possible fault, rather than a property of the model.
     """
 
     text: str
     raised: bool = False
 
+    @classmethod
+    def of(cls, error: Exception) -> Mismatch:
+        """Type and first line of an error."""
+        first_line = str(error).split("\n", 1)[0]
+        return cls(f"{type(error).__name__}: {first_line}", raised=True)
+
     @property
     def log_level(self) -> int:
-        """At which a way that is nearly as good is reported."""
+        """The level at which it is logged where the next way is nearly as good."""
         return logging.WARNING if self.raised else logging.INFO
 
     def __str__(self) -> str:
         return self.text
 
 
-def disagreement(
-    fan_out: FanOutEngine, replay: ReplayEngine, prompts: Sequence[Prompt]
-) -> Unlike | None:
+def score_mismatch(
+    fan_out: FanOutEngine, replay: Engine, prompts: Sequence[Prompt]
+) -> Mismatch | None:
     """Why fan-out cannot be trusted on these prompts, or None if both engines agree.
 
     Two comparisons, in log-nats: edited and unedited copies with full passes, and unedited copies
-    at the two ends of a pass with each other. What differs by no more than a few times this
-    model's own rounding is the same.
+    at the two ends of a pass with each other.
     """
     scales = _probe_scales(fan_out.layers, fan_out.rows_per_prompt)
-    checked = [0, -2, -1]  # the full passes are the dear ones; a few edits do for them
+    checked = [0, -2, -1]  # full passes are expensive; a few edits do for them
     try:
-        with _memory_named():
-            fast = fan_out.score(prompts, scales)
+        with _memory_errors_named():
+            fast = [scores.loglikelihoods for scores in fan_out.score(prompts, scales)]
     except BROKEN as error:
-        return Unlike(described(error), raised=True)
-    slow = replay.score(prompts, scales[checked])
-    tolerance = _tolerance(fan_out.model, prompts, [one.loglikelihoods for one in slow])
-    gap = _largest_gap(
-        [one.loglikelihoods[checked] for one in fast], [one.loglikelihoods for one in slow]
+        return Mismatch.of(error)
+    slow = [scores.loglikelihoods for scores in replay.score(prompts, scales[checked])]
+    tolerance = _tolerance(fan_out.model, prompts, slow)
+    return _difference(
+        "log-likelihoods differ", [scores[checked] for scores in fast], slow, tolerance
+    ) or _difference(
+        "copies of one pass differ",
+        [scores[0] for scores in fast],
+        [scores[-3] for scores in fast],
+        tolerance,
     )
-    if not gap <= tolerance:  # also catches NaN
-        return Unlike(f"log-likelihoods differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
-    spread = _largest_gap(
-        [one.loglikelihoods[0] for one in fast], [one.loglikelihoods[-3] for one in fast]
-    )
-    if not spread <= tolerance:
-        return Unlike(
-            f"copies of one pass differ by {spread:.3g} log-nats (tolerance {tolerance:.3g})"
-        )
-    return None
 
 
-def unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> Unlike | None:
+def gradient_mismatch(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> Mismatch | None:
     """Why an engine's savings change path integrals on these prompts, or None if they do not.
 
-    Scores are compared elsewhere. Attributions, and the log-likelihoods that come with them, are
-    compared with those of an engine that shares nothing, computes every row from the first layer
-    on and every logit.
+    Attributions, and the log-likelihoods that come with them, are compared with those of an engine
+    that shares nothing, computes every row from the first layer on and every logit.
     """
     plain = FanOutEngine(
         fan_out.model,
@@ -109,43 +114,44 @@ def unlike_plain(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> Unlike | N
     )
     nodes, weights = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 4.0, 1.0]) / 6  # Simpson
     try:
-        with _memory_named():
+        with _memory_errors_named():
             expected = plain.integrate(prompts, nodes, weights, option_cross_entropy)
-            found = fan_out.integrate(prompts, nodes, weights, option_cross_entropy)
+            results = fan_out.integrate(prompts, nodes, weights, option_cross_entropy)
     except BROKEN as error:
-        return Unlike(described(error), raised=True)
+        return Mismatch.of(error)
     share = GRADIENT_TOLERANCE.get(next(fan_out.model.parameters()).dtype, 0.3)
     if fan_out.savings is Savings.LATE:
         share *= STRICTNESS
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(results, expected, strict=True):
         size = float(other.attribution.abs().max())
         gap = float((one.attribution - other.attribution).abs().max())
         if not gap <= share * size:  # also catches NaN
-            return Unlike(f"attributions differ by {gap:.3g} of {size:.3g} log-nats")
-    ones, others = ([each.loglikelihoods for each in either] for either in (found, expected))
-    tolerance = _tolerance(fan_out.model, prompts, others)
-    gap = _largest_gap(ones, others)
-    if not gap <= tolerance:
-        return Unlike(f"log-likelihoods differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
-    ones, others = ([each.node_targets for each in either] for either in (found, expected))
-    gap = _largest_gap(ones, others)
-    if not gap <= tolerance:
-        return Unlike(f"targets differ by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
-    return None
+            return Mismatch(f"attributions differ by {gap:.3g} of {size:.3g} log-nats")
+    loglikelihoods = [one.loglikelihoods for one in expected]
+    tolerance = _tolerance(fan_out.model, prompts, loglikelihoods)
+    return _difference(
+        "log-likelihoods differ", [one.loglikelihoods for one in results], loglikelihoods, tolerance
+    ) or _difference(
+        "targets differ",
+        [one.node_targets for one in results],
+        [one.node_targets for one in expected],
+        tolerance,
+    )
 
 
-# What a pass may raise in a model that cannot do it.
-BROKEN = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
-
-
-def described(error: Exception) -> str:
-    """Kind and first line of an error."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+def _difference(
+    what: str, ones: Sequence[Tensor], others: Sequence[Tensor], tolerance: float
+) -> Mismatch | None:
+    gaps = [(one - other).abs().max() for one, other in zip(ones, others, strict=True)]
+    gap = float(torch.stack(gaps).max())  # NaN if any is, unlike max() of floats
+    if gap <= tolerance:
+        return None
+    return Mismatch(f"{what} by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
 
 
 @contextmanager
-def _memory_named() -> Iterator[None]:
-    """Running out of memory says nothing of the model's attention, so it ends the check."""
+def _memory_errors_named() -> Iterator[None]:
+    """Running out of memory says nothing about the model's attention, so it ends the check."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -160,60 +166,54 @@ def _tolerance(
     model: nn.Module, prompts: Sequence[Prompt], loglikelihoods: Sequence[Tensor]
 ) -> float:
     """What rounding may do to log-likelihoods of about this size, log-nats."""
-    largest = max(float(each.abs().max()) for each in loglikelihoods)
-    read = [(prompt.context, prompt.options) for prompt in prompts]
-    return rounding_tolerance(model, read, largest)
+    largest = max(float(values.abs().max()) for values in loglikelihoods)
+    return rounding_tolerance(
+        model, [(prompt.context, prompt.options) for prompt in prompts], largest
+    )
 
 
-def rounding_tolerance(model: nn.Module, read: Sequence[Read], largest: float) -> float:
+def rounding_tolerance(model: nn.Module, probes: Sequence[ContextOptions], largest: float) -> float:
     """What rounding may do to log-likelihoods in this model, log-nats.
 
     Args:
         model: a Hugging Face causal LM in eval mode.
-        read: what is read off behind which contexts.
+        probes: contexts and options on which rounding is measured.
         largest: the largest absolute log-likelihood.
     """
     dtype = next(model.parameters()).dtype
     return max(
         TOLERANCE.get(dtype, 0.1),
-        NOISE_FACTOR * rounding_noise(model, read),
+        NOISE_FACTOR * rounding_noise(model, probes),
         2 * torch.finfo(dtype).eps * largest,  # two units in the last place of a log-likelihood
     )
 
 
 @torch.no_grad()
-def rounding_noise(model: nn.Module, read: Sequence[Read]) -> float:
+def rounding_noise(model: nn.Module, probes: Sequence[ContextOptions]) -> float:
     """What rounding alone does to log-likelihoods behind contexts in this model, log-nats.
 
     The last token is fed after the others, as in generation, and together with them. Both are
     ordinary uses of the model and equal but for rounding.
     """
     gaps = [0.0]
-    for context, options in read:
-        device = model.get_input_embeddings().weight.device  # type: ignore[operator]
-        ids = torch.tensor([context], device=device)
+    for context, options in probes:
+        ids = torch.tensor([context], device=input_device(model))
         if ids.shape[1] < 2:
             continue
-        whole = model(input_ids=ids, use_cache=False).logits[0, -1]
+        together = model(input_ids=ids, use_cache=False).logits[0, -1]
         cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
         after = model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[0, -1]
-        first = [option[0] for option in options]
-        one, other = (score_options(logits, first)[0] for logits in (whole, after))
+        first_tokens = [option[0] for option in options]
+        one, other = (score_options(logits, first_tokens)[0] for logits in (together, after))
         gaps.append(float((one - other).abs().max()))
     return max(gaps)
-
-
-def _largest_gap(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """NaN in any of them is NaN, as max() of floats is not."""
-    gaps = [(one - other).abs().max() for one, other in zip(ones, others, strict=True)]
-    return float(torch.stack(gaps).max())
 
 
 def _probe_scales(layers: FFNLayers, n_rows: int) -> Tensor:
     """[rows, layers, neurons] int8: unedited rows, then two masks that suppress 2% of all neurons.
 
     As many rows as the engine's largest pass has, since some models number the copies by their
-    place in the pass rather than by their position ids. Few neurons, since edits of all of them
+    position in the pass rather than by their position ids. Few neurons, since edits of all of them
     would magnify rounding in 16-bit models until nothing else could be seen.
     """
     generator = torch.Generator().manual_seed(0)

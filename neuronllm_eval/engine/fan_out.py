@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, fan_out_masks
+from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks
 from neuronllm_eval.engine.interface import (
     SHIFT_INVARIANT,
     Engine,
@@ -33,12 +32,21 @@ from neuronllm_eval.engine.interface import (
     PathIntegral,
     PathIntegrals,
     Target,
-    score_options,
 )
-from neuronllm_eval.engine.join_at_layer import decoder_layers
-from neuronllm_eval.engine.join_at_output import OutputCopies, all_plain
-from neuronllm_eval.engine.option_logits import option_head, restrictable_head, split_logits
-from neuronllm_eval.engine.scaled_copies import NeuronCopies, PathCopies, copies_of, rows_of
+from neuronllm_eval.engine.option_logits import (
+    option_head,
+    restrictable_head,
+    score_options,
+    split_logits,
+)
+from neuronllm_eval.engine.scaled_copies import (
+    PathRows,
+    all_plain,
+    copies_per_layer,
+    decoder_layers_of,
+    join_at_layer,
+    join_at_output,
+)
 from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers
@@ -67,9 +75,9 @@ class FanOutEngine(Engine):
         contexts: of all prompts of the run: what they share is computed once. Empty to share
             within batches only.
         savings: what to save. `LATE` becomes `STAIRCASE` where the model's modules do not allow for
-            it. That is not to say that it is exact in this model: `engine.build_engine` finds out.
+            it. Whether it is exact in this model is for `build.build_engine` to find out.
         rows_per_pass: most copies (over the whole batch) in one pass; bounds the memory.
-        rows_per_prompt: most copies of one prompt in one pass. `engine.build_engine` checks the
+        rows_per_prompt: most copies of one prompt in one pass. `build.build_engine` checks the
             model with passes of this size, and no pass is larger.
     """
 
@@ -90,28 +98,27 @@ class FanOutEngine(Engine):
         self.model = model
         self.layers = layers
         self.mask_style = mask_style
+        self.rows_per_pass = rows_per_pass
+        self.rows_per_prompt = rows_per_prompt
+        saves = savings is not Savings.NONE
         # The columns of the check: the longest prompt and the largest pass.
         most_columns = max(map(len, contexts)) - 1 + rows_per_prompt if contexts else None
-        saves = savings is not Savings.NONE
         self.prefiller = Prefiller(
             model, mask_style, contexts, share=saves, most_columns=most_columns
         )
-        stairs = decoder_layers(model, layers.modules) if saves else []
-        if savings is Savings.LATE and not (stairs and all_plain(layers.modules)):
+        self.decoder_layers = decoder_layers_of(model, layers.modules) if saves else []
+        self.head = restrictable_head(model) if saves else None
+        if savings is Savings.LATE and not (self.decoder_layers and all_plain(layers.modules)):
             savings = Savings.STAIRCASE
         self.savings = savings
-        kind = OutputCopies if savings is Savings.LATE else NeuronCopies
-        self.copies: PathCopies = kind(layers, stairs)
-        self.head = restrictable_head(model) if saves else None
-        self.rows_per_pass = rows_per_pass
-        self.rows_per_prompt = rows_per_prompt
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
         """See `Engine.score`."""
         prefix = self._prefill(prompts)
         batch = len(prompts)
-        parts = []
+        options = [_option_tokens(prompt) for prompt in prompts]
+        scores: list[list[tuple[Tensor, Tensor]]] = []  # of each chunk, per prompt
         for start, stop in self._chunks(len(scales), batch, self.rows_per_prompt):
             chunk = scales[start:stop]
 
@@ -120,26 +127,19 @@ class FanOutEngine(Engine):
                 return (rows * chunk[:, layer].to(rows)).reshape(neurons.shape)
 
             with edit_neurons(self.layers.modules, edit):
-                logits = self._fan_out(prefix, len(chunk))
-            parts.append(
-                [
-                    score_options(logits[row], [option[0] for option in prompt.options])
-                    for row, prompt in enumerate(prompts)
-                ]
-            )
-        return [
-            OptionScores(
-                torch.cat([part[row][0] for part in parts]).cpu(),
-                torch.cat([part[row][1] for part in parts]).cpu(),
-            )
-            for row in range(batch)
-        ]
+                logits = self._logits(prefix, len(chunk))
+            scores.append([score_options(logits[row], ids) for row, ids in enumerate(options)])
+        results = []
+        for of_prompt in zip(*scores, strict=True):
+            loglikelihoods, greedy = zip(*of_prompt, strict=True)
+            results.append(OptionScores(torch.cat(loglikelihoods).cpu(), torch.cat(greedy).cpu()))
+        return results
 
     def integrate_all(
         self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
     ) -> list[PathIntegrals]:
         """See `Engine.integrate_all`."""
-        n_copies = copies_of(nodes)
+        n_copies = copies_per_layer(nodes)
         layers_per_pass = (self.rows_per_prompt - 1) // n_copies  # one row stays unedited
         if layers_per_pass < 1:
             raise UsageError(
@@ -147,30 +147,31 @@ class FanOutEngine(Engine):
                 expected="fewer nodes than copies",
                 remedy="use fewer --n_steps, or build the engine for that many nodes",
             )
+        batch, n_layers = len(prompts), self.layers.n_layers
         with frozen_parameters(self.model):
             prefix = self._prefill(prompts)
-            parts = [
-                self._integrate_layers(prefix, prompts, range(first, last), nodes, integrands)
-                for first, last in self._chunks(
-                    self.layers.n_layers, len(prompts) * n_copies, layers_per_pass
+            passes = [
+                self._integrate_layers(
+                    prefix, prompts, PathRows(batch, range(start, stop), nodes), integrands
                 )
+                for start, stop in self._chunks(n_layers, batch * n_copies, layers_per_pass)
             ]
-        attribution = torch.cat([part.attribution for part in parts], dim=2)
-        targets = torch.cat([part.node_targets for part in parts], dim=2)
-        neurons = torch.cat([part.neurons for part in parts], dim=1)
-        loglikelihoods = parts[-1].loglikelihoods
+        attribution = torch.cat([one.attribution for one in passes], dim=2)
+        node_targets = torch.cat([one.node_targets for one in passes], dim=2)
+        activations = torch.cat([one.activations for one in passes], dim=1)
+        loglikelihoods = passes[-1].loglikelihoods
         return [
             PathIntegrals(
                 tuple(
                     PathIntegral(
-                        attribution[place, row],
-                        targets[place, row],
+                        attribution[index, row],
+                        node_targets[index, row],
                         float(integrand.target(loglikelihoods[row], prompt.gold)),
                         loglikelihoods[row],
                     )
-                    for place, integrand in enumerate(integrands)
+                    for index, integrand in enumerate(integrands)
                 ),
-                neurons[row],
+                activations[row],
             )
             for row, prompt in enumerate(prompts)
         ]
@@ -179,68 +180,72 @@ class FanOutEngine(Engine):
         self,
         prefix: Prefix,
         prompts: Sequence[Prompt],
-        layers: range,
-        nodes: Tensor,
+        rows: PathRows,
         integrands: Sequence[Integrand],
     ) -> _LayerIntegrals:
-        """One unedited copy in the first row, then copies (l, k) for the given layers."""
-        by_target: dict[Target, list[int]] = {}
-        for place, integrand in enumerate(integrands):
-            by_target.setdefault(integrand.differentiated, []).append(place)
-        batch = len(prompts)
-        with torch.enable_grad(), self.copies.joined(layers, nodes, batch) as parts:
-            restrict = SHIFT_INVARIANT.issuperset(by_target)
-            found, unedited = self._option_logits(prefix, prompts, rows_of(layers, nodes), restrict)
-            home = found[0].device
-            sums = torch.empty(len(integrands), batch, len(layers), self.layers.width, device=home)
-            targets = torch.empty(*sums.shape[:3], len(nodes), device=home)
-            left = len(by_target)
-            for target, places in by_target.items():
-                left -= 1
+        """The integrals of some layers, from one pass."""
+        sharing: dict[Target, list[int]] = {}  # integrands that share a backward pass
+        for index, integrand in enumerate(integrands):
+            sharing.setdefault(integrand.differentiated, []).append(index)
+        join = join_at_output if self.savings is Savings.LATE else join_at_layer
+        with (
+            torch.enable_grad(),
+            join(self.layers.modules, self.decoder_layers, rows) as layer_copies,
+        ):
+            restrict = SHIFT_INVARIANT.issuperset(sharing)
+            scores, unedited = self._option_logits(prefix, prompts, rows.n_rows, restrict)
+            home = scores[0].device
+            copies = [layer_copies[layer] for layer in rows.layers]
+            leaves = [leaf for of_layer in copies for leaf in of_layer.leaves]
+            shape = len(integrands), rows.batch, len(copies)
+            attribution = torch.empty(*shape, self.layers.width, device=home)
+            node_targets = torch.empty(*shape, len(rows.nodes), device=home)
+            n_left = len(sharing)
+            for target, indices in sharing.items():
+                n_left -= 1
                 values = torch.stack(
-                    [target(found[row], prompt.gold) for row, prompt in enumerate(prompts)]
+                    [target(scores[row], prompt.gold) for row, prompt in enumerate(prompts)]
                 )  # [batch, rows]
-                leaves = [leaf for layer in layers for leaf in parts[layer].leaves]
-                gradients = iter(torch.autograd.grad(values.sum(), leaves, retain_graph=left > 0))
-                at_nodes = _at_nodes(values.detach(), len(layers), nodes)
-                of_target = [integrands[place] for place in places]
-                targets[places] = torch.stack([each.values(at_nodes) for each in of_target])
+                gradients = iter(torch.autograd.grad(values.sum(), leaves, retain_graph=n_left > 0))
+                at_nodes = _at_nodes(values.detach(), rows)
+                shared = [integrands[index] for index in indices]
+                node_targets[indices] = torch.stack([one.values(at_nodes) for one in shared])
                 weights = torch.stack(
-                    [each.weights.to(home) * each.slopes(at_nodes) for each in of_target]
-                )  # [sums, batch, layers, nodes]
-                for number, layer in enumerate(layers):
-                    own = [next(gradients) for _ in parts[layer].leaves]
-                    found_here = parts[layer].attribution(own, weights[:, :, number])
-                    sums[places, :, number] = found_here.to(home)
-            neurons = [parts[layer].neurons.float().to(home) for layer in layers]
-        return _LayerIntegrals(sums, targets, torch.stack(neurons, dim=1), unedited)
+                    [one.weights.to(home) * one.slopes(at_nodes) for one in shared]
+                )  # [integrands, batch, layers, nodes]
+                for number, of_layer in enumerate(copies):
+                    of_leaves = [next(gradients) for _ in of_layer.leaves]
+                    attribution[indices, :, number] = of_layer.attribution(
+                        of_leaves, weights[:, :, number]
+                    ).to(home)
+        activations = torch.stack([one.neurons.float().to(home) for one in copies], dim=1)
+        return _LayerIntegrals(attribution, node_targets, activations, unedited)
 
     def _option_logits(
-        self,
-        prefix: Prefix,
-        prompts: Sequence[Prompt],
-        n_rows: int,
-        restrict: bool,
+        self, prefix: Prefix, prompts: Sequence[Prompt], n_rows: int, restrict: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What the target needs of every row, and the unedited row's log-likelihoods.
 
         Returns:
-            per prompt [rows, options] log-likelihoods, or logits if the target is to be restricted
+            per prompt [rows, options] log-likelihoods, or logits if the head is to be restricted
             to the options; and [options] log-likelihoods in log-nats.
         """
-        options = [[option[0] for option in prompt.options] for prompt in prompts]
+        options = [_option_tokens(prompt) for prompt in prompts]
         tokens = sorted({token for ids in options for token in ids})
         head = self.head if restrict else None
         with nullcontext() if head is None else option_head(head, tokens):
-            logits = self._fan_out(prefix, n_rows).float()
+            logits = self._logits(prefix, n_rows).float()
         if head is None:
             return [score_options(logits[row], ids)[0] for row, ids in enumerate(options)], [
                 score_options(logits[row, 0].detach(), ids)[0] for row, ids in enumerate(options)
             ]
-        some, full = split_logits(logits, n_rows, head.weight.shape[0])
-        place = {token: column for column, token in enumerate(tokens)}
+        of_tokens, full = split_logits(logits, n_rows, head.weight.shape[0])
+        column = {token: index for index, token in enumerate(tokens)}
         return (
-            [some[row][:, [place[token] for token in ids]] for row, ids in enumerate(options)],
+            [
+                of_tokens[row][:, [column[token] for token in ids]]
+                for row, ids in enumerate(options)
+            ],
             [score_options(full[row].detach(), ids)[0] for row, ids in enumerate(options)],
         )
 
@@ -252,26 +257,22 @@ class FanOutEngine(Engine):
                     expected="options that are one token each",
                     remedy="use the replay engine (--engine replay)",
                 )
-        return self.prefiller.prefill(prompts)
+        return self.prefiller.prefill([prompt.context for prompt in prompts])
 
-    def _fan_out(self, prefix: Prefix, n_rows: int) -> Tensor:
+    def _logits(self, prefix: Prefix, n_rows: int) -> Tensor:
         """Logits [batch, rows, vocabulary] of `n_rows` copies of each last token."""
-        masks: Any = fan_out_masks(
-            self.model.config,
-            self.mask_style,
-            prefix.positions,
-            prefix.lengths,
-            n_rows,
-            self.model.dtype,  # type: ignore[arg-type]
+        positions = prefix.lengths[:, None].expand(-1, n_rows)
+        itself = torch.eye(n_rows, dtype=torch.bool, device=positions.device)
+        masks: Any = attention_masks(
+            self.model, self.mask_style, prefix.positions, positions, itself
         )
-        output = self.model(
+        return self.model(
             input_ids=prefix.last_tokens[:, None].expand(-1, n_rows),
-            position_ids=prefix.lengths[:, None].expand(-1, n_rows),
+            position_ids=positions,
             attention_mask=masks,
             past_key_values=prefix.cache(),
             use_cache=True,
-        )
-        return output.logits
+        ).logits
 
     def _chunks(
         self, n_items: int, rows_per_item: int, most_items: int
@@ -281,19 +282,21 @@ class FanOutEngine(Engine):
             yield start, min(start + size, n_items)
 
 
-@dataclass(frozen=True)
-class _LayerIntegrals:
+class _LayerIntegrals(NamedTuple):
     attribution: Tensor  # [integrands, batch, layers, neurons]
     node_targets: Tensor  # [integrands, batch, layers, nodes]
-    neurons: Tensor  # [batch, layers, neurons]
+    activations: Tensor  # [batch, layers, neurons]
     loglikelihoods: list[Tensor]  # per prompt [options], unedited
 
 
-def _at_nodes(values: Tensor, n_layers: int, nodes: Tensor) -> Tensor:
+def _option_tokens(prompt: Prompt) -> list[int]:
+    return [option[0] for option in prompt.options]
+
+
+def _at_nodes(values: Tensor, rows: PathRows) -> Tensor:
     """[batch, layers, nodes] F at every node, from its values [batch, rows] of a pass."""
-    n_copies = copies_of(nodes)
-    found = values[:, 1:].reshape(len(values), n_layers, n_copies)
-    if n_copies == len(nodes):
-        return found
-    ends = values[:, :1, None].expand(-1, n_layers, 1)  # the unedited row is a node of every layer
-    return torch.cat((found, ends), dim=2)
+    of_copies = values[:, 1:].reshape(len(values), len(rows.layers), rows.n_copies)
+    if rows.n_copies == len(rows.nodes):
+        return of_copies
+    ends = values[:, :1, None].expand(-1, len(rows.layers), 1)  # row 0 is every layer's last node
+    return torch.cat((of_copies, ends), dim=2)

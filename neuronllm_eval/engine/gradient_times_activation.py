@@ -1,13 +1,13 @@
 """Gradient times activation of every neuron in all layers, from one pass over unedited prompts.
 
-At alpha = 1 no layer is edited, so one forward pass serves all layers, and one backward pass
-gives all gradients of what targets have in common (`Integrand.differentiated`):
+At alpha = 1 no layer is edited, so one forward pass serves all layers, and one backward pass gives
+all gradients of targets that share one (`Integrand.differentiated`):
 
-1. The sequences of all prompts go through the model as one right-padded batch; hooks keep every
+1. The sequences of all prompts go through the model as one right-padded batch; hooks hold every
    layer's neurons h_l within the graph, so that gradients of a layer pass through later ones.
 2. dF/dh_l of all layers comes from one backward pass of the summed targets; a prompt's target
    depends on its own rows alone.
-3. h_l * dF/dh_l is summed over the prompt's edited positions; padding is none of them.
+3. h_l * dF/dh_l is summed over the prompt's edited positions, which exclude padding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronllm_eval.engine.interface import Integrand, PathIntegral, PathIntegrals, Target
-from neuronllm_eval.engine.option_sequences import OptionSequences
+from neuronllm_eval.engine.option_logits import OptionSequences
 from neuronllm_eval.models.ffn_layers import FFNLayers
 from neuronllm_eval.models.hooks import edit_neurons
 
@@ -37,78 +37,73 @@ def unedited_integrals(
         batch: the prompts' sequences.
         integrands: at least one.
     """
-    tokens, edited = _padded(batch)
-    kept: dict[int, Tensor] = {}
+    tokens = _padded([sequences.tokens for sequences in batch])
+    edited = _padded([sequences.edited for sequences in batch])
+    neurons_of: dict[int, Tensor] = {}
 
-    def keep(layer: int, neurons: Tensor) -> Tensor:
+    def record(layer: int, neurons: Tensor) -> Tensor:
         # Below the first layer nothing needs a gradient; later layers depend on earlier ones.
-        attached = neurons if neurons.requires_grad else neurons.detach().requires_grad_(True)
-        kept[layer] = attached
-        return attached
+        leaf = neurons if neurons.requires_grad else neurons.detach().requires_grad_(True)
+        neurons_of[layer] = leaf
+        return leaf
 
-    with torch.enable_grad(), edit_neurons(layers.modules, keep):
+    with torch.enable_grad(), edit_neurons(layers.modules, record):
         logits = model(input_ids=tokens, use_cache=False).logits
         home = logits.device
-        parts = zip(batch, _own_rows(batch, logits), strict=True)
-        scores = [sequences.option_scores(own[None])[0][0] for sequences, own in parts]
+        scores = [
+            sequences.option_scores(rows[None])[0][0]
+            for sequences, rows in zip(batch, _by_prompt(batch, logits), strict=True)
+        ]
+        leaves = [neurons_of[layer] for layer in range(layers.n_layers)]
         targets = tuple(dict.fromkeys(integrand.differentiated for integrand in integrands))
-        leaves = [kept[layer] for layer in range(layers.n_layers)]
         values: dict[Target, Tensor] = {}  # [prompts]
         products: dict[Target, list[Tensor]] = {}  # per prompt [layers, neurons]
         for target in targets:
-            own_values = torch.stack(
+            of_prompts = torch.stack(
                 [
-                    target(own, sequences.prompt.gold)
-                    for own, sequences in zip(scores, batch, strict=True)
+                    target(loglikelihoods, sequences.prompt.gold)
+                    for loglikelihoods, sequences in zip(scores, batch, strict=True)
                 ]
             )
             retain = target is not targets[-1]
-            gradients = torch.autograd.grad(own_values.sum(), leaves, retain_graph=retain)
-            values[target] = own_values.detach()
-            products[target] = _by_prompt(batch, edited, leaves, gradients, home)
-    rows = [_own_rows(batch, leaf.detach().reshape(*edited.shape, -1)) for leaf in leaves]
+            gradients = torch.autograd.grad(of_prompts.sum(), leaves, retain_graph=retain)
+            values[target] = of_prompts.detach()
+            products[target] = _products(batch, edited, leaves, gradients, home)
+    grids = [_by_prompt(batch, leaf.detach().reshape(*edited.shape, -1)) for leaf in leaves]
 
-    def integral(integrand: Integrand, place: int) -> PathIntegral:
-        found = values[integrand.differentiated][place]
-        weight = float(integrand.weights.sum()) * float(integrand.slopes(found))
-        value = integrand.values(found)
+    def integral(integrand: Integrand, index: int) -> PathIntegral:
+        of_prompt = values[integrand.differentiated][index]
+        weight = float(integrand.weights.sum()) * float(integrand.slopes(of_prompt))
+        value = integrand.values(of_prompt)
         return PathIntegral(
-            weight * products[integrand.differentiated][place],
+            weight * products[integrand.differentiated][index],
             value.expand(len(leaves), len(integrand.weights)),
             float(value),
-            scores[place].detach(),
+            scores[index].detach(),
         )
 
     return [
         PathIntegrals(
-            tuple(integral(each, place) for each in integrands),
-            torch.stack([sequences.activations(own[place]).to(home) for own in rows]),
+            tuple(integral(integrand, index) for integrand in integrands),
+            torch.stack([sequences.activations(grid[index]).to(home) for grid in grids]),
         )
-        for place, sequences in enumerate(batch)
+        for index, sequences in enumerate(batch)
     ]
 
 
-def _padded(batch: Sequence[OptionSequences]) -> tuple[Tensor, Tensor]:
-    """[rows, positions] tokens and edited positions of all prompts."""
-    longest = max(sequences.tokens.shape[1] for sequences in batch)
-    tokens, edited = (
-        torch.cat(
-            [
-                nn.functional.pad(each, (0, longest - each.shape[1]))
-                for each in (getattr(sequences, name) for sequences in batch)
-            ]
-        )
-        for name in ("tokens", "edited")
-    )
-    return tokens, edited
+def _padded(tensors: Sequence[Tensor]) -> Tensor:
+    """[rows, positions] of all prompts, from those of each."""
+    longest = max(tensor.shape[1] for tensor in tensors)
+    pad = nn.functional.pad
+    return torch.cat([pad(tensor, (0, longest - tensor.shape[1])) for tensor in tensors])
 
 
-def _own_rows(batch: Sequence[OptionSequences], rows: Tensor) -> list[Tensor]:
+def _by_prompt(batch: Sequence[OptionSequences], rows: Tensor) -> list[Tensor]:
     """The rows of each prompt."""
     return list(rows.split([len(sequences) for sequences in batch]))
 
 
-def _by_prompt(
+def _products(
     batch: Sequence[OptionSequences],
     edited: Tensor,
     leaves: Sequence[Tensor],
@@ -116,10 +111,10 @@ def _by_prompt(
     home: torch.device,
 ) -> list[Tensor]:
     """Per prompt [layers, neurons] float32: h * dF/dh summed over its edited positions."""
-    found = []
+    by_layer = []
     for leaf, gradient in zip(leaves, gradients, strict=True):
         product = (leaf.detach().float() * gradient.float()).reshape(*edited.shape, -1)
         keep = edited.to(product.device)[..., None]
         summed = torch.where(keep, product, 0.0).sum(1)  # [rows, neurons]
-        found.append([own.sum(0).to(home) for own in _own_rows(batch, summed)])
-    return [torch.stack(own) for own in zip(*found, strict=True)]
+        by_layer.append([rows.sum(0).to(home) for rows in _by_prompt(batch, summed)])
+    return [torch.stack(of_prompt) for of_prompt in zip(*by_layer, strict=True)]

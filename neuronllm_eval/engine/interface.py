@@ -1,4 +1,4 @@
-"""What both engines share: the targets, their results, and log-likelihoods from logits."""
+"""What an engine computes: targets, results, and the `Engine` protocol that both engines follow."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Target = Callable[[Tensor, int], Tensor]
 def option_cross_entropy(loglikelihoods: Tensor, gold: int) -> Tensor:
     """Target F: log-softmax over the options' log-likelihoods at the gold option.
 
-    Minus the contrastive cross-entropy over the options: it compares the options with each other
-    and does not move when all of them become more or less likely together (DESIGN, terms).
+    Minus the contrastive cross-entropy over the options (paper, ACE): it compares the options with
+    each other and does not change when all of them become more or less likely together.
 
     Args:
         loglikelihoods: [..., options] log-nats.
-        gold: index of the right option.
+        gold: index of the gold option.
 
     Returns:
         [...] log-nats, at most 0.
@@ -43,14 +43,13 @@ def gold_probability(loglikelihoods: Tensor, gold: int) -> Tensor:
 
 # Targets that are the same for logits as for log-likelihoods, so that no other token matters.
 SHIFT_INVARIANT: frozenset[Target] = frozenset({option_cross_entropy})
-
-
-# Targets that are e to the power of another, whose gradients so are the other's times themselves.
-POWERS: Mapping[Target, Target] = {gold_probability: gold_loglikelihood}
+# Targets that are the exponential of another one: d exp(T) = exp(T) dT, so both share a backward
+# pass.
+EXPONENTIAL_OF: Mapping[Target, Target] = {gold_probability: gold_loglikelihood}
 
 
 class Integrand(NamedTuple):
-    """What is summed up over the nodes of a path.
+    """A target and the quadrature weights over which its gradients are summed.
 
     Attributes:
         target: what is attributed.
@@ -62,27 +61,27 @@ class Integrand(NamedTuple):
 
     @property
     def differentiated(self) -> Target:
-        """Whose gradients are taken; one backward pass serves all integrands that share it."""
-        return POWERS.get(self.target, self.target)
+        """The target of the backward pass, which all integrands that have it in common share."""
+        return EXPONENTIAL_OF.get(self.target, self.target)
 
     def values(self, differentiated: Tensor) -> Tensor:
-        """Values of the target from those of what is differentiated, of any shape."""
-        return differentiated.exp() if self.target in POWERS else differentiated
+        """Values of `target` from values of `differentiated`, of any shape."""
+        return differentiated.exp() if self.target in EXPONENTIAL_OF else differentiated
 
     def slopes(self, differentiated: Tensor) -> Tensor:
-        """What gradients are to be multiplied with; as `values`."""
+        """d target / d differentiated, from values of `differentiated`, of any shape."""
         values = self.values(differentiated)
-        return values if self.target in POWERS else torch.ones_like(values)
+        return values if self.target in EXPONENTIAL_OF else torch.ones_like(values)
 
 
 class OptionScores(NamedTuple):
-    """How one prompt's options score under each edit.
+    """One prompt's options under each edit.
 
     Attributes:
         loglikelihoods: [edits, options] float32, log-nats over the whole vocabulary, as lm-eval.
-            Tokens that all options share count only if all positions are edited: else no edit
-            changes them (`score_shared_tokens`).
-        greedy: [edits, options] bool, whether the option is what greedy decoding would say.
+            Tokens that all options share are included only if all positions are edited: otherwise
+            no edit changes them (`score_shared_tokens`).
+        greedy: [edits, options] bool, whether greedy decoding would produce the option.
     """
 
     loglikelihoods: Tensor
@@ -106,20 +105,27 @@ class PathIntegral(NamedTuple):
 
 
 class PathIntegrals(NamedTuple):
-    """The same of several integrands, which share the pass.
+    """One prompt's path integrals of several integrands, from one forward pass.
 
     Attributes:
         integrals: one for each integrand.
-        neurons: [layers, neurons] float32 of the unedited prompt at the last context token, or
+        activations: [layers, neurons] float32 of the unedited prompt at the last context token, or
             their mean over the context if all positions are edited.
     """
 
     integrals: tuple[PathIntegral, ...]
-    neurons: Tensor
+    activations: Tensor
 
 
 class Engine(Protocol):
-    """Many edits of one prompt at the scored or at all positions -> option log-likelihoods."""
+    """Scores and differentiates prompts under many edits of their neurons.
+
+    Attributes:
+        name: `fan_out` or `replay`.
+        positions: which positions are edited, one of `prompts.POSITIONS`.
+        model: a Hugging Face causal LM in eval mode.
+        layers: its FFN down-projections.
+    """
 
     name: str
     positions: str
@@ -127,11 +133,11 @@ class Engine(Protocol):
     layers: FFNLayers
 
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
-        """Score every prompt under every condition.
+        """Score every prompt under every edit.
 
         Args:
             prompts: scored together as one batch.
-            scales: [conditions, layers, neurons] factors applied at the engine's positions.
+            scales: [edits, layers, neurons] factors applied at the engine's positions.
         """
         ...
 
@@ -151,52 +157,5 @@ class Engine(Protocol):
         self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
     ) -> list[PathIntegral]:
         """`integrate_all` of one integrand."""
-        found = self.integrate_all(prompts, nodes, [Integrand(target, weights)])
-        return [each.integrals[0] for each in found]
-
-
-def score_options(logits: Tensor, options: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Log-likelihoods and greedy flags of one-token options.
-
-    Args:
-        logits: [..., vocabulary].
-        options: token ids.
-
-    Returns:
-        log-likelihoods [..., options] float32 in log-nats; greedy [..., options] bool.
-    """
-    logits = logits.float()
-    ids = torch.as_tensor(list(options), device=logits.device)
-    loglikelihoods = logits[..., ids] - logits.logsumexp(-1, keepdim=True)
-    return loglikelihoods, logits.argmax(-1, keepdim=True) == ids
-
-
-@torch.no_grad()
-def score_shared_tokens(model: nn.Module, prompt: Prompt) -> tuple[float, bool]:
-    """Log-likelihood of the options' shared leading tokens, and whether they are greedy.
-
-    The harness counts them in every option. They come before the scored position, so no edit
-    of it changes them.
-
-    Returns:
-        log-nats, and whether greedy decoding would say all of them; 0 and True without any.
-    """
-    if prompt.n_shared == 0:
-        return 0.0, True
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
-    tokens = right_pad([prompt.context[:-1]], device)
-    logits = model(input_ids=tokens, use_cache=False).logits[0, -prompt.n_shared :].float()
-    ids = torch.tensor(prompt.context[-prompt.n_shared :], device=logits.device)
-    loglikelihoods = logits.log_softmax(-1).gather(-1, ids[:, None])
-    return float(loglikelihoods.sum()), bool((logits.argmax(-1) == ids).all())
-
-
-def right_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """[sequences, longest] token ids, padded with 0 on the right.
-
-    Under a causal mask the tokens before the padding never see it, so no mask is needed. lm-eval
-    pads in the same way.
-    """
-    longest = max(len(sequence) for sequence in sequences)
-    rows = [[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences]
-    return torch.tensor(rows, dtype=torch.long, device=device)
+        results = self.integrate_all(prompts, nodes, [Integrand(target, weights)])
+        return [result.integrals[0] for result in results]

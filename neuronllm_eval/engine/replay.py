@@ -1,16 +1,16 @@
 """The replay engine: full forward passes with hooks. Slow, general, and the oracle of the tests.
 
-1. A prompt becomes the token sequences that score its options (`option_sequences`).
+1. A prompt becomes the token sequences that score its options (`OptionSequences`).
 2. The sequences are repeated once per edit and right-padded into one batch.
 3. Hooks edit the neurons of each row: at the scored positions, or at all (`positions`).
 
-Gradients at alpha = 1 alone, where nothing is edited, take one pass (`one_pass`).
+Gradients at alpha = 1 alone, where nothing is edited, take one pass
+(`gradient_times_activation`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from neuronllm_eval.engine.interface import (
     PathIntegrals,
     Target,
 )
-from neuronllm_eval.engine.option_sequences import OptionSequences
-from neuronllm_eval.models.ffn_layers import FFNLayers
+from neuronllm_eval.engine.option_logits import OptionSequences
+from neuronllm_eval.models.ffn_layers import FFNLayers, input_device
 from neuronllm_eval.models.hooks import edit_neurons, frozen_parameters
 from neuronllm_eval.prompts import ALL, SCORED, Prompt
 
@@ -39,7 +39,7 @@ class ReplayEngine(Engine):
     Args:
         model: a Hugging Face causal LM in eval mode.
         layers: its FFN down-projections.
-        positions: that are edited, one of `positions.POSITIONS`.
+        positions: which positions are edited, one of `prompts.POSITIONS`.
         rows_per_pass: most sequences in one pass; bounds the memory.
     """
 
@@ -58,20 +58,16 @@ class ReplayEngine(Engine):
         self.positions = positions
         self.rows_per_pass = rows_per_pass
 
-    @cached_property
-    def _input_device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device  # type: ignore[operator]
-
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
         """See `Engine.score`."""
         return [self._score_one(prompt, scales) for prompt in prompts]
 
     @torch.no_grad()
     def _score_one(self, prompt: Prompt, scales: Tensor) -> OptionScores:
-        sequences = OptionSequences.build(prompt, self._input_device, self.positions)
-        # Elsewhere these tokens come before all that is edited.
+        sequences = self._sequences(prompt)
+        # At the scored positions alone, these tokens come before all that is edited.
         n_shared = prompt.n_shared if self.positions == ALL else 0
-        parts = []
+        chunks = []
         for start, stop in self._chunks(len(scales), sequences):
             chunk = scales[start:stop]
 
@@ -82,28 +78,27 @@ class ReplayEngine(Engine):
                 return torch.where(keep, grid * factor, grid).reshape(neurons.shape)
 
             with edit_neurons(self.layers.modules, edit):
-                logits = self._forward(sequences, len(chunk))
-            parts.append(sequences.option_scores(logits, n_shared))
-        totals, greedy = zip(*parts, strict=True)
-        return OptionScores(torch.cat(totals).cpu(), torch.cat(greedy).cpu())
+                logits = self._logits(sequences, len(chunk))
+            chunks.append(sequences.option_scores(logits, n_shared))
+        loglikelihoods, greedy = zip(*chunks, strict=True)
+        return OptionScores(torch.cat(loglikelihoods).cpu(), torch.cat(greedy).cpu())
 
     def integrate_all(
         self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
     ) -> list[PathIntegrals]:
         """See `Engine.integrate_all`."""
         with frozen_parameters(self.model):
-            if bool((nodes == 1).all()):
-                return [
-                    found
-                    for batch in self._batches(prompts)
-                    for found in unedited_integrals(self.model, self.layers, batch, integrands)
-                ]
-            return [self._integrate_one(prompt, nodes, integrands) for prompt in prompts]
+            if not bool((nodes == 1).all()):
+                return [self._integrate_one(prompt, nodes, integrands) for prompt in prompts]
+            results = []
+            for batch in self._batches(prompts):
+                results += unedited_integrals(self.model, self.layers, batch, integrands)
+            return results
 
     def _integrate_one(
         self, prompt: Prompt, nodes: Tensor, integrands: Sequence[Integrand]
     ) -> PathIntegrals:
-        sequences = OptionSequences.build(prompt, self._input_device, self.positions)
+        sequences = self._sequences(prompt)
         unedited: dict[int, Tensor] = {}
 
         def record(layer: int, neurons: Tensor) -> Tensor:
@@ -111,70 +106,74 @@ class ReplayEngine(Engine):
             return neurons
 
         with torch.no_grad(), edit_neurons(self.layers.modules, record):
-            logits = self._forward(sequences, 1)
+            logits = self._logits(sequences, 1)
         loglikelihoods = sequences.option_scores(logits)[0][0]
         home = loglikelihoods.device
         targets = tuple(dict.fromkeys(integrand.differentiated for integrand in integrands))
         shape = (len(integrands), self.layers.n_layers)
-        sums = torch.zeros(*shape, self.layers.width, device=home)
-        values = torch.zeros(*shape, len(nodes), device=home)
+        attribution = torch.zeros(*shape, self.layers.width, device=home)
+        node_targets = torch.zeros(*shape, len(nodes), device=home)
         for layer in range(self.layers.n_layers):
             for start, stop in self._chunks(len(nodes), sequences):
-                found = self._node_gradients(
+                gradients = self._node_gradients(
                     sequences, layer, unedited[layer], nodes[start:stop], targets
                 )
-                for place, integrand in enumerate(integrands):
-                    product, at_nodes = found[integrand.differentiated]
+                for index, integrand in enumerate(integrands):
+                    product, at_nodes = gradients[integrand.differentiated]
                     weights = integrand.weights[start:stop].to(product.device)
                     weights = weights * integrand.slopes(at_nodes).to(product.device)
-                    sums[place, layer] += (product * weights[:, None]).sum(0).to(home)
-                    values[place, layer, start:stop] = integrand.values(at_nodes).to(home)
+                    attribution[index, layer] += (product * weights[:, None]).sum(0).to(home)
+                    node_targets[index, layer, start:stop] = integrand.values(at_nodes).to(home)
         activations = [sequences.activations(unedited[layer]) for layer in range(shape[1])]
         return PathIntegrals(
             tuple(
                 PathIntegral(
-                    sums[place],
-                    values[place],
+                    attribution[index],
+                    node_targets[index],
                     float(integrand.target(loglikelihoods, prompt.gold)),
                     loglikelihoods,
                 )
-                for place, integrand in enumerate(integrands)
+                for index, integrand in enumerate(integrands)
             ),
-            torch.stack([each.to(home) for each in activations]),
+            torch.stack([neurons.to(home) for neurons in activations]),
         )
 
     def _node_gradients(
         self,
         sequences: OptionSequences,
         layer: int,
-        base: Tensor,
+        unedited: Tensor,
         nodes: Tensor,
         targets: Sequence[Target],
     ) -> dict[Target, tuple[Tensor, Tensor]]:
         """Per target h * dF/dh(alpha h) summed over positions [nodes, neurons], and F [nodes]."""
-        steps = nodes.to(base.device)[:, None, None, None]
+        alphas = nodes.to(unedited.device)[:, None, None, None]
         # [nodes, sequences, positions, neurons]; the nodes keep their digits in 16 bits too.
-        leaf = (steps * base.float()).to(base.dtype).requires_grad_(True)
-        keep = sequences.edited.to(base.device)[..., None]
+        leaf = (alphas * unedited.float()).to(unedited.dtype).requires_grad_(True)
+        keep = sequences.edited.to(unedited.device)[..., None]
 
         def edit(_: int, neurons: Tensor) -> Tensor:
             grid = neurons.reshape(leaf.shape)
             return torch.where(keep, leaf, grid).reshape(neurons.shape)
 
-        found = {}
+        results = {}
         with torch.enable_grad(), edit_neurons(self.layers.modules, edit, [layer]):
-            logits = self._forward(sequences, len(nodes))
+            logits = self._logits(sequences, len(nodes))
             loglikelihoods = sequences.option_scores(logits)[0]
             for target in targets:
                 values = target(loglikelihoods, sequences.prompt.gold)
                 (gradient,) = torch.autograd.grad(
                     values.sum(), leaf, retain_graph=target is not targets[-1]
                 )
-                product = torch.where(keep, base.float() * gradient.float(), 0.0)
-                found[target] = product.sum((1, 2)), values.detach()
-        return found
+                product = torch.where(keep, unedited.float() * gradient.float(), 0.0)
+                results[target] = product.sum((1, 2)), values.detach()
+        return results
 
-    def _forward(self, sequences: OptionSequences, n_edits: int) -> Tensor:
+    def _sequences(self, prompt: Prompt) -> OptionSequences:
+        return OptionSequences.build(prompt, input_device(self.model), self.positions)
+
+    def _logits(self, sequences: OptionSequences, n_edits: int) -> Tensor:
+        """[edits, sequences, positions, vocabulary]."""
         rows = sequences.tokens.repeat(n_edits, 1)
         logits = self.model(input_ids=rows, use_cache=False).logits
         return logits.reshape(n_edits, *sequences.tokens.shape, -1)
@@ -190,12 +189,12 @@ class ReplayEngine(Engine):
         """Prompts in order, as many as go into one pass; at least one."""
         batch: list[OptionSequences] = []
         for prompt in prompts:
-            one = OptionSequences.build(prompt, self._input_device, self.positions)
-            n_rows = len(one) + sum(map(len, batch))
-            longest = max(each.tokens.shape[1] for each in (*batch, one))
+            sequences = self._sequences(prompt)
+            n_rows = len(sequences) + sum(map(len, batch))
+            longest = max(one.tokens.shape[1] for one in (*batch, sequences))
             if batch and (n_rows > self.rows_per_pass or n_rows * longest > TOKENS_PER_PASS):
                 yield batch
                 batch = []
-            batch.append(one)
+            batch.append(sequences)
         if batch:
             yield batch

@@ -1,7 +1,7 @@
 """Keys and values of what comes before the scored position, each token computed once.
 
-Prompts of a task begin alike (role line, demonstrations), and a question's proxies go on alike up
-to their options. For a batch of prompts:
+Prompts of a task begin alike (role line, demonstrations), and a question's proxies are alike up to
+their options. For a batch of prompts:
 
 1. The tokens that all prompts of the run share are prefilled once, when they are first needed.
 2. The tokens that a question's proxies share, its stem, are prefilled once per question.
@@ -15,34 +15,94 @@ float rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.option_logits import right_pad
+from neuronllm_eval.models.ffn_layers import input_device
 
 # Per layer (keys, values), each [batch, heads, columns, dim].
 KeysValues = tuple[tuple[Tensor, Tensor], ...]
+# Prompts that share fewer tokens beyond the run's are prefilled each on its own.
+_SHORTEST_STEM = 8
+# A prompt joins a group unless that shortens the group's stem to less than this share.
+_KEPT_STEM = 0.75
 
 
-def new_cache(keys_values: KeysValues) -> DynamicCache:
-    """A cache over the same tensors: a pass extends it, never them.
+class Columns(NamedTuple):
+    """Cached tokens of a batch.
 
-    It has no config, by which sliding layers would trim it.
+    Attributes:
+        keys_values: per layer ([batch, heads, columns, dim], the same); empty without a token.
+        positions: [batch, columns] position of each column's token in its prompt, -1 for padding.
     """
-    return DynamicCache(keys_values or None)
+
+    keys_values: KeysValues
+    positions: Tensor
+
+    def rows(self, indices: Tensor) -> Columns:
+        """The columns of these rows, which may be repeated."""
+        keys_values = tuple(
+            (
+                keys.index_select(0, indices.to(keys.device)),
+                values.index_select(0, indices.to(values.device)),
+            )
+            for keys, values in self.keys_values
+        )
+        return Columns(keys_values, self.positions[indices])
+
+    def without_gaps(self, width: int) -> Columns:
+        """Every row's tokens in the leading columns, and no more than `width` columns."""
+        if self.positions.shape[1] == width:
+            return self
+        order = (self.positions < 0).byte().argsort(dim=1, stable=True)[:, :width]
+        index = order[:, None, :, None]  # [batch, 1, width, 1]
+        keys_values = tuple(
+            (
+                keys.take_along_dim(index.to(keys.device), 2),
+                values.take_along_dim(index.to(values.device), 2),
+            )
+            for keys, values in self.keys_values
+        )
+        return Columns(keys_values, self.positions.gather(1, order))
 
 
-class _Full(Exception):
+class Prefix(NamedTuple):
+    """A batch of prompts without their last tokens.
+
+    Attributes:
+        keys_values: as `Columns`.
+        positions: as `Columns`.
+        lengths: [batch] prefix lengths, which are the scored positions.
+        last_tokens: [batch] the token at the scored position.
+    """
+
+    keys_values: KeysValues
+    positions: Tensor
+    lengths: Tensor
+    last_tokens: Tensor
+
+    def cache(self) -> DynamicCache:
+        """A new cache over the same tensors: a pass extends it, never the prefix.
+
+        It has no config, by which sliding layers would trim it.
+        """
+        return DynamicCache(self.keys_values or None)
+
+
+# Passes that compute keys and values, and no more -----------------------------------------------
+
+
+class _AllWritten(Exception):
     """All layers have written their keys and values."""
 
 
 class _WatchedCache(DynamicCache):
-    """Notes which layers write, and ends the pass after the last of those that are expected."""
+    """Records which layers write, and ends the pass after the last of those that are expected."""
 
     def __init__(self, keys_values: KeysValues, expected: list[int] | None) -> None:
         super().__init__(keys_values or None)
@@ -53,15 +113,18 @@ class _WatchedCache(DynamicCache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """See `DynamicCache.update`."""
-        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        updated = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.written.append(layer_idx)
         if self.written == self._expected:
-            raise _Full
-        return found
+            raise _AllWritten
+        return updated
 
 
 class PrefillPasses:
     """Computes keys and values with a model's decoder.
+
+    The first pass runs to its end and shows in which order layers write to the cache. Later ones
+    end after the last write: the last layer's FFN would be computed for nothing.
 
     Args:
         decoder: the part of a Hugging Face causal LM that computes keys and values.
@@ -71,20 +134,15 @@ class PrefillPasses:
     def __init__(self, decoder: nn.Module, *, whole: bool = False) -> None:
         self.decoder = decoder
         self.whole = whole
-        self._written: list[int] | None = None  # by a whole pass
+        self._written: list[int] | None = None
 
     def run(self, keys_values: KeysValues, **inputs: Any) -> KeysValues:
-        """Keys and values of further tokens behind those of earlier ones.
-
-        Args:
-            keys_values: of the earlier tokens; empty without any.
-            inputs: of the decoder, beside the cache.
-        """
-        stops = not self.whole and not _has_hooks_behind(self.decoder)
-        cache = _WatchedCache(keys_values, self._written if stops else None)
+        """Keys and values of earlier tokens and of those in `inputs`, the decoder's arguments."""
+        ends_early = not self.whole and not _has_hooks_behind(self.decoder)
+        cache = _WatchedCache(keys_values, self._written if ends_early else None)
         try:
             self.decoder(past_key_values=cache, use_cache=True, **inputs)
-        except _Full:
+        except _AllWritten:
             pass
         else:
             self._written = cache.written
@@ -100,65 +158,31 @@ def _has_hooks_behind(decoder: nn.Module) -> bool:
     )
 
 
-# Prompts that share fewer tokens beyond the run's are prefilled each on its own.
-_SHORTEST_STEM = 8
-# A prompt joins a group unless that shortens the group's stem to less than this share.
-_KEPT_STEM = 0.75
-
-
-class HasContext(Protocol):
-    """A prompt of any kind."""
-
-    @property
-    def context(self) -> tuple[int, ...]:
-        """Its token ids."""
-        ...
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Keys and values of a batch of prompts without their last tokens.
-
-    Attributes:
-        keys_values: per layer ([batch, heads, columns, dim], the same); empty without a prefix.
-        positions: [batch, columns] place of each column's token in its prompt, -1 for padding.
-        lengths: [batch] prefix lengths, which are the scored positions.
-        last_tokens: [batch] the token at the scored position.
-    """
-
-    keys_values: KeysValues
-    positions: Tensor
-    lengths: Tensor
-    last_tokens: Tensor
-
-    def cache(self) -> DynamicCache:
-        """A fresh cache over the same tensors: a pass extends it, never the prefix."""
-        return new_cache(self.keys_values)
-
-
-def without_head(model: nn.Module) -> nn.Module:
+def _without_head(model: nn.Module) -> nn.Module:
     """The part that computes keys and values. A PEFT model has the whole model as its base."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return inner.base_model  # type: ignore[return-value]
 
 
+# What prompts have in common --------------------------------------------------------------------
+
+
 def common_length(contexts: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all contexts share, each keeping its last token for itself."""
+    """How many leading tokens all contexts share, without the last token of any."""
     ordered = sorted(map(tuple, contexts))
     first, last = ordered[0], ordered[-1]  # what these two share, all in between share
     shortest = min(map(len, contexts)) - 1
-    for place in range(shortest):
-        if first[place] != last[place]:
-            return place
+    for position in range(shortest):
+        if first[position] != last[position]:
+            return position
     return max(0, shortest)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Prompts of a batch that go on alike behind what the run shares.
+class StemGroup(NamedTuple):
+    """Prompts of a batch that are alike beyond what the run shares.
 
     Attributes:
-        rows: their places in the batch.
+        rows: their indices in the batch.
         length: tokens that they share, from the beginning of the prompts.
     """
 
@@ -166,7 +190,7 @@ class _Group:
     length: int
 
 
-def group_by_stem(contexts: Sequence[Sequence[int]], n_shared: int) -> list[_Group]:
+def group_by_stem(contexts: Sequence[Sequence[int]], n_shared: int) -> list[StemGroup]:
     """Neighbours that share a stem of some length; a prompt without such neighbours is alone.
 
     Args:
@@ -177,17 +201,16 @@ def group_by_stem(contexts: Sequence[Sequence[int]], n_shared: int) -> list[_Gro
         Groups, in order, that hold every prompt once. One of a single prompt shares it all but the
         last token.
     """
-    groups: list[_Group] = []
+    groups: list[StemGroup] = []
     for row, context in enumerate(contexts):
         if groups:
             last = groups[-1]
             length = min(last.length, common_length([contexts[last.rows[0]], context]))
-            kept = length - n_shared
             least = _KEPT_STEM * (last.length - n_shared) if len(last.rows) > 1 else 0
-            if kept >= max(_SHORTEST_STEM, least):
-                groups[-1] = _Group((*last.rows, row), length)
+            if length - n_shared >= max(_SHORTEST_STEM, least):
+                groups[-1] = StemGroup((*last.rows, row), length)
                 continue
-        groups.append(_Group((row,), len(context) - 1))
+        groups.append(StemGroup((row,), len(context) - 1))
     return groups
 
 
@@ -200,7 +223,7 @@ class Prefiller:
         contexts: of all prompts of the run; empty to share nothing among batches.
         share: False to compute every prompt on its own, and every layer to its end.
         most_columns: where stems of several lengths would need more columns, padding included,
-            a batch shares none. Some models count columns for positions, and are sound only up to
+            a batch shares none. Some models count columns for positions, and are exact only up to
             the number that they were checked with.
     """
 
@@ -214,129 +237,90 @@ class Prefiller:
         most_columns: int | None = None,
     ) -> None:
         self.model = model
-        self.passes = PrefillPasses(without_head(model), whole=not share)
+        self.passes = PrefillPasses(_without_head(model), whole=not share)
         self.mask_style = mask_style
         self.share = share
         self.most_columns = most_columns
         n_shared = common_length(contexts) if share and len(contexts) > 1 else 0
         self.shared_tokens = tuple(contexts[0][:n_shared]) if n_shared else ()
-        self._shared: KeysValues | None = None
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device  # type: ignore[operator]
+        self._shared: Columns | None = None
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[HasContext]) -> Prefix:
-        """Keys and values of every prompt's context but its last token."""
-        contexts = [prompt.context for prompt in prompts]
-        lengths = torch.tensor([len(context) - 1 for context in contexts], device=self._device)
-        last_tokens = torch.tensor([context[-1] for context in contexts], device=self._device)
-        n_shared = self._usable(contexts)
+    def prefill(self, contexts: Sequence[tuple[int, ...]]) -> Prefix:
+        """Keys and values of every context but its last token."""
+        device = input_device(self.model)
+        lengths = torch.tensor([len(context) - 1 for context in contexts], device=device)
+        last_tokens = torch.tensor([context[-1] for context in contexts], device=device)
+        n_shared = len(self.shared_tokens)
+        if not all(
+            len(context) > n_shared and context[:n_shared] == self.shared_tokens
+            for context in contexts
+        ):
+            n_shared = 0
         groups = self._groups(contexts, n_shared)
-        keys_values, positions = self._run_prefix(n_shared, len(groups))
-        keys_values, positions = self._extend(
-            keys_values,
-            positions,
+        columns = self._extend(
+            self._run_prefix(n_shared, len(groups)),
             [contexts[group.rows[0]][n_shared : group.length] for group in groups],
             [n_shared] * len(groups),
         )
         if any(len(group.rows) > 1 for group in groups):
-            owners = [index for index, group in enumerate(groups) for _ in group.rows]
-            chosen = torch.tensor(owners, device=positions.device)
-            keys_values = _rows(keys_values, chosen)
-            starts = [groups[owner].length for owner in owners]
-            keys_values, positions = self._extend(
-                keys_values,
-                positions[chosen],
-                [context[start:-1] for context, start in zip(contexts, starts, strict=True)],
-                starts,
-            )
-            width = max(map(len, contexts)) - 1
-            keys_values, positions = _closed_up(keys_values, positions, width)
-        return Prefix(keys_values, positions, lengths, last_tokens)
+            group_of = [index for index, group in enumerate(groups) for _ in group.rows]
+            starts = [groups[index].length for index in group_of]
+            rests = [context[start:-1] for context, start in zip(contexts, starts, strict=True)]
+            columns = columns.rows(torch.tensor(group_of, device=device))
+            columns = self._extend(columns, rests, starts)
+            columns = columns.without_gaps(max(map(len, contexts)) - 1)
+        return Prefix(*columns, lengths, last_tokens)
 
-    def _groups(self, contexts: Sequence[Sequence[int]], n_shared: int) -> list[_Group]:
+    def _groups(self, contexts: Sequence[Sequence[int]], n_shared: int) -> list[StemGroup]:
         """Prompts with a stem in common together; each alone if nothing is to be shared."""
         if self.share:
             groups = group_by_stem(contexts, n_shared)
-            rests = [len(contexts[row]) - 1 - each.length for each in groups for row in each.rows]
-            n_columns = max(each.length for each in groups) + max(rests)
+            longest_rest = max(
+                len(contexts[row]) - 1 - group.length for group in groups for row in group.rows
+            )
+            n_columns = max(group.length for group in groups) + longest_rest
             if self.most_columns is None or n_columns <= self.most_columns:
                 return groups
-        return [_Group((row,), len(context) - 1) for row, context in enumerate(contexts)]
+        return [StemGroup((row,), len(context) - 1) for row, context in enumerate(contexts)]
 
-    def _usable(self, contexts: Sequence[Sequence[int]]) -> int:
-        """How many of the run's shared tokens begin all these prompts: all or none."""
-        tokens = self.shared_tokens
-        size = len(tokens)
-        fits = all(len(each) > size and tuple(each[:size]) == tokens for each in contexts)
-        return size if fits else 0
-
-    def _run_prefix(self, n_shared: int, batch: int) -> tuple[KeysValues, Tensor]:
+    def _run_prefix(self, n_shared: int, batch: int) -> Columns:
         """What all prompts of the run share, for each row of a batch."""
-        positions = torch.arange(n_shared, device=self._device).expand(batch, n_shared)
+        device = input_device(self.model)
+        positions = torch.arange(n_shared, device=device).expand(batch, n_shared)
         if n_shared == 0:
-            return (), positions
+            return Columns((), positions)
         if self._shared is None:
-            none = torch.empty((1, 0), dtype=torch.long, device=self._device)
-            self._shared, _ = self._extend((), none, [self.shared_tokens], [0])
-        return tuple(
+            no_columns = Columns((), torch.empty((1, 0), dtype=torch.long, device=device))
+            self._shared = self._extend(no_columns, [self.shared_tokens], [0])
+        keys_values = tuple(
             (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
-            for keys, values in self._shared
-        ), positions
+            for keys, values in self._shared.keys_values
+        )
+        return Columns(keys_values, positions)
 
     def _extend(
-        self,
-        keys_values: KeysValues,
-        positions: Tensor,
-        tokens: Sequence[Sequence[int]],
-        starts: Sequence[int],
-    ) -> tuple[KeysValues, Tensor]:
-        """Prefill further tokens of each row, which begin at its place `starts`."""
+        self, columns: Columns, tokens: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> Columns:
+        """Prefill further tokens of each row, the first of which is at position `starts`."""
         if max(map(len, tokens)) == 0:
-            return keys_values, positions
-        device = self._device
+            return columns
+        device = input_device(self.model)
         ids = right_pad(tokens, device)
         n_new = ids.shape[1]
-        places = torch.arange(n_new, device=device)
-        queries = torch.tensor(starts, device=device)[:, None] + places
+        offsets = torch.arange(n_new, device=device)
+        query_positions = torch.tensor(starts, device=device)[:, None] + offsets
         inputs: dict[str, Any] = {"input_ids": ids}
-        if keys_values:
+        if columns.keys_values:
+            earlier = torch.ones(n_new, n_new, dtype=torch.bool, device=device).tril()
             inputs["attention_mask"] = attention_masks(
-                self.model.config,
-                self.mask_style,
-                positions,
-                queries,
-                torch.ones(n_new, n_new, dtype=torch.bool, device=device).tril(),
-                self.model.dtype,  # type: ignore[arg-type]
+                self.model, self.mask_style, columns.positions, query_positions, earlier
             )
             # Padding must have a position that the model knows; it is never seen.
             ends = [start + max(1, len(new)) - 1 for start, new in zip(starts, tokens, strict=True)]
-            inputs["position_ids"] = queries.minimum(torch.tensor(ends, device=device)[:, None])
-        found = self.passes.run(keys_values, **inputs)
-        sizes = torch.tensor([len(each) for each in tokens], device=device)
-        new = queries.masked_fill(places >= sizes[:, None], -1)
-        return found, torch.cat((positions, new), dim=1)
-
-
-def _rows(keys_values: KeysValues, rows: Tensor) -> KeysValues:
-    return tuple(
-        (keys.index_select(0, rows.to(keys.device)), values.index_select(0, rows.to(values.device)))
-        for keys, values in keys_values
-    )
-
-
-def _closed_up(keys_values: KeysValues, positions: Tensor, width: int) -> tuple[KeysValues, Tensor]:
-    """Every row's tokens in the leading columns, and no more than `width` columns."""
-    if positions.shape[1] == width:
-        return keys_values, positions
-    order = (positions < 0).byte().argsort(dim=1, stable=True)[:, :width]
-    index = order[:, None, :, None]  # [batch, 1, width, 1]
-    return tuple(
-        (
-            keys.take_along_dim(index.to(keys.device), 2),
-            values.take_along_dim(index.to(values.device), 2),
-        )
-        for keys, values in keys_values
-    ), positions.gather(1, order)
+            last_positions = torch.tensor(ends, device=device)[:, None]
+            inputs["position_ids"] = query_positions.minimum(last_positions)
+        keys_values = self.passes.run(columns.keys_values, **inputs)
+        n_tokens = torch.tensor([len(new) for new in tokens], device=device)
+        positions = query_positions.masked_fill(offsets >= n_tokens[:, None], -1)
+        return Columns(keys_values, torch.cat((columns.positions, positions), dim=1))

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.option_logits import right_pad
+from neuronllm_eval.models.ffn_layers import input_device
 
 # Relative to the largest number: above rounding in 16 bits, below what no norm stays within.
 _TOLERANCE = 0.03
@@ -73,9 +74,8 @@ def trace(model: nn.Module, tokens: Sequence[int], also: Collection[nn.Module] =
         tokens: a few; all activations of the pass are kept.
         also: modules to record even if they have children.
     """
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
     with torch.no_grad(), _recorded(model, also) as steps:
-        model(input_ids=right_pad([tokens], device), use_cache=False)
+        model(input_ids=right_pad([tokens], input_device(model)), use_cache=False)
     return steps
 
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.engine.join_at_output import all_plain, output_weights
 from neuronllm_eval.engine.option_logits import restrictable_head
+from neuronllm_eval.engine.scaled_copies import all_plain, output_weights
 from neuronllm_eval.explain.norms import Norm, read_norm, step_before, step_behind, trace
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.formats.typed_files import Count, artifact, load

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.formats.typed_files import Count, artifact, load, one_of
-from neuronllm_eval.interventions.conditions import Scales, condition_scales, require_condition
+from neuronllm_eval.interventions.conditions import ConditionName, Scales, condition_scales
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 
 EXPORT_FILE = "neuronllm.json"
@@ -45,7 +45,7 @@ class Export:
     schema_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        require_condition(self.condition)
+        ConditionName.parse(self.condition)
 
     @classmethod
     def of(

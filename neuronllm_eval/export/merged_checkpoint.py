@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import FFNLayers
-from neuronllm_eval.models.load_errors import readable_loading
+from neuronllm_eval.models.loading import readable_loading
 
 _MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

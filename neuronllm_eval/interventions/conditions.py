@@ -1,15 +1,19 @@
 """Conditions: named interventions, as factors on every neuron of the model. Pure.
 
-A name has up to three parts: `suppress_good` is what is done to all chosen neurons, at the factors
-of the run; `suppress_good.k50.x0.5` is a point of a sweep, with 50 good and bad neurons and a
-factor of its own; `.random_3` after either is the same on layer-matched random neurons.
+A name has up to three parts:
+
+1. `suppress_good`: what is done to all chosen neurons, at the factors of the run.
+2. `suppress_good.k50.x0.5`: a point of a sweep, of 50 good and bad neurons and a factor.
+3. `.random_3` after either: the same operation on layer-matched random neurons.
+
+`condition_factors` turns names into factors; `edited_by` counts what each of them edits.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,9 +23,6 @@ from numpy.typing import NDArray
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import random_like
-
-FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
-
 
 UNMASKED = "unmasked"
 SUPPRESS_SCALE = 0.0
@@ -37,6 +38,7 @@ OPERATIONS: dict[str, tuple[str | None, str | None]] = {
     "enhance": ("enhance", "suppress"),
 }
 CONDITIONS = tuple(OPERATIONS)
+FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
 _CONTROL = ".random_"
 _LARGEST = float(np.finfo(np.float32).max)
 _NAME = re.compile(
@@ -70,7 +72,7 @@ class Scales:
 
 
 class Edits(NamedTuple):
-    """The neurons that a condition changes; all others keep the factor 1.
+    """The neurons that a condition changes; all others have the factor 1.
 
     Attributes:
         layers: [edits] int64.
@@ -83,15 +85,34 @@ class Edits(NamedTuple):
     factors: NDArray[np.float32]
 
 
+# Names ------------------------------------------------------------------------------------------
+
+
+def only_operation(condition: str | None) -> str | None:
+    """The operation of a condition that has one; None for `unmasked`, `degrade` and `enhance`."""
+    operations = [name for name in OPERATIONS.get(condition or "", ()) if name is not None]
+    return operations[0] if len(operations) == 1 else None
+
+
+def factor_text(factor: float) -> str:
+    """A factor as names and tables have it: 0, 0.5, 2."""
+    return repr(float(factor) + 0.0).removesuffix(".0")  # + 0.0 makes 0 of -0
+
+
+def control_name(condition: str, seed: int) -> str:
+    """The name of a condition applied to the layer-matched random neurons of `seed`."""
+    return f"{condition}{_CONTROL}{seed}"
+
+
 @dataclass(frozen=True)
 class ConditionName:
-    """A condition's name, taken apart.
+    """A condition's name, parsed.
 
     Attributes:
         condition: one of `CONDITIONS`.
         top_k: good and bad neurons of a sweep's point; None for all that were chosen.
         scale: factor of a sweep's point; None for the run's own, and where a condition has two.
-        seed: of a random control; None for the neurons that were chosen.
+        seed: of a random control; None for the chosen neurons.
     """
 
     condition: str
@@ -101,20 +122,21 @@ class ConditionName:
 
     @classmethod
     def parse(cls, name: str, where: str = "--conditions") -> ConditionName:
-        """Take a name apart.
+        """Parse the name of a condition, a point of a sweep or a random control.
 
         Args:
-            name: of a condition, a point of a sweep or a random control.
-            where: the name was given, for error messages.
+            name: as the user gave it.
+            where: the flag or argument that has it, for error messages.
 
         Raises:
             UsageError: it is no condition.
         """
-        found = _NAME.fullmatch(str(name))
-        parts = found.groupdict() if found else {}
-        condition, top_k, scale = (parts.get(key) for key in ("condition", "top_k", "scale"))
-        takes = condition != UNMASKED and (scale is not None) == bool(only_operation(condition))
-        if condition not in OPERATIONS or (top_k and not takes) or not _is_canonical(scale):
+        match = _NAME.fullmatch(str(name))
+        parts: dict[str, Any] = match.groupdict() if match else dict.fromkeys(_NAME.groupindex)
+        condition, top_k, scale, seed = parts.values()
+        is_point = top_k is not None
+        fits = condition != UNMASKED and (scale is not None) == bool(only_operation(condition))
+        if condition not in OPERATIONS or (is_point and not fits) or not _is_canonical(scale):
             raise UsageError(
                 f"unknown condition {name!r:.100}",
                 expected=", ".join(CONDITIONS)
@@ -122,7 +144,6 @@ class ConditionName:
                 f"{_CONTROL}SEED, or with both",
                 remedy=f"check {where}",
             )
-        seed = parts["seed"]
         return cls(
             condition,
             None if top_k is None else int(top_k),
@@ -153,26 +174,15 @@ class ConditionName:
 
     def edits(self, neurons: NeuronSet, default: Scales) -> Edits:
         """What is done to `neurons`, which are those of `ConditionName.neurons`."""
-        scales, found = self.scales(default), []
-        kinds = (neurons.good, neurons.bad)
-        for operation, chosen in zip(OPERATIONS[self.condition], kinds, strict=True):
+        scales, rows = self.scales(default), []
+        groups = (neurons.good, neurons.bad)
+        for operation, group in zip(OPERATIONS[self.condition], groups, strict=True):
             if operation is not None:
                 factor = getattr(scales, operation)
-                found += [(neuron.layer, neuron.index, factor) for neuron in chosen]
-        table = np.array(found, dtype=np.float64).reshape(-1, 3)
-        places = table[:, :2].astype(np.int64)
-        return Edits(places[:, 0], places[:, 1], table[:, 2].astype(np.float32))
-
-
-def only_operation(condition: str | None) -> str | None:
-    """The operation of a condition that has one; None for `unmasked`, `degrade` and `enhance`."""
-    operations = [name for name in OPERATIONS.get(condition or "", ()) if name is not None]
-    return operations[0] if len(operations) == 1 else None
-
-
-def factor_text(factor: float) -> str:
-    """A factor as names and tables have it: 0, 0.5, 2."""
-    return repr(float(factor) + 0.0).removesuffix(".0")  # + 0.0 makes 0 of -0
+                rows += [(neuron.layer, neuron.index, factor) for neuron in group]
+        table = np.array(rows, dtype=np.float64).reshape(-1, 3)
+        locations = table[:, :2].astype(np.int64)
+        return Edits(locations[:, 0], locations[:, 1], table[:, 2].astype(np.float32))
 
 
 def _is_canonical(scale: str | None) -> bool:
@@ -183,53 +193,140 @@ def _is_canonical(scale: str | None) -> bool:
         return False
 
 
-def require_condition(condition: str) -> None:
-    """Raise UsageError unless `condition` is one of `CONDITIONS`, a point or a random control."""
-    ConditionName.parse(condition)
+# Factors ----------------------------------------------------------------------------------------
 
 
-def control_name(condition: str, seed: int) -> str:
-    """The name of a condition applied to the layer-matched random neurons of `seed`."""
-    return f"{condition}{_CONTROL}{seed}"
+def condition_factors(names: Sequence[str], neurons: NeuronSet, scales: Scales) -> NDArray[Any]:
+    """[conditions, layers, neurons] factors of conditions, points and controls by their names.
 
-
-def condition_scales(
-    neurons: NeuronSet, condition: str, scales: Scales | None = None
-) -> NDArray[np.float32]:
-    """[layers, neurons] the factor of every neuron under a condition.
-
-    Args:
-        neurons: the good and bad neurons.
-        condition: one of `CONDITIONS`, a point of a sweep such as `suppress_good.k50.x0.5`, or
-            either with `.random_<seed>` for the same operation on layer-matched random neurons.
-        scales: the factors of suppressing and enhancing.
+    In the smallest type that holds all of them exactly. Whole factors take one byte a neuron,
+    halves two: a sweep of 300 conditions over a model of 32 layers of 11,008 neurons is 0.1 or
+    0.2 GB, where float32 would be 0.4.
 
     Raises:
-        UsageError: unknown condition.
-        ArtifactError: a point of more neurons than there are.
+        UsageError: an unknown condition.
+        ArtifactError: a condition asks for more neurons than there are.
     """
-    name = ConditionName.parse(condition)
-    edits = name.edits(name.neurons(neurons), scales or Scales())
-    factors = np.ones(neurons.shape, dtype=np.float32)
-    factors[edits.layers, edits.indices] = edits.factors
-    return factors
+    drawn: dict[tuple[int | None, int | None], NeuronSet] = {}
+    edits = []
+    for name in map(ConditionName.parse, names):
+        draw = (name.top_k, name.seed)  # one draw serves all conditions and factors
+        if draw not in drawn:
+            drawn[draw] = name.neurons(neurons)
+        edits.append(name.edits(drawn[draw], scales))
+    return stack_factors(neurons.shape, edits)
 
 
 def stack_factors(shape: tuple[int, int], edits: Sequence[Edits]) -> NDArray[Any]:
-    """[conditions, layers, neurons] factors, in the smallest type that holds all of them exactly.
-
-    Whole factors take one byte a neuron, halves two: a sweep of 300 conditions over a model of
-    32 layers of 11,008 neurons is 0.1 or 0.2 GB, where float32 would be 0.4.
+    """[conditions, layers, neurons] factors of several conditions; see `condition_factors`.
 
     Args:
         shape: layers and neurons of the model.
         edits: what each condition changes.
     """
     values = np.unique(np.concatenate([np.ones(1, np.float32), *(each.factors for each in edits)]))
-    kinds = (np.int8, np.float16, np.float32)
+    dtypes = (np.int8, np.float16, np.float32)
     with np.errstate(all="ignore"):  # a factor that does not fit is what is looked for
-        kind = next(kind for kind in kinds if (values.astype(kind) == values).all())
-    factors = np.ones((len(edits), *shape), dtype=kind)
-    for row, each in enumerate(edits):
-        factors[row, each.layers, each.indices] = each.factors.astype(kind)
+        dtype = next(dtype for dtype in dtypes if (values.astype(dtype) == values).all())
+    factors = np.ones((len(edits), *shape), dtype=dtype)
+    for row, of_condition in enumerate(edits):
+        layers, indices, changed = of_condition
+        factors[row, layers, indices] = changed.astype(dtype)
     return factors
+
+
+def condition_scales(
+    neurons: NeuronSet, condition: str, scales: Scales | None = None
+) -> NDArray[np.float32]:
+    """[layers, neurons] the factor of every neuron under one condition.
+
+    Args:
+        neurons: the good and bad neurons.
+        condition: a condition, a point of a sweep or a random control.
+        scales: the factors of suppressing and enhancing.
+
+    Raises:
+        UsageError: unknown condition.
+        ArtifactError: a point of more neurons than there are.
+    """
+    return condition_factors([condition], neurons, scales or Scales())[0].astype(np.float32)
+
+
+# What conditions edit ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What a condition edits.
+
+    A method may find no bad neurons (`tn` and `qrnca` never do), or fewer than the user asked for.
+    Then a condition of bad neurons edits nothing, and its figures would be those of the unmasked
+    model; and `degrade` is `suppress_good` under another name, so that testing both is one test.
+
+    Attributes:
+        n_good: good neurons whose factor is not 1.
+        n_bad: bad ones.
+        same_as: the condition that gives the same neurons the same factors, and stands for both
+            where tests are counted; None where there is none, or it is this one.
+        note: what is missing: "no bad neurons", "good only", "factor 1"; empty where nothing is.
+    """
+
+    n_good: int
+    n_bad: int
+    same_as: str | None = None
+    note: str = ""
+
+    @property
+    def n_neurons(self) -> int:
+        """Good and bad ones together; 0 where there is nothing to evaluate."""
+        return self.n_good + self.n_bad
+
+
+def edited_by(names: Iterable[str], chosen: NeuronSet, scales: Scales) -> dict[str, Edited]:
+    """What each condition and point edits.
+
+    Args:
+        names: of conditions and points; `unmasked` and random controls are left out.
+        chosen: the good and bad neurons that were evaluated.
+        scales: the run's own factors.
+
+    Raises:
+        ArtifactError: a point of more neurons than there are.
+    """
+    parsed = {name: ConditionName.parse(name) for name in names}
+    parsed = {
+        name: parts
+        for name, parts in parsed.items()
+        if parts.seed is None and parts.condition != UNMASKED
+    }
+    edited: dict[str, Edited] = {}
+    first_with: dict[frozenset[tuple[int, int, float]], str] = {}
+    # The plainest name stands for all that do the same: no point, and of one operation.
+    for name, parts in sorted(parsed.items(), key=_plainness):
+        neurons = parts.neurons(chosen)
+        edits = (column.tolist() for column in parts.edits(neurons, scales))
+        changed = frozenset(row for row in zip(*edits, strict=True) if row[2] != 1)
+        good = {neuron.location for neuron in neurons.good}
+        n_good = sum((layer, index) in good for layer, index, _ in changed)
+        counts = (n_good, len(changed) - n_good)
+        same_as = first_with.setdefault(changed, name) if changed else name
+        note = _note(parts.condition, counts, (len(neurons.good), len(neurons.bad)))
+        edited[name] = Edited(*counts, None if same_as == name else same_as, note)
+    return {name: edited[name] for name in parsed}
+
+
+def _plainness(item: tuple[str, ConditionName]) -> tuple[bool, bool]:
+    name, parts = item
+    return name != parts.condition, only_operation(parts.condition) is None
+
+
+def _note(condition: str, n_edited: tuple[int, int], n_chosen: tuple[int, int]) -> str:
+    """What is missing, by the numbers of good and of bad neurons."""
+    columns = zip(("good", "bad"), OPERATIONS[condition], n_edited, n_chosen, strict=True)
+    wanted = [(group, edited, chosen) for group, operation, edited, chosen in columns if operation]
+    with_edits = [group for group, edited, _ in wanted if edited]
+    if with_edits:
+        return "" if len(with_edits) == len(wanted) else f"{with_edits[0]} only"
+    if any(chosen for *_, chosen in wanted):
+        return "factor 1"
+    return f"no {wanted[0][0]} neurons" if len(wanted) == 1 else "no neurons"

@@ -1,5 +1,12 @@
 """lm_eval's Hugging Face model with a neuron mask.
 
+| module | idea |
+|---|---|
+| `model` | `NeuronMaskedLM`, lm_eval's model `neuronllm` |
+| `mask_options` | its arguments: which neurons, under which condition, at which positions |
+| `scoring` | requests -> forks where that is exact, else rows as in lm_eval |
+| `shared_context_scoring` | several continuations of a context in one pass; is it exact? |
+
 Read first: `model.py`.
 """
 

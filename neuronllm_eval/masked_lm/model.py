@@ -8,14 +8,13 @@ Registered with the harness as `neuronllm`:
 2. `positions=scored` edits only the positions whose logits are scored, as in the paper;
    `positions=all` edits every position, as an exported adapter does.
 3. The unmasked condition registers no hook at all: results are those of `--model hf`.
-4. What requests share is computed once (`continuations`), if that is found to be exact here.
+4. What requests share is computed once (`shared_context_scoring`), where that is exact.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,18 @@ from torch import Tensor
 
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.export.base_model_check import warn_of_other_base
-from neuronllm_eval.interventions.conditions import UNMASKED, condition_scales
-from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
-from neuronllm_eval.masked_lm.model_args import MaskOptions
+from neuronllm_eval.masked_lm.mask_options import MaskOptions
 from neuronllm_eval.masked_lm.scoring import MaskedScoringLM
 from neuronllm_eval.masked_lm.shared_context_scoring import Mask
-from neuronllm_eval.models.compatibility import has_other_weights, require_same_shape
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.models.fingerprints import digest, model_hash, tokenizer_hash
-from neuronllm_eval.models.load_errors import readable_loading, require_model_args
+from neuronllm_eval.models.fingerprints import (
+    digest,
+    has_other_weights,
+    model_hash,
+    require_same_shape,
+    tokenizer_hash,
+)
+from neuronllm_eval.models.loading import readable_loading, require_model_args
 from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import ALL, SCORED
@@ -48,11 +50,12 @@ NAME = "neuronllm"  # of the model in lm_eval
 def _register(model: type[MaskedScoringLM]) -> type[MaskedScoringLM]:
     """Register a model with lm_eval, unless lm_eval discovered it as a plugin and is loading it.
 
-    Then its registry holds the entry point, which it cannot compare with a class (0.4.13).
+    Then its registry holds the entry point or its path, and compares neither with a class (0.4.13).
     """
-    held = getattr(model_registry, "_objs", {}).get(NAME)
-    own = f"{model.__module__}:{model.__qualname__}"
-    if not (isinstance(held, EntryPoint) and held.value == own):
+    registered = getattr(model_registry, "_objs", {}).get(NAME)
+    path = str(getattr(registered, "value", registered))
+    package = model.__module__.partition(".")[0]
+    if not (path.startswith(package) and path.endswith(f":{model.__qualname__}")):
         register_model(NAME)(model)
     return model
 
@@ -108,29 +111,24 @@ class NeuronMaskedLM(MaskedScoringLM):
         options = MaskOptions.read(
             neurons, condition, scale, suppress_scale, enhance_scale, top_k, positions, fast
         )
-        self._options = options
+        self.options = options
         self.fast = options.fast
-        self.positions = options.positions
-        self.condition = options.condition
-        self.scales = options.scales
-        self.neuron_set = options.neurons
-        self.neurons_source = options.source
         if kwargs.get("tp_plan") is None:
             meet(kwargs.get("device"))
         with readable_loading(pretrained if isinstance(pretrained, str) else type(pretrained)):
             super().__init__(pretrained, **kwargs)
-        if self.neuron_set is not None:
+        if options.neurons is not None:
             layers = find_ffn_layers(self.model)
-            require_same_shape(self.neuron_set, layers.shape, str(pretrained))
-            if has_other_weights(self.neuron_set, dtype_name(self.model), model_hash(self.model)):
+            require_same_shape(options.neurons, layers.shape, str(pretrained))
+            if has_other_weights(options.neurons, dtype_name(self.model), model_hash(self.model)):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained
                 )
+            factors = options.factors
+            if factors is not None:
+                self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
         if self.peft is not None:
             warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
-        if self.neuron_set is not None and self.condition != UNMASKED:
-            factors = condition_scales(self.neuron_set, self.condition, self.scales)
-            self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
         share_docs(self)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
@@ -157,25 +155,25 @@ class NeuronMaskedLM(MaskedScoringLM):
             UsageError: it holds answers of another mask or model.
         """
         if cache_hook.dbdict is not None:
-            mine = self._identity()
+            identity = self._identity()
             stamp = cache_hook.dbdict.get(_CACHE_STAMP)
-            if stamp != mine and len(cache_hook.dbdict):
+            if stamp != identity and len(cache_hook.dbdict):
                 raise UsageError(
                     "the cache of --use_cache holds answers of another model, condition or setting",
                     expected="one cache for each model and condition",
                     remedy="pass another path to --use_cache",
                 )
-            cache_hook.dbdict[_CACHE_STAMP] = mine
+            cache_hook.dbdict[_CACHE_STAMP] = identity
         super().set_cache_hook(cache_hook)
 
     def _identity(self) -> str:
         """A digest of everything that decides an answer beside the request's text."""
-        known = {
+        identity = {
             "weights": model_hash(self.model),
             "tokenizer": tokenizer_hash(self.tokenizer),
             # Not `mask_hash`: caches of earlier versions stay in use.
             "mask": "" if self._mask is None else digest(str(self._mask.factors.numpy().tobytes())),
-            "positions": "" if self._mask is None else self.positions,
+            "positions": "" if self._mask is None else self.options.positions,
             "max_length": self.max_length,
             "truncation": self.truncation,
             "add_bos_token": self.add_bos_token,
@@ -183,10 +181,10 @@ class NeuronMaskedLM(MaskedScoringLM):
             "softmax_dtype": str(self.softmax_dtype),
             "mixed_precision_dtype": str(self.mixed_precision_dtype),
         }
-        return digest(json.dumps(known, sort_keys=True))
+        return digest(json.dumps(identity, sort_keys=True))
 
     def get_model_info(self) -> dict[str, Any]:
         """lm-eval's model information, plus the mask's identity."""
         info = super().get_model_info()
-        info["neuronllm"] = mask_section(self._options)
+        info["neuronllm"] = self.options.section()
         return info

@@ -1,7 +1,8 @@
 """The scoring of `NeuronMaskedLM`: forks where that is exact, else row by row as lm-eval does.
 
-1. Requests with one context become a fork (`continuations`), forks of alike contexts a family.
-2. On the first forks, and on longer ones, the model proves that forks give what rows do.
+1. Requests with one context become a fork (`shared_context_scoring`), forks of similar contexts a
+   family.
+2. On the first forks, and on longer ones, the model is checked: forks must give what rows give.
 3. Whatever is left, such as prompts longer than the model's context, is scored row by row.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,18 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from neuronllm_eval.engine.batching import halving
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.batching import compute_in_halves
+from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.masked_lm.equivalence_check import Answers, ForkStyle, exact_style
-from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer, Mask, families
+from neuronllm_eval.masked_lm.shared_context_scoring import (
+    Answers,
+    Fork,
+    ForkScorer,
+    ForkStyle,
+    Mask,
+    exact_style,
+    families,
+)
 from neuronllm_eval.runtime.progress import bar
 
 logger = logging.getLogger(__name__)
@@ -33,25 +41,25 @@ _Answer = tuple[float, bool]
 
 @dataclass
 class _Group:
-    """Requests with one context, of one doc where that matters: what they share is not edited.
+    """Requests with one context; of one doc where some positions alone are edited.
 
     Attributes:
         context: token ids.
-        places: per continuation the places of its requests.
+        indices: per continuation the indices of its requests.
     """
 
     context: tuple[int, ...]
-    places: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+    indices: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
 
     @property
     def fork(self) -> Fork:
-        """The same as the engine takes it."""
-        return Fork(self.context, tuple(self.places))
+        """The context and its continuations."""
+        return Fork(self.context, tuple(self.indices))
 
     @property
     def one_token(self) -> bool:
-        """Whether all continuations have one token: then any part of them shares as little."""
-        return all(len(continuation) == 1 for continuation in self.places)
+        """Whether all continuations have one token, so that no part of them shares any."""
+        return all(len(continuation) == 1 for continuation in self.indices)
 
 
 class MaskedScoringLM(HFLM):
@@ -64,14 +72,18 @@ class MaskedScoringLM(HFLM):
     fast: bool = True
     _mask: Mask | None = None
     _fork_style: ForkStyle | None = None
-    _checked: tuple[int, int] = (0, 0)  # columns and queries
+    _checked: tuple[int, int] = (0, 0)  # tokens and queries
     # Of the requests at hand: the docs they are of.
     _docs: Sequence[tuple[str | None, int | None]] = ()
 
     @property
-    def _masks_some(self) -> bool:
-        """Whether some positions are edited and others are not."""
-        return self._mask is not None and not self._mask.everywhere
+    def _masks_some_positions(self) -> bool:
+        return self._mask is not None and not self._mask.all_positions
+
+    def _masked(self, columns: Tensor | None = None) -> AbstractContextManager[None]:
+        return nullcontext() if self._mask is None else self._mask.on(columns)
+
+    # Calls of the model --------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[_Answer]:
         """See `HFLM.loglikelihood`."""
@@ -82,20 +94,21 @@ class MaskedScoringLM(HFLM):
             self._docs = ()
 
     def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self._mask is None or self._masks_some:  # what is scored is masked elsewhere
-            return super()._model_call(inps, *args, **kwargs)
-        with self._mask.on():
+        # Where some positions are masked, the caller says which.
+        with nullcontext() if self._masks_some_positions else self._masked():
             return super()._model_call(inps, *args, **kwargs)
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Tensor:
-        if self._masks_some:
+        if self._masks_some_positions:
             raise UsageError(
                 "positions=scored with a task that generates text",
                 expected="positions=all, since generated text has no scored position",
                 remedy="add positions=all to --model_args",
             )
-        with nullcontext() if self._mask is None else self._mask.on():
+        with self._masked():
             return super()._model_generate(*args, **kwargs)
+
+    # Requests -----------------------------------------------------------------------------------
 
     def _loglikelihood_tokens(
         self,
@@ -103,55 +116,83 @@ class MaskedScoringLM(HFLM):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[_Answer]:
-        if not (self.fast or self._masks_some) or not requests:
+        if not (self.fast or self._masks_some_positions) or not requests:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         # Once for all that follows: several processes must ask for it equally often.
         n_rows = self._rows_per_batch(requests, override_bs)
         groups = self._groups(requests)
         results: list[_Answer | None] = [None] * len(requests)
-        fit = [group for group in groups if self._may_fork(group)]
-        for group, answers in self._score_forks(fit, n_rows, disable_tqdm):
-            for places, answer in zip(group.places.values(), answers, strict=True):
-                for place in places:
-                    results[place] = answer
-                    self._remember(requests[place], answer, group)
-        left = [place for place, result in enumerate(results) if result is None]
+        forkable = [group for group in groups if self._may_fork(group)]
+        for group, answers in self._score_forks(forkable, n_rows, disable_tqdm):
+            for indices, answer in zip(group.indices.values(), answers, strict=True):
+                for index in indices:
+                    results[index] = answer
+                    self._remember(requests[index], answer, group)
+        left = [
+            (index, group)
+            for group in groups
+            for indices in group.indices.values()
+            for index in indices
+            if results[index] is None
+        ]
+        left.sort(key=lambda pair: pair[0])
         if left:
-            owners = {place: group for group in groups for own in group.places.values()
-                      for place in own}  # fmt: skip
-            rows = [requests[place] for place in left]
-            n_shared = [owners[place].fork.n_shared for place in left]
-            found = self._score_rows(rows, n_shared, disable_tqdm, n_rows)
-            for place, answer in zip(left, found, strict=True):
-                results[place] = answer
-                self._remember(requests[place], answer, owners[place])
+            rows = [requests[index] for index, _ in left]
+            n_shared = [group.fork.n_shared for _, group in left]
+            answers = self._score_rows(rows, n_shared, disable_tqdm, n_rows)
+            for (index, group), answer in zip(left, answers, strict=True):
+                results[index] = answer
+                self._remember(requests[index], answer, group)
         return results  # type: ignore[return-value]
 
     def _groups(self, requests: list[_Request]) -> list[_Group]:
         """Requests whose continuations are scored together.
 
         Where some positions are edited, these are the options of one doc: which positions they
-        share must not depend on what else is asked in the same call. A window of a rolling
+        share must not depend on what else the same call scores. A window of a rolling
         log-likelihood, which has no text of its own, is alone.
         """
         docs = self._docs if len(self._docs) == len(requests) else [None] * len(requests)
-        found: dict[Any, _Group] = {}
-        for place, ((text, context, continuation), doc) in enumerate(
+        groups: dict[Any, _Group] = {}
+        for index, ((text, context, continuation), doc) in enumerate(
             zip(requests, docs, strict=True)
         ):
             ids = tuple(context)
-            owner = (place if text is None else doc) if self._masks_some else None
-            group = found.setdefault((owner, ids), _Group(ids))
-            group.places.setdefault(tuple(continuation), []).append(place)
-        return list(found.values())
+            owner = (index if text is None else doc) if self._masks_some_positions else None
+            group = groups.setdefault((owner, ids), _Group(ids))
+            group.indices.setdefault(tuple(continuation), []).append(index)
+        return list(groups.values())
+
+    def _remember(self, request: _Request, answer: _Answer, group: _Group) -> None:
+        """Put an answer into lm_eval's cache (`--use_cache`), if it is the request's own.
+
+        A run that is cut off leaves some options of a doc in the cache. What the options share
+        would then be lost on the others, and with it which positions are edited.
+        """
+        if request[0] is not None and (not self._masks_some_positions or group.one_token):
+            self.cache_hook.add_partial("loglikelihood", request[0], answer)
+
+    def _rows_per_batch(self, requests: list[_Request], override_bs: int | None) -> int:
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        if override_bs is not None:
+            return override_bs
+        longest = max(range(len(requests)), key=lambda i: sum(map(len, requests[i][1:])))
+        return self._detect_batch_size(requests, longest)
+
+    # Forks --------------------------------------------------------------------------------------
 
     def _may_fork(self, group: _Group) -> bool:
         """Whether a group is one for forks: not if it loses its beginning for some continuation."""
         if not self.fast or self.backend != "causal" or self.mixed_precision_dtype is not None:
             return False
         return len(group.context) > 1 and all(
-            len(each) > 0 and not self._is_cut(group.context, each) for each in group.places
+            len(continuation) > 0 and not self._is_cut(group.context, continuation)
+            for continuation in group.indices
         )
+
+    def _is_cut(self, context: Sequence[int], continuation: Sequence[int]) -> bool:
+        return len(context) + len(continuation) > self.max_length + 1
 
     def _score_forks(
         self, groups: Sequence[_Group], n_rows: int, disable_tqdm: bool
@@ -160,8 +201,8 @@ class MaskedScoringLM(HFLM):
         owners: dict[Fork, list[_Group]] = {}
         for group in groups:
             owners.setdefault(group.fork, []).append(group)
-        found = families(list(owners), 2 * n_rows)
-        style = self._style([fork for family in found for fork in family], n_rows)
+        fork_families = families(list(owners), 2 * n_rows)
+        style = self._style([fork for family in fork_families for fork in family], n_rows)
         if style is None:
             return
         with bar(
@@ -169,7 +210,7 @@ class MaskedScoringLM(HFLM):
             total=sum(len(fork.continuations) for fork in owners),
             desc="Running loglikelihood requests",
         ) as progress:
-            for family in found:
+            for family in fork_families:
                 scorer = ForkScorer(
                     self.model,
                     style.mask_style,
@@ -178,34 +219,42 @@ class MaskedScoringLM(HFLM):
                     share=style.share,
                     softmax_dtype=self.softmax_dtype,
                 )
-                for fork, answers in _in_halves(family, n_rows, scorer):
-                    for group in owners[fork]:
-                        yield group, answers
-                    progress.update(len(answers))
+                size, start = n_rows, 0
+                while start < len(family):
+                    batch = list(family[start : start + size])
+                    scores, fitting = compute_in_halves(batch, scorer.score)
+                    size = fitting if fitting < len(batch) else size
+                    start += len(batch)
+                    for fork, answers in zip(batch, scores, strict=True):
+                        for group in owners[fork]:
+                            yield group, answers
+                        progress.update(len(answers))
 
     def _style(self, forks: list[Fork], n_rows: int) -> ForkStyle | None:
-        """How forks are exact in this model. Found out anew if they are longer or wider."""
+        """How forks are exact in this model; checked again if they are longer or wider."""
         if not forks:
             return None
-        columns = max(fork.n_columns for fork in forks)
-        queries = max(fork.n_queries for fork in forks)
-        if columns > self._checked[0] or queries > self._checked[1]:
-            self._checked = (max(columns, self._checked[0]), max(queries, self._checked[1]))
+        n_tokens = max(fork.n_tokens for fork in forks)
+        n_queries = max(fork.n_queries for fork in forks)
+        if n_tokens > self._checked[0] or n_queries > self._checked[1]:
+            self._checked = (max(n_tokens, self._checked[0]), max(n_queries, self._checked[1]))
             self._fork_style = exact_style(
                 self.model,
                 forks,
-                lambda some: self._row_by_row(some, n_rows),
+                lambda probes: self._row_by_row(probes, n_rows),
                 self._mask,
                 self.softmax_dtype,
             )
         return self._fork_style
 
+    # Rows ---------------------------------------------------------------------------------------
+
     def _row_by_row(self, forks: Sequence[Fork], n_rows: int) -> Answers:
-        asked = [(fork, continuation) for fork in forks for continuation in fork.continuations]
+        pairs = [(fork, continuation) for fork in forks for continuation in fork.continuations]
         requests: list[_Request] = [
-            (None, list(fork.context), list(continuation)) for fork, continuation in asked
+            (None, list(fork.context), list(continuation)) for fork, continuation in pairs
         ]
-        n_shared = [fork.n_shared for fork, _ in asked]
+        n_shared = [fork.n_shared for fork, _ in pairs]
         answers = iter(self._score_rows(requests, n_shared, True, n_rows))
         return [[next(answers) for _ in fork.continuations] for fork in forks]
 
@@ -213,28 +262,19 @@ class MaskedScoringLM(HFLM):
         self, requests: list[_Request], n_shared: list[int], disable_tqdm: bool, n_rows: int
     ) -> list[_Answer]:
         """Every request by itself, as stock does; its `n_shared` leading tokens are not edited."""
-        if self._masks_some:
+        if self._masks_some_positions:
             return self._score_masked(requests, n_shared, disable_tqdm, n_rows)
         # Without their texts: the caller puts the answers into lm_eval's cache.
-        unnamed: list[_Request] = [(None, each[1], each[2]) for each in requests]
+        unnamed: list[_Request] = [(None, context, rest) for _, context, rest in requests]
         return super()._loglikelihood_tokens(unnamed, disable_tqdm, n_rows)
-
-    def _remember(self, request: _Request, answer: _Answer, group: _Group) -> None:
-        """Put an answer into lm_eval's cache (`--use_cache`), if it is the request's own.
-
-        A run that is cut off leaves some options of a doc in the cache. What the options share
-        would then be lost on the others, and with it which positions are edited.
-        """
-        if request[0] is not None and (not self._masks_some or group.one_token):
-            self.cache_hook.add_partial("loglikelihood", request[0], answer)
 
     @torch.no_grad()
     def _score_masked(
         self, requests: list[_Request], n_shared: list[int], disable_tqdm: bool, n_rows: int
     ) -> list[_Answer]:
-        """As `HFLM._loglikelihood_tokens`, but each row knows which of its columns are edited.
+        """As `HFLM._loglikelihood_tokens`, but some columns of each row are edited.
 
-        Edited are the positions whose logits decide between the options: those of a request's
+        These are the positions whose logits decide between the options: those of a request's
         continuation, without its `n_shared` leading tokens, which a doc's options share.
         Requests with the same input and the same edited columns share a row.
         """
@@ -252,55 +292,28 @@ class MaskedScoringLM(HFLM):
             n_edited = len(continuation) - n_shared[index]
             rows.setdefault((ids, n_edited), []).append(index)
         ordered = sorted(rows, key=lambda row: (-len(row[0]), row))  # longest first, as HFLM
-        results: list[_Answer | None] = [None] * len(requests)
-        progress = bar(
+        results: dict[int, _Answer] = {}
+        with bar(
             shown=not disable_tqdm and self.rank == 0, total=len(requests), desc="Scoring, masked"
-        )
-        for start in range(0, len(ordered), n_rows):
-            chunk = ordered[start : start + n_rows]
-            tokens = right_pad([ids for ids, _ in chunk], self.device)
-            columns = torch.zeros_like(tokens, dtype=torch.bool)
-            for row, (ids, n_edited) in enumerate(chunk):
-                columns[row, len(ids) - n_edited : len(ids)] = True
-            with nullcontext() if self._mask is None else self._mask.on(columns):
-                logits = self._model_call(tokens)
-            for row, key in enumerate(chunk):
-                for index in rows[key]:
-                    results[index] = self._answer(logits[row, : len(key[0])], requests[index][2])
-                    progress.update()
-        progress.close()
-        assert all(result is not None for result in results)
-        return results  # type: ignore[return-value]
+        ) as progress:
+            for start in range(0, len(ordered), n_rows):
+                batch = ordered[start : start + n_rows]
+                tokens = right_pad([ids for ids, _ in batch], self.device)
+                columns = torch.zeros_like(tokens, dtype=torch.bool)
+                for row, (ids, n_edited) in enumerate(batch):
+                    columns[row, len(ids) - n_edited : len(ids)] = True
+                with self._masked(columns):
+                    logits = self._model_call(tokens)
+                for row, key in enumerate(batch):
+                    for index in rows[key]:
+                        row_logits = logits[row, : len(key[0])]
+                        results[index] = self._answer(row_logits, requests[index][2])
+                        progress.update()
+        return [results[index] for index in range(len(requests))]
 
-    def _is_cut(self, context: Sequence[int], continuation: Sequence[int]) -> bool:
-        return len(context) + len(continuation) > self.max_length + 1
-
-    def _answer(self, logits: Tensor, continuation: list[int]) -> tuple[float, bool]:
+    def _answer(self, logits: Tensor, continuation: list[int]) -> _Answer:
         """Log-likelihood and greedy flag from a row's logits [positions, vocabulary]."""
         scored = logits[-len(continuation) :].log_softmax(-1, dtype=self.softmax_dtype)
         target = torch.tensor(continuation, device=scored.device)
         greedy = bool((scored.argmax(-1) == target).all())
         return float(scored.gather(-1, target[:, None]).sum()), greedy
-
-    def _rows_per_batch(self, requests: list[_Request], override_bs: int | None) -> int:
-        if self.batch_size != "auto":
-            return int(self.batch_size)
-        if override_bs is not None:
-            return override_bs
-        longest = max(range(len(requests)), key=lambda i: sum(map(len, requests[i][1:])))
-        return self._detect_batch_size(requests, longest)
-
-
-def _in_halves(
-    family: Sequence[Fork], size: int, scorer: ForkScorer
-) -> Iterator[tuple[Fork, list[_Answer]]]:
-    """Forks and their answers, in batches of `size`, halved for good where memory runs out."""
-    start = 0
-    while start < len(family):
-        batch = list(family[start : start + size])
-        found, largest = halving(batch, scorer.score)
-        if largest < len(batch):
-            size = largest
-            logger.warning("out of memory; going on with about %d prompts at a time", size)
-        yield from zip(batch, found, strict=True)
-        start += len(batch)

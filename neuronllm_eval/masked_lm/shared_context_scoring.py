@@ -1,35 +1,41 @@
 """Several continuations of a context, scored in one pass over what they share.
 
 lm-eval asks for the log-likelihood of every (context, continuation) by itself. Here the
-continuations of a context are a fork: the context is read once (`prefix`, which also shares what
-contexts have in common), and then, in one sequence,
+continuations of a context are a fork: the context is read once (`engine.shared_prefix`, which also
+shares what contexts have in common), and then, in one sequence,
 
 1. the trunk: the context's last token and the tokens that all continuations begin with,
 2. a branch for each continuation, whose tokens see the context, the trunk and their own branch.
 
-Logits are computed where a continuation is read off, and nowhere else. Exact up to float rounding.
+Logits are computed where a continuation is read off, and nowhere else. Exact up to float rounding
+in most models; `exact_style` finds out on a model's own requests.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks
-from neuronllm_eval.engine.interface import right_pad
+from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks, mask_styles
+from neuronllm_eval.engine.equivalence_check import BROKEN, Mismatch, rounding_tolerance
+from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix, group_by_stem
 from neuronllm_eval.models.hooks import PlacedFactors, scale_neurons
 from neuronllm_eval.prompts import shared_leading_tokens
 
+logger = logging.getLogger(__name__)
 # A list of sorted contexts is cut where neighbours share less than this part of what is usual.
 _UNUSUALLY_LITTLE = 0.5
+# Per fork and continuation: log-likelihood in log-nats, and whether it is greedy.
+Answers = list[list[tuple[float, bool]]]
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,19 @@ class Fork:
 
     @cached_property
     def n_shared(self) -> int:
-        """Leading tokens that all continuations share, each keeping one; 0 of a single one."""
+        """Leading tokens that all continuations share, as `shared_leading_tokens`; 0 of one."""
         return shared_leading_tokens(self.continuations) if len(self.continuations) > 1 else 0
 
     @cached_property
     def n_queries(self) -> int:
         """Tokens of the trunk and the branches: no branch feeds its last token."""
-        branches = sum(len(each) - self.n_shared - 1 for each in self.continuations)
+        branches = sum(len(tokens) - self.n_shared - 1 for tokens in self.continuations)
         return 1 + self.n_shared + branches
 
     @cached_property
-    def n_columns(self) -> int:
+    def n_tokens(self) -> int:
         """Tokens of the context, the trunk and the branches."""
         return len(self.context) - 1 + self.n_queries
-
-    @property
-    def n_tokens(self) -> int:
-        """The same, as prompts call it."""
-        return self.n_columns
 
     @property
     def trunk(self) -> tuple[int, ...]:
@@ -86,13 +87,13 @@ class Mask:
     Attributes:
         modules: down-projections, one per layer.
         factors: [layers, neurons].
-        everywhere: at all positions; else at those whose logits decide between a context's
-            continuations: the trunk's last token and the branches.
+        all_positions: whether they act at all positions, or only where logits decide between a
+            context's continuations: at the trunk's last token and the branches.
     """
 
     modules: Sequence[nn.Module]
     factors: Tensor
-    everywhere: bool
+    all_positions: bool
     _placed: PlacedFactors = field(default_factory=dict, repr=False, compare=False)
 
     def on(self, columns: Tensor | None = None) -> AbstractContextManager[None]:
@@ -127,54 +128,40 @@ class ForkScorer:
         self.mask = mask
         self.softmax_dtype = softmax_dtype
         contexts = [fork.context for fork in forks]
-        most_columns = max(fork.n_columns for fork in forks) if forks else None
+        most_columns = max(fork.n_tokens for fork in forks) if forks else None
         self.prefiller = Prefiller(
             model, mask_style, contexts, share=share, most_columns=most_columns
         )
 
     @torch.no_grad()
-    def score(self, forks: Sequence[Fork]) -> list[list[tuple[float, bool]]]:
+    def score(self, forks: Sequence[Fork]) -> Answers:
         """Per fork and continuation the log-likelihood in log-nats, and whether it is greedy."""
-        everywhere = self.mask is not None and self.mask.everywhere
-        with self.mask.on() if self.mask is not None and everywhere else nullcontext():
-            prefix = self.prefiller.prefill(forks)
-            if everywhere or self.mask is None:
-                return self._read(forks, self._logits(forks, prefix))
-        with self.mask.on(self._decisive(forks, prefix.lengths.device)):
+        contexts = [fork.context for fork in forks]
+        if self.mask is None or self.mask.all_positions:
+            with nullcontext() if self.mask is None else self.mask.on():
+                return self._read(forks, self._logits(forks, self.prefiller.prefill(contexts)))
+        prefix = self.prefiller.prefill(contexts)
+        with self.mask.on(_decisive(forks)):
             return self._read(forks, self._logits(forks, prefix))
-
-    @staticmethod
-    def _decisive(forks: Sequence[Fork], device: torch.device) -> Tensor:
-        """[batch, queries] bool: all but what comes before the trunk's last token, and padding."""
-        longest = max(fork.n_queries for fork in forks)
-        columns = torch.zeros(len(forks), longest, dtype=torch.bool)
-        for row, fork in enumerate(forks):
-            columns[row, fork.n_shared : fork.n_queries] = True
-        return columns.to(device)
 
     def _logits(self, forks: Sequence[Fork], prefix: Prefix) -> Tensor:
         """[batch, queries, vocabulary]."""
         device = prefix.lengths.device
-        tokens, places, sees = _layout(forks)
-        places = places.to(device)
+        tokens, positions, sees = _layout(forks)
+        positions = positions.to(device)
         masks: Any = attention_masks(
-            self.model.config,
-            self.mask_style,
-            prefix.positions,
-            places,
-            sees.to(device),
-            self.model.dtype,  # type: ignore[arg-type]
+            self.model, self.mask_style, prefix.positions, positions, sees.to(device)
         )
         output = self.model(
             input_ids=right_pad(tokens, device),
-            position_ids=places,
+            position_ids=positions,
             attention_mask=masks,
             past_key_values=prefix.cache(),
             use_cache=True,
         )
         return output.logits
 
-    def _read(self, forks: Sequence[Fork], logits: Tensor) -> list[list[tuple[float, bool]]]:
+    def _read(self, forks: Sequence[Fork], logits: Tensor) -> Answers:
         """Read the continuations off the logits: all of a batch in one gather."""
         queries = torch.tensor([fork.n_queries for fork in forks], device=logits.device)
         real = torch.arange(logits.shape[1], device=logits.device) < queries[:, None]
@@ -192,48 +179,51 @@ class ForkScorer:
                 rows += [*range(first + start, first + start + len(rest) - 1)]
                 targets += [*shared, *rest]
             first += fork.n_queries
-        where = torch.tensor(rows, device=scores.device)
-        wanted = torch.tensor(targets, device=scores.device)
-        values = scores[where, wanted].cpu()
-        greedy = (likeliest[where] == wanted).cpu()
-        answers: list[list[tuple[float, bool]]] = []
-        end = 0
-        for fork in forks:
-            own = []
-            for continuation in fork.continuations:
-                begin, end = end, end + len(continuation)
-                own.append((float(values[begin:end].sum()), bool(greedy[begin:end].all())))
-            answers.append(own)
-        return answers
+        row_ids = torch.tensor(rows, device=scores.device)
+        target_ids = torch.tensor(targets, device=scores.device)
+        lengths = [len(continuation) for fork in forks for continuation in fork.continuations]
+        values = scores[row_ids, target_ids].cpu().split(lengths)
+        greedy = (likeliest[row_ids] == target_ids).cpu().split(lengths)
+        pairs = zip(values, greedy, strict=True)
+        answers = iter([(float(tokens.sum()), bool(flags.all())) for tokens, flags in pairs])
+        return [[next(answers) for _ in fork.continuations] for fork in forks]
+
+
+def _decisive(forks: Sequence[Fork]) -> Tensor:
+    """[batch, queries] bool: all but what comes before the trunk's last token, and padding."""
+    columns = torch.zeros(len(forks), max(fork.n_queries for fork in forks), dtype=torch.bool)
+    for row, fork in enumerate(forks):
+        columns[row, fork.n_shared : fork.n_queries] = True
+    return columns
 
 
 def _layout(forks: Sequence[Fork]) -> tuple[list[list[int]], Tensor, Tensor]:
-    """Tokens of each fork's queries, their places in the prompt, and which see which.
+    """Tokens of each fork's queries, their positions in the prompt, and which see which.
 
     Returns:
-        per fork its tokens; [batch, queries] places; [batch, queries, queries] bool. Padding sees
-        itself, and has the place of a token of its fork.
+        per fork its tokens; [batch, queries] positions; [batch, queries, queries] bool. Padding
+        sees itself, and has the position of a token of its fork.
     """
     longest = max(fork.n_queries for fork in forks)
     tokens: list[list[int]] = []
-    places = torch.empty(len(forks), longest, dtype=torch.long)
+    positions = torch.empty(len(forks), longest, dtype=torch.long)
     sees = torch.eye(longest, dtype=torch.bool).repeat(len(forks), 1, 1)
     for row, fork in enumerate(forks):
         trunk = fork.trunk
         n_trunk, last = len(trunk), len(fork.context) - 1
-        places[row] = last
-        places[row, :n_trunk] = last + torch.arange(n_trunk)
+        positions[row] = last
+        positions[row, :n_trunk] = last + torch.arange(n_trunk)
         sees[row, : fork.n_queries, :n_trunk] = True
         sees[row, :n_trunk, :n_trunk] = torch.ones(n_trunk, n_trunk, dtype=torch.bool).tril()
-        own = list(trunk)
+        queries = list(trunk)
         for start, rest in fork.branches():
-            n_own = len(rest) - 1
-            stop = start + n_own
-            places[row, start:stop] = last + n_trunk + torch.arange(n_own)
-            sees[row, start:stop, start:stop] = torch.ones(n_own, n_own, dtype=torch.bool).tril()
-            own += rest[:-1]
-        tokens.append(own)
-    return tokens, places, sees
+            n_fed = len(rest) - 1
+            stop = start + n_fed
+            positions[row, start:stop] = last + n_trunk + torch.arange(n_fed)
+            sees[row, start:stop, start:stop] = torch.ones(n_fed, n_fed, dtype=torch.bool).tril()
+            queries += rest[:-1]
+        tokens.append(queries)
+    return tokens, positions, sees
 
 
 def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
@@ -241,22 +231,22 @@ def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
 
     Args:
         forks: of one or several tasks, in any order.
-        least: smaller families are put together into one.
+        least: smaller families are merged into one.
 
     Returns:
         lists that hold every fork once. In each of them, forks that share a stem are side by side,
         and the longer ones come first, so that a batch has little padding.
     """
     ordered = sorted(forks, key=lambda fork: fork.context)
-    alike = [_common(one.context, other.context) for one, other in itertools.pairwise(ordered)]
-    usual = sorted(alike)[len(alike) // 2] if alike else 0
-    found: list[list[Fork]] = [[]]
-    for place, fork in enumerate(ordered):
-        if place > 0 and alike[place - 1] < _UNUSUALLY_LITTLE * usual:
-            found.append([])
-        found[-1].append(fork)
-    large = [family for family in found if len(family) >= least]
-    small = [fork for family in found if len(family) < least for fork in family]
+    shared = [_common(one.context, other.context) for one, other in itertools.pairwise(ordered)]
+    usual = sorted(shared)[len(shared) // 2] if shared else 0
+    runs: list[list[Fork]] = [[]]
+    for index, fork in enumerate(ordered):
+        if index > 0 and shared[index - 1] < _UNUSUALLY_LITTLE * usual:
+            runs.append([])
+        runs[-1].append(fork)
+    large = [family for family in runs if len(family) >= least]
+    small = [fork for family in runs if len(family) < least for fork in family]
     return [_longest_first(family) for family in (*large, small) if family]
 
 
@@ -265,13 +255,105 @@ def _longest_first(forks: Sequence[Fork]) -> list[Fork]:
     contexts = [fork.context for fork in forks]
     n_shared = _common(contexts[0], contexts[-1])  # of sorted contexts
     groups = [[forks[row] for row in group.rows] for group in group_by_stem(contexts, n_shared)]
-    groups.sort(key=lambda group: -max(fork.n_columns for fork in group))
+    groups.sort(key=lambda group: -max(fork.n_tokens for fork in group))
     return [fork for group in groups for fork in group]
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many leading tokens two contexts share."""
-    for place, (left, right) in enumerate(zip(one, other, strict=False)):
+    for position, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
-            return place
+            return position
     return min(len(one), len(other))
+
+
+# Whether forks are exact ------------------------------------------------------------------------
+
+
+class ForkStyle(NamedTuple):
+    """How a model scores forks exactly; see `ForkScorer`."""
+
+    mask_style: MaskStyle
+    share: bool
+
+
+def exact_style(
+    model: nn.Module,
+    forks: Sequence[Fork],
+    row_by_row: Callable[[Sequence[Fork]], Answers],
+    mask: Mask | None,
+    softmax_dtype: torch.dtype | None,
+) -> ForkStyle | None:
+    """The way in which this model scores forks as it scores rows, or None if there is none.
+
+    Args:
+        model: a Hugging Face causal LM in eval mode.
+        forks: of one family, in order; a few of them are scored both ways.
+        row_by_row: scores forks by plain forward passes.
+        mask: what is done to the neurons.
+        softmax_dtype: see `ForkScorer`.
+    """
+    probes = _probes(forks)
+    expected = _values(row_by_row(probes))
+    contexts = [(fork.context, fork.continuations) for fork in probes]
+    reasons: list[Mismatch] = []
+    try:
+        tolerance = rounding_tolerance(model, contexts, float(expected.abs().max()))
+        styles = [ForkStyle(*way) for way in itertools.product(mask_styles(model), (True, False))]
+    except BROKEN as error:  # such as a model that keeps no keys and values
+        reasons.append(Mismatch.of(error))
+        styles = []
+    for style in styles:
+        scorer = ForkScorer(
+            model,
+            style.mask_style,
+            probes,
+            mask=mask,
+            share=style.share,
+            softmax_dtype=softmax_dtype,
+        )
+        reason = _mismatch(scorer, probes, expected, tolerance)
+        if reason is None:
+            for passed_over in reasons[-1:]:
+                logger.log(
+                    passed_over.log_level,
+                    "another way to score forks was passed over: %s",
+                    passed_over,
+                )
+            return style
+        reasons.append(reason)
+    logger.log(
+        max((reason.log_level for reason in reasons), default=logging.INFO),
+        "every continuation is scored by itself: %s",
+        "; ".join(map(str, reasons)) or "no mask fits",
+    )
+    return None
+
+
+def _mismatch(
+    scorer: ForkScorer, probes: Sequence[Fork], expected: Tensor, tolerance: float
+) -> Mismatch | None:
+    try:
+        answers = scorer.score(probes)
+    except torch.OutOfMemoryError:
+        raise
+    except BROKEN as error:
+        return Mismatch.of(error)
+    gap = float((_values(answers) - expected).abs().max())
+    if gap <= tolerance:  # NaN is not
+        return None
+    return Mismatch(f"differs by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
+
+
+def _values(answers: Answers) -> Tensor:
+    """All log-likelihoods, log-nats."""
+    return torch.tensor([value for of_fork in answers for value, _ in of_fork], dtype=torch.float64)
+
+
+def _probes(forks: Sequence[Fork]) -> list[Fork]:
+    """The longest fork and its neighbour, the one of most queries, and the shortest."""
+    longest = max(range(len(forks)), key=lambda index: forks[index].n_tokens)
+    chosen = {longest, min(longest + 1, len(forks) - 1)}
+    chosen.add(max(range(len(forks)), key=lambda index: forks[index].n_queries))
+    chosen.add(min(range(len(forks)), key=lambda index: forks[index].n_tokens))
+    return [forks[index] for index in sorted(chosen)]

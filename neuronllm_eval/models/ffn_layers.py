@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from neuronllm_eval.errors import ModelError
@@ -100,7 +102,9 @@ def find_ffn_layers(model: nn.Module) -> FFNLayers:
             remedy="encoder-decoders and models of several decoders are not supported",
         )
     layers = found[stacks[0]]
-    n_layers = _n_decoder_layers(model, default=max(layers) + 1)
+    n_layers = max(layers) + 1
+    if hasattr(model, "config"):
+        n_layers = int(getattr(text_config(model), "num_hidden_layers", n_layers))
     if missing := sorted(set(range(n_layers)) - set(layers)):
         raise ModelError(
             f"{kind} has {n_layers} decoder layers, and layers {missing} have no dense FFN",
@@ -133,9 +137,12 @@ def _of_text_decoder(model: nn.Module, stacks: list[tuple[str, str]]) -> list[tu
     ]
 
 
-def _n_decoder_layers(model: nn.Module, default: int) -> int:
-    config = getattr(model, "config", None)
-    if config is None:
-        return default
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text_config, "num_hidden_layers", default))
+def text_config(model: nn.Module) -> Any:
+    """A model's configuration; of one that also sees or hears, its text decoder's."""
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a Hugging Face model expects token ids."""
+    return model.get_input_embeddings().weight.device  # type: ignore[operator]

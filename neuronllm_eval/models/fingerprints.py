@@ -1,4 +1,7 @@
-"""Short digests of a model, a task and a template, so that an artifact can name its origin."""
+"""Digests of a model, a task and a template by which artifacts name their origin.
+
+And whether neurons and a model belong together, by shape and by these digests.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import xxhash
 from torch import nn
 
 from neuronllm_eval.errors import ModelError
+from neuronllm_eval.neurons.neuron_set import NeuronSet
 
 _CHUNK = 1 << 28  # bytes
 
@@ -20,6 +24,17 @@ _CHUNK = 1 << 28  # bytes
 def digest(text: str) -> str:
     """The first 16 hexadecimal digits of SHA-256; empty for an empty text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a run computes."""
+    return {
+        name: version(name)
+        for name in ("neuronllm-eval", "lm_eval", "transformers", "torch", "accelerate", "datasets")
+    }
+
+
+# Models -----------------------------------------------------------------------------------------
 
 
 def model_hash(model: nn.Module) -> str:
@@ -34,11 +49,7 @@ def model_hash(model: nn.Module) -> str:
 
 
 def base_model_hash(model: nn.Module) -> str:
-    """The `model_hash` that a model had before PEFT put an IA3 adapter on it.
-
-    Raises:
-        ModelError: as `model_hash`.
-    """
+    """The `model_hash` that a model had before PEFT put an IA3 adapter on it."""
     return _hash(
         (name.removeprefix("base_model.model.").replace(".base_layer.", "."), parameter)
         for name, parameter in model.named_parameters()
@@ -62,42 +73,66 @@ def _hash(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
     return state.hexdigest()[:16]
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
-    """A digest of what a Hugging Face tokenizer turns text into tokens by.
+def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -> None:
+    """Raise ModelError unless the neurons belong to a model of `shape` [layers, neurons]."""
+    if neurons.shape != shape:
+        raise ModelError(
+            f"the neurons were found in {neurons.provenance.model}, of {neurons.n_layers} layers "
+            f"of {neurons.width} neurons; {model} has {shape[0]} layers of {shape[1]}",
+            expected="the model they were found in",
+            remedy="pass that model as pretrained=, or run identify on this one",
+        )
 
-    Of a fast one the whole of its pipeline, but for padding and truncation, which calls set; of a
-    slow one its vocabulary. Special tokens and how they are added count for both.
+
+def has_other_weights(neurons: NeuronSet, dtype: str, weights_hash: str) -> bool:
+    """Whether the neurons were found in other weights; digests of two dtypes do not compare."""
+    origin = neurons.provenance
+    return origin.dtype == dtype and origin.model_hash != weights_hash
+
+
+def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, model: str) -> None:
+    """Raise ModelError if the neurons were found in other weights of the same dtype."""
+    if has_other_weights(neurons, dtype, weights_hash):
+        raise ModelError(
+            f"the neurons were found in other weights than those of {model}, though of one shape",
+            expected=f"the weights of {neurons.provenance.model} as they were, with the hash "
+            f"{neurons.provenance.model_hash}",
+            remedy="run identify again; to try neurons on other weights on purpose, use "
+            "`neuronllm-eval run --model neuronllm`",
+        )
+
+
+# Tokenizers and tasks ---------------------------------------------------------------------------
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A digest of how a Hugging Face tokenizer turns text into tokens.
+
+    Of a fast one the whole pipeline, except padding and truncation, which calls set; of a slow one
+    its vocabulary. Special tokens and how they are added count for both.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    probe = None
     if backend is not None:
-        known = json.loads(backend.to_str())
-        known.pop("padding", None)
-        known.pop("truncation", None)
+        pipeline = json.loads(backend.to_str())
+        pipeline.pop("padding", None)
+        pipeline.pop("truncation", None)
     else:
-        known = dict(sorted(tokenizer.get_vocab().items()))
-    probe = tokenizer.build_inputs_with_special_tokens([]) if backend is None else None
+        pipeline = dict(sorted(tokenizer.get_vocab().items()))
+        probe = tokenizer.build_inputs_with_special_tokens([])
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return digest(json.dumps([known, special, probe], sort_keys=True))
+    return digest(json.dumps([pipeline, special, probe], sort_keys=True))
 
 
-def task_hash(config: dict[str, Any], asked: dict[str, Any] | None = None) -> str:
+def task_hash(config: dict[str, Any], aqua_settings: dict[str, Any] | None = None) -> str:
     """A digest of a harness task's configuration, as the harness dumps it into result files.
 
     Args:
         config: the configuration.
-        asked: how an AQUA task asks its questions; its metadata, which say so, also hold what
-            does not matter.
+        aqua_settings: how an AQUA task poses its questions; its metadata, which say so, also hold
+            what does not matter.
     """
-    volatile = {"metadata", "test_split"}
-    kept = {key: value for key, value in config.items() if key not in volatile}
-    if asked:
-        kept["asked"] = asked
-    return digest(json.dumps(kept, sort_keys=True, default=str))
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run computes."""
-    return {
-        name: version(name)
-        for name in ("neuronllm-eval", "lm_eval", "transformers", "torch", "accelerate", "datasets")
-    }
+    hashed = {key: value for key, value in config.items() if key not in ("metadata", "test_split")}
+    if aqua_settings:
+        hashed["asked"] = aqua_settings
+    return digest(json.dumps(hashed, sort_keys=True, default=str))

@@ -18,13 +18,12 @@ from neuronllm_eval.comparison.overview_html import write_overviews
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.formats.settings_model import command_words
+from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import Scales
-from neuronllm_eval.interventions.dose_response import Sweep
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.write_reports import report_task
+from neuronllm_eval.runs.artifacts import load_neurons, load_settings
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.reader import load_neurons
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
@@ -200,7 +199,7 @@ def validate_runs(
         # A number of neurons that one of the runs does not have is refused before any validation.
         runs = []
         for run in runs_below([asked.run_dir]):
-            settings = RunSettings.load(run.settings)
+            settings = load_settings(run)
             positions = asked.positions or settings.positions
             own_plan = dataclasses.replace(plan, positions=positions)
             runs.append((run, settings, *own_plan.over(load_neurons(run, settings))))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.attribution.identify import is_right
+from neuronllm_eval.attribution.identify import is_correct
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.evidence import Evidence, Location, single_neuron_effects
 from neuronllm_eval.explain.explanation import (
@@ -36,14 +36,20 @@ from neuronllm_eval.explain.token_effects import (
     top_neurons,
 )
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
+from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
-from neuronllm_eval.runs.reader import load_neurons, load_scores
+from neuronllm_eval.runs.artifacts import (
+    QuestionLine,
+    load_neurons,
+    load_questions,
+    load_scores,
+    load_settings,
+)
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.load_model import LoadedModel
@@ -66,8 +72,8 @@ def gather(
             for prompt, each in zip(chosen[index].prompts, found, strict=True):
                 values = attributing.method.values(each)[layers, indices]
                 sums[index] += values.double().cpu().numpy()
-                rows.append(each.neurons[layers, indices].double().cpu().numpy())
-                right.append(is_right(each, prompt.gold))
+                rows.append(each.activations[layers, indices].double().cpu().numpy())
+                right.append(is_correct(each, prompt.gold))
                 question_of.append(index)
             progress.update()
     with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
@@ -106,7 +112,7 @@ class StoredRun:
     settings: RunSettings
     neurons: NeuronSet
     scores: NeuronScores
-    lines: dict[str, dict[str, Any]]
+    lines: dict[str, QuestionLine]
     letter_counts: NDArray[np.int64]
 
     @classmethod
@@ -117,7 +123,7 @@ class StoredRun:
             ArtifactError: a file is missing or damaged, or they are of different runs, or there
                 is no neuron.
         """
-        settings = RunSettings.load(run.settings)
+        settings = load_settings(run)
         neurons = load_neurons(run, settings)
         if not neurons.good + neurons.bad:
             raise ArtifactError(
@@ -126,15 +132,20 @@ class StoredRun:
                 remedy="run identify again",
             )
         scores = load_scores(run, neurons)
-        lines = read_lines(run.questions)
+        lines = load_questions(run)
         n_letters, n_prompts = len(scores.letter_sums), scores.provenance.n_prompts
         return cls(
             run,
             settings.model_copy(update=given),
             neurons,
             scores,
-            {str(line.get("question_id")): line for line in lines},
-            gold_counts(lines, n_letters, n_prompts, run.questions),
+            {line.question_id: line for line in lines},
+            gold_counts(
+                (letter for line in lines for letter in line.gold),
+                n_letters,
+                n_prompts,
+                run.questions,
+            ),
         )
 
     @property

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from neuronllm_eval.attribution.identify import QuestionRecord, empty_sums, identify, tally_of
+from neuronllm_eval.attribution.identify import empty_sums, identify, tally_of
 from neuronllm_eval.attribution.methods import make_method
+from neuronllm_eval.errors import DocError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, write_whole
+from neuronllm_eval.runs.artifacts import load_neurons
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
 from neuronllm_eval.runtime.work_units import WORK_FILE, Work, recorded_identity
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate_if_long
 from neuronllm_eval.stages.load_model import LoadedModel
 from neuronllm_eval.stages.load_questions import doc_counts
-from neuronllm_eval.stages.non_finite_questions import setting_aside, without_set_aside
+from neuronllm_eval.stages.non_finite_questions import set_aside, without_set_aside
 from neuronllm_eval.stages.prepare import prepare_identification
 from neuronllm_eval.stages.resume import identity, keeps_neurons
 from neuronllm_eval.stages.write_identified import (
@@ -129,7 +132,7 @@ def _identify(
         ]
     )
     if not waiting:
-        return [NeuronSet.load(each.run.neurons) for each in runs]
+        return [load_neurons(each.run, each.settings(settings)) for each in runs]
     warn_of_few(questions, "choose the neurons; expect unstable scores")
     made_of = identity(model, waiting[0].settings(resolved), questions, engine)
     made_of[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in waiting}
@@ -147,29 +150,22 @@ def _identify(
     announce_if_long(stage, announce, launch)
 
     def write_settings(each: MethodRun) -> None:
-        text = each.settings(resolved).to_yaml(versions(), doc_counts(questions))
-        write_whole(each.run.settings, text)
+        written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
+        write_whole(each.run.settings, written.to_yaml(versions(), docs))
+        each.run.keep(each.run.settings, (written, docs))
 
     if ranks.is_first:
         write_settings(waiting[0])
     sums = empty_sums(engine, questions.questions, how.methods)
 
-    def record(kept: QuestionRecord) -> None:
-        shared.record(dataclasses.asdict(kept))
+    def attribute(units: Iterable[range]) -> None:
+        for question, record in identify(engine, questions.questions, how, sums, units):
+            if isinstance(record, DocError):
+                set_aside(question, record, settings, shared)
+            else:
+                shared.record(dataclasses.asdict(record))
 
-    shared.run(
-        f"identify {settings.task}",
-        lambda units: identify(
-            engine,
-            questions.questions,
-            how,
-            record,
-            sums,
-            units,
-            setting_aside(settings, shared),
-        ),
-        lambda: tally_of(sums),
-    )
+    shared.run(f"identify {settings.task}", attribute, lambda: tally_of(sums))
     whole = shared.finish()
     if whole is not None:
         records = list(whole.records())
@@ -185,7 +181,7 @@ def _identify(
             write_settings(each)  # from now on it is a run of its own
         close(home.identifying)
     ranks.wait()
-    return [NeuronSet.load(each.run.neurons) for each in runs]
+    return [load_neurons(each.run, each.settings(settings)) for each in runs]
 
 
 def _waiting(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.models.fingerprints import model_hash
-from neuronllm_eval.models.load_errors import readable_loading, require_model_args
+from neuronllm_eval.models.loading import readable_loading, require_model_args
 from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.distributed import share_docs

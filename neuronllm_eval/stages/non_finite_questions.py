@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from neuronllm_eval.errors import DocError
+from neuronllm_eval.formats.atomic import write_lines
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import RunDirectory, line_writer
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import SharedWork
 from neuronllm_eval.stages.load_questions import prompt_settings
@@ -16,19 +17,19 @@ from neuronllm_eval.stages.load_questions import prompt_settings
 logger = logging.getLogger(__name__)
 
 
-def setting_aside(
-    settings: RunSettings, shared: SharedWork
-) -> Callable[[Question, DocError], object] | None:
-    """What is done with a question that gives NaN or infinity; None lets it end the run."""
+def set_aside(
+    question: Question, error: DocError, settings: RunSettings, shared: SharedWork
+) -> None:
+    """Record a question that gives NaN or infinity, or let it end the run if the user says so.
+
+    Raises:
+        DocError: the question's, with `--on_bad_doc fail`.
+    """
     if prompt_settings(settings).on_bad_doc == "fail":
-        return None
-
-    def note(question: Question, error: DocError) -> None:
-        doc_ids = [prompt.doc_id for prompt in question.prompts]
-        known = {"question_id": question.question_id, "doc_ids": doc_ids}
-        shared.record({"set_aside": {**known, "reason": error.reason}})
-
-    return note
+        raise error
+    doc_ids = [prompt.doc_id for prompt in question.prompts]
+    known = {"question_id": question.question_id, "doc_ids": doc_ids}
+    shared.record({"set_aside": {**known, "reason": error.reason}})
 
 
 def without_set_aside(
@@ -51,8 +52,7 @@ def without_set_aside(
             "%s: %d questions of the %s split give %s and are set aside, such as %s",
             run.path, len(aside), role, aside[0]["reason"], example,
         )  # fmt: skip
-        with line_writer(run.set_aside(role)) as lines:
-            lines.write_all(aside)
+        write_lines(run.set_aside(role), aside)
     if not kept:
         raise DocError(
             f"{run.path}: every question of the {role} split gives NaN or infinite numbers",

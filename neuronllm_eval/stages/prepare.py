@@ -14,39 +14,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronllm_eval.attribution.identify import IdentificationSettings, identify
+from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
 from neuronllm_eval.attribution.integrated_gradients import (
     AUTO_QUADRATURE,
-    N_PROBES,
-    Attribution,
-    Probe,
     Quadrature,
-    attribute,
     choose_quadrature,
     takes_one_pass,
 )
 from neuronllm_eval.attribution.methods import Method, make_method
-from neuronllm_eval.engine.batching import Pass, auto_batch_size, in_batches
+from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.interface import Engine, option_cross_entropy
 from neuronllm_eval.harness.results import harness_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
-from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_conditions
-from neuronllm_eval.models.compatibility import require_same_shape
+from neuronllm_eval.interventions.score_conditions import score_conditions
+from neuronllm_eval.models.fingerprints import require_same_shape
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
-from neuronllm_eval.prompts import ALL, Prompt, Question
+from neuronllm_eval.prompts import ALL
 from neuronllm_eval.runs.settings import RunSettings, SelectionSettings
-from neuronllm_eval.runtime.process import own_rank
-from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate
 from neuronllm_eval.stages.load_model import LoadedModel
 
 logger = logging.getLogger(__name__)
-# The replay engine tries rules on one prompt of so many.
-_PROMPTS_PER_PROBE = 50
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
@@ -103,7 +95,13 @@ def prepare_identification(
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
     else:
         # Whatever the methods, so that a method's scores do not depend on its company.
-        quadrature = _quadrature(settings, questions, engine)
+        quadrature = choose_quadrature(
+            engine,
+            questions.prompts,
+            settings.quadrature,
+            settings.n_steps,
+            settings.fixed_batch_size or 1,
+        )
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
@@ -122,61 +120,12 @@ def prepare_identification(
         questions=questions.questions,
         batch_size=batch_size,
         passes=passes,
-        run=lambda some: identify(
-            engine, some, how, lambda record: None, set_aside=lambda *_: None
-        ),
+        run=lambda some: list(identify(engine, some, how, empty_sums(engine, some, methods))),
         finish=lambda: None,
         n_files=0,
         disk=len(methods) * _identification_bytes(questions, layers.shape, n_chosen),
         directory=directory,
     )
-
-
-def _quadrature(settings: RunSettings, questions: QuestionSet, engine: Engine) -> Quadrature:
-    """The rule for the path integrals, which `auto` chooses by attributing a few prompts."""
-    n_probes = N_PROBES
-    is_slow = engine.name == "replay" and settings.quadrature == AUTO_QUADRATURE
-    if is_slow:  # layers x nodes passes for each prompt and rule: no more than a small share of all
-        n_probes = max(1, min(N_PROBES, len(questions.prompts) // _PROMPTS_PER_PROBE))
-        logger.info("choosing the quadrature on %d prompts", n_probes)
-    compute = attributing(engine, settings.fixed_batch_size or 1)
-    with bar(
-        total=2 * n_probes,
-        desc="choose the quadrature",
-        unit="prompt",
-        leave=False,
-        shown=is_slow and not own_rank(),
-    ) as progress:
-
-        def shown(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:
-            found = []
-            for prompt in prompts:
-                found += compute([prompt], rule)
-                progress.update()
-            return found
-
-        return choose_quadrature(
-            shown if is_slow else compute,
-            questions.prompts,
-            settings.quadrature,
-            settings.n_steps,
-            n_probes,
-        )
-
-
-def attributing(engine: Engine, batch_size: int) -> Probe:
-    """How `choose_quadrature` attributes: as a run does, in batches that are halved if need be."""
-
-    def compute(prompts: Sequence[Prompt], rule: Quadrature) -> list[Attribution]:
-        alone = [Question(str(place), (prompt,)) for place, prompt in enumerate(prompts)]
-        found = in_batches(
-            alone,
-            batch_size,
-            lambda batch: attribute(engine, batch, rule, option_cross_entropy, finite=False),
-        )
-        return [attribution for _, (attribution,) in found]
-
-    return compute
 
 
 def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chosen: int) -> int:
@@ -252,9 +201,7 @@ def prepare_validation(
         questions=questions.questions,
         batch_size=batch_size,
         passes=passes,
-        run=lambda some: score_conditions(
-            engine, some, factors, batch_size, lambda doc: None, set_aside=lambda *_: None
-        ),
+        run=lambda some: list(score_conditions(engine, some, factors, batch_size)),
         finish=_judging(questions),
         n_files=n_files,
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,

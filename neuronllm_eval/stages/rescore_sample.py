@@ -125,8 +125,7 @@ class Attributing:
 
         def attributed(prompts: Sequence[Prompt]) -> list[Attributions]:
             found = attribute_all(self.engine, prompts, how.quadrature, how.quantities)
-            errors = (not_finite(*pair) for pair in zip(prompts, found, strict=True))
-            if (error := next(filter(None, errors), None)) is not None:
+            if (error := not_finite(prompts, found)) is not None:
                 raise error
             return found
 

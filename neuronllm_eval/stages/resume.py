@@ -14,14 +14,14 @@ from typing import Any
 from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.formats.json_files import exact_keys, read_json
+from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids, without_secrets
+from neuronllm_eval.runs.artifacts import excluded_ids, load_neurons, load_settings, load_validation
+from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import is_unfinished
 from neuronllm_eval.runtime.work_units import other_settings
@@ -65,7 +65,7 @@ def refuse_before_work(
         return
     for run, settings in runs:
         if run.settings.exists():
-            now, kept = _comparable(settings), _comparable(RunSettings.load(run.settings))
+            now, kept = _comparable(settings), _comparable(load_settings(run))
             left_open = {name for name in _RESOLVED if now[name] is None}
             if now["quadrature"] == AUTO_QUADRATURE:
                 left_open |= {"quadrature", "n_steps"}
@@ -155,8 +155,8 @@ def keeps_neurons(
     """
     if not run.neurons.is_file() or is_unfinished(run.identifying):
         return False
-    _require_equal(run, _comparable(settings), _comparable(RunSettings.load(run.settings)))
-    known = NeuronSet.load(run.neurons).provenance
+    _require_equal(run, _comparable(settings), _comparable(load_settings(run)))
+    known = load_neurons(run, settings).provenance
     now = {
         "model_hash": model.hash,
         "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
@@ -185,21 +185,18 @@ def keeps_validation(
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
     try:
-        content, keys = read_json(run.validation), {*judged, "batch_size"}
-        known = dict(exact_keys(content, keys, run.validation, "the file"))
+        known = dataclasses.asdict(load_validation(run))
         del known["batch_size"]
-        lines = read_lines(run.conditions)
-        task = str(questions.task.config.task)
-        there = DocTable.from_lines(lines, run.conditions, task).conditions
-        counted = questions.without(set_aside_ids(run, "validation")).questions
+        table = doc_table(run, str(questions.task.config.task))
+        counted = questions.without(excluded_ids(run, "validation")).questions
     except ArtifactError as error:
         logger.warning("%s is judged anew: %s", run.path, error.found)
         return False
     asked = [prompt.doc_id for question in counted for prompt in question.prompts]
     now = {**judged, **_by_flag(names), "docs asked": asked}
-    kept = {**known, **_by_flag(there), "docs asked": [line["doc_id"] for line in lines]}
+    kept = {**known, **_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
     _require_equal(run, now, kept)
-    _require_equal(run, {"conditions": list(names)}, {"conditions": list(there)})
+    _require_equal(run, {"conditions": list(names)}, {"conditions": list(table.conditions)})
     logger.warning("%s: it is judged already, under the same conditions", run.path)
     return True
 

@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
+from neuronllm_eval.errors import DocError
+from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
+from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    DocScores,
-    answers_under,
-    score_conditions,
+from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
+from neuronllm_eval.masked_lm.mask_options import MaskOptions
+from neuronllm_eval.models.fingerprints import (
+    require_same_shape,
+    require_same_weights,
+    task_hash,
+    versions,
 )
-from neuronllm_eval.masked_lm.mask_fingerprint import mask_section
-from neuronllm_eval.masked_lm.model_args import MaskOptions
-from neuronllm_eval.models.compatibility import require_same_shape, require_same_weights
-from neuronllm_eval.models.fingerprints import task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import (
-    RunDirectory,
-    line_writer,
-    set_aside_ids,
-    without_secrets,
-    write_whole,
-)
+from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
+from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
 from neuronllm_eval.runtime.work_units import Work
 from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.stages.load_model import LoadedModel
 from neuronllm_eval.stages.load_questions import data_split, doc_counts, how_asked, prompt_settings
-from neuronllm_eval.stages.non_finite_questions import setting_aside, without_set_aside
+from neuronllm_eval.stages.non_finite_questions import set_aside, without_set_aside
 from neuronllm_eval.stages.prepare import prepare_validation
 from neuronllm_eval.stages.resume import identity, keeps_validation, validation_identity
 
@@ -110,30 +108,30 @@ def validate_task(
     if ranks.is_first:
         run.note_command("validate", launch.command, ranks.n_ranks, versions())
     announce_if_long(stage, announce, launch)
-    shared.run(
-        f"validate {settings.task}",
-        lambda units: score_conditions(
-            engine,
-            questions.questions,
-            factors,
-            batch_size,
-            lambda doc: shared.record(doc.to_record()),
-            units,
-            setting_aside(settings, shared),
-        ),
-    )
+
+    def score(units: Iterable[range]) -> None:
+        for question, docs in score_conditions(
+            engine, questions.questions, factors, batch_size, units
+        ):
+            if isinstance(docs, DocError):
+                set_aside(question, docs, settings, shared)
+                continue
+            for doc in docs:
+                shared.record(doc.to_record())
+
+    shared.run(f"validate {settings.task}", score)
     whole = shared.finish()
     if whole is not None:
         records = without_set_aside(whole.records(), run, "validation")
         docs = [DocScores.from_record(record) for record in records]
-        questions = questions.without(set_aside_ids(run, "validation"))
-        write_whole(run.validation, dump_json({**judged, "batch_size": batch_size}))
-        with line_writer(run.conditions) as lines:
-            for doc in docs:
-                lines.write(_condition_line(doc, names, settings, split))
-        with line_writer(run.judged_docs) as lines:
-            for line in doc_lines(questions):
-                lines.write(line)
+        questions = questions.without(excluded_ids(run, "validation"))
+        record = ValidationRecord(**judged, batch_size=batch_size)
+        write_whole(run.validation, dump_json(asdict(record)))
+        run.keep(run.validation, record)
+        lines = [_condition_line(doc, names, settings, split) for doc in docs]
+        write_lines(run.conditions, map(asdict, lines))
+        run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
+        write_lines(run.judged_docs, doc_lines(questions))
         write_results(model.lm, settings, questions, docs, neurons, plan, run)
         close(run.validating)
     ranks.wait()
@@ -163,17 +161,17 @@ def judged_with(top_k: int, scales: Scales, positions: str) -> dict[str, Any]:
 
 def _condition_line(
     doc: DocScores, names: Sequence[str], settings: RunSettings, split: str
-) -> dict[str, Any]:
+) -> DocLine:
     # Nine significant digits give back the same float32.
     rows = [[float(f"{value:.9g}") for value in row] for row in doc.loglikelihoods.tolist()]
-    return {
-        "task": settings.task,
-        "split": split,
-        "doc_id": doc.doc_id,
-        "question_id": doc.question_id,
-        "gold": doc.gold,
-        "loglikelihoods": dict(zip(names, rows, strict=True)),
-    }
+    return DocLine(
+        task=settings.task,
+        split=split,
+        doc_id=doc.doc_id,
+        question_id=doc.question_id,
+        gold=doc.gold,
+        loglikelihoods=dict(zip(names, rows, strict=True)),
+    )
 
 
 def write_results(
@@ -224,6 +222,6 @@ def write_results(
             mask |= judged_with(top_k, scales, plan.positions)
             masked = neurons
         # As the masked model reads these arguments, so that its result files say the same.
-        section = mask_section(MaskOptions.read(masked, **mask))
+        section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
         write_result(run.result(name), metrics, context, arguments, section)

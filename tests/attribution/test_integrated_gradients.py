@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from neuronllm_eval.attribution import integrated_gradients
 from neuronllm_eval.attribution.integrated_gradients import (
-    LEAST_N_STEPS,
     QUADRATURES,
     Quadrature,
     Quantity,
     attribute,
     attribute_all,
     choose_quadrature,
+    is_exact_at_zero,
 )
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.fan_out import FanOutEngine
@@ -28,9 +28,6 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt
-from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages import prepare as preparation
-from neuronllm_eval.stages.prepare import attributing
 from tests.fixtures.tiny_models import (
     CONFIGS,
     loaded,
@@ -106,7 +103,7 @@ def test_right_riemann_nodes_are_the_right_ends_of_equal_steps():
 
 @given(st.sampled_from(sorted(QUADRATURES)), st.integers(1, 40))
 def test_every_rule_lies_in_the_interval_and_weighs_one(name, n_steps):
-    n_steps = max(n_steps, LEAST_N_STEPS[name])
+    n_steps = max(n_steps, QUADRATURES[name].least_n_steps)
     rule = Quadrature(name, n_steps)
     nodes, weights = rule.rule()
     assert len(nodes) == len(weights) == n_steps
@@ -145,11 +142,10 @@ def test_three_gauss_lobatto_nodes_are_simpsons_rule():
 class TestChoosingARule:
     PROMPTS = tuple(random_prompt(number, 12 + number) for number in range(9))
 
-    def choose(self, architecture, name="auto", n_steps=None, n_probes=4):
+    def choose(self, architecture, name="auto", n_steps=None):
         model, layers = loaded(architecture)
         engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
-        compute = attributing(engine, 4)
-        return choose_quadrature(compute, self.PROMPTS, name, n_steps, n_probes)
+        return choose_quadrature(engine, self.PROMPTS, name, n_steps, batch_size=4)
 
     @pytest.mark.parametrize("architecture", sorted(CONFIGS))
     def test_auto_is_lobatto_but_where_the_output_is_normalised(self, architecture):
@@ -157,8 +153,6 @@ class TestChoosingARule:
         normalised = architecture.startswith(("gemma", "olmo2"))
         expected = ("gauss_legendre", 4) if normalised else ("gauss_lobatto", 5)
         assert self.choose(architecture) == Quadrature(*expected)
-        if normalised:  # of a single prompt the other rule may be taken for nothing, which is sound
-            assert self.choose(architecture, n_probes=1) == Quadrature(*expected)
 
     @pytest.mark.parametrize("n_steps", [1, 4])
     @pytest.mark.parametrize("architecture", ["gemma2", "gemma3_seeing", "olmo2"])
@@ -171,8 +165,8 @@ class TestChoosingARule:
         at_once = Quantity(option_cross_entropy, path=False)
         nodes, weights = rule.rule()
         for found in attribute_all(engine, self.PROMPTS[:3], rule, [along, at_once]):
-            expected = float((weights / nodes).sum()) * found.of[at_once].values
-            assert relative_difference(found.of[along].values, expected) < 1e-3
+            expected = float((weights / nodes).sum()) * found.by_quantity[at_once].values
+            assert relative_difference(found.by_quantity[along].values, expected) < 1e-3
 
     def test_auto_takes_a_number_of_nodes(self):
         assert self.choose("llama", n_steps=3) == Quadrature("gauss_lobatto", 3)
@@ -188,16 +182,23 @@ class TestChoosingARule:
         prompts = (self.PROMPTS * 20)[:n_prompts]
         engine = build_engine(model, layers, prompts, name, n_nodes=8)
         tried = []
-        monkeypatch.setattr(
-            preparation, "attribute", lambda _, batch, rule, *more, **named: tried.extend(
-                (rule.name, prompt) for prompt in batch) or attribute(engine, batch, rule)
-        )  # fmt: skip
-        questions = SimpleNamespace(prompts=prompts)
-        settings = RunSettings(model_args={}, task="task", batch_size=4)
-        assert preparation._quadrature(settings, questions, engine).name == "gauss_lobatto"
-        assert Counter(rule for rule, _ in tried) == {
-            "gauss_lobatto": asked, "gauss_legendre": asked
-        }  # fmt: skip
+
+        def watched(engine, batch, rule, quantities):
+            tried.extend(rule.name for _ in batch)
+            return attribute_all(engine, batch, rule, quantities)
+
+        monkeypatch.setattr(integrated_gradients, "attribute_all", watched)
+        assert choose_quadrature(engine, prompts, "auto", batch_size=4).name == "gauss_lobatto"
+        assert Counter(tried) == {"gauss_lobatto": asked, "gauss_legendre": asked}
+
+    def test_batches_that_do_not_fit_are_halved(self, monkeypatch):
+        def with_room_for_one(engine, batch, rule, quantities):
+            if len(batch) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return attribute_all(engine, batch, rule, quantities)
+
+        monkeypatch.setattr(integrated_gradients, "attribute_all", with_room_for_one)
+        assert self.choose("llama") == Quadrature("gauss_lobatto", 5)
 
     def test_a_named_rule_is_taken(self):
         assert self.choose("gemma2", "gauss_lobatto", 4) == Quadrature("gauss_lobatto", 4)
@@ -215,16 +216,15 @@ class TestChoosingARule:
     )
     def test_docs_that_are_not_finite_speak_for_no_rule(self, architecture, broken, expected):
         model, layers = loaded(architecture)
-        engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
-
-        def compute(prompts, rule):
-            found = attributing(engine, 4)(prompts, rule)
-            for each in found[: broken[rule.name]]:
-                each.values[0, 0] = float("nan")
-                each.completeness_gap[0] = float("nan")
-            return found
-
-        assert choose_quadrature(compute, self.PROMPTS, "auto", None).name == expected
+        prompts = self.PROMPTS[::2][:4]
+        engine = build_engine(model, layers, prompts, n_nodes=8)
+        results = []
+        for name, n_steps in (("gauss_lobatto", 5), ("gauss_legendre", 4)):
+            results.append(attribute(engine, prompts, Quadrature(name, n_steps)))
+            for attribution in results[-1][: broken[name]]:
+                attribution.values[0, 0] = float("nan")
+                attribution.completeness_gap[0] = float("nan")
+        assert is_exact_at_zero(*results) == (expected == "gauss_lobatto")
 
 
 def test_numbers_of_nodes_unless_told():

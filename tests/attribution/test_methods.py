@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from neuronllm_eval.attribution.identify import (
     IdentificationSettings,
-    QuestionRecord,
     add_question,
-    identify,
 )
 from neuronllm_eval.attribution.integrated_gradients import (
     Attribution,
@@ -47,6 +45,7 @@ from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import Prompt, Question
+from tests.fixtures import tiny_models
 from tests.fixtures.tiny_models import provenance, random_prompt, tiny_model
 
 STEPS = Quadrature("right_riemann", 16)
@@ -76,9 +75,8 @@ def identified(
     """Scores by method, from one pass."""
     model, layers = loaded()
     built = build_engine(model, layers, PROMPTS, engine, quadrature.n_steps or 1)
-    records: list[QuestionRecord] = []
     settings = IdentificationSettings(methods, quadrature, top_z, batch_size=6)
-    sums = identify(built, QUESTIONS, settings, records.append)
+    sums, records = tiny_models.identify_all(built, QUESTIONS, settings)
     return {
         method.name: to_scores(
             method,
@@ -299,8 +297,8 @@ def test_a_probabilitys_gradient_is_that_of_its_logarithm_times_itself(name):
     power, log = Quantity(gold_probability, path=False), Quantity(gold_loglikelihood, path=False)
     rule = Quadrature("gauss_lobatto")
     (found,) = attribute_all(engine, PROMPTS[:1], rule, (power, log))
-    expected = found.of[log].values * found.first.loglikelihoods[PROMPTS[0].gold].exp()
-    assert relative_gap(found.of[power].values.numpy(), expected.numpy()) <= RELATIVE
+    expected = found.by_quantity[log].values * found.first.loglikelihoods[PROMPTS[0].gold].exp()
+    assert relative_gap(found.by_quantity[power].values.numpy(), expected.numpy()) <= RELATIVE
 
 
 # By hand ----------------------------------------------------------------------------------------
@@ -380,7 +378,7 @@ def test_a_method_of_ones_own():
         name = "largest"
 
         def values(self, found: Attributions) -> Tensor:
-            return found.neurons / found.neurons.max()
+            return found.activations / found.activations.max()
 
     try:
         assert register(Largest) is Largest

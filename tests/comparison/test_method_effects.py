@@ -27,8 +27,7 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.evaluation.stats.paired_delta import mean_change, relative_change
 from neuronllm_eval.evaluation.stats.significance import McNemar, holm
 from neuronllm_eval.formats.json_files import dump_json
-from neuronllm_eval.interventions.conditions import ConditionName, Scales
-from neuronllm_eval.interventions.edited_counts import edited_by
+from neuronllm_eval.interventions.conditions import ConditionName, Scales, edited_by
 from tests.fixtures.doc_tables import answered
 from tests.fixtures.harness import neuron_set
 

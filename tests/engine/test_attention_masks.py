@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import transformers as tf
@@ -12,7 +14,6 @@ from torch import Tensor
 from neuronllm_eval.engine.attention_masks import (
     MaskStyle,
     attention_masks,
-    fan_out_masks,
     mask_styles,
 )
 from tests.fixtures.tiny_models import CONFIGS
@@ -23,6 +24,27 @@ def visible(mask: Tensor) -> list[list[list[int]]]:
     assert mask.shape[1] == 1
     assert bool(((mask == 0) | (mask == torch.finfo(mask.dtype).min)).all())
     return (mask[:, 0] == 0).int().tolist()
+
+
+class WithConfig(NamedTuple):
+    """What masks depend on of a model."""
+
+    config: tf.PretrainedConfig
+    dtype: torch.dtype = torch.float32
+
+
+def fan_out_masks(
+    config: tf.PretrainedConfig,
+    style: MaskStyle,
+    keys: Tensor,
+    lengths: Tensor,
+    n_rows: int,
+    dtype: torch.dtype,
+):
+    """Masks of copies of the token at position `lengths`, which see themselves alone."""
+    itself = torch.eye(n_rows, dtype=torch.bool)
+    queries = lengths[:, None].expand(-1, n_rows)
+    return attention_masks(WithConfig(config, dtype), style, keys, queries, itself)
 
 
 # Copies of one token ----------------------------------------------------------------------------
@@ -64,10 +86,10 @@ def test_mixed_layers_get_one_mask_a_type():
 
 
 def test_styles_to_try_by_the_layers_of_the_model():
-    assert mask_styles(tf.LlamaConfig()) == (MaskStyle.SINGLE,)
-    assert mask_styles(CONFIGS["gemma3"]()) == (MaskStyle.PER_TYPE, MaskStyle.SINGLE)
+    assert mask_styles(WithConfig(tf.LlamaConfig())) == (MaskStyle.SINGLE,)
+    assert mask_styles(WithConfig(CONFIGS["gemma3"]())) == (MaskStyle.PER_TYPE, MaskStyle.SINGLE)
     hybrid = tf.Qwen2Config(num_hidden_layers=2, layer_types=["full_attention", "linear_attention"])
-    assert mask_styles(hybrid) == ()
+    assert mask_styles(WithConfig(hybrid)) == ()
 
 
 # Tokens that go on ------------------------------------------------------------------------------
@@ -77,7 +99,7 @@ def continued(config: tf.PretrainedConfig, style: MaskStyle, keys: Tensor, queri
     """Masks of tokens that follow one another."""
     n_new = queries.shape[1]
     own = torch.ones(n_new, n_new, dtype=torch.bool).tril()
-    return attention_masks(config, style, keys, queries, own, torch.float32)
+    return attention_masks(WithConfig(config), style, keys, queries, own)
 
 
 def test_a_further_token_sees_the_prefix_the_earlier_ones_and_itself():

@@ -15,14 +15,10 @@ from torch import Tensor, nn
 
 from neuronllm_eval.engine.attention_masks import MaskStyle
 from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.equivalence_check import disagreement, rounding_noise
+from neuronllm_eval.engine.equivalence_check import rounding_noise, score_mismatch
 from neuronllm_eval.engine.fan_out import FanOutEngine
-from neuronllm_eval.engine.interface import (
-    Engine,
-    OptionScores,
-    option_cross_entropy,
-    score_options,
-)
+from neuronllm_eval.engine.interface import Engine, OptionScores, option_cross_entropy
+from neuronllm_eval.engine.option_logits import score_options
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
@@ -446,9 +442,9 @@ def test_a_wrong_mask_is_noticed(architecture):
     # One mask for all layers ignores that some have a window of 8, which 14 tokens exceed.
     model, layers = loaded(architecture)
     wrong = FanOutEngine(model, layers, mask_style=MaskStyle.SINGLE)
-    reason = disagreement(wrong, ReplayEngine(model, layers), PROMPTS[:1])
+    reason = score_mismatch(wrong, ReplayEngine(model, layers), PROMPTS[:1])
     assert reason is not None
-    assert disagreement(engines(architecture)[0], ReplayEngine(model, layers), PROMPTS) is None
+    assert score_mismatch(engines(architecture)[0], ReplayEngine(model, layers), PROMPTS) is None
 
 
 class ScoresOf:
@@ -478,7 +474,7 @@ class ScoresOf:
     ],
 )
 def test_any_prompt_decides_whether_the_engines_disagree(fast, expected):
-    found = disagreement(ScoresOf(*fast), ScoresOf(0.0, 0.0), PROMPTS[:2])
+    found = score_mismatch(ScoresOf(*fast), ScoresOf(0.0, 0.0), PROMPTS[:2])
     assert (found and str(found)) == expected
 
 

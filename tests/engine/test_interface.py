@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.attribution.methods import METHODS
-from neuronllm_eval.engine.interface import SHIFT_INVARIANT, right_pad, score_options
+from neuronllm_eval.engine.interface import SHIFT_INVARIANT
+from neuronllm_eval.engine.option_logits import right_pad, score_options
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.prompts import Prompt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,9 +13,20 @@ from torch import Tensor, nn
 
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import option_cross_entropy
-from neuronllm_eval.engine.join_at_layer import _narrowed, decoder_layers, staircase
+from neuronllm_eval.engine.scaled_copies import (
+    PathRows,
+    _narrowed,
+    decoder_layers_of,
+    narrowed_rows,
+)
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_model
+
+
+def staircase(layers: Sequence[nn.Module], with_copies: range, n_copies: int):
+    """Layers append their copies and get the rows alone that are present."""
+    nodes = torch.arange(n_copies + 1) / n_copies
+    return narrowed_rows(layers, PathRows(1, with_copies, nodes), append=True)
 
 
 class Adding(nn.Module):
@@ -123,7 +135,7 @@ def test_an_unknown_kind_of_tuple_is_an_error_and_not_a_guess():
 def test_decoder_layers_hold_one_down_projection_each(architecture):
     model = tiny_model(architecture)
     downs = find_ffn_layers(model).modules
-    layers = decoder_layers(model, downs)
+    layers = decoder_layers_of(model, downs)
     assert len(layers) == len(downs)
     for layer, down in zip(layers, downs, strict=True):
         assert any(part is down for part in layer.modules())
@@ -133,13 +145,13 @@ def test_decoder_layers_hold_one_down_projection_each(architecture):
 def test_modules_that_are_no_list_in_order_are_no_decoder_layers():
     downs = [nn.Linear(2, 2) for _ in range(3)]
     model = nn.Module()
-    assert decoder_layers(model, downs) == []
+    assert decoder_layers_of(model, downs) == []
     model.backwards = nn.ModuleList(nn.Sequential(down) for down in reversed(downs))
-    assert decoder_layers(model, downs) == []
+    assert decoder_layers_of(model, downs) == []
     model.short = nn.ModuleList(nn.Sequential(down) for down in downs[:2])
-    assert decoder_layers(model, downs) == []
+    assert decoder_layers_of(model, downs) == []
     model.layers = nn.ModuleList(nn.Sequential(down) for down in downs)
-    assert decoder_layers(model, downs) == list(model.layers)
+    assert decoder_layers_of(model, downs) == list(model.layers)
 
 
 # What models compute ----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tests.fixtures.tiny_models import (
     CONFIGS,
     NODES,
     WEIGHTS,
+    contexts,
     loaded,
     n_hooks,
     proxies,
@@ -107,7 +108,7 @@ def test_keys_and_values_are_the_same_to_the_last_bit(architecture):
     n_calls = []
     for prefiller in (ending, whole):
         down.number = 0
-        found = [prefiller.prefill(question) for question in QUESTIONS]
+        found = [prefiller.prefill(contexts(question)) for question in QUESTIONS]
         n_calls.append(down.number)
         if prefiller is ending:
             kept = found
@@ -155,7 +156,7 @@ def test_no_trace_is_left():
     update = vars(Cache).get("update"), vars(DynamicCache).get("update")
     prefiller = Prefiller(model, MaskStyle.SINGLE, RUN)
     for question in QUESTIONS:
-        prefix = prefiller.prefill(question)
+        prefix = prefiller.prefill(contexts(question))
     assert (vars(Cache).get("update"), vars(DynamicCache).get("update")) == update
     assert type(prefix.cache()) is DynamicCache
     assert n_hooks(model) == 0
@@ -175,16 +176,16 @@ def test_an_error_of_the_model_is_the_model_s(monkeypatch):
     handle = model.model.layers[1].register_forward_pre_hook(fail)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError, match="in a layer"):
-            prefiller.prefill(QUESTIONS[0])
+            prefiller.prefill(contexts(QUESTIONS[0]))
     handle.remove()
-    prefiller.prefill(QUESTIONS[0])  # stem and rests: what failed has taught nothing
+    prefiller.prefill(contexts(QUESTIONS[0]))  # stem and rests: what failed has taught nothing
     assert calls.number == 1
     handle = model.model.layers[1].register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError, match="in a layer"):
-        prefiller.prefill(QUESTIONS[0])
+        prefiller.prefill(contexts(QUESTIONS[0]))
     handle.remove()
     assert n_hooks(model) == 1
-    prefiller.prefill(QUESTIONS[0])
+    prefiller.prefill(contexts(QUESTIONS[0]))
     assert calls.number == 1
 
 
@@ -219,9 +220,9 @@ def of_accelerate(model: nn.Module) -> None:
 def test_hooks_that_must_follow_a_pass_are_waited_for(hook, ends):
     model = tiny_model("llama")
     prefiller = Prefiller(model, MaskStyle.SINGLE, RUN)
-    prefiller.prefill(QUESTIONS[0])
+    prefiller.prefill(contexts(QUESTIONS[0]))
     hook(model)
     calls = last_attention_calls(model)
-    found: Tensor = prefiller.prefill(QUESTIONS[1]).keys_values[2][0]
+    found: Tensor = prefiller.prefill(contexts(QUESTIONS[1])).keys_values[2][0]
     assert calls.number == (0 if ends else 2)
     assert found.shape[2] == 12 + 9 + 5

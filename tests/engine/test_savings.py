@@ -14,21 +14,19 @@ import transformers as tf
 from peft import IA3Config, LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from neuronllm_eval.attribution.identify import IdentificationSettings, QuestionRecord, identify
+from neuronllm_eval.attribution.identify import IdentificationSettings, QuestionRecord
 from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
 from neuronllm_eval.attribution.methods import ACE, to_scores
 from neuronllm_eval.engine import build as engine_module
 from neuronllm_eval.engine import fan_out as fan_out_module
 from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.equivalence_check import Unlike
+from neuronllm_eval.engine.equivalence_check import Mismatch
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import Engine, option_cross_entropy
-from neuronllm_eval.engine.join_at_output import OutputCopies, all_plain
 from neuronllm_eval.engine.replay import ReplayEngine
-from neuronllm_eval.engine.scaled_copies import NeuronCopies
+from neuronllm_eval.engine.scaled_copies import all_plain
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.interventions.conditions import CONDITIONS, condition_scales
-from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question
@@ -39,6 +37,7 @@ from tests.fixtures.tiny_models import (
     WEIGHTS,
     assert_same_integrals,
     assert_same_scores,
+    identify_all,
     loaded,
     provenance,
     proxies,
@@ -47,6 +46,7 @@ from tests.fixtures.tiny_models import (
     random_scales,
     random_tokens,
     relative_difference,
+    score_all,
     tiny_model,
 )
 
@@ -168,8 +168,7 @@ def test_the_check_takes_the_most_that_is_sound(architecture):
     engine = checked(architecture)
     late = architecture not in NOT_LATE
     assert engine.savings is (Savings.LATE if late else Savings.STAIRCASE)
-    assert isinstance(engine.copies, OutputCopies if late else NeuronCopies)
-    assert len(engine.copies.decoder_layers) == engine.layers.n_layers
+    assert len(engine.decoder_layers) == engine.layers.n_layers
     assert engine.head is not None
     assert engine.prefiller.share
 
@@ -267,10 +266,9 @@ ASKED = tuple(
 TOP_K = 12
 
 
-def identified(engine: Engine, batch_size: int) -> tuple[list[QuestionRecord], object]:
-    records: list[QuestionRecord] = []
+def ace_scores(engine: Engine, batch_size: int) -> tuple[list[QuestionRecord], object]:
     settings = IdentificationSettings(batch_size=batch_size)
-    sums = identify(engine, ASKED, settings, records.append)
+    sums, records = identify_all(engine, ASKED, settings)
     return records, to_scores(ACE(), sums["ace"], [], provenance())
 
 
@@ -279,7 +277,7 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
     model, layers = loaded(architecture)
     prompts = [prompt for question in ASKED for prompt in question.prompts]
     engine = build_engine(model, layers, prompts, "fan_out", n_nodes=4)
-    expected, scores = identified(engine, 1)
+    expected, scores = ace_scores(engine, 1)
     # The last neuron chosen and the first one left out are further apart than rounding can bring.
     for signed in (scores.score, -scores.score):
         ranked = np.sort(signed, axis=None)[::-1]
@@ -287,7 +285,7 @@ def test_no_decision_of_identification_changes_with_the_batch_size(architecture)
     chosen = select_neurons(scores, TOP_K)
     assert len({record.right for record in expected}) > 1
     for batch_size in (3, 7, 48):
-        records, found = identified(engine, batch_size)
+        records, found = ace_scores(engine, batch_size)
         assert [each.right for each in records] == [each.right for each in expected]
         for one, other in zip(records, expected, strict=True):
             for row, wanted in zip(one.loglikelihoods, other.loglikelihoods, strict=True):
@@ -305,13 +303,13 @@ def test_no_decision_of_validation_changes_with_the_batch_size(architecture):
     model, layers = loaded(architecture)
     prompts = [prompt for question in ASKED for prompt in question.prompts]
     engine = build_engine(model, layers, prompts, "fan_out", n_nodes=4)
-    chosen = select_neurons(identified(engine, 48)[1], TOP_K)
+    chosen = select_neurons(identify_all(engine, 48)[1], TOP_K)
     factors = np.stack([condition_scales(chosen, name) for name in CONDITIONS])
-    expected = score_conditions(engine, ASKED, factors, 1, lambda _: None)
+    expected = score_all(engine, ASKED, factors, 1)
     answers = np.stack([doc.loglikelihoods.argmax(-1) for doc in expected])
     assert (answers != answers[:, :1]).any()  # some condition changes some answer
     for batch_size in (3, 7, 48):
-        found = score_conditions(engine, ASKED, factors, batch_size, lambda _: None)
+        found = score_all(engine, ASKED, factors, batch_size)
         for one, other in zip(found, expected, strict=True):
             assert (one.question_id, one.doc_id) == (other.question_id, other.doc_id)
             assert np.array_equal(one.loglikelihoods.argmax(-1), other.loglikelihoods.argmax(-1))
@@ -330,7 +328,7 @@ def assert_saves_nothing(model: nn.Module, reason: str, caplog: pytest.LogCaptur
         engine = build_engine(model, find_ffn_layers(model), **BUILD)
     assert isinstance(engine, FanOutEngine)
     assert not engine.prefiller.share
-    assert engine.copies.decoder_layers == []
+    assert engine.decoder_layers == []
     assert engine.head is None
     (message,) = caplog.messages
     assert message.startswith("computing every token, row and logit: ")
@@ -359,7 +357,7 @@ def test_an_error_in_late_joining_is_warned_of(monkeypatch, caplog):
     def fail(*_: object) -> None:
         raise RuntimeError("a fault\nand its details")
 
-    monkeypatch.setattr(OutputCopies, "joined", fail)
+    monkeypatch.setattr(fan_out_module, "join_at_output", fail)
     assert_joins_at_the_layer(tiny_model("llama"), "RuntimeError: a fault", caplog)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
@@ -453,7 +451,7 @@ def test_an_architecture_whose_hidden_states_have_four_dimensions(caplog):
 def test_layers_that_are_called_from_the_last_to_the_first(caplog, monkeypatch):
     model = tiny_model("llama")
     monkeypatch.setattr(
-        fan_out_module, "decoder_layers", lambda *_: list(reversed(model.model.layers))
+        fan_out_module, "decoder_layers_of", lambda *_: list(reversed(model.model.layers))
     )
     engine = FanOutEngine(model, find_ffn_layers(model))
     with pytest.raises(RuntimeError):
@@ -479,7 +477,7 @@ def test_a_head_of_another_kind_is_computed_in_full_and_the_rest_is_saved(caplog
     assert caplog.messages == []
     assert isinstance(engine, FanOutEngine)
     assert engine.head is None
-    assert len(engine.copies.decoder_layers) == 3
+    assert len(engine.decoder_layers) == 3
     assert engine.prefiller.shared_tokens == SHARED
     assert_equal_on(engine, ReplayEngine(model, engine.layers), [RUN])
 
@@ -603,7 +601,7 @@ def test_padding_between_stem_and_rest_does_not_leave_a_window_that_counts_colum
 @pytest.mark.parametrize("n_nodes", [1, 2])
 def test_gradients_are_checked_for_any_number_of_nodes(n_nodes, monkeypatch, caplog):
     model, layers = loaded("llama")
-    monkeypatch.setattr(engine_module, "unlike_plain", lambda *_: Unlike("a reason"))
+    monkeypatch.setattr(engine_module, "gradient_mismatch", lambda *_: Mismatch("a reason"))
     with caplog.at_level(logging.INFO, logger="neuronllm_eval.engine.build"):
         built = build_engine(model, layers, RUN, n_nodes=n_nodes)
         assert caplog.messages == ["computing every token, row and logit: a reason"]

@@ -18,9 +18,9 @@ from neuronllm_eval.engine.attention_masks import MaskStyle
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.shared_prefix import (
+    Columns,
     Prefiller,
     Prefix,
-    _closed_up,
     common_length,
     group_by_stem,
 )
@@ -29,6 +29,7 @@ from tests.fixtures.tiny_models import (
     NODES,
     WEIGHTS,
     assert_same_scores,
+    contexts,
     loaded,
     proxies,
     random_prompt,
@@ -162,7 +163,7 @@ def test_gaps_are_closed_by_hand():
     # Two rows of one head: tokens 0, 1, 2 with a gap, and tokens 0, 1 without.
     positions = torch.tensor([[0, -1, 1, -1, 2], [0, 1, -1, -1, -1]])
     keys = torch.arange(10.0).reshape(2, 1, 5, 1)
-    ((found, values),), places = _closed_up(((keys, 10 * keys),), positions, 3)
+    ((found, values),), places = Columns(((keys, 10 * keys),), positions).without_gaps(3)
     assert places.tolist() == [[0, 1, 2], [0, 1, -1]]
     assert found[:, 0, :, 0].tolist()[0] == [0, 2, 4]
     assert found[1, 0, :2, 0].tolist() == [5, 6]
@@ -253,7 +254,7 @@ def test_a_batch_with_a_stranger_shares_nothing_with_the_run():
     engine = FanOutEngine(model, layers, contexts=RUN)
     stranger = random_prompt(1, 20)
     with tokens_computed(model) as counts:
-        engine.prefiller.prefill([*QUESTIONS[0], stranger])
+        engine.prefiller.prefill(contexts([*QUESTIONS[0], stranger]))
     # The stem has 50 tokens now, and the stranger's 19 are padded to them; then 4 rows of 9.
     assert counts == [2 * 50 + 4 * 9] * 3
 
@@ -265,7 +266,7 @@ def test_prompts_without_a_stem_take_one_step():
     assert prefiller.shared_tokens == SHARED
     for first in (36, 0):
         with tokens_computed(model) as counts:
-            prefiller.prefill(prompts)
+            prefiller.prefill(contexts(prompts))
         assert counts == [first + 3 * 7] * 3  # padded to the longest
     assert len(layers.modules) == 3
 
@@ -289,7 +290,7 @@ def test_the_head_is_not_computed_for_a_prefix(adapted):
     model.get_output_embeddings().register_forward_hook(
         lambda _module, _args, output: heads.append(output)
     )
-    prefix = prefiller.prefill(QUESTIONS[0])
+    prefix = prefiller.prefill(contexts(QUESTIONS[0]))
     assert heads == []
     cache = DynamicCache()
     with torch.no_grad():
@@ -305,7 +306,7 @@ def test_columns_know_their_places():
     model, _ = loaded("llama")
     stem = random_tokens(1, 12)
     prompts = [*proxies(10, stem, [3, 5]), random_prompt(1, 3)]
-    prefix = Prefiller(model, MaskStyle.SINGLE).prefill(prompts)
+    prefix = Prefiller(model, MaskStyle.SINGLE).prefill(contexts(prompts))
     assert prefix.lengths.tolist() == [14, 16, 2]
     assert prefix.last_tokens.tolist() == [prompt.context[-1] for prompt in prompts]
     assert prefix.positions.tolist() == [
@@ -318,7 +319,9 @@ def test_columns_know_their_places():
 
 def test_one_token_prompts_have_no_prefix():
     model, _ = loaded("llama")
-    prefix = Prefiller(model, MaskStyle.SINGLE).prefill([random_prompt(1, 1), random_prompt(2, 1)])
+    prefix = Prefiller(model, MaskStyle.SINGLE).prefill(
+        contexts([random_prompt(1, 1), random_prompt(2, 1)])
+    )
     assert prefix.keys_values == ()
     assert prefix.positions.shape == (2, 0)
 
@@ -329,7 +332,7 @@ def test_keys_and_values_are_those_of_a_plain_pass(architecture):
     stem = random_tokens(1, 12)
     prompts = [*proxies(10, stem, [1, 5, 3]), random_prompt(1, 9)]
     style = MaskStyle.PER_TYPE if architecture == "gemma3_mixed" else MaskStyle.SINGLE
-    prefix = Prefiller(model, style).prefill(prompts)
+    prefix = Prefiller(model, style).prefill(contexts(prompts))
     for row, prompt in enumerate(prompts):
         size = len(prompt.context) - 1
         with torch.no_grad():
@@ -359,10 +362,10 @@ def test_passes_leave_the_prefix_as_it_is(monkeypatch):
 
     monkeypatch.setattr(engine.prefiller, "prefill", watched)
     engine.integrate(QUESTIONS[0], NODES, WEIGHTS, option_cross_entropy)  # 3 passes
-    shared = [each.clone() for pair in engine.prefiller._shared for each in pair]
+    shared = [each.clone() for pair in engine.prefiller._shared.keys_values for each in pair]
     engine.score(QUESTIONS[1], random_scales(layers.shape, 8))
     engine.integrate([*QUESTIONS[2], *QUESTIONS[3]], NODES, WEIGHTS, option_cross_entropy)
-    after = [each for pair in engine.prefiller._shared for each in pair]
+    after = [each for pair in engine.prefiller._shared.keys_values for each in pair]
     assert all(torch.equal(one, other) for one, other in zip(shared, after, strict=True))
     assert all(each.shape[:3:2] == (1, 36) for each in after)
     assert len(prefixes) == 3
@@ -396,7 +399,7 @@ UNEVEN = [*proxies(10, random_tokens(1, 18), [3, 3]), *proxies(20, random_tokens
 
 def test_a_prefix_has_no_more_columns_than_its_longest_prompt():
     model, _ = loaded("llama")
-    prefix = Prefiller(model, MaskStyle.SINGLE).prefill(UNEVEN)
+    prefix = Prefiller(model, MaskStyle.SINGLE).prefill(contexts(UNEVEN))
     assert prefix.positions.shape == (4, 20)
     assert prefix.keys_values[0][0].shape[2] == 20
 
@@ -406,7 +409,7 @@ def test_stems_are_not_shared_where_padding_would_take_too_many_columns(most_col
     model, _ = loaded("llama")
     prefiller = Prefiller(model, MaskStyle.SINGLE, most_columns=most_columns)
     with tokens_computed(model) as counts:
-        prefiller.prefill(UNEVEN)
+        prefiller.prefill(contexts(UNEVEN))
     assert counts == [computed] * 3
 
 

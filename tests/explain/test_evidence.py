@@ -58,7 +58,7 @@ def test_activations_are_those_of_a_plain_hook(architecture):
     layer, index = (list(each) for each in zip(*PLACES, strict=True))
     found = torch.stack(
         [
-            each.neurons[layer, index]
+            each.activations[layer, index]
             for each in attribute_all(engine, PROMPTS, rule, [Quantity(option_cross_entropy)])
         ]
     )

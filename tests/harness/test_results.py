@@ -17,23 +17,21 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.typed_files import load
 from neuronllm_eval.harness import results as harness_results
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.results import (
     AnsweredLM,
     ResultContext,
+    ResultFile,
     harness_metrics,
-    read_metrics,
     write_result,
 )
 from neuronllm_eval.harness.tasks import on_split, validation_split
 from neuronllm_eval.harness.tokenize import PromptSettings
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    answers_under,
-    score_conditions,
-)
+from neuronllm_eval.interventions.score_conditions import answers_under
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.harness import (
     DEMO_TASKS,
@@ -48,6 +46,7 @@ from tests.fixtures.harness import (
     neuron_set,
     some_docs,
 )
+from tests.fixtures.tiny_models import score_all
 
 
 def stock_run(path, name, *, batch_size=1, limit=None, folder=None, **settings):
@@ -68,9 +67,7 @@ def scored(path, task, *, limit=None, batch_size=1, engine="auto", num_fewshot=N
     chosen = build_engine(lm.model, layers, questions.prompts, engine)
     plan = ConditionPlan((UNMASKED,), n_random=0)
     neurons = neuron_set(n_layers=layers.n_layers, width=layers.width)
-    docs = score_conditions(
-        chosen, questions.questions, plan.factors(neurons), batch_size, lambda _: None
-    )
+    docs = score_all(chosen, questions.questions, plan.factors(neurons), batch_size)
     return questions, answers_under(docs, 0)
 
 
@@ -396,16 +393,19 @@ def test_metrics_are_read_without_their_standard_errors(tmp_path):
         "acc_stderr_stderr,none": "N/A",
         "alias": "t",
     }
-    path.write_text(json.dumps({"results": {"t": {**values, "sample_len": 3}}}), encoding="utf-8")
-    assert read_metrics(path, "t") == {"acc": 0.5}
+    results = {"results": {"t": {**values, "sample_len": 3}}, "configs": {}, "config": {}}
+    path.write_text(json.dumps(results), encoding="utf-8")
+    assert load(ResultFile, path, "").metrics("t", path) == {"acc": 0.5}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"results": {"other": {}}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"results": {"other": {}}, "configs": {}, "config": {}}']
+)
 def test_a_file_without_the_task_is_refused(tmp_path, text):
     path = tmp_path / "unmasked.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"unmasked\.json"):
-        read_metrics(path, "t")
+        load(ResultFile, path, "").metrics("t", path)
 
 
 @pytest.mark.parametrize("has_git", [True, False])

@@ -17,7 +17,6 @@ from neuronllm_eval.interventions.conditions import (
     condition_scales,
     control_name,
     factor_text,
-    require_condition,
     stack_factors,
 )
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
@@ -68,7 +67,7 @@ def test_scales_of_ones_own():
 def test_a_control_does_the_same_to_random_neurons(condition, seed):
     name = control_name(condition, seed)
     assert name == f"{condition}.random_{seed}"
-    require_condition(name)
+    ConditionName.parse(name)
     factors = condition_scales(NEURONS, name)
     assert (factors == condition_scales(random_like(NEURONS, seed), condition)).all()
     # Layer by layer as many factors of each kind as the condition itself has, elsewhere.
@@ -130,7 +129,7 @@ def test_unknown_conditions_are_refused(condition):
         "Remedy: check --conditions."
     )
     with pytest.raises(UsageError) as refusal:
-        require_condition(condition)
+        ConditionName.parse(condition)
     assert str(refusal.value) == expected
     with pytest.raises(UsageError) as refusal:
         condition_scales(NEURONS, condition)

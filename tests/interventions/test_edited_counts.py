@@ -6,8 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.interventions.conditions import CONDITIONS, Scales, condition_scales
-from neuronllm_eval.interventions.edited_counts import Edited, edited_by
+from neuronllm_eval.interventions.conditions import (
+    CONDITIONS,
+    Edited,
+    Scales,
+    condition_scales,
+    edited_by,
+)
 from tests.fixtures.harness import neuron_set
 
 PLAIN = CONDITIONS[1:]

@@ -25,12 +25,18 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
-from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_conditions
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import ALL, POSITIONS, Prompt
 from tests.fixtures.harness import demo_task, harness_model, many_neurons, model_dir
-from tests.fixtures.tiny_models import loaded, n_hooks, random_prompt, relative_difference
+from tests.fixtures.tiny_models import (
+    loaded,
+    n_hooks,
+    random_prompt,
+    relative_difference,
+    score_all,
+)
 
 # A batch of other lengths, so that there is padding.
 PROMPTS = [random_prompt(0, 9), random_prompt(1, 23), random_prompt(2, 14)]
@@ -103,7 +109,7 @@ def test_gradient_times_activation_is_that_of_a_loop_over_layers(architecture):
         expected = by_hand(engine, prompt, torch.ones(1), torch.ones(1))
         assert relative_difference(each.first.values, expected) <= RELATIVE
         kept = [at(engine, prompt, layer, 1.0)[0].mean(0) for layer in range(3)]
-        assert relative_difference(each.neurons[:3], torch.stack(kept)) <= RELATIVE
+        assert relative_difference(each.activations[:3], torch.stack(kept)) <= RELATIVE
     assert n_hooks(engine.model) == 0
 
 
@@ -111,18 +117,15 @@ def test_gradient_times_activation_is_that_of_a_loop_over_layers(architecture):
 def test_integrated_gradients_are_those_of_a_loop_over_layers_and_nodes(architecture):
     engine, prompt = engine_of(architecture), PROMPTS[0]
     (found,) = attribute_all(engine, [prompt], RULE, [F, ONE_STEP])
-    assert (
-        relative_difference(found.of[F].values, by_hand(engine, prompt, *RULE.rule())) <= RELATIVE
-    )
+    integrated, at_one = found.by_quantity[F], found.by_quantity[ONE_STEP]
+    assert relative_difference(integrated.values, by_hand(engine, prompt, *RULE.rule())) <= RELATIVE
     ones = torch.ones(1)
-    assert relative_difference(found.of[ONE_STEP].values, by_hand(engine, prompt, ones, ones)) <= (
-        RELATIVE
-    )
-    gap, change = found.of[F].gaps()
+    assert relative_difference(at_one.values, by_hand(engine, prompt, ones, ones)) <= RELATIVE
+    gap, change = integrated.completeness_gap, integrated.target_change
     for layer in range(engine.layers.n_layers):
         before, after = (float(at(engine, prompt, layer, alpha)[1]) for alpha in (0.0, 1.0))
         assert float(change[layer]) == pytest.approx(after - before, abs=1e-5)
-        missed = float(found.of[F].values[layer].sum()) - (after - before)
+        missed = float(found.by_quantity[F].values[layer].sum()) - (after - before)
         assert float(gap[layer]) == pytest.approx(abs(missed), abs=1e-5)
 
 
@@ -131,7 +134,7 @@ def test_the_gap_closes_with_more_nodes():
     means = []
     for n_steps in (1, 4, 12):
         found = attribute_all(engine, PROMPTS[:1], Quadrature("gauss_legendre", n_steps), [F])
-        means.append(float(found[0].first.gaps()[0].mean()))
+        means.append(float(found[0].first.completeness_gap.mean()))
     assert means[0] > means[1] > means[2]
     assert means[2] < 1e-2
 
@@ -146,17 +149,17 @@ def test_a_batch_gives_what_prompts_give_alone(rows_per_pass):
     for prompt, found in zip(prompts, together, strict=True):
         (alone,) = attribute_all(engine_of("llama"), [prompt], RULE, quantities)
         for quantity in quantities:
-            values, own = found.of[quantity].values, alone.of[quantity].values
+            values, own = found.by_quantity[quantity].values, alone.by_quantity[quantity].values
             assert relative_difference(values, own) <= RELATIVE
         assert torch.allclose(found.first.loglikelihoods, alone.first.loglikelihoods, atol=1e-5)
-        assert relative_difference(found.neurons, alone.neurons) <= RELATIVE
+        assert relative_difference(found.activations, alone.activations) <= RELATIVE
 
 
 def test_options_of_several_tokens_in_one_pass_and_layer_by_layer():
     engine = engine_of("llama")
     (fast,) = attribute_all(engine, [SEVERAL], RULE, [ONE_STEP])
     (slow,) = attribute_all(engine, [SEVERAL], RULE, [F, ONE_STEP])
-    assert relative_difference(fast.first.values, slow.of[ONE_STEP].values) <= RELATIVE
+    assert relative_difference(fast.first.values, slow.by_quantity[ONE_STEP].values) <= RELATIVE
     assert torch.allclose(fast.first.loglikelihoods, slow.first.loglikelihoods, atol=1e-5)
 
 
@@ -170,7 +173,7 @@ def test_one_pass_for_all_layers_and_no_gap_that_was_not_measured():
     assert {each.first.completeness_gap for each in found} == {None}
     # Where a path is integrated in any case, it is measured.
     (mixed,) = attribute_all(engine, PROMPTS[:1], RULE, [ONE_STEP, F])
-    assert mixed.of[ONE_STEP].completeness_gap is not None
+    assert mixed.by_quantity[ONE_STEP].completeness_gap is not None
 
 
 def test_scored_and_all_positions_differ_but_in_what_is_not_edited():
@@ -215,7 +218,7 @@ def test_conditions_at_all_positions_are_those_of_the_masked_model(tokenizer):
     layers = find_ffn_layers(plain.model)
     plan = ConditionPlan(("degrade", "enhance_bad"), n_random=1, positions=ALL)
     engine = build_engine(plain.model, layers, questions.prompts, positions=plan.positions)
-    docs = score_conditions(engine, questions.questions, plan.factors(neurons), 6, lambda _: None)
+    docs = score_all(engine, questions.questions, plan.factors(neurons), 6)
     for row, name in enumerate(plan.names):
         given = {"device": "cpu", "batch_size": 8, "positions": ALL}
         answers = NeuronMaskedLM(str(path), neurons, name, **given).loglikelihood(

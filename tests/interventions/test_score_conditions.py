@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 
 import numpy as np
@@ -15,17 +16,12 @@ from hypothesis import strategies as st
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import OptionScores
 from neuronllm_eval.engine.replay import ReplayEngine
-from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.errors import UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
+from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
-from neuronllm_eval.interventions.dose_response import Sweep
-from neuronllm_eval.interventions.score_conditions import (
-    ConditionPlan,
-    DocScores,
-    answers_under,
-    score_conditions,
-)
+from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runs.settings import RunSettings
@@ -39,6 +35,7 @@ from tests.fixtures.harness import (
     model_dir,
     neuron_set,
 )
+from tests.fixtures.tiny_models import score_all
 
 # Plans ------------------------------------------------------------------------------------------
 
@@ -152,9 +149,7 @@ def test_scores_come_in_doc_order_whatever_the_batch(questions, batch_size):
     plan = ConditionPlan(("degrade",), n_random=2)
     factors = plan.factors(many_neurons())
     fan_out, replay = engines()
-    recorded = []
-    docs = score_conditions(fan_out, questions.questions, factors, batch_size, recorded.append)
-    assert recorded == docs
+    docs = score_all(fan_out, questions.questions, factors, batch_size)
     assert [doc.doc_id for doc in docs] == list(range(9))
     assert [doc.gold for doc in docs] == [prompt.gold for prompt in questions.prompts]
     assert [doc.question_id for doc in docs[::3]] == [q.question_id for q in questions.questions]
@@ -175,19 +170,17 @@ def test_a_point_of_a_sweep_scores_as_the_same_condition_alone(questions):
     engine = FanOutEngine(model, find_ffn_layers(model), rows_per_prompt=1)
     conditions = ("suppress_good", "enhance_bad", "degrade")
 
-    def scored(plan, top_k=None):
+    def by_name(plan, top_k=None):
         neurons, plan = plan.over(many_neurons() if top_k is None else many_neurons().top(top_k))
-        docs = score_conditions(
-            engine, questions.questions, plan.factors(neurons), 9, lambda _: None
-        )
+        docs = score_all(engine, questions.questions, plan.factors(neurons), 9)
         rows = np.stack([doc.loglikelihoods for doc in docs], axis=1)
         return dict(zip(plan.names, rows, strict=True))
 
-    surface = scored(ConditionPlan(conditions, 1, sweep=Sweep((2.0, 5.0), (0.0, 0.3, 2.0, 4.0))))
+    surface = by_name(ConditionPlan(conditions, 1, sweep=Sweep((2.0, 5.0), (0.0, 0.3, 2.0, 4.0))))
     seen = set()
     for top_k, suppress, enhance in ((2, 0, 2), (2, 0.3, 4), (5, 0, 2), (5, 0.3, 4)):
         plan = ConditionPlan(conditions, 1, scales=Scales(suppress, enhance))
-        for name, row in scored(plan, top_k).items():
+        for name, row in by_name(plan, top_k).items():
             condition, dot, control = name.partition(".")
             factor = {"suppress_good": f".x{suppress}", "enhance_bad": f".x{enhance}"}
             point = f"{condition}.k{top_k}{factor.get(condition, '')}{dot}{control}"
@@ -219,12 +212,11 @@ class BrokenEngine:
 
 def test_a_log_likelihood_that_is_not_finite():
     asked = [Question(f"q{doc}", (Prompt(doc, (1,), ((2,), (3,)), 0),)) for doc in (6, 7, 8)]
-    recorded = []
-    with pytest.raises(DocError, match=r"(?s)doc 7 has NaN or infinite.*float32"):
-        score_conditions(
-            BrokenEngine(), asked, np.ones((2, 1, 4), dtype=np.float32), 1, recorded.append
-        )
-    assert [doc.doc_id for doc in recorded] == [6]
+    factors = np.ones((2, 1, 4), dtype=np.float32)
+    first, broken, last = score_conditions(BrokenEngine(), asked, factors, 1)
+    assert [question for question, _ in (first, broken, last)] == asked
+    assert [doc.doc_id for _, docs in (first, last) for doc in docs] == [6, 8]
+    assert re.match(r"(?s)doc 7 has NaN or infinite.*float32", str(broken[1]))
 
 
 def test_answers_under_a_condition():

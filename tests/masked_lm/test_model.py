@@ -24,10 +24,10 @@ from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
+from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import condition_scales
-from neuronllm_eval.interventions.score_conditions import ConditionPlan, score_conditions
 from neuronllm_eval.masked_lm import scoring as masked_scoring
-from neuronllm_eval.masked_lm.mask_fingerprint import mask_hash
+from neuronllm_eval.masked_lm.mask_options import mask_hash
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.masked_lm.shared_context_scoring import ForkScorer
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
@@ -43,6 +43,7 @@ from tests.fixtures.harness import (
     model_dir,
     neuron_set,
 )
+from tests.fixtures.tiny_models import score_all
 
 NEURONS = many_neurons()
 EDITING = ("suppress_good", "suppress_bad", "enhance_good", "enhance_bad", "degrade", "enhance")
@@ -270,7 +271,7 @@ def test_as_the_validation_path_scores(condition, tokenizer):
     engine = build_engine(plain.model, layers, questions.prompts, "fan_out")
     plan = ConditionPlan((condition,), n_random=1)
     factors = plan.factors(NEURONS)
-    docs = score_conditions(engine, questions.questions, factors, 6, lambda _: None)
+    docs = score_all(engine, questions.questions, factors, 6)
     for row, name in enumerate(plan.names):
         lm = masked(name, path=path, batch_size=8)
         answers = lm.loglikelihood(task.instances, disable_tqdm=True)
@@ -350,7 +351,7 @@ def test_forks_halve_their_batches_where_memory_runs_out(pairs, monkeypatch, cap
     monkeypatch.setattr(ForkScorer, "score", score)
     assert_same_answers(answers_of(lm, pairs), expected, tolerance=2e-5)
     assert max(sizes) > 3
-    assert "out of memory; going on with about" in caplog.text
+    assert "out of memory; continuing with about" in caplog.text
 
 
 def test_a_model_without_keys_and_values_is_scored_row_by_row(pairs):
@@ -536,7 +537,7 @@ def test_a_point_of_a_sweep_is_a_condition_too():
     assert (point._mask.factors == same._mask.factors).all()
     assert point.get_model_info()["neuronllm"]["n_good"] == 2
     assert point.get_model_info()["neuronllm"]["suppress_scale"] == 0.5
-    assert len(masked("degrade.k1.random_3", SMALL).neuron_set.bad) == 1
+    assert len(masked("degrade.k1.random_3", SMALL).options.neurons.bad) == 1
 
 
 @pytest.mark.parametrize(
@@ -591,7 +592,7 @@ def test_more_neurons_than_the_set_has(top_k):
 def test_neurons_from_a_run_directory_or_its_file(tmp_path):
     (tmp_path / NEURONS_FILE).write_text(SMALL.to_json())
     for given in (tmp_path, str(tmp_path), tmp_path / NEURONS_FILE):
-        assert masked("degrade", given).neuron_set == SMALL
+        assert masked("degrade", given).options.neurons == SMALL
 
 
 def test_a_missing_run_directory(tmp_path):

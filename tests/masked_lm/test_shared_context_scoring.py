@@ -7,8 +7,13 @@ import random
 import pytest
 import torch
 
-from neuronllm_eval.masked_lm.equivalence_check import exact_style
-from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer, Mask, families
+from neuronllm_eval.masked_lm.shared_context_scoring import (
+    Fork,
+    ForkScorer,
+    Mask,
+    exact_style,
+    families,
+)
 from neuronllm_eval.models.hooks import edit_neurons
 from tests.fixtures.tiny_models import (
     CONFIGS,
@@ -58,7 +63,7 @@ def plainly(model, forks, mask, dtype=torch.float64):
         for continuation in fork.continuations:
             ids = torch.tensor([fork.context + continuation[:-1]])
             n_edited = len(continuation) - fork.n_shared
-            where = slice(None) if mask is None or mask.everywhere else slice(-n_edited, None)
+            where = slice(None) if mask is None or mask.all_positions else slice(-n_edited, None)
 
             def edit(layer, neurons, where=where):
                 neurons = neurons.reshape(1, -1, neurons.shape[-1]).clone()
@@ -124,7 +129,7 @@ def test_a_fork_counts_its_queries_and_columns():
     assert fork.trunk == (3, 4)
     assert list(fork.branches()) == [(2, (5, 6)), (3, (7,))]
     assert fork.n_queries == 3  # 3 and 4, and 5
-    assert fork.n_columns == 5
+    assert fork.n_tokens == 5
     assert Fork((1, 2), ((4, 5),)).n_shared == 0  # what is shared takes two
 
 
@@ -215,7 +220,7 @@ def test_small_families_are_put_together_and_proxies_stay_side_by_side():
     )
     stems = [fork.context[:-4] for fork in family]
     assert stems[0::2] == stems[1::2]
-    lengths = [fork.n_columns for fork in family]
+    lengths = [fork.n_tokens for fork in family]
     assert lengths == sorted(lengths, reverse=True)
 
 

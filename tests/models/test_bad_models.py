@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
-from neuronllm_eval.models.load_errors import readable_loading, require_model_args
+from neuronllm_eval.models.loading import readable_loading, require_model_args
 from tests.fixtures.cli import (
     assert_one_message,
     call,
@@ -107,14 +107,14 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
         (as_bytes("config.json", b"{"), ("cannot be loaded", "config.json")),
         (values("config.json", model_type="nope"), ("cannot be loaded", "nope")),
         (values("config.json", num_hidden_layers=0), ("no FFN down-projection",)),
-        (values("config.json", num_hidden_layers=4), ("lacks 9 weights", "config.json")),
+        (values("config.json", num_hidden_layers=4), ("missing 9 weights", "config.json")),
         (values("config.json", num_attention_heads=5), ("cannot be loaded", "attention heads")),
         (values("config.json", hidden_size=-4), ("cannot be loaded", "negative")),
         (values("config.json", vocab_size=50), ("cannot be loaded",)),
         (gone("model.safetensors"), ("cannot be loaded", "model.safetensors")),
         (cut("model.safetensors"), ("cannot be loaded", "header")),
         (as_bytes("model.safetensors", b""), ("cannot be loaded",)),
-        (weights(lambda found: found.pop(DOWN)), ("lacks 1 weights", DOWN)),
+        (weights(lambda found: found.pop(DOWN)), ("missing 1 weights", DOWN)),
         (
             weights(lambda found: found[DOWN].fill_(float("nan"))),
             ("gives NaN or infinite", "every question of the selection"),
@@ -155,14 +155,14 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, monkeypatch, spoiled)
 
 def test_the_masked_model_refuses_missing_weights_too(spoiled):
     weights(lambda found: found.pop(DOWN))(spoiled)
-    with pytest.raises(ModelError, match=f"lacks 1 weights, such as {DOWN}"):
+    with pytest.raises(ModelError, match=f"missing 1 weights, such as {DOWN}"):
         NeuronMaskedLM(str(spoiled), device="cpu")
 
 
 def test_weights_that_the_model_does_not_take_are_told(spoiled, caplog):
     values("config.json", num_hidden_layers=1)(spoiled)
     NeuronMaskedLM(str(spoiled), device="cpu")
-    assert "has 9 weights that the model does not take, such as model.layers.1." in caplog.text
+    assert "has 9 weights that the model does not use, such as model.layers.1." in caplog.text
 
 
 def test_loading_leaves_the_loggers_as_they_were(spoiled):

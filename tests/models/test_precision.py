@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from benchmarks import precision as benchmark
-from neuronllm_eval.attribution.identify import IdentificationSettings, identify
+from neuronllm_eval.attribution.identify import IdentificationSettings
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import option_cross_entropy
@@ -23,7 +23,7 @@ from neuronllm_eval.prompts import Question
 from tests.fixtures.cli import QUICK, call, jsonl
 from tests.fixtures.cli import identify as identify_flags
 from tests.fixtures.harness import model_dir
-from tests.fixtures.tiny_models import random_prompt, tiny_model
+from tests.fixtures.tiny_models import identify_all, random_prompt, tiny_model
 
 HALVES = (torch.bfloat16, torch.float16)
 PROMPTS = (random_prompt(0, 9), random_prompt(1, 12))
@@ -77,7 +77,7 @@ def test_example_scores_keep_more_digits_than_16_bits(dtype):
     model = tiny_model("llama", dtype)
     engine = build_engine(model, find_ffn_layers(model), PROMPTS, "fan_out")
     settings = IdentificationSettings(top_z=48)  # all neurons of a layer
-    sums = identify(engine, [Question("q", PROMPTS)], settings, lambda record: None)["ace"]
+    sums = identify_all(engine, [Question("q", PROMPTS)], settings)[0]["ace"]
     score = torch.from_numpy(sums.half_sums.sum(0) / 2.0**40)
     rounded = score.to(dtype).double()
     assert float((score != rounded).double().mean()) > 0.9
@@ -166,7 +166,7 @@ def test_float32_gives_what_a_model_loaded_in_float32_gives():
     def ace(each: nn.Module, dtype: str):
         with computing_in(each, dtype):
             engine = build_engine(each, find_ffn_layers(each), PROMPTS, n_nodes=4)
-            sums = identify(engine, questions, IdentificationSettings(), lambda record: None)
+            sums, _ = identify_all(engine, questions, IdentificationSettings())
         return sums["ace"].half_sums
 
     assert (ace(model, "float32") == ace(loaded, "auto")).all()

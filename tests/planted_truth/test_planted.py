@@ -1,4 +1,4 @@
-"""Planted neurons do what their kind says, by plain forward passes; their model stays as it is."""
+"""Planted neurons act as their kind says, by plain forward passes; the model is not changed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from benchmarks.planted_truth.neuron_kinds import (
     ALIKE,
+    CORRECT,
+    INCORRECT,
     POSITION,
-    RIGHT,
     SILENT,
-    WRONG,
     PlantedModel,
 )
 from benchmarks.planted_truth.plant import plant
@@ -59,7 +59,7 @@ def odds(loglikelihoods: Tensor) -> Tensor:
 def test_neurons_push_their_letters_where_they_are_right_and_hardly_elsewhere():
     golds = torch.tensor([prompt.gold for prompt in asked()])
     whole = letters(skilled())
-    for kind, step in ((RIGHT, 0), (WRONG, 1)):
+    for kind, step in ((CORRECT, 0), (INCORRECT, 1)):
         for neuron in skilled().of_kind(kind)[2:6]:
             pushed = (neuron.letter + step) % 4
             change = against_others(whole, pushed) - against_others(
@@ -140,7 +140,7 @@ def test_detectors_see_the_letter_and_are_blind_to_what_is_written():
 
 def refused(prompts: Sequence[Prompt], layers: tuple[int, ...], strength: float) -> str:
     with pytest.raises(UsageError) as error:
-        plant(embedded()[0].lm.model, prompts, layers, (RIGHT,), strength, 0)
+        plant(embedded()[0].lm.model, prompts, layers, (CORRECT,), strength, 0)
     return str(error.value)
 
 
@@ -148,6 +148,6 @@ def test_what_cannot_be_planted_is_refused():
     prompts = fitting_prompts()
     assert "layers are [4]" in refused(prompts, (4,), 1.0)
     assert "strength is 0" in refused(prompts, (3,), 0.0)
-    assert "1 are right" in refused([each for each in prompts if each.gold == 2], (3,), 1.0)
+    assert "1 are gold" in refused([each for each in prompts if each.gold == 2], (3,), 1.0)
     with pytest.raises(ModelError, match="the parts of a Llama"):
-        plant(tiny_model("gpt2"), prompts, (1,), (RIGHT,), 1.0, 0)
+        plant(tiny_model("gpt2"), prompts, (1,), (CORRECT,), 1.0, 0)

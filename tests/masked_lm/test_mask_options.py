@@ -6,9 +6,8 @@ import json
 
 import numpy as np
 
-from neuronllm_eval.masked_lm.mask_fingerprint import mask_hash, mask_section
+from neuronllm_eval.masked_lm.mask_options import MaskOptions, mask_hash
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
-from neuronllm_eval.masked_lm.model_args import MaskOptions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from tests.fixtures.cli import SCORED, finished_run
 from tests.fixtures.harness import model_dir, neuron_set
@@ -17,7 +16,7 @@ CONTROLS = [name for name in SCORED if ".random_" in name]
 
 
 def section(neurons: NeuronSet | None = None, condition: str = "degrade", **more: object) -> dict:
-    return mask_section(MaskOptions.read(neurons, condition, **more))
+    return MaskOptions.read(neurons, condition, **more).section()
 
 
 def factors(*edits: tuple[int, int, float], shape: tuple[int, int] = (2, 3)) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Dose-response sweeps: each condition at several numbers of neurons and several factors. Pure.
+"""Which conditions a validation scores: conditions, the points of a sweep, random controls. Pure.
+
+A dose-response sweep applies each condition at several numbers of neurons and several factors:
 
 1. `--top_k` and `--scale` are lists; a sweep is every number of neurons with every factor.
 2. A factor below 1 suppresses and one above 1 enhances, so each condition of one operation takes
@@ -13,28 +15,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from numpy.typing import NDArray
 
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.interventions.conditions import (
+    CONDITIONS,
+    FEWEST_CONTROLS,
     OPERATIONS,
     UNMASKED,
     ConditionName,
     Scales,
+    condition_factors,
+    control_name,
     factor_text,
     only_operation,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
+from neuronllm_eval.prompts import SCORED
+
+MOST_RANDOM = 1000  # controls of each condition, each a mask over all neurons
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The two axes; without any value there is no sweep.
+    """The two axes of a dose-response sweep; without any value there is none.
 
     Attributes:
-        top_k: numbers of good and of bad neurons: counts, or shares of all neurons. One number
-            is no sweep but the number that is judged.
+        top_k: numbers of good and of bad neurons: counts, or shares of all neurons. A single one
+            is the number that is evaluated, without a sweep.
         scales: factors.
     """
 
@@ -73,9 +85,8 @@ class Sweep:
 
     def require_use(self, conditions: Sequence[str]) -> None:
         """Raise UsageError if no condition takes one of the factors."""
-        used = {only_operation(condition) for condition in conditions}
+        used = {only_operation(condition) for condition in conditions} | {None}
         idle = [factor_text(scale) for scale in self.scales if _operation(scale) not in used]
-        idle = [scale for scale in idle if scale != "1"]
         if idle:
             raise UsageError(
                 f"no condition takes scale {', '.join(idle)}: {', '.join(conditions)}",
@@ -115,14 +126,15 @@ class Sweep:
             if condition not in OPERATIONS or condition == UNMASKED:
                 continue
             operation = only_operation(condition)
-            own: float | None = None
-            factors: list[float | None] = []
-            if operation is not None:
-                own = float(getattr(default, operation))
-                factors = [scale for scale in sorted(self.scales) if _operation(scale) == operation]
+            run_factor = None if operation is None else float(getattr(default, operation))
+            factors: list[float | None] = [
+                scale
+                for scale in sorted(self.scales)
+                if operation and _operation(scale) == operation
+            ]
             for count in counts:
-                for scale in factors or [own]:
-                    if (count, scale) != (max(counts), own):
+                for scale in factors or [run_factor]:
+                    if (count, scale) != (max(counts), run_factor):
                         names.append(str(ConditionName(condition, count, scale)))
         return tuple(names)
 
@@ -134,10 +146,89 @@ def _operation(scale: float) -> str | None:
 
 
 def _require_distinct(name: str, values: Sequence[float]) -> None:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
         raise UsageError(
-            f"{name} holds {', '.join(f'{value:g}' for value in twice)} more than once",
+            f"{name} holds {', '.join(f'{value:g}' for value in repeated)} more than once",
             expected="every value once",
             remedy=f"check --{name}",
         )
+
+
+@dataclass(frozen=True)
+class ConditionPlan:
+    """Which conditions are scored, and with which random controls.
+
+    Attributes:
+        conditions: names; `unmasked` is always scored.
+        n_random: layer-matched random controls of each condition.
+        seed: the first control's seed; the others follow.
+        scales: factors of suppressing and enhancing.
+        sweep: the numbers of neurons and the factors to sweep over.
+        points: names of the sweep's points, each with as many random controls; see `over`.
+        positions: where they act, one of `prompts.POSITIONS`.
+    """
+
+    conditions: tuple[str, ...] = CONDITIONS
+    n_random: int = FEWEST_CONTROLS
+    seed: int = 0
+    scales: Scales = field(default_factory=Scales)
+    sweep: Sweep = field(default_factory=Sweep)
+    points: tuple[str, ...] = ()
+    positions: str = SCORED
+
+    def __post_init__(self) -> None:
+        for condition in self.conditions:
+            ConditionName.parse(condition)
+        if not 0 <= self.n_random <= MOST_RANDOM:
+            raise UsageError(
+                f"n_random is {self.n_random}",
+                expected=f"0 to {MOST_RANDOM}",
+                remedy="check --n_random",
+            )
+        self.sweep.require_use(self.conditions)
+
+    def over(self, neurons: NeuronSet) -> tuple[NeuronSet, ConditionPlan]:
+        """The neurons that the conditions evaluate, and the plan with the sweep's points over them.
+
+        The largest number of neurons of the sweep is that of the conditions themselves.
+
+        Raises:
+            UsageError: the sweep asks for more neurons than were chosen.
+        """
+        counts = self.sweep.counts(neurons)
+        return neurons.top(max(counts)), self.at(counts)
+
+    def at(self, counts: Sequence[int]) -> ConditionPlan:
+        """The plan with the sweep's points at these numbers of neurons."""
+        return replace(self, points=self.sweep.points(self.conditions, self.scales, counts))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that is scored: unmasked first, each condition, each point, then the controls."""
+        conditions = [name for name in self.conditions if name != UNMASKED]
+        scored = [UNMASKED, *conditions, *self.points]
+        controls = [name for condition in scored for name in self.controls(condition)]
+        return tuple(dict.fromkeys((*scored, *controls)))
+
+    def controls(self, condition: str) -> tuple[str, ...]:
+        """The random controls of a condition; none of `unmasked` and of controls."""
+        if condition == UNMASKED or ConditionName.parse(condition).seed is not None:
+            return ()
+        seeds = range(self.seed, self.seed + self.n_random)
+        return tuple(control_name(condition, seed) for seed in seeds)
+
+    @property
+    def with_results(self) -> tuple[str, ...]:
+        """Names that get a result file: all but the random controls of a sweep's points.
+
+        These are most of a sweep, the harness takes longer to evaluate them than the model to score
+        them, and summaries read `conditions.jsonl`.
+        """
+        of_points = {control for point in self.points for control in self.controls(point)}
+        unwritten = of_points.difference(self.conditions)
+        return tuple(name for name in self.names if name not in unwritten)
+
+    def factors(self, neurons: NeuronSet) -> NDArray[Any]:
+        """[conditions, layers, neurons] in the order of `names`; see `condition_factors`."""
+        return condition_factors(self.names, neurons, self.scales)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import CONDITIONS, Scales, condition_scales
-from neuronllm_eval.interventions.dose_response import Sweep
-from neuronllm_eval.interventions.score_conditions import ConditionPlan
 from tests.fixtures.harness import many_neurons, neuron_set
 
 ALL = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)

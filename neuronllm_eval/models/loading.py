@@ -1,0 +1,125 @@
+"""Loading a model, with what goes wrong in lm_eval and transformers as this package's errors.
+
+1. Arguments of the wrong type, which they accept and stumble over later, are refused at once.
+2. Whatever they raise becomes one ModelError.
+3. Weights that are missing from a checkpoint, which transformers initialises at random with no more
+   than a warning, are refused: every later number would be meaningless.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from neuronllm_eval.errors import ModelError, NeuronLLMError, UsageError
+
+logger = logging.getLogger(__name__)
+# Arguments whose values lm_eval does not check.
+_FLAGS = ("add_bos_token", "trust_remote_code", "parallelize", "truncation", "logits_cache")
+_COUNTS = {"max_length": 1, "prefix_token_id": 0}
+_CONFIG_ARGS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def require_model_args(arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError for model arguments whose value has no meaning; None counts as not given."""
+    for name, value in arguments.items():
+        least = _COUNTS.get(name)
+        if name in _FLAGS and not isinstance(value, bool | None):
+            expected = "True or False"
+        elif least is not None and not (value is None or (type(value) is int and value >= least)):
+            expected = f"a whole number from {least}"
+        else:
+            continue
+        raise UsageError(
+            f"{name} is {value!r:.100}", expected=expected, remedy=f"check {name} in --model_args"
+        )
+
+
+@contextmanager
+def readable_loading(model: object) -> Iterator[None]:
+    """Within the context a model is loaded.
+
+    Args:
+        model: its name or path, for error messages.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights are missing from its checkpoint.
+    """
+    try:
+        with _collected_warnings("transformers.modeling_utils") as warnings:
+            yield
+    except NeuronLLMError:
+        raise
+    except Exception as error:  # whatever lm_eval, transformers, torch, peft and the Hub raise
+        raise ModelError(
+            f"the model {model!r:.300} cannot be loaded: "
+            f"{str(error).strip() or type(error).__name__}",
+            expected="--model_args as for `lm_eval --model hf`: pretrained=NAME_OR_PATH[,...]",
+            remedy="check --model_args and --device; offline, give a local path",
+        ) from error
+    if unused := _weights_with_status(warnings, "UNEXPECTED"):
+        logger.warning(
+            "the checkpoint of %s has %d weights that the model does not use, such as %s",
+            model,
+            len(unused),
+            unused[0],
+        )
+    if missing := _weights_with_status(warnings, "MISSING"):
+        raise ModelError(
+            f"the checkpoint of {model!r:.300} is missing {len(missing)} weights, such as "
+            f"{missing[0]}",
+            expected="all weights of a causal language model; the others would be random",
+            remedy="download it again, or check that its config.json fits its weights",
+        )
+
+
+@contextmanager
+def _collected_warnings(name: str) -> Iterator[list[str]]:
+    """Warnings of a library's logger, which are not shown: it reports weights in no other way."""
+    messages: list[str] = []
+    library_logger = logging.getLogger(name)
+    level, propagate = library_logger.level, library_logger.propagate
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(_ANSI.sub("", record.getMessage()))
+
+    collector = Collector(logging.WARNING)
+    library_logger.addHandler(collector)
+    library_logger.setLevel(logging.WARNING)
+    library_logger.propagate = False
+    try:
+        yield messages
+    finally:
+        library_logger.removeHandler(collector)
+        library_logger.setLevel(level)
+        library_logger.propagate = propagate
+
+
+def _weights_with_status(warnings: list[str], status: str) -> list[str]:
+    """Names of the weights to which transformers' tables in these warnings give a status."""
+    lines = [line for warning in warnings for line in warning.splitlines() if "|" in line]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    return [row[0] for row in rows if status in row[1:]]
+
+
+def model_skeleton(model_args: Mapping[str, Any]) -> nn.Module:
+    """The causal language model of `--model_args` without its weights, on the meta device.
+
+    Raises:
+        ModelError: its configuration cannot be read.
+    """
+    given = {name: model_args[name] for name in _CONFIG_ARGS if model_args.get(name) is not None}
+    with readable_loading(model_args.get("pretrained")):
+        config = transformers.AutoConfig.from_pretrained(model_args["pretrained"], **given)
+        trust = {name: given[name] for name in ("trust_remote_code",) if name in given}
+        with torch.device("meta"):
+            return transformers.AutoModelForCausalLM.from_config(config, **trust)
