@@ -36,7 +36,6 @@ from neuronllm_eval.aqua.dataset_source import (
 )
 from neuronllm_eval.aqua.proxies import (
     MultipleChoiceDoc,
-    Proxy,
     format_question,
     keyed_draw,
     make_proxies,
@@ -259,13 +258,12 @@ def proxy_dataset(
     Returns:
         One row per proxy with the columns `PROXY_COLUMNS`; `prompt` is the question written out.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in PROXY_COLUMNS}
+    rows: list[dict[str, Any]] = []
     for doc in docs:
         proxies = make_proxies(doc, n_proxies or settings.n_proxies, settings.seed, settings.orders)
         for proxy in proxies:
-            row = _row(proxy, len(proxies), settings.letter_style)
-            for name in PROXY_COLUMNS:
-                columns[name].append(row[name])
+            prompt = format_question(proxy, settings.letter_style)
+            rows.append({**vars(proxy), "n_proxies": len(proxies), "prompt": prompt})
     text, number = datasets.Value("string"), datasets.Value("int64")
     types = {
         "proxy": number,
@@ -275,13 +273,6 @@ def proxy_dataset(
         "answer": number,
         "letters": datasets.List(text),
     }
-    features = {name: types.get(name, text) for name in PROXY_COLUMNS}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-
-
-def _row(proxy: Proxy, n_proxies: int, letter_style: str) -> dict[str, Any]:
-    return {
-        **vars(proxy),
-        "n_proxies": n_proxies,
-        "prompt": format_question(proxy, letter_style),
-    }
+    columns = {name: [row[name] for row in rows] for name in PROXY_COLUMNS}
+    features = datasets.Features({name: types.get(name, text) for name in PROXY_COLUMNS})
+    return datasets.Dataset.from_dict(columns, features=features)

@@ -10,12 +10,15 @@ Also the first words of docs (`doc_lines`, `question_words`), for people who rea
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import lm_eval.api.task
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
@@ -23,7 +26,7 @@ from neuronllm_eval.aqua.dataset_source import group_of
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness.tasks import doc_content, is_aqua, question_id
 from neuronllm_eval.harness.tokenize import Encoder, PromptSettings, QuestionSet, prompt_format
-from neuronllm_eval.runtime.progress import harness_bars
+from neuronllm_eval.runtime.progress import disable
 
 logger = logging.getLogger(__name__)
 # Of excerpts.
@@ -74,7 +77,7 @@ def build_questions(
     _require_clean_demonstrations(task)
     chosen = _choose_docs(task, limit, set(exclude), draw_seed)
     try:
-        with harness_bars(str(task.config.task)):
+        with _named_bar(str(task.config.task)):
             task.build_all_requests(
                 samples=set(chosen),  # a set: the harness tests every doc of the split
                 rank=0,
@@ -91,6 +94,19 @@ def build_questions(
         ) from error
     _warn_of_lost_system_turn(lm, task, settings)
     return Encoder(lm, task, settings).encode(chosen)
+
+
+@contextmanager
+def _named_bar(task: str) -> Iterator[None]:
+    """Within the context the harness's bar of request building names the task."""
+    before = lm_eval.api.task.tqdm
+    lm_eval.api.task.tqdm = functools.partial(
+        before, disable=disable(), desc=f"prompts of {task}", unit="doc", leave=False
+    )
+    try:
+        yield
+    finally:
+        lm_eval.api.task.tqdm = before
 
 
 def _apply_settings(task: ConfigurableTask, settings: PromptSettings) -> None:

@@ -203,7 +203,7 @@ def test_a_split_of_bad_docs_alone_ends_the_run_with_the_reasons(split):
     for row in data[split]:
         row["answer"] = None
     message = (
-        rf"no question is left of the 20 docs of split '{split}': 20 skipped \(gold missing or out "
+        rf"no usable question among the 20 docs of split '{split}': 20 skipped \(gold missing or out "
         r"of range\); the first: row 0 \(from 0\): the gold None \(missing\) is none of"
     )
     with pytest.raises(TaskError, match=message + r".*\nExpected: at least one .*\nRemedy: check"):
@@ -502,7 +502,7 @@ def test_labels_of_the_yaml_are_the_options(files):
 
 def test_one_split_is_refused_without_halve_and_halved_with_it(files):
     with pytest.raises(
-        TaskError, match=r"is also the validation split\.\nExpected: docs that choose"
+        TaskError, match=r"is also the validation split\.\nExpected: different docs"
     ):
         load_aqua(data_files=files, selection_split="test")
     splits = load_aqua(data_files=files, selection_split="test", halve=True, n_demonstrations=0)

@@ -201,8 +201,8 @@ def test_a_target_that_counts_from_1():
         source_of({"test": rows}, **TEXT_TASK)
 
 
-def test_a_judging_split_without_labels():
-    with pytest.raises(TaskError, match="no doc of the split 'test' says which option is right"):
+def test_a_validation_split_without_labels():
+    with pytest.raises(TaskError, match="no doc of the split 'test' has a gold option"):
         source_of({"test": docs(answer=-1)}, **TEXT_TASK)
 
 
@@ -345,7 +345,7 @@ def test_the_selection_split_can_be_named():
         with pytest.raises(TaskError, match=f"is to be '{name}'"):
             source_of(rows, name, **TEXT_TASK)
     rows["extra"] = docs(answer=-1)
-    with pytest.raises(TaskError, match="no doc of the split 'extra' says"):
+    with pytest.raises(TaskError, match="no doc of the split 'extra' has"):
         source_of(rows, "extra", **TEXT_TASK)
 
 

@@ -187,7 +187,7 @@ def test_a_name_within_a_line_is_no_option():
 def test_where_the_last_option_ends_cannot_be_told():
     options = ("one\nline", "two\nlines", "three\nlines")
     prompt = f"Q?\n{listed((*options, 'four'))}\nand more\nAnswer:"
-    with pytest.raises(DocError, match="where the last option ends"):
+    with pytest.raises(DocError, match="the end of the last option"):
         lettered_options(prompt, ABCD, {})
     # Nothing but a cue behind it: then it can.
     found = lettered_options(f"Q?\n{listed((*options, 'four'))}\nAnswer:", ABCD, {})
@@ -206,7 +206,7 @@ def test_fewer_options_only_in_the_choices_own_brackets():
 
 def test_numbers_that_may_be_answers_themselves():
     prompt = "How many are right?\n1. Cats bark.\n2. Dogs bark.\nAnswer:"
-    with pytest.raises(DocError, match="may count the listed, or name them"):
+    with pytest.raises(DocError, match="may be labels or counts"):
         lettered_options(prompt, ["1", "2"], {"prompt": prompt})
     options = ("Cats bark.", "Dogs bark.")
     for choices, doc in ((["1", "2"], list(options)), (["1.", "2."], {})):
