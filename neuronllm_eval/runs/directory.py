@@ -86,7 +86,7 @@ class RunDirectory:
     tokens = _File("tokens.json")  # what the top neurons promote and demote
     conditions = _File("conditions.jsonl")  # per doc, option log-likelihoods under every condition
     validation = _File("validation.json")  # how many neurons were validated, and with which factors
-    judged_docs = _File("validation_docs.jsonl")  # the first words of the validation docs
+    validation_docs = _File("validation_docs.jsonl")  # the first words of the validation docs
     summary = _File("summary.json")  # what each condition did to the benchmark
     report = _File("report.md")  # the same, as text
     page = _File(PAGE_FILE)  # the same, as a page
@@ -124,7 +124,7 @@ class RunDirectory:
     def _validated(self) -> tuple[Path, ...]:
         """The files of a validation and its report, but for the results."""
         reports = (self.summary, self.report, self.page, self.card)
-        evidence = (self.conditions, self.validation, self.judged_docs)
+        evidence = (self.conditions, self.validation, self.validation_docs)
         return (*evidence, *reports, self.set_aside("validation"))
 
     # What stages do to it -------------------------------------------------------------------------
