@@ -15,7 +15,7 @@ from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
 from neuronllm_eval.evaluation.validation_docs import DocText
 from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
-from neuronllm_eval.harness.doc_excerpts import doc_lines
+from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
