@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -375,7 +376,7 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
                 remedy="check --method_args",
             )
     try:
-        TypeAdapter(method).validate_python(dict(settings))
+        TypeAdapter(method).validate_json(json.dumps(dict(settings), default=str))
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(
