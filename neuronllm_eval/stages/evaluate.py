@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from neuronllm_eval.attribution.methods import Method, make_method
-from neuronllm_eval.comparison.closing_table import closing_table
-from neuronllm_eval.comparison.overview_html import write_overviews
+from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.formats.settings_model import command_words

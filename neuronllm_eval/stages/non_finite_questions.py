@@ -9,6 +9,7 @@ from typing import Any
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.formats.atomic import write_lines
 from neuronllm_eval.prompts import Question
+from neuronllm_eval.runs.artifacts import ExcludedQuestion
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import SharedWork
@@ -53,6 +54,11 @@ def without_set_aside(
             run.path, len(aside), role, aside[0]["reason"], example,
         )  # fmt: skip
         write_lines(run.set_aside(role), aside)
+        excluded = [
+            ExcludedQuestion(line["question_id"], tuple(line["doc_ids"]), line["reason"])
+            for line in aside
+        ]
+        run.keep(run.set_aside(role), excluded)
     if not kept:
         raise DocError(
             f"{run.path}: every question of the {role} split gives NaN or infinite numbers",

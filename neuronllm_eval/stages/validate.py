@@ -12,9 +12,10 @@ from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
+from neuronllm_eval.evaluation.validation_docs import DocText
 from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
-from neuronllm_eval.harness.doc_excerpts import doc_lines
+from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
@@ -131,7 +132,10 @@ def validate_task(
         lines = [_condition_line(doc, names, settings, split) for doc in docs]
         write_lines(run.conditions, map(asdict, lines))
         run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
-        write_lines(run.judged_docs, doc_lines(questions))
+        texts = list(doc_lines(questions))
+        write_lines(run.validation_docs, texts)
+        kept = (DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
+        run.keep(run.validation_docs, tuple(kept))
         write_results(model.lm, settings, questions, docs, neurons, plan, run)
         close(run.validating)
     ranks.wait()
@@ -224,4 +228,5 @@ def write_results(
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
-        write_result(run.result(name), metrics, context, arguments, section)
+        result = write_result(run.result(name), metrics, context, arguments, section)
+        run.keep(run.result(name), result)

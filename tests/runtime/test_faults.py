@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from benchmarks.launched import Launched, free_port
+from benchmarks.launched import Launched
 from neuronllm_eval.cli import main as cli
 from tests.fixtures import processes
 from tests.fixtures.cli import without_the_harness_tasks
@@ -36,7 +35,7 @@ from tests.fixtures.faults import (
     without_times,
 )
 from tests.fixtures.harness import TaskFolder, model_dir, some_docs
-from tests.runtime.test_processes import ROOT, torchrun
+from tests.fixtures.processes import assert_gone
 
 pytestmark = [
     pytest.mark.slow,
@@ -227,13 +226,6 @@ def fails(kind: str, failing: int, pids: Path, rank: int) -> None:
         identification.add_question = add
 
 
-def assert_gone(pids: Path) -> None:
-    """None of the processes is there any more, nor what they started."""
-    known = [int(path.read_text()) for path in pids.iterdir()]
-    assert len(known) == 2
-    assert not [pid for pid in known if psutil.pid_exists(pid)]
-
-
 @pytest.mark.parametrize(("kind", "failing"), [("internal", 1), ("memory", 0)])
 def test_a_fault_in_one_of_two_processes_leaves_neither(tmp_path, kind, failing):
     pids = tmp_path / "pids"
@@ -247,24 +239,3 @@ def test_a_fault_in_one_of_two_processes_leaves_neither(tmp_path, kind, failing)
     code, _, err = processes.run_eval(output)
     assert code == 0, err
     processes.assert_same_bytes(output / processes.TASK)
-
-
-def test_a_fault_under_torchrun_leaves_no_process(tmp_path):
-    pids = tmp_path / "pids"
-    pids.mkdir()
-    script = tmp_path / "fails.py"
-    script.write_text(
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from neuronllm_eval import cli\n"
-        "from tests.runtime.test_faults import fails\n"
-        f"fails('internal', 0, Path({str(pids)!r}), int(os.environ['RANK']))\n"
-        "raise SystemExit(cli.run_eval_main(sys.argv[1:]))\n"
-    )
-    log = tmp_path / "log"
-    flags = ("--nproc-per-node", 2, "--master-port", free_port(), script)
-    given = processes.arguments(tmp_path / "runs")
-    process = torchrun(*flags, *given, log=log, PYTHONPATH=str(ROOT))
-    assert process.wait(120) != 0
-    assert "RuntimeError: a fault" in log.read_text()
-    assert_gone(pids)

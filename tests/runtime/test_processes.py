@@ -24,6 +24,7 @@ from tests.fixtures.processes import (
     LIMIT,
     TASK,
     arguments,
+    assert_gone,
     assert_same_bytes,
     killed_after_two,
     run_eval,
@@ -126,11 +127,15 @@ def test_sigterm_to_all_of_them(tmp_path):
 
 
 def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
+    pids = tmp_path / "pids"
+    pids.mkdir()
     script = tmp_path / "fails.py"
     script.write_text(
         "import os, sys\n"
-        "from neuronllm_eval import cli\n"
+        "from pathlib import Path\n"
+        "from neuronllm_eval.cli import main as cli\n"
         "from tests.fixtures.processes import second_fails\n"
+        f"Path({str(pids)!r}, os.environ['RANK']).write_text(str(os.getpid()))\n"
         "second_fails(int(os.environ['RANK']))\n"
         "raise SystemExit(cli.run_eval_main(sys.argv[1:]))\n"
     )
@@ -143,6 +148,7 @@ def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
     said = log.read_text()
     assert said.index("[rank 1] error: doc 7 is rotten.") < said.index("Root Cause")
     assert said.count("error: ") == 1
+    assert_gone(pids)
 
 
 # The masked model -------------------------------------------------------------------------------
