@@ -24,12 +24,12 @@ from neuronllm_eval.runs.settings import (
     ValidateSettings,
 )
 from neuronllm_eval.runtime.process import DISK_ERRORS, own_rank
-from neuronllm_eval.stages.cost_estimate import Estimate
-from neuronllm_eval.stages.cost_table import estimate_line
+from neuronllm_eval.stages.cost_estimate import Estimate, estimate_line
 from neuronllm_eval.stages.evaluate import Listeners, identify_runs, validate_runs
-from neuronllm_eval.stages.load_model import load_model, require_trust
-from neuronllm_eval.stages.load_questions import (
+from neuronllm_eval.stages.load import (
+    load_model,
     load_run_task,
+    require_trust,
     selection_questions,
     validation_questions,
 )

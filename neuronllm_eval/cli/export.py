@@ -30,7 +30,7 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, find_runs
 from neuronllm_eval.runs.reader import load_neurons, load_scores
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_model import load_model, require_trust
+from neuronllm_eval.stages.load import load_model, require_trust
 
 
 def export(asked: ExportSettings, show: Callable[[str], object]) -> int:

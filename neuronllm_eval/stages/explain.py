@@ -46,8 +46,8 @@ from neuronllm_eval.runs.directory import RunDirectory, read_lines
 from neuronllm_eval.runs.reader import load_neurons, load_scores
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.rescore_sample import Attributing, origins, sampled
+from neuronllm_eval.stages.load import LoadedModel
+from neuronllm_eval.stages.recompute import Attributing, origins, sampled
 
 
 def gather(

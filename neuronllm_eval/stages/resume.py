@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
 from neuronllm_eval.engine.interface import Engine
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.errors import ArtifactError, DocError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.formats.json_files import exact_keys, read_json
 from neuronllm_eval.harness.tokenize import QuestionSet
@@ -21,12 +21,18 @@ from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines, set_aside_ids, without_secrets
+from neuronllm_eval.prompts import Question
+from neuronllm_eval.runs.directory import (
+    RunDirectory,
+    line_writer,
+    read_lines,
+    set_aside_ids,
+    without_secrets,
+)
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.resumable_work import is_unfinished
+from neuronllm_eval.runtime.resumable_work import SharedWork, is_unfinished
 from neuronllm_eval.runtime.work_units import other_settings
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.load_questions import how_asked
+from neuronllm_eval.stages.load import LoadedModel, how_asked, prompt_settings
 
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
@@ -213,3 +219,53 @@ def _by_flag(names: Sequence[str]) -> dict[str, Any]:
         "n_random": len(seeds),
         "seed": min(seeds, default=None),
     }
+
+
+# Questions that give NaN or infinity --------------------------------------------------------------
+
+
+def record_excluded(
+    question: Question, error: DocError, settings: RunSettings, work: SharedWork
+) -> None:
+    """Record a question that gives NaN or infinity, or let it end the run if the user says so.
+
+    Raises:
+        DocError: the question's, with `--on_bad_doc fail`.
+    """
+    if prompt_settings(settings).on_bad_doc == "fail":
+        raise error
+    doc_ids = [prompt.doc_id for prompt in question.prompts]
+    known = {"question_id": question.question_id, "doc_ids": doc_ids}
+    work.record({"set_aside": {**known, "reason": error.reason}})
+
+
+def without_excluded(
+    records: Iterable[dict[str, Any]], run: RunDirectory, role: str
+) -> list[dict[str, Any]]:
+    """The records of questions that count; the others go to a file of their own, if there are any.
+
+    Raises:
+        DocError: none counts.
+    """
+    counted, excluded = [], []
+    for record in records:
+        if "set_aside" in record:
+            excluded.append(record["set_aside"])
+        else:
+            counted.append(record)
+    if excluded:
+        example = f"question {excluded[0]['question_id']}"
+        logger.warning(
+            "%s: %d questions of the %s split give %s and are excluded, such as %s",
+            run.path, len(excluded), role, excluded[0]["reason"], example,
+        )  # fmt: skip
+        with line_writer(run.set_aside(role)) as lines:
+            lines.write_all(excluded)
+    if not counted:
+        raise DocError(
+            f"{run.path}: every question of the {role} split gives NaN or infinite numbers",
+            expected="finite log-likelihoods and gradients",
+            remedy="load the model in float32 or bfloat16 (--model_args dtype=float32), or use "
+            "smaller scales; then pass --overwrite",
+        )
+    return counted

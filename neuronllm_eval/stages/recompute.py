@@ -24,8 +24,7 @@ from neuronllm_eval.models.fingerprints import task_hash, tokenizer_hash
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.load_questions import how_asked
+from neuronllm_eval.stages.load import LoadedModel, how_asked
 
 
 def origins(
