@@ -212,7 +212,7 @@ def write_result(
         raise ArtifactError(
             f"{path} could not be written",
             expected="a directory that can be written, on a disk with room",
-            remedy="make room, then repeat the command: it goes on; --verbosity INFO shows the "
+            remedy="make room, then repeat the command: it resumes; --verbosity INFO shows the "
             "harness's reason",
         ) from error
     finally:

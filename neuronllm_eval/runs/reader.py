@@ -101,7 +101,7 @@ def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
         raise ArtifactError(
             f"{run.path} holds a run that is not finished",
             expected="neurons that were found",
-            remedy=f"repeat the command that started it ({run.commands.name} has it): it goes on",
+            remedy=f"repeat the command that started it ({run.commands.name} has it): it resumes",
         )
     neurons = NeuronSet.load(run.neurons)
     if neurons.provenance.task != settings.task:

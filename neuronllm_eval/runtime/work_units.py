@@ -22,11 +22,11 @@ from neuronllm_eval.prompts import Question
 WORK_FILE = "work.json"
 SCHEMA_VERSION = 1
 _KEYS = {"schema_version", "identity", "batch_size", "fingerprint"}
-_REMEDY = "repeat the command as it was, or pass --overwrite to start anew"
+_REMEDY = "repeat the command as it was, or pass --overwrite to start from scratch"
 
 
 def units_of(questions: Sequence[Question], batch_size: int) -> tuple[range, ...]:
-    """Places of the questions that go together: about `batch_size` prompts, whole questions."""
+    """Ranges of questions that go together: about `batch_size` prompts, whole questions."""
     found, start = [], 0
     while start < len(questions):
         stop = end_of_batch(questions, start, len(questions), batch_size)
@@ -64,7 +64,7 @@ class Work:
 
     Attributes:
         identity: everything that decides the numbers, by names a user knows; JSON values.
-        units: places of the questions that go together, in order.
+        units: ranges of the questions that go together, in order.
         batch_size: from which the units were made.
     """
 
@@ -98,7 +98,7 @@ class Work:
         )
 
     def require_same(self, path: Path) -> None:
-        """Refuse to go on with the work of the `work.json` at `path` unless it is this.
+        """Refuse to resume the work of the `work.json` at `path` unless it is this.
 
         Raises:
             UsageError: it is other work; names what differs.
@@ -141,7 +141,7 @@ def _difference(now: Any, there: Any) -> str:
     if isinstance(now, list) and isinstance(there, list):
         parts = [
             (_beyond(now, there), "has {} more than there"),
-            (_beyond(there, now), "lacks {} of there"),
+            (_beyond(there, now), "is missing {}"),
         ]
         if said := " and ".join(text.format(_short(each)) for each, text in parts if each):
             return said
@@ -182,6 +182,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"what {path} says of the unfinished run cannot be read: {reason}",
             expected="a file that this version wrote",
-            remedy="pass --overwrite to start anew",
+            remedy="pass --overwrite to start from scratch",
         ) from error
     return values

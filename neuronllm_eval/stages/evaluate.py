@@ -52,7 +52,7 @@ from neuronllm_eval.stages.prepare import (
     estimate_validation,
     quadrature_of,
 )
-from neuronllm_eval.stages.resume import refuse_before_work, validation_goes_on
+from neuronllm_eval.stages.resume import refuse_before_work, validation_is_left
 from neuronllm_eval.stages.validate import validate_task
 from neuronllm_eval.stages.write_identified import MethodRun, method_runs
 
@@ -229,7 +229,7 @@ def validate_runs(
             for run in runs:
                 run.require_writable()
             take_locks(launch, runs)
-        is_left = launch.ranks.on_first(lambda: any(validation_goes_on(run) for run in runs))
+        is_left = launch.ranks.on_first(lambda: any(validation_is_left(run) for run in runs))
         launch = dataclasses.replace(launch, keep=(launch.keep or is_left) and not launch.overwrite)
         model, model_args = None, None
         estimates: list[Estimate] = []

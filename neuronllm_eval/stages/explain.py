@@ -53,7 +53,7 @@ from neuronllm_eval.stages.recompute import Attributing, origins, sampled
 def gather(
     attributing: Attributing, chosen: Sequence[Question], locations: Sequence[Location]
 ) -> Evidence:
-    """Ask the questions again, and keep what the neurons at `locations` do.
+    """Recompute the questions, and keep what the neurons at `locations` do.
 
     Raises:
         DocError: a number is not finite.
@@ -62,7 +62,7 @@ def gather(
     sums = np.zeros((len(chosen), len(locations)))
     rows, right, question_of = [], [], []
     with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
-        for index, found in attributing.again(chosen):
+        for index, found in attributing.recomputed(chosen):
             for prompt, each in zip(chosen[index].prompts, found, strict=True):
                 values = attributing.method.values(each)[layers, indices]
                 sums[index] += values.double().cpu().numpy()

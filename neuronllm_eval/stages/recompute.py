@@ -1,4 +1,4 @@
-"""Some questions of a finished run, asked again as the run asked them."""
+"""Some questions of a finished run, recomputed as the run computed them."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ class Attributing:
         )
         return cls(engine, how)
 
-    def again(self, chosen: Sequence[Question]) -> Iterator[tuple[int, list[Attributions]]]:
-        """Each question's place, and what its prompts say, in order.
+    def recomputed(self, chosen: Sequence[Question]) -> Iterator[tuple[int, list[Attributions]]]:
+        """Each question's index, and the attributions of its prompts, in order.
 
         Raises:
             DocError: a number is not finite.

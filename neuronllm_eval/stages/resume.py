@@ -1,7 +1,7 @@
-"""What a repeated command finds in its run directories, and whether it is its own.
+"""What a repeated command does with existing run directories, and with questions that fail.
 
-A stage that was interrupted is gone on with, one that is finished is kept, and neither if it was
-made under other settings.
+An interrupted stage is resumed, a finished one is kept; either is refused if it was made with other
+settings.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def refuse_before_work(
         runs: the directories, and the settings as the user gave them.
         validating: whether the command goes on to validate.
         overwrite: whether what is there may be replaced.
-        resume: whether the user expects finished runs.
+        resume: whether the user said to keep finished runs.
 
     Raises:
         UsageError: a directory cannot be written, or holds a run of other settings; or all hold
@@ -71,24 +71,25 @@ def refuse_before_work(
         return
     for run, settings in runs:
         if run.settings.exists():
-            now, kept = _comparable(settings), _comparable(RunSettings.load(run.settings))
+            now = _comparable(settings)
+            stored = _comparable(RunSettings.load(run.settings))
             left_open = {name for name in _RESOLVED if now[name] is None}
             if now["quadrature"] == AUTO_QUADRATURE:
                 left_open |= {"quadrature", "n_steps"}
             for name in left_open:
                 del now[name]
-            _require_equal(run, now, kept)
-    goes_on = [_goes_on(run, validating) for run, _ in runs]
+            _require_equal(run, now, stored)
+    is_left = [_is_left(run, validating) for run, _ in runs]
     for run, _ in runs:
-        if not (resume or any(goes_on)) or _is_foreign(run):
+        if not (resume or any(is_left)) or _is_foreign(run):
             run.require_free(overwrite)
 
 
-def _goes_on(run: RunDirectory, validating: bool) -> bool:
+def _is_left(run: RunDirectory, validating: bool) -> bool:
     """Whether something is left to do in a run directory that is this package's."""
     if not run.neurons.is_file() or is_unfinished(run.identifying):
         return True
-    return validation_goes_on(run) if validating else not run.report.is_file()
+    return validation_is_left(run) if validating else not run.report.is_file()
 
 
 def _is_foreign(run: RunDirectory) -> bool:
@@ -97,10 +98,10 @@ def _is_foreign(run: RunDirectory) -> bool:
     return unfinished and not is_unfinished(run.identifying)
 
 
-def validation_goes_on(run: RunDirectory) -> bool:
-    """Whether a run with neurons has yet to be judged, or to be reported on."""
-    judged = run.conditions.is_file() and not is_unfinished(run.validating)
-    return not (judged and run.summary.is_file() and run.report.is_file())
+def validation_is_left(run: RunDirectory) -> bool:
+    """Whether a run with neurons has yet to be validated, or to be reported on."""
+    validated = run.conditions.is_file() and not is_unfinished(run.validating)
+    return not (validated and run.summary.is_file() and run.report.is_file())
 
 
 def _comparable(settings: RunSettings) -> dict[str, Any]:
@@ -111,8 +112,8 @@ def _comparable(settings: RunSettings) -> dict[str, Any]:
     return {**known, "model_args": model_args}
 
 
-def _require_equal(run: RunDirectory, now: dict[str, Any], kept: dict[str, Any]) -> None:
-    differing = {name: (now[name], kept[name]) for name in now if now[name] != kept[name]}
+def _require_equal(run: RunDirectory, now: dict[str, Any], stored: dict[str, Any]) -> None:
+    differing = {name: (now[name], stored[name]) for name in now if now[name] != stored[name]}
     if differing:
         raise other_settings(run.path, differing)
 
@@ -154,10 +155,10 @@ def validation_identity(
 def keeps_neurons(
     run: RunDirectory, settings: RunSettings, model: LoadedModel, questions: QuestionSet
 ) -> bool:
-    """Whether a run's neurons are found already, under these resolved settings.
+    """Whether a run's neurons are identified already, with these resolved settings.
 
     Raises:
-        UsageError: they were found under others.
+        UsageError: they were identified with others.
     """
     if not run.neurons.is_file() or is_unfinished(run.identifying):
         return False
@@ -168,30 +169,30 @@ def keeps_neurons(
         "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
     }
     _require_equal(run, now, {name: getattr(known, name) for name in now})
-    logger.warning("%s: its neurons are found already, under the same settings", run.path)
+    logger.warning("%s: neurons already identified with the same settings; skipping", run.path)
     return True
 
 
 def keeps_validation(
-    run: RunDirectory, names: Sequence[str], judged: dict[str, Any], questions: QuestionSet
+    run: RunDirectory, names: Sequence[str], how: dict[str, Any], questions: QuestionSet
 ) -> bool:
-    """Whether a run is judged already, under the same conditions and on the same docs.
+    """Whether a run is validated already, under the same conditions and on the same docs.
 
     A validation that cannot be read counts as none.
 
     Args:
         run: of the neurons.
-        names: of all that is scored.
-        judged: the content of validation.json, but for the batch size, which may be another.
-        questions: what would be asked.
+        names: all conditions and controls.
+        how: the content of validation.json, except the batch size, which may differ.
+        questions: of the validation split.
 
     Raises:
-        UsageError: it was judged otherwise; names what differs.
+        UsageError: it was validated otherwise; names what differs.
     """
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
     try:
-        content, keys = read_json(run.validation), {*judged, "batch_size"}
+        content, keys = read_json(run.validation), {*how, "batch_size"}
         known = dict(exact_keys(content, keys, run.validation, "the file"))
         del known["batch_size"]
         lines = read_lines(run.conditions)
@@ -199,14 +200,18 @@ def keeps_validation(
         there = DocTable.from_lines(lines, run.conditions, task).conditions
         counted = questions.without(set_aside_ids(run, "validation")).questions
     except ArtifactError as error:
-        logger.warning("%s is judged anew: %s", run.path, error.found)
+        logger.warning(
+            "%s: validating again, since the earlier validation cannot be read: %s",
+            run.path,
+            error.found,
+        )
         return False
     asked = [prompt.doc_id for question in counted for prompt in question.prompts]
-    now = {**judged, **_by_flag(names), "docs asked": asked}
+    now = {**how, **_by_flag(names), "docs asked": asked}
     kept = {**known, **_by_flag(there), "docs asked": [line["doc_id"] for line in lines]}
     _require_equal(run, now, kept)
     _require_equal(run, {"conditions": list(names)}, {"conditions": list(there)})
-    logger.warning("%s: it is judged already, under the same conditions", run.path)
+    logger.warning("%s: already validated under the same conditions; skipping", run.path)
     return True
 
 

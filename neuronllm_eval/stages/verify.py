@@ -3,8 +3,8 @@
 1. What follows from other artifacts is derived anew: the neurons from the scores, the accuracies of
    the result files from the docs' log-likelihoods.
 2. What the run was made of is compared by its digests: weights, task, package versions.
-3. A sample of questions is asked again, under every condition, and compared to float rounding. When
-   the sample is all of them, the scores are computed again as a whole.
+3. A sample of questions is recomputed, under every condition, and compared to float rounding. When
+   the sample is all of them, all scores are recomputed.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Check:
 
     Attributes:
         name: what.
-        sound: whether it is as it should be.
+        passed: whether it is as it should be.
         detail: figures, or what differs.
     """
 
     name: str
-    sound: bool
+    passed: bool
     detail: str
 
 
@@ -177,7 +177,7 @@ def check_questions(
             gap = record.completeness_gap[attributing.method.name]
             gaps.append(_gap_difference(gap, line["completeness_gap"]))
             progress.update()
-    checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
+    checks = [_within("selection questions recomputed", chosen, gaps, attributing.engine)]
     if len(chosen) == len(lines):
         checks.append(_check_scores(attributing, questions, run))
     return checks
@@ -197,7 +197,7 @@ def _check_scores(attributing: Attributing, questions: QuestionSet, run: RunDire
     gap = float(np.abs(found.score - known.score).max()) / largest
     same = found.to_bytes() == known.to_bytes()
     detail = "to the bit" if same else f"largest difference {gap:.1e} of the largest score"
-    return Check("scores computed again", gap <= SCORE_TOLERANCE, detail)
+    return Check("scores recomputed", gap <= SCORE_TOLERANCE, detail)
 
 
 def check_conditions(
@@ -253,7 +253,7 @@ def check_conditions(
                 ]
                 progress.update()
     return [
-        _within(f"validation docs asked again under {len(names)} conditions", chosen, gaps, engine)
+        _within(f"validation docs recomputed under {len(names)} conditions", chosen, gaps, engine)
     ]
 
 
@@ -304,7 +304,7 @@ def verify(
         choosing: questions of the selection split.
         judging: of the whole validation split.
         run: what is checked.
-        sample: how many questions of each split are asked again.
+        sample: how many questions of each split are recomputed.
 
     Raises:
         ArtifactError: an artifact cannot be read.
