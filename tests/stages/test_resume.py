@@ -286,7 +286,7 @@ def test_a_validation_of_other_conditions_is_not_gone_on_with(tmp_path):
     [
         (
             ("--conditions", "degrade"),
-            "conditions has ['degrade'] more than there and is missing ['suppress_good'],",
+            "conditions has ['degrade'] more than there and is missing ['suppress_good'].",
         ),
         (("--n_random", 2), "n_random is 2, there 1"),
         (("--suppress_scale", 0.5), "suppress_scale is 0.5, there 0.0"),
