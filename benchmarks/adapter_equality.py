@@ -1,12 +1,12 @@
-"""Whether an exported condition answers as the masked model does, to the last digit.
+"""Whether an exported condition gives the masked model's log-likelihoods, bit for bit.
 
     python -m benchmarks.adapter_equality
 
-A tiny random model of every supported architecture, saved in many shards and loaded again, under
-`enhance` (good neurons doubled, bad ones zeroed) and at a factor of 1.3, which no power of two is.
+A tiny random model of every supported architecture, saved in many shards and loaded, under
+`enhance` (good neurons doubled, bad ones zeroed) and at a factor of 1.3, not a power of two.
 The same requests go through stock `lm_eval`'s model with the adapter, with PEFT's merge of it, with
 the merged checkpoint, and through `neuronllm` with positions=all. Figures are the largest
-difference of a log-likelihood from the last; 0 means that all are equal bit by bit.
+difference of a log-likelihood from the last of these; 0 means that all bits are equal.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def requests(count: int) -> list[Instance]:
     return found
 
 
-def ways(export: Exported, asked: Sequence[Instance]) -> dict[str, Answers]:
+def ways(export: Exported, instances: Sequence[Instance]) -> dict[str, Answers]:
     """Answers by way; `neuronllm` row by row is the one that the others are compared with."""
     base = str(export.base)
     # Not by AutoTokenizer, which makes another one of it for some architectures.
@@ -153,7 +153,7 @@ def ways(export: Exported, asked: Sequence[Instance]) -> dict[str, Answers]:
     }
 
     def answers(lm: HFLM) -> Answers:
-        return [tuple(answer) for answer in lm.loglikelihood(list(asked), disable_tqdm=True)]
+        return [tuple(answer) for answer in lm.loglikelihood(list(instances), disable_tqdm=True)]
 
     wrapped = PeftModel.from_pretrained(
         transformers.AutoModelForCausalLM.from_pretrained(base), str(export.adapter)
@@ -178,7 +178,7 @@ def measure(
     architectures: Sequence[str], dtypes: Sequence[str], n_contexts: int
 ) -> list[list[str]]:
     """Rows of the table."""
-    asked, rows = requests(n_contexts), []
+    instances, rows = requests(n_contexts), []
     for architecture in architectures:
         for dtype in dtypes:
             with tempfile.TemporaryDirectory() as scratch:
@@ -186,7 +186,7 @@ def measure(
                 save_base(architecture, dtype, base)
                 for condition, scales in CASES.items():
                     export = write_exports(base, Path(scratch) / condition, condition, scales)
-                    found = ways(export, asked)
+                    found = ways(export, instances)
                     gaps = [difference(found[way], found["neuronllm"]) for way in WAYS]
                     effect = difference(found["unmasked"], found["neuronllm"])
                     rows.append(

@@ -1,12 +1,12 @@
-"""What attributing every neuron costs with either engine, and how near both come to the integral.
+"""The cost of attributing every neuron with either engine, and the error of both integrals.
 
     python -m benchmarks.attribution_speed
 
-Fan-out for the prompts of a run (`workload`), which share tokens, and for one of them alone, where
-there is nothing to share; the replay engine, which repeats full passes with gradients for each
-layer and node, with the 16 right-Riemann steps of the paper. Replay is timed on the first prompt,
-once, since it takes minutes; all else takes turns. With what measures the completeness gap: a node
-at alpha = 0, which Gauss-Lobatto has and the right-Riemann rule gets besides.
+Fan-out on the prompts of a run (`workload`), which share tokens, and on one of them alone, which
+shares none; the replay engine, which runs full passes with gradients for each layer and node, with
+the 16 right-Riemann steps of the paper. Replay is timed once, on the first prompt, since it takes
+minutes; all else is timed in turn. Times include the completeness gap: its node at alpha = 0 is
+part of Gauss-Lobatto and an extra pass for the right-Riemann rule.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def main() -> None:
     flags.add_argument("--questions", type=int, default=8)
     flags.add_argument("--no_replay", action="store_true", help="leave out the replay engine")
     options = flags.parse_args()
-    print(f"{setting(options)}; {options.layers} layers, {options.questions} questions asked "
-          f"{N_PROXIES} times; replay timed once")  # fmt: skip
+    print(f"{setting(options)}; {options.layers} layers, {options.questions} questions with "
+          f"{N_PROXIES} prompts each; replay timed once")  # fmt: skip
     model = build_model(options.layers)
     rows = [
         row

@@ -1,15 +1,15 @@
-"""What identification and validation cost, in stock passes of the same requests.
+"""The cost of identification and validation, in stock passes of the same requests.
 
     python -m benchmarks.engine_cost
     python -m benchmarks.engine_cost --profile
 
 Attribution of every neuron with Gauss-Lobatto nodes (5 are the default; 3 are Simpson's rule), and
 all conditions of a validation run in one pass, for prompts of several lengths and models of several
-depths; `workload` says what a stock pass is. "Nothing saved" computes every token, row and logit.
-Long prompts of deep models have fewer questions, so that the grid ends within the hour; what a
-run's prompts share is then spread over fewer of them, which makes those rows a little dearer.
+depths; `workload` defines a stock pass. "Nothing saved" computes every token, row and logit.
+Long prompts of deep models have fewer questions, so that the grid ends within the hour; the cost
+of what prompts share is then spread over fewer of them, which makes those rows a little slower.
 
-With `--profile` the attributions are not compared but taken apart: see `profiling`.
+`--profile` shows where the time of an attribution goes (`profiling`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def measure(
     Args:
         n_layers: of the model.
         n_tokens: of a prompt.
-        n_questions: each is asked several times.
+        n_questions: each has several prompts.
         batch_size: prompts that go through the model together.
         repeats: medians of so many.
         nodes: numbers of Gauss-Lobatto nodes; the first also with nothing saved.
@@ -100,7 +100,7 @@ def main() -> None:
     if options.profile:
         flags.set_defaults(tokens=[150, 400], layers=[12], nodes=[5])
         options = flags.parse_args()
-    print(f"{setting(options)}; each question asked {N_PROXIES} times")
+    print(f"{setting(options)}; {N_PROXIES} prompts per question")
     grid = [
         (n_layers, n_tokens, how_many_questions(n_tokens, n_layers, options.questions))
         for n_layers in options.layers

@@ -1,9 +1,9 @@
-"""What evaluation through `--model neuronllm` costs, in stock passes of the same requests.
+"""The cost of evaluation through `--model neuronllm`, in stock passes of the same requests.
 
     python -m benchmarks.evaluation_cost
 
 Unmasked, and with 2% of all neurons suppressed at all positions or at the scored ones only; with
-options of one token (letters) and of several. `workload` says what a stock pass is.
+options of one token (letters) and of several. `workload` defines a stock pass.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
     flags.add_argument("--option_tokens", type=int, nargs="+", default=[1, SEVERAL])
     flags.add_argument("--questions", type=int, default=8, help="a quarter with longer options")
     options = flags.parse_args()
-    print(f"{setting(options)}; each question asked {N_PROXIES} times, {N_OPTIONS} options")
+    print(f"{setting(options)}; {N_PROXIES} prompts per question, {N_OPTIONS} options")
     rows = [
         row
         for n_layers in options.layers

@@ -65,8 +65,8 @@ def main() -> None:
     options = flags.parse_args()
     point = {name: getattr(options, name) for name in POINT}
     shown = ", ".join(f"{value} {name}" for name, value in point.items())
-    print(f"{setting(options)}; {shown} but for what is varied; each question asked {N_PROXIES} "
-          "times")  # fmt: skip
+    print(f"{setting(options)}; {shown} except for what is varied; {N_PROXIES} prompts "
+          "per question")  # fmt: skip
     rows = [
         row
         for name in options.series

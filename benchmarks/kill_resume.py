@@ -1,10 +1,10 @@
-"""Runs killed with SIGKILL at random moments, and gone on with by another number of processes.
+"""Runs killed with SIGKILL at random moments and resumed by another number of processes.
 
     python -m benchmarks.kill_resume
 
 Each run identifies and validates on the embedded model with 1 or 2 processes, is killed up to three
 times, and ends with 2 or 1. No question may be lost or counted twice, and every artifact must have
-the bytes of a run that nobody killed (result files: but for times and the run's own path).
+the bytes of an uninterrupted run (result files: except for times and the run's path).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def questions_wrong(run: Path, limit: int) -> tuple[int, int]:
 
 
 def stage_of(run: Path) -> str:
-    """Where a killed run was, as its directory says."""
+    """The stage at which a run was killed, from the files in its directory."""
     for stage in ("identify", "validate"):
         if (run / "checkpoint" / stage / "work.json").exists():
             return stage
@@ -81,7 +81,7 @@ def stage_of(run: Path) -> str:
 def killed_run(
     output: Path, limit: int, counts: tuple[int, int], span: float, rng: random.Random
 ) -> list[str]:
-    """One run, killed once to three times and gone on with; returns where it was killed.
+    """Kill a run one to three times and resume it; returns the stages at which it was killed.
 
     Raises:
         RuntimeError: it did not end well.
@@ -98,11 +98,11 @@ def killed_run(
         if codes == {0}:  # done before it could be killed
             break
         if codes != {-signal.SIGKILL}:
-            raise RuntimeError(launched.said())
+            raise RuntimeError(launched.output())
         kills.append(stage_of(output / TASK))
     last = command(output, limit, next(ranks))
     if set(last.wait(300)) != {0}:
-        raise RuntimeError(last.said())
+        raise RuntimeError(last.output())
     return kills
 
 
@@ -115,7 +115,7 @@ def run(n_runs: int, limit: int, seed: int = 0) -> list[dict[str, Any]]:
             start = time.monotonic()
             reference = command(Path(folder) / name, limit, 1)
             if reference.wait(300) != [0]:
-                raise RuntimeError(reference.said())
+                raise RuntimeError(reference.output())
             span = time.monotonic() - start
         expected = content(Path(folder) / "reference" / TASK)
         for attempt in itertools.count():

@@ -1,7 +1,7 @@
-"""Commands of this package as 1 to N real processes that find each other over gloo.
+"""Commands of this package in 1 to N real processes that communicate over gloo.
 
-As torchrun starts them, but forked from a server that has imported everything: a launch costs a
-second or two rather than ten. Nobody ends the others when one dies; they have to notice.
+Started as by torchrun, but forked from a server that has imported everything: a launch takes a
+second or two instead of ten. Nothing ends the others when one dies; they must detect it.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def _run(
         names |= {"LOCAL_WORLD_SIZE": n_ranks, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in names.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    log_file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log_file, 1)
+    os.dup2(log_file, 2)
     from neuronllm_eval.cli import main as cli
 
     if before is not None:
@@ -106,9 +106,9 @@ class Launched:
             process.join(max(0.0, end - time.monotonic()))
         if any(process.is_alive() for process in self.processes):
             self.send(signal.SIGKILL)
-            raise TimeoutError(f"still at work after {timeout} s:\n{self.said()}")
+            raise TimeoutError(f"still at work after {timeout} s:\n{self.output()}")
         return [int(process.exitcode or 0) for process in self.processes]
 
-    def said(self) -> str:
+    def output(self) -> str:
         """What they have written to the terminal."""
         return self.log.read_text(encoding="utf-8") if self.log.exists() else ""

@@ -1,14 +1,14 @@
-"""Peak memory of what identification, validation and evaluation do, against a stock pass.
+"""Peak memory of identification, validation and evaluation, against a stock pass.
 
     python -m benchmarks.memory
 
-Every action runs in a process of its own, at the same batch size, on the prompts of a run
+Every action runs in a separate process, at the same batch size, on the prompts of a run
 (`workload`). The peak is that of resident memory while the action runs, as Linux counts it: in
-total (interpreter, libraries and weights included), and above what was resident after loading. The
-ratio to the stock pass is of the total; that of what comes on top is shown beside it.
+total (interpreter, libraries and weights included), and above what was resident after loading. Both
+are also given as ratios to the stock pass.
 
-The last rows are of a model with a large vocabulary, where the stock pass takes the log-softmax of
-every position over the whole of it.
+The last rows are of a model with a large vocabulary, over which the stock pass takes the
+log-softmax at every position.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def child(case: Case, name: str) -> Peak:
     """Measure one action; in a process where nothing else has run."""
     torch.set_num_threads(1)
     action = prepare(case, name)
-    (_PROCESS / "clear_refs").write_text("5")  # the peak begins anew (proc(5))
+    (_PROCESS / "clear_refs").write_text("5")  # resets the peak (proc(5))
     loaded = _resident("VmRSS")
     action()
     return Peak(loaded, _resident("VmHWM"))
@@ -110,7 +110,7 @@ def _resident(key: str) -> float:
 
 
 def measure(case: Case, names: tuple[str, ...] = ACTIONS) -> dict[str, Peak]:
-    """Peaks of all actions, each in a process of its own."""
+    """Peaks of all actions, each in a separate process."""
     found = {}
     for name in names:
         command = [sys.executable, "-m", "benchmarks.memory", "--child", name]
@@ -154,11 +154,11 @@ def main() -> None:
         peak = child(Case(**json.loads(options.case)), options.child)
         print(json.dumps(asdict(peak)))
         return
-    asked = (options.questions, options.batch_size)
-    cases = [Case(options.layers, n_tokens, *asked) for n_tokens in options.tokens]
-    cases.append(Case(options.layers, options.tokens[0], *asked, options.large_vocabulary))
-    print(f"torch {torch.__version__}, 1 thread, fp32, {options.questions} questions asked "
-          f"{N_PROXIES} times, batch size {options.batch_size}")  # fmt: skip
+    size = (options.questions, options.batch_size)
+    cases = [Case(options.layers, n_tokens, *size) for n_tokens in options.tokens]
+    cases.append(Case(options.layers, options.tokens[0], *size, options.large_vocabulary))
+    print(f"torch {torch.__version__}, 1 thread, fp32, {options.questions} questions with "
+          f"{N_PROXIES} prompts each, batch size {options.batch_size}")  # fmt: skip
     table = [row for case in cases for row in rows(case, measure(case))]
     headers = ["layers", "tokens", "vocabulary", "what", "peak MiB", "of stock's"]
     print(markdown_table([*headers, "above loading MiB", "of stock's above loading"], table))

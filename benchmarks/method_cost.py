@@ -1,9 +1,9 @@
-"""What it costs to score neurons by several methods in one pass, in stock passes.
+"""The cost of scoring neurons by several methods in one pass, in stock passes.
 
     python -m benchmarks.method_cost
 
 Identification as users get it, with 5 Gauss-Lobatto nodes and the sums over questions; `workload`
-says what a stock pass is. Methods of one target share their backward pass, and only a target over
+defines a stock pass. Methods with the same target share their backward pass, and only a target over
 the whole vocabulary needs the logits of every token.
 """
 
@@ -77,7 +77,7 @@ def main() -> None:
     flags.add_argument("--layers", type=int, default=12)
     flags.add_argument("--questions", type=int, default=8)
     options = flags.parse_args()
-    print(f"{setting(options)}; each question asked {N_PROXIES} times")
+    print(f"{setting(options)}; {N_PROXIES} prompts per question")
     rows = [
         row
         for n_tokens in options.tokens

@@ -2,11 +2,11 @@
 
     python -m benchmarks.models
 
-A tiny random model of every kind that `AutoModelForCausalLM` knows: are its FFN down-projections
-found, which engine is exact for it, and does the path of integrated gradients say more than one
-step (where the FFN's output is normalised it does not, see docs/method.md). Kinds that lm_eval
-takes for encoder-decoders are left out. A kind whose configuration cannot be made small without
-knowing it is listed as not tried.
+For a tiny random model of every type in `AutoModelForCausalLM`: are its FFN down-projections found,
+which engine is exact for it, and does the path of integrated gradients differ from one step (where
+the FFN's output is normalised it does not, see docs/method.md). Types that lm_eval loads as
+encoder-decoders are refused. A type whose configuration cannot be made small by its usual keys is
+listed as not tried.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _HEADS = ("model", "engine", "down-projections", "path")
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """What became of one kind of model; `engine` says why there is none."""
+    """The result for one model type; where it does not work, `engine` is the reason."""
 
     kind: str
     engine: str
@@ -97,7 +97,7 @@ class NotSmallError(Exception):
 
 
 def _of(config: type, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the sizes that a configuration has; all, where only its values will say."""
+    """The sizes that a configuration has; all, where its class does not tell."""
     if config is transformers.AutoConfig:
         return dict(sizes)
     known = {name for each in config.__mro__ for name in getattr(each, "__annotations__", ())}
@@ -107,7 +107,7 @@ def _of(config: type, sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _configs(kind: str) -> Iterator[transformers.PretrainedConfig]:
-    """Small configurations, the likeliest first: some kinds compute the size of their heads."""
+    """Small configurations, the most likely first: some types compute the size of their heads."""
     config = CONFIG_MAPPING[kind]
     for left_out in ((), ("head_dim",), ("head_dim", "num_key_value_heads")):
         sizes = {name: size for name, size in _SMALL.items() if name not in left_out}
@@ -120,12 +120,12 @@ def _configs(kind: str) -> Iterator[transformers.PretrainedConfig]:
                 values[part] = _of(of_part, _TOWER)
         try:
             yield config(**values)
-        except Exception:  # noqa: BLE001 - of any kind: what a configuration refuses, the next may not have
+        except Exception:  # noqa: BLE001 - what this configuration refuses, the next may not have
             continue
 
 
 def small_model(kind: str) -> nn.Module:
-    """A tiny random model of this kind that answers.
+    """A tiny random model of this type that runs.
 
     Raises:
         NotSmallError: none of the configurations tried gives one.
@@ -141,14 +141,14 @@ def small_model(kind: str) -> nn.Module:
             model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
             with torch.no_grad():
                 model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False)
-        except Exception:  # noqa: BLE001 - of any kind, from a configuration that makes no sense
+        except Exception:  # noqa: BLE001 - whatever an invalid configuration raises
             continue
         return model.requires_grad_(False)
     raise NotSmallError(kind)
 
 
 def try_kind(kind: str) -> Tried:
-    """Find the neurons of a tiny model of this kind, and attribute them."""
+    """Find the neurons of a tiny model of this type and attribute them."""
     if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:  # `HFLM` looks there first
         return Tried(kind, ENCODER_DECODER)
     try:

@@ -1,12 +1,12 @@
-"""How far neurons that are found in 16 bits are those that float32 finds.
+"""How closely 16 bits identify the neurons that float32 identifies.
 
     python -m benchmarks.precision
 
 The embedded model on each of its families, and a tiny random Llama on random prompts. The weights
 are rounded to a 16-bit type once; attributions in that type are compared with attributions in
 float32 (`--attribution_dtype float32`) of the same rounded weights, and of the unrounded ones.
-Agreement is the rank correlation of ACE over all neurons that were voted for, and the share of the
-top 2% that both name; the score difference is the largest of any neuron, relative to the largest
+Agreement is the rank correlation of ACE over all neurons with votes, and the share of the top 2% in
+common; the score difference is the largest of any neuron, relative to the largest
 score.
 """
 

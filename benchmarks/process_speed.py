@@ -1,11 +1,11 @@
-"""Throughput of two processes of one thread each against one, of the loop that does the work.
+"""Throughput of two processes of one thread each against one, without start and loading.
 
     python -m benchmarks.process_speed
 
-Questions a second of the slowest process, between the first unit and the last: what hours of
-a real run consist of. Loading, and building the requests, every process does for itself. On a
-machine that others use too, wall-clock time says little; the last column is the ratio by processor
-time: what two processes would reach if nobody else wanted their cores.
+Questions a second of the slowest process, between the first unit and the last. Loading and building
+the requests are repeated in every process. On a machine with other load, wall-clock time says
+little; the last column is the ratio by processor time, which two processes would reach on idle
+cores.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def speeds(n_ranks: int, limit: int) -> dict[str, tuple[float, float]]:
             n_ranks, given, path / "log", "run_eval_main", functools.partial(timed, path)
         )
         if launched.wait(600) != [0] * n_ranks:
-            raise RuntimeError(launched.said())
+            raise RuntimeError(launched.output())
         found = {}
         for stage in ("identify", "validate"):
             parts = [

@@ -1,7 +1,7 @@
-"""Where the time of one attribution of a run's prompts goes: by part of the engine, by operator.
+"""Where the time of an attribution goes: by component of the engine, by operator.
 
-The parts are timed with a clock at their borders, which hardly slows them; operators by torch's
-profiler, in a run of their own, as shares of all operators' time.
+Components are timed with a clock at their boundaries, which hardly slows them; operators by torch's
+profiler, in a separate run, as shares of all operators' time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OUTSIDE = "all else"
 
 
 class Clock:
-    """Seconds of nested parts, each without the parts within it."""
+    """Seconds of nested components, each without the components within it."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = defaultdict(float)
@@ -72,7 +72,7 @@ class Clock:
 
     @contextmanager
     def within(self, model: nn.Module) -> Iterator[None]:
-        """Within the context, the model's attention, FFNs and head are parts of what calls them."""
+        """Within the context, the model's attention, FFNs and head are timed as components."""
         handles = []
         try:
             for name, module in model.named_modules():
@@ -120,8 +120,8 @@ def parts(run: Run, n_nodes: int, repeats: int) -> dict[str, float]:
 
 
 def operators(run: Run, n_nodes: int) -> list[tuple[str, int, float]]:
-    """Name, calls and share of the time of each operator, the dearest first."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it says when it starts and stops
+    """Name, calls and share of the time of each operator, the slowest first."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports its start and stop
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run.attribution(n_nodes)
     events = found.key_averages()

@@ -1,4 +1,4 @@
-"""How near a few quadrature nodes come to the path integral, on the embedded model.
+"""The error of quadrature rules for the path integral, on the embedded model.
 
     python -m benchmarks.quadrature
 

@@ -1,10 +1,10 @@
-"""How long the harness takes to build the requests of an AQUA task, against a plain lettered one.
+"""The time to build the requests of an AQUA task, against a plain lettered one.
 
     python -m benchmarks.request_speed
 
-10,000 random questions of four options, asked three times with one demonstration, against a plain
-task with the same prompt as a template over the same 30,000 docs. Loading is reading the files,
-for the AQUA task also cleaning, separating and shuffling.
+10,000 random questions of four options, with three prompts each and one demonstration, against a
+plain task with the same prompt as a template over the same 30,000 docs. Loading is reading the
+files; for the AQUA task also cleaning, splitting and shuffling.
 """
 
 from __future__ import annotations

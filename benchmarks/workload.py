@@ -1,8 +1,8 @@
-"""What the benchmarks time: a random model, prompts as a run has them, and actions in turn.
+"""The workload of the benchmarks: a random model, prompts like those of a run, timed actions.
 
 The model is a Llama of width 512, FFN 1,376 and vocabulary 8,000 with random weights, in fp32.
-Questions are asked three times; all prompts of a run share a beginning (role line, demonstration),
-the proxies of a question their stem besides. A *stock pass* is lm-eval's own scoring (`--model hf`)
+Each question has three prompts; all prompts of a run share a beginning (role line, demonstration),
+the proxies of a question also their stem. A *stock pass* is lm-eval's own scoring (`--model hf`)
 of the same prompts and options at the same batch size, without loading the model.
 """
 
@@ -89,7 +89,7 @@ def make_prompts(n_tokens: int, n_questions: int, option_tokens: int = 1) -> lis
 
     Args:
         n_tokens: length of each context.
-        n_questions: each is asked `N_PROXIES` times.
+        n_questions: each has `N_PROXIES` prompts.
         option_tokens: 1 for the same letters in every question, else random options of so many
             tokens, drawn for each question.
     """
@@ -144,8 +144,8 @@ def random_neurons(layers: FFNLayers) -> NeuronSet:
 def random_scales(layers: FFNLayers, n_conditions: int) -> torch.Tensor:
     """[conditions, layers, neurons] int8 masks that suppress `SUPPRESSED` of all neurons."""
     generator = torch.Generator().manual_seed(0)
-    kept = torch.rand(n_conditions, *layers.shape, generator=generator) > SUPPRESSED
-    return kept.to(torch.int8)
+    scales = torch.rand(n_conditions, *layers.shape, generator=generator) > SUPPRESSED
+    return scales.to(torch.int8)
 
 
 def score(lm: HFLM, prompts: Sequence[Prompt]) -> list[tuple[float, bool]]:
@@ -184,7 +184,7 @@ class Run:
         return find_ffn_layers(self.model)
 
     def engine(self) -> FanOutEngine:
-        """A new one for each call: what the run shares is computed anew."""
+        """A new one for each call, so that shared prefixes are recomputed."""
         contexts = [prompt.context for prompt in self.prompts]
         return FanOutEngine(self.model, self.layers, contexts=contexts, savings=self.savings)
 

@@ -72,7 +72,7 @@ def _subcommands(
 
 @dataclass
 class Seen:
-    """What the page has already.
+    """What the page already contains.
 
     Attributes:
         titles: by rows of a table, the command that has it.
@@ -145,7 +145,7 @@ def _groups(parser: argparse.ArgumentParser) -> Iterator[tuple[str, tuple[str, .
 
 
 def _value(action: argparse.Action) -> str:
-    """What stands behind a flag, or in place of an argument."""
+    """The placeholder of a flag's value or of an argument."""
     if action.nargs == 0:
         return ""
     default = action.dest.upper() if action.option_strings else action.dest
@@ -170,8 +170,8 @@ def _sentence(text: str) -> str:
 
 
 def _anchor(title: str) -> str:
-    kept = "".join(sign for sign in title.lower() if sign.isalnum() or sign in "-_ ")
-    return kept.replace(" ", "-")
+    anchor = "".join(c for c in title.lower() if c.isalnum() or c in "-_ ")
+    return anchor.replace(" ", "-")
 
 
 def main() -> int:

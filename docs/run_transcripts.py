@@ -1,15 +1,15 @@
-"""Run the commands of a page, and put what they print under them.
+"""Run the commands of a page and insert their output.
 
-    python docs/run_transcripts.py            # write the pages anew
+    python docs/run_transcripts.py            # rewrite the pages
     python docs/run_transcripts.py --check    # exit code 1 and a diff if they would differ
 
-1. A fenced block of the kind `console` begins with `$ COMMAND`; the rest of it is what the command
-   prints on standard output. Logs and progress bars go to standard error and are left out.
-2. The blocks of a page are run one after the other in a new folder, in which `neuronllm_eval` and
+1. A fenced `console` block begins with `$ COMMAND`; the rest is the command's standard output.
+   Logs and progress bars go to standard error and are omitted.
+2. The blocks of a page run one after the other in a new folder, in which `neuronllm_eval` and
    `tasks` are links to this checkout, as if it were a clone. Nothing is installed: the interpreter
    that runs this script must have the package and `peft`.
-3. Pages are compared as texts. So commands belong in them that print no time, no version and no
-   absolute path, and figures with no more digits than another machine's rounding leaves alone.
+3. Pages are compared as text, so their commands must not print times, versions, absolute paths, or
+   more digits than rounding on another machine leaves unchanged.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     n_differing = 0
     for name in options.pages:
         path = ROOT / name
-        there = path.read_text(encoding="utf-8")
-        made = run_page(there)
+        old = path.read_text(encoding="utf-8")
+        new = run_page(old)
         if not options.check:
-            path.write_text(made, encoding="utf-8")
-        elif there != made:
-            lines = there.splitlines(True), made.splitlines(True)
+            path.write_text(new, encoding="utf-8")
+        elif old != new:
+            lines = old.splitlines(True), new.splitlines(True)
             sys.stdout.writelines(difflib.unified_diff(*lines, name, f"{name}, run now"))
             n_differing += 1
     return int(n_differing > 0)
 
 
 def run_page(text: str) -> str:
-    """A page with what its commands print now."""
+    """The page with the current output of its commands."""
     with tempfile.TemporaryDirectory() as folder:
         for name in LINKED:
             (Path(folder) / name).symlink_to(ROOT / name)
@@ -64,10 +64,10 @@ def run_page(text: str) -> str:
 
 
 def printed(command: str, folder: Path) -> str:
-    """Standard output of a command, without blanks at the ends of lines and empty last lines.
+    """Standard output of a command, without trailing blanks and empty last lines.
 
     Raises:
-        SystemExit: it fails.
+        SystemExit: the command fails.
     """
     environment = {
         **os.environ,

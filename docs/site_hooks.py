@@ -1,8 +1,8 @@
-"""What the site has beside `docs/`: files of the repository that its pages link to.
+"""Add files of the repository that pages link to, so that the site needs no other source.
 
 On GitHub a page links to `../README.md`, and the README to `docs/method.md`. In the site the README
-is the first page, CHANGELOG.md and CONTRIBUTING.md stand beside the others, and whatever else a
-page links to is copied. Links are rewritten accordingly; mkdocs then checks all of them.
+is the first page, the other `PAGES` are pages too, and whatever else a page links to is copied.
+Links are rewritten accordingly; mkdocs then checks all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def on_files(files: Files, config: Any) -> Files:
         path
         for file in files.documentation_pages()
         for path, _ in _LINK.findall(file.content_string)
-        if (place := in_repository(path, file.src_uri)) and place.startswith(f"{COPIED}/")
+        if (target := in_repository(path, file.src_uri)) and target.startswith(f"{COPIED}/")
     }
     for path in sorted(linked):
         source = ROOT / path.removeprefix("../")
@@ -41,21 +41,21 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Rewrite the links that lead out of `docs/`, or from the repository's pages into it."""
+    """Rewrite links out of `docs/`, and links from the repository's pages into it."""
 
     def moved(link: re.Match[str]) -> str:
-        place = in_repository(link[1], page.file.src_uri)
-        return link[0] if place is None else f"]({place}{link[2] or ''})"
+        target = in_repository(link[1], page.file.src_uri)
+        return link[0] if target is None else f"]({target}{link[2] or ''})"
 
     return _LINK.sub(moved, markdown)
 
 
 def in_repository(path: str, page: str) -> str | None:
-    """Where the site has what a page links to; None if the link is right as it is.
+    """The path in the site of what a page links to; None if the link needs no change.
 
     Args:
-        path: as the page has it, without its anchor.
-        page: of the site.
+        path: of the link, without its anchor.
+        page: path of the page in the site.
     """
     name = path.removeprefix("../")
     if page in PAGES.values():  # links there are from the top of the repository

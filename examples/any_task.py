@@ -1,4 +1,4 @@
-"""docs/aqua-conversion.md: a plain multiple-choice task of the harness, asked as an AQUA task.
+"""docs/aqua-conversion.md: a plain multiple-choice task of the harness, as an AQUA task.
 
 The task is written here to need no download; `aqua:NAME` takes any task that the harness knows.
 """
@@ -40,7 +40,7 @@ metric_list: [{metric: acc}]
     overwrite=True,
 )  # fmt: skip
 orders = {tuple(question["gold"]) for question in run.questions}
-print(f"{run.task}: the right option stands at {sorted(orders)} in turn")
+print(f"{run.task}: the gold option has the indices {sorted(orders)}")
 assert len(orders) > 1  # it always stood second in the data
 
 # The same as a YAML for stock lm_eval:

@@ -1,4 +1,4 @@
-"""docs/bad-input.md: what is said to a mistake, and that nothing is written."""
+"""docs/bad-input.md: error messages, and that nothing is written after one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 from neuronllm_eval import NeuronLLMError, identify, validate
 
 
-def said(mistake: Callable[[], object]) -> NeuronLLMError:
-    """What a call that cannot be right raises."""
+def error_of(mistake: Callable[[], object]) -> NeuronLLMError:
+    """The error that an invalid call raises."""
     try:
         mistake()
     except NeuronLLMError as error:
         print(f"{error}\nexit code of the command: {error.exit_code}\n")
         return error
-    raise AssertionError("nothing was said")
+    raise AssertionError("no error was raised")
 
 
 output = "runs/bad"
-assert "demo_topc" in said(lambda: identify(tasks="demo_topc", output_path=output)).found
-assert said(lambda: identify(tasks="demo_topic", top_z=-1, output_path=output)).remedy
-assert said(lambda: identify(method=["ace", "psychic"], output_path=output)).exit_code == 2
-assert said(lambda: validate("runs/nowhere")).exit_code == 1
+assert "demo_topc" in error_of(lambda: identify(tasks="demo_topc", output_path=output)).found
+assert error_of(lambda: identify(tasks="demo_topic", top_z=-1, output_path=output)).remedy
+assert error_of(lambda: identify(method=["ace", "psychic"], output_path=output)).exit_code == 2
+assert error_of(lambda: validate("runs/nowhere")).exit_code == 1
 assert not Path(output).exists()

@@ -11,7 +11,7 @@ from neuronllm_eval.cli import main as cli
     tasks="demo_topic", limit=20, batch_size=48, output_path="runs/explained", overwrite=True
 )
 assert cli.main(["explain", str(run.path), "--top_n", "2", "--batch_size", "48"]) == 0
-found = json.loads(run.directory.explanation.read_text())
-best = found["neurons"][0]
+explanation = json.loads(run.directory.explanation.read_text())
+best = explanation["neurons"][0]
 print("letters:", best["letters"]["reading"], best["letters"]["index"])
 assert (best["neuron"]["layer"], best["neuron"]["index"]) == run.neurons.good[0].location

@@ -32,7 +32,7 @@ lm = NeuronMaskedLM(
     device="cpu",
 )
 tasks = TaskManager(include_path=str(tasks_dir()), include_defaults=False)
-found = lm_eval.simple_evaluate(lm, tasks=["demo_topic"], task_manager=tasks, limit=60)
-accuracy = found["results"]["demo_topic"]["acc,none"]
+results = lm_eval.simple_evaluate(lm, tasks=["demo_topic"], task_manager=tasks, limit=60)
+accuracy = results["results"]["demo_topic"]["acc,none"]
 print(f"through the harness: {100 * accuracy:.1f}%")
 assert accuracy == run.metrics("suppress_good")["acc"]

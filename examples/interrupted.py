@@ -1,4 +1,4 @@
-"""docs/reliability.md: a run that is interrupted, gone on with, ends with the same bytes."""
+"""docs/reliability.md: an interrupted run, resumed, ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ threading.Thread(target=ctrl_c_once_it_works, args=[checkpoint], daemon=True).st
 try:
     identify(**SETTINGS, output_path="runs/broken", overwrite=True)
 except KeyboardInterrupt as error:
-    said = str(error)
-print("interrupted:", said)
-assert str(checkpoint) in said
+    message = str(error)
+print("interrupted:", message)
+assert str(checkpoint) in message
 assert checkpoint.is_dir()
 
 (resumed,) = identify(**SETTINGS, output_path="runs/broken")  # the same call again

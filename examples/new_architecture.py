@@ -26,9 +26,9 @@ engine = build_engine(model, layers, prompts)  # checks fan-out on these prompts
 print("engine:", engine.name)
 factors = torch.ones(2, *layers.shape)
 factors[1, :, :10] = 0
-for found, expected in zip(
+for scored, expected in zip(
     engine.score(prompts, factors),
     ReplayEngine(model, layers).score(prompts, factors),
     strict=True,
 ):
-    assert torch.allclose(found.loglikelihoods, expected.loglikelihoods, atol=1e-5)
+    assert torch.allclose(scored.loglikelihoods, expected.loglikelihoods, atol=1e-5)

@@ -25,10 +25,10 @@ print(f"{settings['method']} of {neurons['provenance']['n_questions']} questions
 assert scores["score"][best["layer"], best["index"]] == best["score"] == scores["score"].max()
 
 docs = [json.loads(line) for line in (run / "conditions.jsonl").read_text().splitlines()]
-right = {
+accuracy = {
     condition: np.mean([np.argmax(doc["loglikelihoods"][condition]) == doc["gold"] for doc in docs])
     for condition in docs[0]["loglikelihoods"]
 }
-print({condition: f"{100 * share:.1f}%" for condition, share in right.items()})
+print({condition: f"{100 * share:.1f}%" for condition, share in accuracy.items()})
 result = json.loads((run / "results" / "suppress_good.json").read_text())
-assert result["results"]["demo_topic"]["acc,none"] == right["suppress_good"]
+assert result["results"]["demo_topic"]["acc,none"] == accuracy["suppress_good"]

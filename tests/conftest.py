@@ -27,7 +27,7 @@ settings.load_profile("neuronllm")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--faults N`: how many faults `test_faults.py` injects."""
-    parser.addoption("--faults", type=int, default=80, help="faults injected by test_faults.py")
+    parser.addoption("--faults", type=int, default=42, help="faults injected by test_faults.py")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -36,6 +36,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if fixtures is not None and fixtures.INJECTED:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(fixtures.INJECTED.items()))
         terminalreporter.write_line(f"{fixtures.INJECTED.total()} faults injected: {kinds}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _computed_once() -> None:
+    """Only where tests have imported the harness."""
+    if "lm_eval" in sys.modules:
+        from tests.fixtures import computed_once
+
+        computed_once.install()
 
 
 @pytest.fixture(autouse=True)

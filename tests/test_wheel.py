@@ -1,11 +1,13 @@
-"""The wheel, as it is installed: it has all that the package reads beside its modules."""
+"""The wheel and the source archive: they have what they need, and nothing else."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -28,17 +30,63 @@ models = len(commands.parsed(commands.main_parser(), given)[1][0].models)
 recipe = str(config_path("paper"))
 print(json.dumps([code, models, neuronllm_eval.__file__, str(tasks_dir()), str(MODEL_DIR), recipe]))
 """
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_the_wheel_has_what_the_package_reads(tmp_path):
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory) -> Path:
+    """The folder of the wheel and the source archive."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--sdist"]
+    done = subprocess.run(
+        [*command, "--outdir", folder, ROOT], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(dist, tmp_path_factory) -> Path:
+    """The wheel, installed."""
+    folder = tmp_path_factory.mktemp("site")
+    (wheel,) = dist.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+        archive.extractall(folder)
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    """Paths below a folder, without compiled modules."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if "__pycache__" not in path.parts}
+
+
+def test_the_wheel_has_the_package_with_its_tasks_and_recipes(site):
+    expected = files(ROOT / "neuronllm_eval") | {"run_eval.py"}
+    for name in ("tasks", "recipes"):
+        expected |= {f"{name}/{path}" for path in files(ROOT / name)}
+    assert files(site / "neuronllm_eval") == expected
+    assert {"demo/model/model.safetensors", "reporting/templates/report.html.j2"} <= expected
+    others = {path.name.rpartition(".")[2] for path in site.iterdir()}
+    assert others == {"neuronllm_eval", "dist-info"}  # neither tests nor training
+    (entry_points,) = site.glob("*.dist-info/entry_points.txt")
+    assert "neuronllm = neuronllm_eval:NeuronMaskedLM" in entry_points.read_text()
+
+
+def test_the_source_archive_has_what_a_checkout_has(dist):
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    expected = {path for path in listed.splitlines() if (ROOT / path).is_file()}
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    left_out = {path for path in expected - names if not path.startswith((".ci/", ".github/"))}
+    assert left_out == set()
+
+
+def test_the_installed_wheel_finds_what_it_reads(site, tmp_path):
     run = copy_of(finished_run(), tmp_path / "run")
     run.page.unlink()
     done = subprocess.run(
@@ -58,5 +106,3 @@ def test_the_wheel_has_what_the_package_reads(tmp_path):
         assert Path(place).is_relative_to(site)
     assert (Path(tasks) / "demo" / "demo_topic.yaml").is_file()
     assert (Path(model) / "config.json").is_file()
-    (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    assert "neuronllm = neuronllm_eval.masked_lm.model:NeuronMaskedLM" in entry_points.read_text()

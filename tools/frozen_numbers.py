@@ -4,7 +4,7 @@
     python -m tools.frozen_numbers write RUNS    # writes tools/frozen_numbers.json
     python -m tools.frozen_numbers check RUNS    # exits with 1 if a digest differs
 
-Digests hold on one kind of processor with the versions of constraints.txt: floating-point sums may
+Digests hold on one processor type with the versions of constraints.txt: floating-point sums may
 differ in the last bits elsewhere. Numbers of JSON files are rounded to nine significant digits.
 """
 

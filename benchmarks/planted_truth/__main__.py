@@ -26,10 +26,10 @@ from benchmarks.planted_truth.measure import (
 )
 from benchmarks.planted_truth.neuron_kinds import CORRECT, INCORRECT, POSITION
 from neuronllm_eval.errors import NeuronLLMError, UsageError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import write_whole
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.load import (

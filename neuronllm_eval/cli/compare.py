@@ -11,8 +11,9 @@ from neuronllm_eval.comparison.method_comparison import as_json, compare
 from neuronllm_eval.comparison.method_runs import read_compared
 from neuronllm_eval.comparison.method_tables import comparison_text
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.json_files import dump_json
-from neuronllm_eval.runs.directory import RunDirectory, write_whole
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.progress import bar
 

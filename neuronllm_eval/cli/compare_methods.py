@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, with_config
 
 from neuronllm_eval.cli.commands import CompareMethodsSettings, ModelTypeSettings
 from neuronllm_eval.cli.compare import COMPARISON, write_comparison
 from neuronllm_eval.cli.evaluate import announce
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
-from neuronllm_eval.formats.json_files import read_json
 from neuronllm_eval.formats.settings_model import parse_pairs
+from neuronllm_eval.formats.typed_files import load
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import EvaluateSettings, LaunchSettings
 from neuronllm_eval.runtime.process import own_rank
@@ -105,6 +108,14 @@ def _model_folder(model: str) -> str:
     return folder_name(re.sub(r"[^\w.-]+", "_", name) or "model")
 
 
+@with_config(ConfigDict(strict=True, extra="ignore"))
+@dataclass(frozen=True)
+class _Seconds:
+    """The part of `comparison.json` that is read back."""
+
+    seconds: dict[str, float]
+
+
 def _earlier_seconds(output: Path, leads: Sequence[str]) -> dict[str, float]:
     """How long an earlier call's stages took, of the models and seeds that are run again.
 
@@ -114,12 +125,8 @@ def _earlier_seconds(output: Path, leads: Sequence[str]) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        found = read_json(path, "run compare-methods again")
-        return {
-            str(stage): float(taken)
-            for stage, taken in found["seconds"].items()
-            if stage.partition(": ")[0] in leads
-        }
-    except (ArtifactError, AttributeError, KeyError, TypeError, ValueError) as error:
+        seconds = load(_Seconds, path, "run compare-methods again").seconds
+    except ArtifactError as error:
         logger.warning("%s: what stages took before is not known: %s", path, error)
         return {}
+    return {stage: taken for stage, taken in seconds.items() if stage.partition(": ")[0] in leads}

@@ -15,12 +15,12 @@ from neuronllm_eval.comparison.overview_html import write_overviews
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.reporting.write_reports import report_task
+from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
     IdentifySettings,
     LaunchSettings,
-    RunSettings,
     ValidateSettings,
 )
 from neuronllm_eval.runtime.process import DISK_ERRORS, own_rank
@@ -138,7 +138,7 @@ def verify(asked: VerifySettings, show: Show) -> int:
     """Recompute part of every run at and below a directory; 1 if something differs."""
     passed = True
     for run in runs_below([asked.run_dir]):
-        stored = RunSettings.load(run.settings)
+        stored = load_settings(run)
         overrides = {name: value for name, value in asked.overrides().items() if name != "limit"}
         settings = stored.model_copy(update=overrides)
         require_trust(settings, asked.trust_remote_code)

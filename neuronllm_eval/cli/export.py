@@ -18,17 +18,18 @@ from neuronllm_eval.export.merged_checkpoint import (
     require_mergeable,
     save_checkpoint,
 )
-from neuronllm_eval.export.model_card import Figures, adapter_card
-from neuronllm_eval.export.validated_figures import judged_figures
-from neuronllm_eval.formats.atomic_folder import require_free_folder, whole_folder
+from neuronllm_eval.export.model_card import adapter_card
+from neuronllm_eval.export.validated_figures import Figures, validated_figures
+from neuronllm_eval.formats.atomic import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
 from neuronllm_eval.masked_lm.mask_options import chosen_neurons, resolve_scales
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.loading import model_skeleton
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, find_runs
-from neuronllm_eval.runs.reader import load_neurons, load_scores
+from neuronllm_eval.runs.artifacts import load_neurons, load_scores, load_settings
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
+from neuronllm_eval.runs.search import find_runs
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load import load_model, require_trust
 
@@ -50,7 +51,7 @@ def export(asked: ExportSettings, show: Callable[[str], object]) -> int:
     name = ConditionName.parse(asked.condition, "--condition")
     scales = resolve_scales(name, asked.scale, asked.suppress_scale, asked.enhance_scale)
     run = _only_run(asked.run_dir)
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     require_trust(settings, asked.trust_remote_code)
     require_free_folder(output, EXPORT_FILE, asked.overwrite)
     require_plain_model(settings.model_args)
@@ -58,7 +59,7 @@ def export(asked: ExportSettings, show: Callable[[str], object]) -> int:
     load_scores(run, found)  # of the same run, or refused
     neurons = chosen_neurons(found, name, asked.top_k)
     made, factors = Export.of(neurons, asked.condition, scales, asked.format)
-    figures = judged_figures(run, made)
+    figures = validated_figures(run, made)
     if asked.format == "peft":
         _write_adapter(made, factors, neurons, settings, figures, output)
     else:

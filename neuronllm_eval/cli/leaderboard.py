@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from neuronllm_eval.cli.commands import LeaderboardSettings
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.formats.terminal import terminal_width
-from neuronllm_eval.runs.directory import RunDirectory, write_whole
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.progress import bar
 

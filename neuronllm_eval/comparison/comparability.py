@@ -20,19 +20,23 @@ from typing import Any
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_ids import AskedDocs
-from neuronllm_eval.formats.json_files import read_json
+from neuronllm_eval.harness.results import ResultFile
 from neuronllm_eval.interventions.conditions import UNMASKED, factor_text
 from neuronllm_eval.models.fingerprints import digest, task_hash
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
-from neuronllm_eval.runs.reader import ValidationRecord
+from neuronllm_eval.runs.artifacts import (
+    ValidationRecord,
+    load_commands,
+    load_result,
+    validation_limit,
+)
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 
 # Settings of a run that decide its neurons besides the method's own; only attribution along a path
 # has the first ones.
 _PATH_SETTINGS = ("quadrature", "n_steps")
 _SELECTION_SETTINGS = ("top_z", "ambiguous", "attribution_dtype")
-_REMEDY = "run validate again"
 _TEMPLATES = {False: "none", True: "the model's own"}
 
 
@@ -234,7 +238,7 @@ def run_terms(
         ArtifactError: the result file of the unmasked run, or `commands.jsonl`, is damaged.
     """
     origin, prompts = neurons.provenance, record.docs.get("asked", {})
-    values, config = _harness_results(run, settings.task)
+    result, config = _harness_results(run, settings.task)
     template = settings.apply_chat_template
     terms = Terms(
         split=asked.split,
@@ -260,11 +264,10 @@ def run_terms(
         top_k=record.top_k,
         suppress=float(record.scales.suppress),
         enhance=float(record.scales.enhance),
-        lm_eval=str(values.get("lm_eval_version")),
+        lm_eval=str(result.lm_eval_version),
         neuronllm_eval=_version(run) or origin.tool_version,
     )
-    limit = (values.get("config") or {}).get("limit")
-    return terms, terms.of_repeats(settings.limit, limit if type(limit) is int else settings.limit)
+    return terms, terms.of_repeats(settings.limit, validation_limit(run, settings))
 
 
 def method_settings(settings: RunSettings) -> dict[str, Any]:
@@ -275,25 +278,19 @@ def method_settings(settings: RunSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in names} | dict(settings.method_args)
 
 
-def _harness_results(run: RunDirectory, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _harness_results(run: RunDirectory, task: str) -> tuple[ResultFile, dict[str, Any]]:
     """The result file of the unmasked run, and the task's configuration in it."""
-    path = run.result(UNMASKED)
-    values = read_json(path, _REMEDY)
-    configs = values.get("configs") if isinstance(values, dict) else None
-    config = configs.get(task) if isinstance(configs, dict) else None
-    if not isinstance(config, dict):
+    result = load_result(run, UNMASKED)
+    if task not in result.configs:
         raise ArtifactError(
-            f"{path} has no configuration of task {task}",
+            f"{run.result(UNMASKED)} has no configuration of task {task}",
             expected="a result file that this package wrote",
-            remedy=_REMEDY,
+            remedy="run validate again",
         )
-    return values, config
+    return result, dict(result.configs[task])
 
 
 def _version(run: RunDirectory) -> str:
     """This package's version at the last validation; empty where the run does not record it."""
-    if not run.commands.is_file():
-        return ""
-    commands = [line for line in read_lines(run.commands) if line.get("stage") == "validate"]
-    versions = commands[-1].get("versions") if commands else None
-    return str(versions.get("neuronllm-eval", "")) if isinstance(versions, dict) else ""
+    versions = [each.versions for each in load_commands(run) if each.stage == "validate"]
+    return versions[-1].get("neuronllm-eval", "") if versions else ""

@@ -27,8 +27,13 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.overlap import Places
+from neuronllm_eval.runs.artifacts import (
+    ValidationRecord,
+    load_neurons,
+    load_settings,
+    load_validation,
+)
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.reader import ValidationRecord, load_neurons
 from neuronllm_eval.runs.settings import RunSettings
 
 _AGAIN = "run validate again"
@@ -73,7 +78,7 @@ def read_run(run: RunDirectory, with_points: bool = False) -> BoardRun:
     Raises:
         ArtifactError: a file is missing or damaged, or files are of different validations.
     """
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     neurons = load_neurons(run, settings)
     lacks = ""
     if not (run.conditions.exists() or run.summary.exists()):
@@ -99,8 +104,8 @@ def read_run(run: RunDirectory, with_points: bool = False) -> BoardRun:
 
 
 def _entries(run: RunDirectory, settings: RunSettings, neurons: NeuronSet) -> tuple[Entry, ...]:
-    record = ValidationRecord.load(run.validation)
-    judged = record.judged(neurons, run.validation)
+    record = load_validation(run)
+    judged = record.validated(neurons, run.validation)
     summary = StoredSummary.load(run.summary)
     asked = asked_docs(run.conditions, settings.task)
     _require_one_validation(run, settings, record, summary, asked)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from neuronllm_eval.comparison.comparability import method_settings, run_terms
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_ids import AskedDocs
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
@@ -19,9 +19,13 @@ from neuronllm_eval.interventions.conditions import (
     edited_by,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
-from neuronllm_eval.runs.reader import ValidationRecord, judged_limit, load_neurons
-from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runs.artifacts import (
+    load_neurons,
+    load_settings,
+    load_validation,
+    validation_limit,
+)
+from neuronllm_eval.runs.directory import RunDirectory
 
 
 class Key(NamedTuple):
@@ -112,7 +116,7 @@ def read_compared(runs: Sequence[RunDirectory]) -> list[Compared]:
 
 
 def _of_run(run: RunDirectory) -> list[Compared]:
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     neurons = load_neurons(run, settings)
     if not run.conditions.is_file():
         raise ArtifactError(
@@ -120,13 +124,13 @@ def _of_run(run: RunDirectory) -> list[Compared]:
             expected=run.conditions.name,
             remedy=f"run `neuronllm-eval validate {run.path}` first",
         )
-    record = ValidationRecord.load(run.validation)
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
+    record = load_validation(run)
+    table = doc_table(run, settings.task)
     known = neurons.provenance
     terms = asdict(run_terms(run, settings, neurons, record, AskedDocs.of(table))[0])
-    judged = record.judged(neurons, run.validation)
+    judged = record.validated(neurons, run.validation)
     terms = {name: value for name, value in terms.items() if name not in _NOT_IN_KEY}
-    terms["limit"] = _limit(settings.limit, judged_limit(run, settings))
+    terms["limit"] = _limit(settings.limit, validation_limit(run, settings))
     by_count: dict[int, dict[str, str]] = {}
     controls: dict[int, dict[str, list[str]]] = {}
     for name in table.conditions:

@@ -17,7 +17,7 @@ from neuronllm_eval.comparison.comparability import Terms, method_settings, run_
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, with_edited
 from neuronllm_eval.evaluation.doc_ids import AskedDocs, asked_docs
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
 from neuronllm_eval.evaluation.summary_file import StoredSummary
 from neuronllm_eval.interventions.conditions import (
@@ -29,8 +29,13 @@ from neuronllm_eval.interventions.conditions import (
     factor_text,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
-from neuronllm_eval.runs.reader import ValidationRecord, load_neurons
+from neuronllm_eval.runs.artifacts import (
+    ValidationRecord,
+    load_neurons,
+    load_settings,
+    load_validation,
+)
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 
 _TOLERANCE = 1e-6  # percentage points, between summary.json and conditions.jsonl
@@ -153,7 +158,7 @@ def read_run(run: RunDirectory, *, with_docs: bool = False) -> ComparedRun:
     Raises:
         ArtifactError: a file is missing or damaged, or files are of different validations.
     """
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     neurons = load_neurons(run, settings)
     origin = neurons.provenance
     facts = RunFacts(
@@ -176,12 +181,12 @@ def read_run(run: RunDirectory, *, with_docs: bool = False) -> ComparedRun:
 def _with_rows(
     result: ComparedRun, run: RunDirectory, settings: RunSettings, with_docs: bool
 ) -> ComparedRun:
-    record = ValidationRecord.load(run.validation)
+    record = load_validation(run)
     summary = StoredSummary.load(run.summary)
-    evaluated = record.judged(result.neurons, run.validation)
+    evaluated = record.validated(result.neurons, run.validation)
     docs = None
     if with_docs:
-        docs = DocTable.from_lines(read_lines(run.conditions), run.conditions, settings.task)
+        docs = doc_table(run, settings.task)
     asked = asked_docs(run.conditions, settings.task) if docs is None else AskedDocs.of(docs)
     _require_one_validation(run, settings, record, summary, asked)
     if docs is not None:
@@ -280,7 +285,7 @@ def _require_one_validation(
         top_k = None if each.name == UNMASKED else parts.top_k or record.top_k
         scales = parts.scales(record.scales)
         same = same and (each.condition, each.top_k) == (parts.condition, top_k)
-        same = same and each.scale in (None, float(scales.suppress), float(scales.enhance))
+        same = same and each.scale in (None, *map(float, dataclasses.astuple(scales)))
         counts = (each.accuracy.n_docs, each.accuracy.n_questions)
         same = same and counts == (len(asked.docs), len(asked.questions))
     if not same:

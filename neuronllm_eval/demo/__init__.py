@@ -1,4 +1,4 @@
-"""The embedded demo: a tiny multiple-choice model and the questions it was raised on.
+"""The embedded demo: a tiny multiple-choice model and its questions.
 
 Importing this package reads no file and does not import torch.
 """

@@ -6,11 +6,9 @@ Separate from the report, so that every number in it can be recomputed from the 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +27,7 @@ from neuronllm_eval.evaluation.stats.significance import (
     mcnemar,
     random_control_rank,
 )
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.formats.typed_files import NumberOrNaN
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
@@ -65,8 +63,8 @@ class Corrected:
     """
 
     n_tests: int
-    p_value: float
-    mcnemar_p_value: float
+    p_value: NumberOrNaN
+    mcnemar_p_value: NumberOrNaN
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ class ConditionSummary:
     scale: float | None
     accuracy: PairedDelta
     confidence: PairedDelta
-    rac: float
-    rcc: float
+    rac: NumberOrNaN
+    rcc: NumberOrNaN
     controls: ControlRank | None
     n_beyond: int
     mcnemar: McNemar | None
@@ -259,45 +257,3 @@ def _summarise(
         n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
         mcnemar=mcnemar(table.correct[UNMASKED], table.correct[name]) if sign else None,
     )
-
-
-def summary_json(
-    task: str,
-    split: str,
-    summaries: Sequence[ConditionSummary],
-    docs: dict[str, Any],
-    metrics: Mapping[str, Mapping[str, float]],
-    split_half: SplitHalf,
-    positions: Mapping[str, str],
-) -> str:
-    """The content of `summary.json`; what is not a number is null.
-
-    Args:
-        task: name of the harness task.
-        split: the validation split.
-        summaries: one per condition and point.
-        docs: per split, counts of its docs.
-        metrics: name of condition or point -> the harness's metrics.
-        positions: `chosen_at` of the neurons, and `applied_at` of the conditions.
-    """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
-    conditions = [
-        plain({**dataclasses.asdict(summary), "metrics": dict(metrics.get(summary.name, {}))})
-        for summary in summaries
-    ]
-    values = {
-        "task": task,
-        "split": split,
-        "docs": docs,
-        "positions": dict(positions),
-        "split_half": plain(dataclasses.asdict(split_half)),
-        "conditions": conditions,
-    }
-    return json.dumps(values, indent=1) + "\n"

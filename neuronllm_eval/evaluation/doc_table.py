@@ -9,28 +9,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import scipy.special
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.typed_files import artifact, load_lines
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName
+from neuronllm_eval.runs.directory import RunDirectory
 
+_REMEDY = "run validate again"
 # Log-nats, at most 0 up to rounding.
-LogLikelihood = Annotated[float, Field(le=1e-3, allow_inf_nan=False)]
+LogLikelihood = Annotated[float, Field(le=1e-3)]
 
 
-class DocLine(BaseModel):
+@artifact
+@dataclass(frozen=True)
+class DocLine:
     """A line of `conditions.jsonl`.
 
     Attributes:
         loglikelihoods: condition -> [options].
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     task: str
     split: str
@@ -38,6 +41,17 @@ class DocLine(BaseModel):
     question_id: str
     gold: int
     loglikelihoods: dict[str, list[LogLikelihood]]
+
+    def __post_init__(self) -> None:
+        lengths = {len(options) for options in self.loglikelihoods.values()}
+        n_options = min(lengths, default=0)
+        if UNMASKED not in self.loglikelihoods or len(lengths) != 1 or n_options < 2:
+            raise ValueError(
+                f"there are not {UNMASKED} and equally many options, 2 or more, under every "
+                "condition"
+            )
+        if not 0 <= self.gold < n_options:
+            raise ValueError(f"gold is {self.gold!s:.100} of {n_options} options")
 
 
 @dataclass(frozen=True)
@@ -67,18 +81,21 @@ class DocTable:
     confidence: Mapping[str, NDArray[np.float64]]
 
     @classmethod
-    def from_lines(cls, lines: Sequence[Mapping[str, Any]], path: Path, task: str) -> DocTable:
-        """Read the lines of `conditions.jsonl`.
+    def load(cls, path: Path, task: str) -> DocTable:
+        """Read `conditions.jsonl`.
 
         Args:
-            lines: the parsed lines.
-            path: the file, for error messages.
             task: the task that every line must name.
 
         Raises:
-            ArtifactError: there is no line, or lines do not fit the task or each other.
+            ArtifactError: the file is missing or damaged, or lines do not fit the task or each
+                other.
         """
-        docs = [_doc_line(line, path, number) for number, line in enumerate(lines, 1)]
+        return cls.from_lines(load_lines(DocLine, path, _REMEDY), path, task)
+
+    @classmethod
+    def from_lines(cls, docs: list[DocLine], path: Path, task: str) -> DocTable:
+        """The same of lines that have been read; `path` is for error messages."""
         if not docs:
             raise _damaged(path, "the file is empty")
         names = tuple(docs[0].loglikelihoods)
@@ -116,6 +133,15 @@ class DocTable:
         )
 
 
+def doc_table(run: RunDirectory, task: str) -> DocTable:
+    """The answers of a validated run.
+
+    Raises:
+        ArtifactError: as `DocTable.load`.
+    """
+    return run.once(run.conditions, lambda: DocTable.load(run.conditions, task))
+
+
 def numbered(names: Sequence[str]) -> NDArray[np.int64]:
     """Equal names as equal numbers, from 0 in the order of their first appearance."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -127,25 +153,6 @@ def softmax_at(loglikelihoods: NDArray[np.float64], gold: NDArray[np.int64]) -> 
     probabilities = scipy.special.softmax(loglikelihoods, axis=-1)
     index = np.broadcast_to(gold, loglikelihoods.shape[:-1])[..., np.newaxis]
     return np.asarray(np.take_along_axis(probabilities, index, axis=-1)[..., 0])
-
-
-def _doc_line(line: Mapping[str, Any], path: Path, number: int) -> DocLine:
-    try:
-        doc = DocLine.model_validate(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise _damaged(
-            path, f"line {number}: {key}: {first['msg']}, not {first['input']!r:.100}"
-        ) from error
-    lengths = {len(values) for values in doc.loglikelihoods.values()}
-    n_options = min(lengths, default=0)
-    if UNMASKED not in doc.loglikelihoods or len(lengths) != 1 or n_options < 2:
-        wanted = f"{UNMASKED}, and equally many options, 2 or more, under every condition"
-        raise _damaged(path, f"line {number} needs {wanted}")
-    if not 0 <= doc.gold < n_options:
-        raise _damaged(path, f"line {number} has gold {doc.gold!s:.100} of {n_options} options")
-    return doc
 
 
 def _require_conditions(names: tuple[str, ...], path: Path) -> None:
@@ -171,5 +178,5 @@ def _damaged(path: Path, found: str) -> ArtifactError:
     return ArtifactError(
         f"{path}: {found}",
         expected="a line per doc, with its finite log-likelihoods under the same conditions",
-        remedy="run validate again",
+        remedy=_REMEDY,
     )

@@ -1,4 +1,4 @@
-"""`validation_docs.jsonl`, read back: what the docs say that judged the neurons. Strict."""
+"""`validation_docs.jsonl`: the first words of the docs that the neurons were validated on."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from pathlib import Path
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.runs.directory import read_lines
+from neuronllm_eval.formats.typed_files import artifact, load_lines
 
-_KINDS = {"doc_id": int, "question": str, "options": list, "group": str}
+_REMEDY = "run validate again"
 
 
+@artifact
 @dataclass(frozen=True)
 class JudgedDoc:
-    """A doc in few words.
+    """A line of the file.
 
     Attributes:
+        doc_id: of the harness.
         question: its first words.
-        options: first words of the options, in the order that they were shown in.
+        options: first words of the options, in the order of the prompt.
         group: family or subject; empty where the data name none.
     """
 
+    doc_id: int
     question: str
     options: tuple[str, ...]
     group: str
@@ -31,26 +34,15 @@ def read_judged_docs(path: Path, table: DocTable) -> tuple[JudgedDoc, ...]:
     """[docs] in the table's order; empty where an earlier version wrote no such file.
 
     Raises:
-        ArtifactError: the file is damaged, or of other docs.
+        ArtifactError: the file is damaged, or has other docs than the table.
     """
     if not path.exists():
         return ()
-    found = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if {name: type(value) for name, value in line.items()} != _KINDS or not all(
-            isinstance(option, str) for option in line["options"]
-        ):
-            raise _refusal(path, f"line {number} is not of a doc")
-        options = tuple(line["options"])
-        found[line["doc_id"]] = JudgedDoc(line["question"], options, line["group"])
-    if set(found) != set(table.doc_ids):
-        raise _refusal(path, f"it has {len(found)} docs, of which some are not those that judged")
-    return tuple(found[doc_id] for doc_id in table.doc_ids)
-
-
-def _refusal(path: Path, what: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: {what}",
-        expected="a line per doc of conditions.jsonl, with question, options and group",
-        remedy="run validate again",
-    )
+    docs = {doc.doc_id: doc for doc in load_lines(JudgedDoc, path, _REMEDY)}
+    if docs.keys() != set(table.doc_ids):
+        raise ArtifactError(
+            f"{path} has {len(docs)} docs, which are not those of conditions.jsonl",
+            expected="a line per doc of conditions.jsonl",
+            remedy=_REMEDY,
+        )
+    return tuple(docs[doc_id] for doc_id in table.doc_ids)

@@ -1,111 +1,134 @@
-"""`summary.json`, read back as strictly as it was written."""
+"""`summary.json`: what each condition did to the benchmark, as `report` writes it."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
-from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
-from neuronllm_eval.formats.json_files import exact_keys, occurs_twice, read_json
+from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.formats.typed_files import NumberOrNaN, artifact, load
 from neuronllm_eval.interventions.conditions import CONDITIONS
-
-_AGAIN = "run `neuronllm-eval report` on the run"
-_KEYS = {"task", "split", "docs", "positions", "split_half", "conditions"}
-_Made = TypeVar("_Made")
+from neuronllm_eval.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
+class StoredCondition(ConditionSummary):
+    """A condition or point, with the harness's metrics under it.
+
+    Attributes:
+        metrics: by name; empty where no result file was written.
+    """
+
+    metrics: dict[str, NumberOrNaN] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise ValueError(f"condition is {self.condition!r:.100}")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where neurons were `chosen_at`, and where conditions were `applied_at`."""
+
+    chosen_at: str
+    applied_at: str
+
+
+@artifact
+@dataclass(frozen=True)
 class StoredSummary:
-    """What `summary.json` says, but for the docs and the stability, which other files have.
+    """The content of `summary.json`.
 
     Attributes:
         task: name of the harness task.
-        split: the split that judged.
-        applied_at: positions at which conditions were applied.
+        split: the validation split.
+        docs: per role, what became of its docs.
+        positions: where neurons were selected and conditions applied.
+        split_half: how far two halves of the selection questions agree on the neurons.
         conditions: one per condition and point.
-        metrics: by name of condition or point, the harness's metrics; NaN where they are none.
     """
 
     task: str
     split: str
-    applied_at: str
-    conditions: tuple[ConditionSummary, ...]
-    metrics: Mapping[str, Mapping[str, float]]
+    docs: dict[str, Any]
+    positions: Positions
+    split_half: SplitHalf
+    conditions: tuple[StoredCondition, ...]
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.conditions]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"the conditions are not one or more distinct ones: {names}")
+
+    @property
+    def applied_at(self) -> str:
+        """Positions at which conditions were applied."""
+        return self.positions.applied_at
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By name of condition or point, the harness's metrics; NaN where they are none."""
+        return {each.name: each.metrics for each in self.conditions}
+
+    def to_json(self) -> str:
+        """The content of the file; null stands for what is not a number."""
+        return json.dumps(_without_nan(dataclasses.asdict(self)), indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> StoredSummary:
         """Read a `summary.json`.
 
         Raises:
-            ArtifactError: it is missing or damaged, or holds what no report writes.
+            ArtifactError: it is missing or damaged.
         """
-        found = exact_keys(read_json(path, _AGAIN), _KEYS, path, "the file", _AGAIN)
-        lines = found["conditions"]
-        if not isinstance(lines, list) or not lines:
-            raise _refusal(path, f"conditions is {lines!r:.100}")
-        names = {"chosen_at", "applied_at"}
-        where = exact_keys(found["positions"], names, path, "positions", _AGAIN)
-        for name, text in (*where.items(), ("task", found["task"]), ("split", found["split"])):
-            if not isinstance(text, str):
-                raise _refusal(path, f"{name} is {text!r:.100}")
-        conditions, metrics = [], {}
-        for line in lines:
-            rest = dict(line) if isinstance(line, dict) else {}
-            own = _numbers(rest.pop("metrics", None), path)
-            rest.setdefault("edited", None)  # earlier versions did not say
-            summary = _made(ConditionSummary, rest, path)
-            conditions.append(summary)
-            metrics[summary.name] = own
-            if summary.condition not in CONDITIONS:
-                raise _refusal(path, f"condition is {summary.condition!r:.100}")
-        if twice := occurs_twice(each.name for each in conditions):
-            raise _refusal(path, f"{twice} is there twice")
-        return cls(found["task"], found["split"], where["applied_at"], tuple(conditions), metrics)
+        return load(cls, path, "run `neuronllm-eval report` on the run")
 
 
-def _made(cls: type[_Made], values: Any, path: Path) -> _Made:
-    """A frozen dataclass of what `dataclasses.asdict` made of one; null stands for NaN."""
-    kinds = get_type_hints(cls)
-    given = exact_keys(values, set(kinds), path, cls.__name__, _AGAIN)
-    return cls(**{name: _value(kinds[name], given[name], name, path) for name in kinds})
+def load_summary(run: RunDirectory) -> StoredSummary:
+    """The summary of a run (`summary.json`).
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    return run.once(run.summary, lambda: StoredSummary.load(run.summary))
 
 
-def _value(kind: Any, value: Any, name: str, path: Path) -> Any:
-    kinds = get_args(kind) or (kind,)
-    if value is None and type(None) in kinds:
-        return None
-    (kind,) = (each for each in kinds if each is not type(None))
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return _made(kind, value, path)
-    if kind is float:
-        return _number(value, name, path)
-    if type(value) is not kind:
-        raise _refusal(path, f"{name} is {value!r:.100}")
-    return value
+def summary_of(
+    task: str,
+    split: str,
+    summaries: Sequence[ConditionSummary],
+    docs: dict[str, Any],
+    metrics: Mapping[str, Mapping[str, float]],
+    split_half: SplitHalf,
+    positions: Positions,
+) -> StoredSummary:
+    """The content of `summary.json`.
 
-
-def _number(value: Any, name: str, path: Path) -> float:
-    if value is None:
-        return math.nan
-    if type(value) not in (int, float) or not abs(value) < 1e308:
-        raise _refusal(path, f"{name} is {value!r:.100}")
-    return float(value)
-
-
-def _numbers(values: Any, path: Path) -> dict[str, float]:
-    if not isinstance(values, dict):
-        raise _refusal(path, f"metrics is {values!r:.100}")
-    return {name: _number(value, f"metric {name}", path) for name, value in values.items()}
-
-
-def _refusal(path: Path, what: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path}: {what:.300}",
-        expected="a file as `neuronllm-eval report` writes it",
-        remedy=_AGAIN,
+    Args:
+        task: name of the harness task.
+        split: the validation split.
+        summaries: one per condition and point.
+        docs: per role, what became of its docs.
+        metrics: by name of condition or point, the harness's metrics.
+        split_half: how far two halves of the selection questions agree on the neurons.
+        positions: where neurons were selected and conditions applied.
+    """
+    conditions = tuple(
+        StoredCondition(**vars(each), metrics=dict(metrics.get(each.name, {})))
+        for each in summaries
     )
+    return StoredSummary(task, split, docs, positions, split_half, conditions)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

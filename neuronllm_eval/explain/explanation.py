@@ -19,7 +19,7 @@ does chance: with few prompts for each letter it is too high.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -213,34 +213,24 @@ def letter_profile(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> Lett
 
 
 def gold_counts(
-    lines: Sequence[Mapping[str, Any]], n_letters: int, n_prompts: int, path: Path
+    gold: Iterable[int], n_letters: int, n_prompts: int, path: Path
 ) -> NDArray[np.int64]:
     """[letters] how many prompts have each gold letter.
 
     Args:
-        lines: of `questions.jsonl`.
+        gold: [prompts] of `questions.jsonl`.
         n_letters: letters that attributions were summed by.
         n_prompts: expected number of prompts.
         path: the file, for error messages.
 
     Raises:
-        ArtifactError: the lines do not fit that.
+        ArtifactError: the prompts do not fit that.
     """
-    counts: Counter[int] = Counter()
-    for number, line in enumerate(lines, 1):
-        gold = line.get("gold")
-        if not isinstance(gold, list) or not all(
-            type(letter) is int and 0 <= letter < n_letters for letter in gold
-        ):
-            raise ArtifactError(
-                f"{path}: line {number} has gold {gold!r:.100}",
-                expected=f"a list of letters, as numbers from 0 to {n_letters - 1}",
-                remedy="run identify again",
-            )
-        counts.update(gold)
-    if counts.total() != n_prompts:
+    counts = Counter(gold)
+    if counts.total() != n_prompts or not set(counts) <= set(range(n_letters)):
         raise ArtifactError(
-            f"{path} is of {counts.total()} prompts, the scores of {n_prompts}",
+            f"{path} has {counts.total()} prompts with the gold letters {sorted(counts)}, "
+            f"the scores {n_prompts} prompts with {n_letters} letters",
             expected="files of one run",
             remedy="run identify again",
         )

@@ -20,11 +20,13 @@ from neuronllm_eval.export.ia3_adapter import (
     rounded_factors,
 )
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import Figures, adapter_card
+from neuronllm_eval.export.model_card import adapter_card
+from neuronllm_eval.export.validated_figures import Figures
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.models.ffn_layers import FFNLayers
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, write_whole
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
 
 logger = logging.getLogger(__name__)
 

@@ -4,56 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neuronllm_eval.aqua.settings import PREFIX
 from neuronllm_eval.export.manifest import Export
+from neuronllm_eval.export.validated_figures import Figures
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.formats.yaml_files import dump_yaml
 from neuronllm_eval.interventions.conditions import OPERATIONS, ConditionName, factor_text
 from neuronllm_eval.models.hub import is_repo_id
 from neuronllm_eval.neurons.neuron_set import Provenance
-from neuronllm_eval.prompts import ALL, SCORED
+from neuronllm_eval.prompts import ALL
 
 # Stand for where the reader has an export, and a run.
 HERE = "FOLDER_OR_REPO"
 RUN = "hf://USER/REPO"
 _TAGS = ["neuronllm", "interpretability", "lm-evaluation-harness"]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What the run says the condition does.
-
-    Attributes:
-        split: that judged.
-        n_questions: judged on.
-        unmasked: accuracy, percent.
-        accuracy: under the condition, percent.
-        delta: percentage points.
-        low: bound of its 95% interval.
-        high: bound of its 95% interval.
-        p_value: two-sided, after Holm's correction.
-        n_tests: conditions, or points of a sweep, that it is corrected for.
-        n_controls: layer-matched random controls.
-        n_beyond: controls that moved less in the expected direction.
-        applied_at: positions that were edited (`positions.POSITIONS`).
-    """
-
-    split: str
-    n_questions: int
-    unmasked: float
-    accuracy: float
-    delta: float
-    low: float
-    high: float
-    p_value: float
-    n_tests: int
-    n_controls: int
-    n_beyond: int
-    applied_at: str = SCORED
 
 
 def front_matter(model: str, library: str, tags: Sequence[str] = ()) -> str:
@@ -160,13 +127,17 @@ def _figures(export: Export, figures: Figures | None) -> list[str]:
             "neurons and scale. `neuronllm-eval validate` judges it; the cards below its run have "
             "figures then, and so does what `neuronllm-eval export` writes."
         ]
-    p = f"{figures.p_value:.4f}" if figures.p_value >= 1e-3 else "<0.001"
+    effect, accuracy = figures.effect, figures.effect.accuracy
+    assert effect.corrected is not None
+    p_value = effect.corrected.p_value
+    n_controls = effect.controls.n_controls if effect.controls else 0
     return [
-        f"On {figures.n_questions} questions of the {escaped(figures.split)} split: accuracy "
-        f"{figures.unmasked:.1f}% unmasked, {figures.accuracy:.1f}% under "
-        f"{escaped(export.condition)}: {figures.delta:+.1f} points (95% interval "
-        f"{figures.low:+.1f} to {figures.high:+.1f}; p {p} after Holm's correction for "
-        f"{figures.n_tests}); {figures.n_beyond} of {figures.n_controls} layer-matched random "
+        f"On {accuracy.n_questions} questions of the {escaped(figures.split)} split: accuracy "
+        f"{accuracy.unmasked:.1f}% unmasked, {accuracy.condition:.1f}% under "
+        f"{escaped(export.condition)}: {accuracy.delta:+.1f} points (95% interval "
+        f"{accuracy.low:+.1f} to {accuracy.high:+.1f}; p "
+        f"{f'{p_value:.4f}' if p_value >= 1e-3 else '<0.001'} after Holm's correction for "
+        f"{effect.corrected.n_tests}); {effect.n_beyond} of {n_controls} layer-matched random "
         "controls moved less in the expected direction.",
         "",
         "These are of edits at every position, which is what is here; the command below measures "

@@ -1,40 +1,66 @@
-"""Text from data, tasks and models, as it may stand in a markdown report."""
+"""Markdown: tables, and text from data, tasks and models in which nothing is markup."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from pytablewriter import MarkdownTableWriter
+from rich.cells import cell_len
 
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; text from elsewhere is to be `escaped` before."""
-    # The writer escapes every pipe, also one that is escaped already.
-    cells = [[cell.replace("\n", " ").replace("\\|", "|") for cell in row] for row in rows]
-    writer = MarkdownTableWriter(headers=list(headers), value_matrix=cells, margin=1)
-    writer.type_hints = ["str"] * len(headers)
-    return str(writer.dumps()).strip()
-
-
-# Signs that mean something in markdown or in the HTML that it may hold.
-_SIGNS = re.compile(r"([\\`*\[\]<>|&~#$!{}]|(?<![^\W_])_|_(?![^\W_]))")
-LONGEST = 300  # characters
+# Characters that mean something in markdown or in the HTML that it may hold. A `<` before a digit
+# cannot start a tag.
+_MARKUP = re.compile(r"([\\`*\[\]>|&~#$!{}]|<(?!\d)|(?<![^\W_])_|_(?![^\W_]))")
+_CODE = re.compile("`([^`]+)`")
+LONGEST = 300  # characters of a text from data
+LONGEST_PROSE = 20_000  # of a paragraph
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
-    """A text on one line, with no instruction to the terminal in it.
+    """A text on one line, without instructions to the terminal.
 
-    Whitespace and what cannot be seen or written become spaces; a long text loses its end.
+    White space and unprintable characters become spaces; a long text is cut at the end.
     """
-    seen = "".join(sign if sign.isprintable() else " " for sign in str(text)[: longest + 1])
-    line = " ".join(seen.split())
+    printable = "".join(
+        character if character.isprintable() else " " for character in str(text)[: longest + 1]
+    )
+    line = " ".join(printable.split())
     return f"{line[: longest - 3]}..." if len(line) > longest else line
 
 
 def escaped(text: object, longest: int = LONGEST) -> str:
-    """A text on one line, in which nothing is markup, a link or an instruction to the terminal.
+    """`one_line`, in which nothing is markup or a link."""
+    return _without_markup(one_line(text, longest))
 
-    Whitespace and what cannot be seen or written become spaces; a long text loses its end.
-    """
-    return _SIGNS.sub(r"\\\1", one_line(text, longest)).replace("://", r"\://")
+
+def escaped_prose(text: str) -> str:
+    """A paragraph in which only words in backticks are markup, as code."""
+    parts = _CODE.split(one_line(text, LONGEST_PROSE))  # every second part is code
+    return "".join(
+        f"`{part}`" if index % 2 else _without_markup(part) for index, part in enumerate(parts)
+    )
+
+
+def data_text(text: object) -> str:
+    """Text from data as part of a paragraph: on one line, without backticks."""
+    return one_line(text).replace("`", "'")
+
+
+def _without_markup(line: str) -> str:
+    return _MARKUP.sub(r"\\\1", line).replace("://", r"\://")
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table with aligned columns; text from data is to be `escaped` before."""
+    lines = [[_cell(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(3, *map(cell_len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(_padded, line, widths))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """One line, with every pipe escaped once."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\|", r"\1\\|", text.replace("\n", " "))
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -107,22 +108,55 @@ def parse(model: type[_Value], text: str, where: str, remedy: str) -> _Value:
     Raises:
         ArtifactError: it is not JSON, or does not fit the type.
     """
-    try:
-        require_distinct_keys(text)
+    with _named(where, remedy):
+        try:
+            if not _is_partial(model):
+                require_distinct_keys(text)
+        except (ValueError, RecursionError) as error:  # also integers of thousands of digits
+            raise _not_json(where, error, remedy) from error
         return cast(_Value, _adapter(cast(Any, model)).validate_json(text))
-    except ValidationError as error:
-        found, expected = explain_failure(error)
-        raise ArtifactError(f"{where}: {found}", expected=expected, remedy=remedy) from error
-    except NeuronLLMError as error:  # of a value's own checks
+
+
+def check(model: type[_Value], values: Any, where: str, remedy: str) -> _Value:
+    """A value of type `model` from values that are not JSON, such as those of YAML.
+
+    Raises:
+        ArtifactError: they do not fit the type.
+    """
+    with _named(where, remedy):
+        return cast(_Value, _adapter(cast(Any, model)).validate_python(values))
+
+
+@contextmanager
+def _named(where: str, remedy: str) -> Iterator[None]:
+    """Makes what pydantic and values' own checks raise an ArtifactError that names the file."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except NeuronLLMError as error:
         raise ArtifactError(
             f"{where}: {error.found}", expected=error.expected, remedy=remedy
         ) from error
-    except (ValueError, RecursionError) as error:  # also integers of thousands of digits
-        raise ArtifactError(
-            f"{where} is not valid JSON: {error}",
-            expected="a file as this package writes it",
-            remedy=remedy,
-        ) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] == "json_invalid":
+            raise _not_json(where, problem["ctx"]["error"], remedy) from error
+        found, expected = explain_failure(error)
+        raise ArtifactError(f"{where}: {found}", expected=expected, remedy=remedy) from error
+
+
+def _not_json(where: str, reason: object, remedy: str) -> ArtifactError:
+    return ArtifactError(
+        f"{where} is not valid JSON: {reason}",
+        expected="a file as this package writes it",
+        remedy=remedy,
+    )
+
+
+def _is_partial(model: object) -> bool:
+    """Whether the type leaves out a part of its file, and so does not check it."""
+    return bool(getattr(model, "__pydantic_config__", {}).get("extra") == "ignore")
 
 
 @cache
@@ -145,8 +179,6 @@ def explain_failure(error: ValidationError) -> tuple[str, str]:
     elif problem["type"] == "value_error":
         found = (f"{key}: " if problem["loc"] else "") + f"{problem['ctx']['error']!s:.300}"
         expected = "consistent values, as this package writes them"
-    elif problem["type"] == "json_invalid":
-        found, expected = f"{problem['msg']}", "JSON as this package writes it"
     else:
         found = f"{key} is {problem['input']!r:.100}"
         expected = problem["msg"].removeprefix("Input should be ")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import occurs_twice, read_text
+from neuronllm_eval.formats.json_files import read_text, repeated
 
 MOST_YAML_BYTES = 4 << 20
 MOST_LEVELS = 50
@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # Keys that are no scalars are refused as unhashable by the safe loader itself.
         scalars = (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if (twice := occurs_twice(scalars)) is not None:
+        if (twice := repeated(scalars)) is not None:
             raise ValueError(f"the key {twice!r} occurs twice")
         return super().construct_mapping(node, deep)
 

@@ -23,9 +23,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_commit_from_path
+from pydantic import ConfigDict, with_config
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import read_json
 from neuronllm_eval.harness.tokenize import QuestionSet
 
 # doc_id -> per option (log-likelihood in log-nats, whether greedy decoding would say it).
@@ -131,35 +131,47 @@ class ResultContext:
         return cls(config=config, environment=environment, **settings)
 
 
-def read_metrics(path: Path, task: str) -> dict[str, float]:
-    """A task's metrics in a result file, without their standard errors; those that are numbers.
+@with_config(ConfigDict(strict=True, extra="ignore"))
+@dataclass(frozen=True)
+class ResultFile:
+    """The parts of an lm_eval result file that this package reads.
 
-    Raises:
-        ArtifactError: the file is damaged or is another task's.
+    Attributes:
+        results: by task, its metrics; NaN is possible.
+        configs: by task, its configuration.
+        config: of the evaluation.
+        lm_eval_version: of the harness.
     """
-    values = read_json(path, "run validate again")
-    results = values.get("results") if isinstance(values, dict) else None
-    if not isinstance(results, dict) or not isinstance(results.get(task), dict):
-        raise ArtifactError(
-            f"{path} has no results of task {task}",
-            expected="a result file that this package wrote",
-            remedy="run validate again",
-        )
-    names = {key: key.partition(",")[0] for key in results[task] if "," in key}
-    found = {}
-    for key, name in names.items():
-        value = results[task][key]
-        if name.endswith("_stderr") or not isinstance(value, (int, float)):
-            continue
-        # Metrics may be NaN, but not of more digits than a float can hold.
-        if isinstance(value, int) and abs(value) >= 1 << 53:
+
+    results: dict[str, dict[str, Any]]
+    configs: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    lm_eval_version: str | None = None
+
+    def metrics(self, task: str, path: Path) -> dict[str, float]:
+        """A task's metrics without their standard errors; those that are numbers.
+
+        Args:
+            task: its name.
+            path: the file, for error messages.
+
+        Raises:
+            ArtifactError: the file has no results of the task.
+        """
+        if task not in self.results:
             raise ArtifactError(
-                f"{path}: {key} of task {task} has {len(bin(value)) - 2} bits",
-                expected="a metric",
+                f"{path} has no results of task {task}",
+                expected="a result file that this package wrote",
                 remedy="run validate again",
             )
-        found[name] = float(value)
-    return found
+        numbers = {}
+        for key, value in self.results[task].items():
+            name, comma, _ = key.partition(",")
+            # An integer may have more digits than a float can hold.
+            is_number = isinstance(value, float) or (type(value) is int and abs(value) < 1 << 53)
+            if comma and is_number and not name.endswith("_stderr"):
+                numbers[name] = float(value)
+        return numbers
 
 
 def write_result(

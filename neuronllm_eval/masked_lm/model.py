@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,12 @@ NAME = "neuronllm"  # of the model in lm_eval
 def _register(model: type[MaskedScoringLM]) -> type[MaskedScoringLM]:
     """Register a model with lm_eval, unless lm_eval discovered it as a plugin and is loading it.
 
-    Then its registry holds the entry point, which it cannot compare with a class (0.4.13).
+    Then its registry holds the entry point or its path, and compares neither with a class (0.4.13).
     """
     registered = getattr(model_registry, "_objs", {}).get(NAME)
-    path = f"{model.__module__}:{model.__qualname__}"
-    if not (isinstance(registered, EntryPoint) and registered.value == path):
+    path = str(getattr(registered, "value", registered))
+    package = model.__module__.partition(".")[0]
+    if not (path.startswith(package) and path.endswith(f":{model.__qualname__}")):
         register_model(NAME)(model)
     return model
 

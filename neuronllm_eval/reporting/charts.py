@@ -1,6 +1,6 @@
 """The single figures of `report.html`: deltas, flips, layers, halves, groups. Pure.
 
-Colours never stand alone: kinds differ in form or in place too.
+Colour never carries meaning alone: marks differ in form or position too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from neuronllm_eval.reporting.wording import ALPHA, corrected_p
 
 WIDTH = 356
 _LABELS = 122  # pixels for the names of rows
-_SIGNS = 16  # that fit there
+_CHARACTERS = 16  # that fit there
 _RIGHT = WIDTH - 12
-_MOST_MARKS = 150  # of each kind in a scatter
+_MOST_MARKS = 150  # good neurons, and bad ones, in a scatter
 _MOST_GROUPS = 40
 
 
@@ -34,10 +34,10 @@ def _value_axis(drawing: Drawing, scale: Scale, top: float, bottom: float, what:
 
 def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
     """Accuracy deltas with intervals, over the range of the random controls."""
-    said = "; ".join(f"{each.name} {_interval(each)}" for each in summaries)
+    rows = "; ".join(f"{each.name} {_interval(each)}" for each in summaries)
     row, top = 30, 30
     bottom = top + row * len(summaries)
-    drawing = Drawing(WIDTH, bottom + 38, f"Accuracy deltas in points: {said}.")
+    drawing = Drawing(WIDTH, bottom + 38, f"Accuracy deltas in points: {rows}.")
     legend = [("circle", "mark", "delta, 95% interval")]
     if any(each.controls and each.controls.n_controls for each in summaries):
         legend.append(("bar", "band", "random controls"))
@@ -47,7 +47,7 @@ def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
     _value_axis(drawing, scale, top, bottom, "change of accuracy, points")
     for number, each in enumerate(summaries):
         y = top + row * (number + 0.5)
-        drawing.text(_LABELS - 8, y + 4, clipped(each.name, _SIGNS), "label", "end")
+        drawing.text(_LABELS - 8, y + 4, clipped(each.name, _CHARACTERS), "label", "end")
         controls = each.controls
         if controls is not None and controls.n_controls:
             low, high = scale(controls.low), scale(controls.high)
@@ -62,15 +62,15 @@ def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
 
 
 def _interval(each: ConditionSummary) -> str:
-    found = each.accuracy
-    return f"{found.delta:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    accuracy = each.accuracy
+    return f"{accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
 
 
 def _extent(each: ConditionSummary) -> list[float]:
-    found = [each.accuracy.low, each.accuracy.high, each.accuracy.delta]
+    values = [each.accuracy.low, each.accuracy.high, each.accuracy.delta]
     if each.controls is not None and each.controls.n_controls:
-        found += [each.controls.low, each.controls.high]
-    return found
+        values += [each.controls.low, each.controls.high]
+    return values
 
 
 def _legend(drawing: Drawing, entries: Sequence[tuple[str, str, str]], x: float = 2) -> None:
@@ -85,15 +85,15 @@ def _legend(drawing: Drawing, entries: Sequence[tuple[str, str, str]], x: float 
 
 
 def flip_bars(summaries: Sequence[ConditionSummary]) -> Drawing:
-    """Docs lost to the left and won to the right, a row for each condition."""
+    """Docs lost to the left and gained to the right, a row for each condition."""
     pairs = [(e.name, e.mcnemar.n_lost, e.mcnemar.n_gained) for e in summaries if e.mcnemar]
-    said = "; ".join(f"{name} {lost} lost, {won} won" for name, lost, won in pairs)
+    rows = "; ".join(f"{name} {lost} lost, {gained} gained" for name, lost, gained in pairs)
     row, top = 26, 28
     bottom = top + row * len(pairs)
-    drawing = Drawing(WIDTH, bottom + 38, f"Docs that changed: {said}.")
-    _legend(drawing, (("bar", "bad hatched", "lost"), ("bar", "good", "won")))
+    drawing = Drawing(WIDTH, bottom + 38, f"Docs that changed: {rows}.")
+    _legend(drawing, (("bar", "bad hatched", "lost"), ("bar", "good", "gained")))
     low = -max([1, *(lost for _, lost, _ in pairs)])
-    high = max([1, *(won for _, _, won in pairs)])
+    high = max([1, *(gained for _, _, gained in pairs)])
     # Room for the numbers at the ends of the bars.
     scale = Scale(low, high, _LABELS + 30, _RIGHT - 26)
     for value in scale.ticks(5):
@@ -101,26 +101,26 @@ def flip_bars(summaries: Sequence[ConditionSummary]) -> Drawing:
         drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")
         drawing.text(x, bottom + 14, tick_text(abs(value)), "tick", "middle")
     drawing.text((_LABELS + _RIGHT) / 2, bottom + 30, "docs", "axis", "middle")
-    for number, (name, lost, won) in enumerate(pairs):
+    for number, (name, lost, gained) in enumerate(pairs):
         y = top + row * (number + 0.5)
-        drawing.text(_LABELS - 8, y + 4, clipped(name, _SIGNS), "label", "end")
-        left, right = scale(-lost), scale(won)
+        drawing.text(_LABELS - 8, y + 4, clipped(name, _CHARACTERS), "label", "end")
+        left, right = scale(-lost), scale(gained)
         drawing.bar(scale(0), y - 7, left - scale(0), 14, "bad hatched", f"{lost} lost")
-        drawing.bar(scale(0), y - 7, right - scale(0), 14, "good", f"{won} won")
+        drawing.bar(scale(0), y - 7, right - scale(0), 14, "good", f"{gained} gained")
         drawing.text(left - 4, y + 4, str(lost), "tick", "end")
-        drawing.text(right + 4, y + 4, str(won), "tick")
+        drawing.text(right + 4, y + 4, str(gained), "tick")
     return drawing
 
 
 def layers(good: Sequence[int], bad: Sequence[int]) -> Drawing:
     """How many good neurons (up) and bad ones (down) each layer has."""
-    said = ", ".join(
+    counts = ", ".join(
         f"layer {layer}: {one} good, {other} bad"
         for layer, (one, other) in enumerate(zip(good, bad, strict=True))
         if one or other
     )
     height, left, top, bottom = 220, 34, 26, 182
-    drawing = Drawing(WIDTH, height, f"Neurons by layer. {said or 'None'}.")
+    drawing = Drawing(WIDTH, height, f"Neurons by layer. {counts or 'None'}.")
     _legend(drawing, (("bar", "good", "good"), ("bar", "bad hatched", "bad")))
     low, high = -max([0, *bad]), max([0, *good])
     scale = spanning([low, high], bottom, top, least=2)
@@ -143,7 +143,7 @@ def layers(good: Sequence[int], bad: Sequence[int]) -> Drawing:
 
 
 def _readable(count: int) -> list[int]:
-    """Of so many places, those whose numbers are written below."""
+    """The indices, out of `count`, whose numbers are written below."""
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000, count) if count / step <= 16)
     return list(range(0, count, step))
 
@@ -151,9 +151,9 @@ def _readable(count: int) -> list[int]:
 def halves(
     half_sums: NDArray[np.float64], good: Sequence[Neuron], bad: Sequence[Neuron], correlation: str
 ) -> Drawing:
-    """The chosen neurons' scores from one half of the questions, by those from the other."""
+    """Scores of the selected neurons from one half of the questions, against the other half."""
     left, top, bottom = 52, 26, 236
-    alt = f"Scores of the chosen neurons from either half of the questions; {correlation}."
+    alt = f"Scores of the selected neurons from either half of the questions; {correlation}."
     drawing = Drawing(WIDTH, bottom + 38, alt)
     _legend(drawing, (("circle", "good mark-only", "good"), ("square", "bad mark-only", "bad")))
     shown = [
@@ -161,8 +161,8 @@ def halves(
         for kind, css, found in (("circle", "good", good), ("square", "bad", bad))
         for neuron in (found[index] for index in spread(len(found), _MOST_MARKS))
     ]
-    places = [half_sums[:, neuron.layer, neuron.index].tolist() for _, _, neuron in shown]
-    values = [value for place in places for value in place]
+    points = [half_sums[:, neuron.layer, neuron.index].tolist() for _, _, neuron in shown]
+    values = [value for point in points for value in point]
     least = max(map(abs, values), default=1.0) or 1.0
     across = spanning(values, left, _RIGHT, least)
     up = spanning(values, bottom, top, least)
@@ -175,7 +175,7 @@ def halves(
         drawing.line(left, y, _RIGHT, y, "zero" if value == 0 else "grid")
         drawing.text(left - 6, y + 3.5, tick_text(value), "tick", "end")
     drawing.line(across(across.low), up(up.low), across(across.high), up(up.high), "guide")
-    for (form, css, neuron), (x, y) in zip(shown, places, strict=True):
+    for (form, css, neuron), (x, y) in zip(shown, points, strict=True):
         says = f"{neuron.layer}:{neuron.index}"
         drawing.mark(form, across(x), up(y), f"{css} mark-only", says, 3.2)
     drawing.text((left + _RIGHT) / 2, bottom + 30, "score, even questions", "axis", "middle")
@@ -190,21 +190,19 @@ def groups(
     condition: str,
     controls: Sequence[tuple[float, float] | None] = (),
 ) -> Drawing:
-    """Accuracy before and after by group, the groups that lost most first.
+    """Accuracy by group, unmasked and under a condition, the largest losses first.
 
     Args:
-        names: of the groups.
-        before: accuracy without intervention, percent.
-        after: under the condition, percent.
-        condition: its name.
-        controls: lowest and highest accuracy under the random controls; may be empty.
+        before: [groups] accuracy without intervention, percent.
+        after: [groups] accuracy under the condition, percent.
+        controls: [groups] lowest and highest accuracy under the random controls; may be empty.
     """
     order = sorted(range(len(names)), key=lambda index: (after[index] - before[index], index))
     order = [order[index] for index in spread(len(order), _MOST_GROUPS)]
     row, top = 20, 28
     bottom = top + row * len(order)
-    said = "; ".join(f"{names[i]} {before[i]:.0f} to {after[i]:.0f}" for i in order)
-    drawing = Drawing(WIDTH, bottom + 38, f"Accuracy by group, unmasked and {condition}: {said}.")
+    rows = "; ".join(f"{names[i]} {before[i]:.0f} to {after[i]:.0f}" for i in order)
+    drawing = Drawing(WIDTH, bottom + 38, f"Accuracy by group, unmasked and {condition}: {rows}.")
     entries = [("circle", "before", "unmasked"), ("diamond", "mark", condition)]
     _legend(drawing, [*entries, *([("bar", "band", "random controls")] if any(controls) else [])])
     scale = Scale(0, 100, _LABELS, _RIGHT)
@@ -212,7 +210,7 @@ def groups(
     for number, index in enumerate(order):
         y = top + row * (number + 0.5)
         one, other = scale(before[index]), scale(after[index])
-        drawing.text(_LABELS - 8, y + 4, clipped(names[index], _SIGNS), "label", "end")
+        drawing.text(_LABELS - 8, y + 4, clipped(names[index], _CHARACTERS), "label", "end")
         if controls and (span := controls[index]) is not None:
             low, high = map(scale, span)
             drawing.bar(low - 1, y - 7, high - low + 2, 14, "band", "random controls")

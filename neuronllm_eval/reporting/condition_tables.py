@@ -1,34 +1,34 @@
-"""The tables of conditions that `report.md` and `report.html` share. Pure."""
+"""Tables of the conditions' effects, for every report page. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
-from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.evaluation.doc_texts import JudgedDoc
-from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens
-from neuronllm_eval.interventions.conditions import CONDITIONS, factor_text
-from neuronllm_eval.reporting import wording as evidence
+from neuronllm_eval.interventions.conditions import CONDITIONS, FEWEST_CONTROLS, factor_text
+from neuronllm_eval.reporting.wording import (
+    corrected_p,
+    p_text,
+    tested,
+)
 
 
 @dataclass(frozen=True)
-class RunDetails:
-    """What is known of a run besides a `TaskReport`.
+class Table:
+    """A table of raw texts; whoever writes it escapes them.
 
     Attributes:
-        table: answers of every doc under every condition; None before validation.
-        docs: [docs] what they say; empty where that was not kept.
-        tokens: by kind, layer and index of a neuron; empty where neither identification nor
-            `explain` could tell.
-        commands: that make the run again.
+        note: how to read it; may be empty.
+        first_above: whether the first cell of a row is long; a narrow page puts it above the rest.
     """
 
-    table: DocTable | None = None
-    docs: tuple[JudgedDoc, ...] = ()
-    tokens: Mapping[NeuronKey, NeuronTokens] = field(default_factory=dict)
-    commands: tuple[str, ...] = ()
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    first_above: bool = False
 
 
 HEADERS = (
@@ -41,23 +41,37 @@ HEADERS = (
     "random controls",
     "beyond",
 )
+TEST_HEADERS = (
+    "condition",
+    "p",
+    "p (Holm)",
+    "lost, gained",
+    "McNemar p",
+    "McNemar p (Holm)",
+    "rank, empirical p",
+    "RAC %",
+    "RCC %",
+)
+CONFIDENCE_NOTE = (
+    "Confidence: level of the unmasked model, and change in points under each condition."
+)
 CONTROLS_NOTE = (
     "Random controls: the same operation on layer-matched random neurons, as mean (lowest to "
-    "highest) delta; beyond: controls the condition outdid in its direction."
+    "highest) delta; beyond: controls that moved less than the condition in the expected direction."
 )
-# A table each; the two operations on the good neurons, say, are one curve.
+# A table each, so that the two operations on the good neurons, for example, form one curve.
 SURFACES = {
     "Good neurons": ("suppress_good", "enhance_good"),
     "Bad neurons": ("suppress_bad", "enhance_bad"),
     "Good and bad neurons": ("degrade", "enhance"),
 }
 DOSE_NOTE = (
-    "Dose-response: delta in points (95% interval) by number of good and of bad neurons and by "
-    "factor (degrade and enhance at the run's two), and how many random controls of its own each "
-    "point outdid in its direction. Intervals are of single points, not of the best of a table; "
+    "Delta in points (95% interval) by number of good and of bad neurons and by factor (degrade "
+    "and enhance use the run's two factors), and how many of its own random controls each point "
+    "exceeds in its direction. Intervals are of single points, not of the best of a table; "
     "summary.json has their p, corrected for all conditions and points."
 )
-# Metrics of AQUA tasks besides accuracy, and their heads in the table; all are shares.
+# Metrics of AQUA tasks besides accuracy, and their table headers; all are shares.
 _QUESTION_METRICS = {
     "acc_consistent": "consistent %",
     "acc_majority": "majority %",
@@ -65,86 +79,137 @@ _QUESTION_METRICS = {
     "position_bias": "position bias %",
 }
 QUESTION_NOTE = (
-    "Consistent: questions right under every order of the options; majority: whose most frequent "
-    "answer is right; fortuity: right in the first order, but not in every one; position bias: how "
-    "far the letters said are from the right ones' in total variation."
+    "Consistent: questions answered correctly under every option order; majority: questions whose "
+    "most frequent answer is correct; fortuity: correct in the first order but not in every order; "
+    "position bias: total variation distance between predicted and gold letters."
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts, which are as they are in the data: escaping is for who writes them.
-
-    Attributes:
-        title: what it shows.
-        headers: of the columns.
-        rows: as many cells each.
-        note: how to read it; may be empty.
-        first_above: whether the first cell of a row is long: a narrow page has it above the others.
-    """
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    first_above: bool = False
-
-
 def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:
-    """What each condition did, beside its random controls; points, if there is nothing else."""
-    shown = evidence.tested(summaries)
-    plain = (
-        each for each in summaries if each in shown or not (each.is_evaluated or each.is_point)
-    )
-    rows = tuple(map(_row, plain))
-    has_controls = any(each.controls and each.controls.n_controls for each in summaries)
-    return Table("Conditions", HEADERS, rows, CONTROLS_NOTE if has_controls else "")
+    """Effect of each condition beside its random controls; of points if there is nothing else."""
+    shown = [
+        summary
+        for summary in summaries
+        if summary in tested(summaries) or not (summary.is_evaluated or summary.is_point)
+    ]
+    has_controls = any(each.n_controls for each in summaries)
+    note = f"{CONFIDENCE_NOTE} {CONTROLS_NOTE}" if has_controls else CONFIDENCE_NOTE
+    return Table("Conditions", HEADERS, tuple(map(_condition_row, shown)), note)
 
 
-def _row(summary: ConditionSummary) -> tuple[str, ...]:
-    accuracy, controls = summary.accuracy, summary.controls
+def _condition_row(summary: ConditionSummary) -> tuple[str, ...]:
+    accuracy = summary.accuracy
     if summary.condition not in EXPECTED_SIGN:
         level = f"{summary.confidence.condition:.1f}"
         return (summary.name, f"{accuracy.condition:.1f}", "", "", "", level, "", "")
     note = "" if summary.edited is None else summary.edited.note
     if not summary.is_evaluated:
         return (summary.name, "", note, "", "", "", "", "")
-    row = (
+    return (
         f"{summary.name} ({note})" if note else summary.name,
         f"{accuracy.condition:.1f}",
         f"{accuracy.delta:+.1f}",
         f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
-        evidence.p_text(evidence.corrected_p(summary)),
+        p_text(corrected_p(summary)),
         f"{summary.confidence.delta:+.1f}",
+        *_control_cells(summary),
     )
+
+
+def _control_cells(summary: ConditionSummary) -> tuple[str, str]:
+    controls = summary.controls
     if controls is None or not controls.n_controls:
-        return (*row, "", "")
+        return "", ""
     spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
-    return (*row, spread, f"{summary.n_beyond} of {controls.n_controls}")
+    return spread, f"{summary.n_beyond} of {controls.n_controls}"
 
 
-def evidence_table(summaries: Sequence[ConditionSummary]) -> Table | None:
-    """The tests of the conditions that are no points; None where nothing was tested."""
-    rows = tuple(map(tuple, evidence.rows(summaries)))
-    return Table("Tests", evidence.HEADERS, rows, evidence.note(summaries)) if rows else None
+def significance_table(summaries: Sequence[ConditionSummary]) -> Table | None:
+    """The tests of the conditions that are not points; None where nothing was tested."""
+    rows = [_test_row(summary) for summary in summaries if not summary.is_point]
+    filled = tuple(row for row in rows if row)
+    return Table("Tests", TEST_HEADERS, filled, _significance_note(summaries)) if filled else None
+
+
+def _test_row(summary: ConditionSummary) -> tuple[str, ...]:
+    if summary.mcnemar is None or summary.corrected is None:
+        return ()
+    return (
+        summary.condition,
+        p_text(summary.accuracy.p_value),
+        p_text(summary.corrected.p_value),
+        f"{summary.mcnemar.n_lost}, {summary.mcnemar.n_gained}",
+        p_text(summary.mcnemar.p_value),
+        p_text(summary.corrected.mcnemar_p_value),
+        _rank(summary),
+        _percent(summary.rac),
+        _percent(summary.rcc),
+    )
+
+
+def _percent(change: float) -> str:
+    return "" if math.isnan(change) else f"{change:+.1f}"
+
+
+def _rank(summary: ConditionSummary) -> str:
+    controls = summary.controls
+    if controls is None or not controls.n_controls:
+        return ""
+    rank = f"{controls.n_as_extreme + 1} of {controls.n_controls + 1}"
+    return f"{rank}, {p_text(controls.p_value)}"
+
+
+def _significance_note(summaries: Sequence[ConditionSummary]) -> str:
+    plain = [each for each in summaries if each.corrected is not None and not each.is_point]
+    corrected, accuracy = plain[0].corrected, plain[0].accuracy
+    n_tests = corrected.n_tests if corrected is not None else 0
+    clustered = accuracy.n_docs > accuracy.n_questions
+    sentences = [
+        "p: exact sign-flip test by question"
+        + ("" if clustered else ", which with one doc each is McNemar's test")
+        + f"; Holm: corrected for {n_tests} condition{'s' if n_tests > 1 else ''}.",
+        "Lost, gained: docs whose answer became incorrect or correct, with McNemar's exact test"
+        + (", which treats the docs of a question as independent." if clustered else "."),
+    ]
+    sentences += [
+        f"{each.name} edits the same neurons as {each.edited.same_as}, with the same factors, so "
+        "it does not count as another test."
+        for each in summaries
+        if each.edited is not None and each.edited.same_as is not None and not each.is_point
+    ]
+    fewest = min(filter(None, (each.n_controls for each in summaries)), default=0)
+    if fewest:
+        sentences.append(
+            "Rank: of the condition among itself and its random controls (1: beyond all of them), "
+            "with its one-sided empirical p, not corrected."
+        )
+    if 0 < fewest < FEWEST_CONTROLS:
+        sentences.append(
+            f"With {fewest} controls this p cannot be below {1 / (fewest + 1):.2g}; a rank needs "
+            f"{FEWEST_CONTROLS} or more (--n_random)."
+        )
+    sentences.append(
+        "RAC, RCC: change of accuracy and of confidence, in percent of the unmasked value."
+    )
+    return " ".join(sentences)
 
 
 def dose_tables(summaries: Sequence[ConditionSummary]) -> list[Table]:
-    """The conditions that were swept: a row per number of neurons, a column per factor.
+    """The swept conditions: a row per number of neurons, a column per factor.
 
-    The conditions as they are have their place among the points; what was not scored is empty.
+    Conditions that are not points appear among them; what was not scored is empty.
     """
     tables = []
     for title, conditions in SURFACES.items():
-        found = [each for each in summaries if each.condition in conditions]
-        if not any(each.is_point and each.is_evaluated for each in found):
+        surface = [each for each in summaries if each.condition in conditions]
+        if not any(each.is_point and each.is_evaluated for each in surface):
             continue
-        cells = {(each.top_k, _dose(each)): _dose_cell(each) for each in found}
+        cells = {(each.top_k, _dose(each)): _dose_cell(each) for each in surface}
         in_order = sorted(
-            found, key=lambda each: (conditions.index(each.condition), each.scale or 0.0)
+            surface, key=lambda each: (conditions.index(each.condition), each.scale or 0.0)
         )
         columns = tuple(dict.fromkeys(map(_dose, in_order)))
-        counts = sorted({each.top_k for each in found if each.top_k is not None})
+        counts = sorted({each.top_k for each in surface if each.top_k is not None})
         rows = tuple((str(k), *(cells.get((k, column), "") for column in columns)) for k in counts)
         tables.append(Table(title, ("neurons", *columns), rows))
     return tables
@@ -156,25 +221,24 @@ def _dose(summary: ConditionSummary) -> str:
 
 
 def _dose_cell(summary: ConditionSummary) -> str:
-    accuracy, controls = summary.accuracy, summary.controls
+    accuracy = summary.accuracy
     if not summary.is_evaluated:
         return "" if summary.edited is None else summary.edited.note
     cell = f"{accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
-    if controls is None or not controls.n_controls:
-        return cell
-    return f"{cell} {summary.n_beyond}/{controls.n_controls}"
+    count = summary.n_controls
+    return f"{cell} {summary.n_beyond}/{count}" if count else cell
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table | None:
     """The AQUA metrics of each condition; None for other tasks.
 
     Args:
-        metrics: by name of condition or point, the harness's metrics.
+        metrics: name of condition or point -> the harness's metrics.
     """
     rows = tuple(
-        (condition, *(f"{100 * found[name]:.1f}" for name in _QUESTION_METRICS))
-        for condition, found in metrics.items()
-        if condition in CONDITIONS and all(name in found for name in _QUESTION_METRICS)
+        (condition, *(f"{100 * values[name]:.1f}" for name in _QUESTION_METRICS))
+        for condition, values in metrics.items()
+        if condition in CONDITIONS and all(name in values for name in _QUESTION_METRICS)
     )
     headers = ("condition", *_QUESTION_METRICS.values())
     return Table("Consistency", headers, rows, QUESTION_NOTE) if rows else None

@@ -1,4 +1,4 @@
-"""The top neurons, how firm their choice is, and what a run was made of, as tables. Pure."""
+"""Tables of the top neurons, of their stability, and of a run's provenance. Pure."""
 
 from __future__ import annotations
 
@@ -9,47 +9,48 @@ from typing import Any
 
 from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
-from neuronllm_eval.neurons.neuron_set import Neuron, Provenance
-from neuronllm_eval.reporting.condition_tables import RunDetails, Table
-from neuronllm_eval.reporting.report_markdown import TaskReport, unit
+from neuronllm_eval.neurons.neuron_set import Provenance
+from neuronllm_eval.reporting.condition_tables import Table
+from neuronllm_eval.reporting.task_report import TaskReport
+from neuronllm_eval.reporting.wording import unit
 
-# How an AQUA task was asked, by the names of `AquaSettings`, in the order of the sentence.
+# The form of an AQUA task's prompts, by the names of `AquaSettings`, in the order of the sentence.
 _PHRASES: dict[str, Callable[[Any], str]] = {
     "n_proxies": lambda value: f"{value} proxies of each question",
-    "orders": lambda value: f"orders of the options: {value}",
-    "letter_style": lambda value: f"letters written {value}",
+    "orders": lambda value: f"option orders: {value}",
+    "letter_style": lambda value: f"letter style {value}",
     "n_options": lambda value: (
-        "options as the data have them" if value is None else f"{value} options"
+        "original options" if value is None else f"{value} options"
     ),
     "distractors": lambda value: (
         "no distractors" if value == "none" else f"distractors: {value}"
     ),
-    "on_bad_doc": lambda value: f"docs that cannot be asked: {value}",
-    "n_demonstrations": lambda value: f"{value} questions set aside for demonstrations",
-    "max_selection": lambda value: f"at most {value} docs read to choose on",
+    "on_bad_doc": lambda value: f"malformed docs: {value}",
+    "n_demonstrations": lambda value: f"{value} questions reserved for demonstrations",
+    "max_selection": lambda value: f"at most {value} selection docs",
     "seed": lambda value: f"seed {value}",
 }  # fmt: skip
 
 
 def asked_words(text: str) -> str:
-    """How a task was asked, in words; names that are not known as they are.
+    """The settings of a task's prompts in words; unknown names stay as they are.
 
     Args:
-        text: JSON of an object, as `Provenance.asked`; anything else comes back as it is.
+        text: JSON of an object, as `Provenance.asked`; any other text is returned unchanged.
     """
     values = _object(text)
     if values is None:
         return text
-    known = [phrase(values[name]) for name, phrase in _PHRASES.items() if name in values]
-    return "; ".join([*known, *_pairs({k: v for k, v in values.items() if k not in _PHRASES})])
+    phrases = [phrase(values[name]) for name, phrase in _PHRASES.items() if name in values]
+    others = {name: value for name, value in values.items() if name not in _PHRASES}
+    return "; ".join([*phrases, *_pairs(others)])
 
 
 def method_words(method: str, text: str) -> str:
     """A method with its settings.
 
     Args:
-        method: its name.
-        text: JSON of an object, as `Provenance.method_args`; anything else follows as it is.
+        text: JSON of an object, as `Provenance.method_args`; any other text is appended unchanged.
     """
     values = _object(text)
     return ", ".join([method, *([text] if values is None else _pairs(values))])
@@ -65,117 +66,123 @@ def _pairs(values: dict[str, Any]) -> list[str]:
 def _object(text: str) -> dict[str, Any] | None:
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError):  # what others wrote: it is shown as it is
+    except (ValueError, RecursionError):  # written by other programs: shown unchanged
         return None
     return values if isinstance(values, dict) else None
 
 
-EXPLAIN = "Their tokens stand here once `neuronllm-eval explain` was run on this directory."
+EXPLAIN = "Run `neuronllm-eval explain` on this directory to see their tokens here."
 _DIRECTION = (
-    "Promotes, demotes: where its activation is positive; where it is negative, the reverse."
+    "Promotes, demotes: while its activation is positive; while it is negative, the reverse."
 )
-_SIGNS = "How often it is positive, `neuronllm-eval explain` says."
+_SIGNS = "Run `neuronllm-eval explain` to see how often it is positive."
 
 
-def neurons_table(report: TaskReport, details: RunDetails) -> Table:
-    """The top neurons, with their tokens where these are known."""
-    chosen = top_neurons(report.neurons)
-    rows = [_neuron_row(report, kind, neuron) for kind, neuron in chosen]
-    headers: tuple[str, ...] = ("neuron", "kind", "score", "called good", "called bad")
+def neurons_table(report: TaskReport) -> Table:
+    """The top neurons, with their tokens if these are available."""
+    headers = ["neuron", "set", "score", "good votes", "bad votes"]
     note = (
-        "Neurons are named layer:index. Called good, bad: by how many of the "
-        f"{report.scores.provenance.n_questions} questions."
+        "Neurons are named layer:index. Votes: how many of the "
+        f"{report.scores.provenance.n_questions} questions count it as good, and as bad."
     )
-    if not details.tokens:
-        return Table("Top neurons", headers, tuple(rows), f"{note} {EXPLAIN}")
-    found = [details.tokens.get((kind, *neuron.location)) for kind, neuron in chosen]
-    rows = [
-        (*row, *map(_quoted, (tokens.promotes, tokens.demotes) if tokens else ((), ())))
-        for row, tokens in zip(rows, found, strict=True)
-    ]
-    note += f" {_DIRECTION}"
-    headers += ("promotes", "demotes")
-    if all(tokens.positive is None for tokens in details.tokens.values()):
-        return Table("Top neurons", headers, tuple(rows), f"{note} {_SIGNS}")
-    rows = [(*row, *_sign_and_reading(tokens)) for row, tokens in zip(rows, found, strict=True)]
-    note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
-    return Table("Top neurons", (*headers, "positive %", "about"), tuple(rows), note)
+    explained = any(tokens.positive is not None for tokens in report.tokens.values())
+    if not report.tokens:
+        note += f" {EXPLAIN}"
+    else:
+        headers += ["promotes", "demotes"]
+        note += f" {_DIRECTION}" + ("" if explained else f" {_SIGNS}")
+    if explained:
+        headers += ["positive %", "about"]
+        note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
+    rows = []
+    for name, neuron in top_neurons(report.neurons):
+        votes = (
+            report.scores.good_count[neuron.location],
+            report.scores.bad_count[neuron.location],
+        )
+        tokens = report.tokens.get((name, *neuron.location))
+        row = [f"{neuron.layer}:{neuron.index}", name, f"{neuron.score:+.3g}", *map(str, votes)]
+        row += _token_cells(tokens) if report.tokens else []
+        row += _explained_cells(tokens) if explained else []
+        rows.append(tuple(row))
+    return Table("Top neurons", tuple(headers), tuple(rows), note)
 
 
-def _neuron_row(report: TaskReport, kind: str, neuron: Neuron) -> tuple[str, ...]:
-    votes = (report.scores.good_count[neuron.location], report.scores.bad_count[neuron.location])
-    return (f"{neuron.layer}:{neuron.index}", kind, f"{neuron.score:+.3g}", *map(str, votes))
+def _token_cells(tokens: NeuronTokens | None) -> list[str]:
+    return ["", ""] if tokens is None else [_quoted(tokens.promotes), _quoted(tokens.demotes)]
 
 
-def _sign_and_reading(tokens: NeuronTokens | None) -> tuple[str, str]:
+def _explained_cells(tokens: NeuronTokens | None) -> list[str]:
     if tokens is None or tokens.positive is None:
-        return "", "not explained"
-    return f"{100 * tokens.positive:.0f}", tokens.reading
+        return ["", "not explained"]
+    return [f"{100 * tokens.positive:.0f}", tokens.reading]
 
 
-def _quoted(effects: Sequence[TokenEffect]) -> str:
+def _quoted(tokens: Sequence[TokenEffect]) -> str:
     # In quotes, as white space is part of a token.
-    return ", ".join(json.dumps(each.text, ensure_ascii=False) for each in effects)
+    return ", ".join(json.dumps(token.text, ensure_ascii=False) for token in tokens)
 
 
 def stability_table(report: TaskReport) -> Table:
-    """How far two halves of the questions agree on the neurons."""
-    found = stability_of(report.scores.half_sums, report.neurons.top_k)
-    values = (found.rank_correlation, found.top_k_overlap, found.bottom_k_overlap)
-    row = ("" if math.isnan(value) else f"{value:.2f}" for value in values)
+    """Agreement of two halves of the questions on the neurons."""
+    stability = stability_of(report.scores.half_sums, report.neurons.top_k)
+    values = (stability.rank_correlation, stability.top_k_overlap, stability.bottom_k_overlap)
+    cells = ("" if math.isnan(value) else f"{value:.2f}" for value in values)
     return Table(
         "Split-half stability",
         ("neurons compared", "rank correlation", "good in both halves", "bad in both halves"),
-        ((str(found.k), *row),),
-        "Scores of even and of odd questions. Rank correlation: Spearman's, over neurons that a "
-        "half has scored; in both halves: share of the top good, and bad, neurons.",
+        ((str(stability.k), *cells),),
+        "Scores of even and of odd questions. Rank correlation: Spearman's, over neurons scored by "
+        "either half; in both halves: share of the top good, and bad, neurons.",
     )
 
 
 def gap_table(provenance: Provenance) -> Table | None:
-    """What attributions miss of the change that they add up to; None if it was not measured."""
-    most, mean = provenance.completeness_gap_max, provenance.completeness_gap_mean
+    """The completeness gap of the attributions; None if it was not measured."""
+    largest, mean = provenance.completeness_gap_max, provenance.completeness_gap_mean
     share = provenance.completeness_gap_share
-    if most is None or mean is None or share is None:
+    if largest is None or mean is None or share is None:
         return None
-    named = unit(provenance.method)
+    name = unit(provenance.method)
     return Table(
         "Completeness gap",
         ("largest", "mean", "share of the change"),
-        ((f"{most:.2g}{named}", f"{mean:.2g}{named}", f"{share:.2%}"),),
-        "Per prompt and layer, how far the sum of the attributions is from the change of the "
-        "target along the path.",
+        ((f"{largest:.2g}{name}", f"{mean:.2g}{name}", f"{share:.2%}"),),
+        "Per prompt and layer, the difference between the sum of the attributions and the change "
+        "of the target along the path.",
     )
 
 
 def provenance_table(report: TaskReport) -> Table:
-    """What the run was made of."""
-    known = report.scores.provenance
-    judged_on = f"{report.split} ({_size(report)})" if report.summaries else "not judged yet"
+    """Model, task, settings and versions of the run."""
+    origin = report.scores.provenance
+    n_good, n_bad = len(report.neurons.good), len(report.neurons.bad)
     rows = {
-        "model": known.model,
-        "revision": known.model_revision,
-        "weights": f"{known.model_hash}, {known.dtype}",
-        "tokenizer": known.tokenizer_hash,
-        "task": f"{known.task} ({known.task_hash})",
-        "chosen on": f"{known.split} ({known.n_questions} questions, {known.n_prompts} prompts)",
-        "judged on": judged_on,
-        "demonstrations": str(known.num_fewshot),
-        "asked": asked_words(known.asked),
-        "method": method_words(known.method, known.method_args),
-        "path integral": f"{known.quadrature}, {known.n_steps} nodes, {known.attribution_dtype}",
-        "positions": f"chosen at {known.positions}, applied at {report.applied_at}",
-        "neurons": f"{len(report.neurons.good)} good and {len(report.neurons.bad)} bad of "
-        f"{report.scores.score.size}, top_z {known.top_z}, ambiguous {report.neurons.ambiguous}",
-        "engine": f"{known.engine} on {known.device}, {known.batch_size} prompts at a time",
-        "seed": str(known.seed),
-        "packages": f"neuronllm-eval {known.tool_version}, lm_eval {known.lm_eval_version}, "
-        f"transformers {known.transformers_version}, torch {known.torch_version}",
+        "model": origin.model,
+        "revision": origin.model_revision,
+        "weights": f"{origin.model_hash}, {origin.dtype}",
+        "tokenizer": origin.tokenizer_hash,
+        "task": f"{origin.task} ({origin.task_hash})",
+        "selection": f"{origin.split} ({origin.n_questions} questions, {origin.n_prompts} prompts)",
+        "validation": _validation(report),
+        "demonstrations": str(origin.num_fewshot),
+        "prompts": asked_words(origin.asked),
+        "method": method_words(origin.method, origin.method_args),
+        "path integral": f"{origin.quadrature}, {origin.n_steps} nodes, {origin.attribution_dtype}",
+        "positions": f"selected at {origin.positions}, applied at {report.applied_at}",
+        "neurons": f"{n_good} good and {n_bad} bad of {report.scores.score.size}, "
+        f"top_z {origin.top_z}, ambiguous {report.neurons.ambiguous}",
+        "engine": f"{origin.engine} on {origin.device}, {origin.batch_size} prompts per batch",
+        "seed": str(origin.seed),
+        "packages": f"neuronllm-eval {origin.tool_version}, lm_eval {origin.lm_eval_version}, "
+        f"transformers {origin.transformers_version}, torch {origin.torch_version}",
     }
     filled = tuple((name, value.strip()) for name, value in rows.items() if value.strip())
     return Table("Provenance", ("what", "value"), filled)
 
 
-def _size(report: TaskReport) -> str:
-    first = report.summaries[0].accuracy
-    return f"{first.n_questions} questions, {first.n_docs} docs"
+def _validation(report: TaskReport) -> str:
+    if not report.summaries:
+        return "not validated yet"
+    accuracy = report.summaries[0].accuracy
+    return f"{report.split} ({accuracy.n_questions} questions, {accuracy.n_docs} docs)"

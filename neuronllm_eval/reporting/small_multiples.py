@@ -1,6 +1,6 @@
-"""The small multiples of `report.html`: dose and response, and letters. Pure.
+"""The small multiples of `report.html`: dose-response and predicted letters. Pure.
 
-Panels of a kind share their axes, so that they can be compared at a glance.
+Panels of one figure share their axes, so that they can be compared at a glance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def by_factor(points: Sequence[ConditionSummary]) -> list[Drawing]:
     """Delta by factor, a panel for each number of neurons; empty without two factors.
 
     Args:
-        points: of one surface, the plain conditions among them.
+        points: of one surface, with the conditions that are not points.
     """
     swept = [each for each in points if each.scale is not None and each.top_k is not None]
     factors = sorted({float(each.scale or 0) for each in swept} | {_UNMASKED_FACTOR})
@@ -31,15 +31,15 @@ def by_factor(points: Sequence[ConditionSummary]) -> list[Drawing]:
         return []
     counts = sorted({each.top_k or 0 for each in swept})
     # Evenly apart: factors of 0.5, 2 and 100 would not fit on a line.
-    place = {factor: float(index) for index, factor in enumerate(factors)}
+    x_of = {factor: float(index) for index, factor in enumerate(factors)}
     up = _deltas_axis(swept)
     panels = []
     for count in (counts[index] for index in spread(len(counts), MOST_PANELS)):
         here = {float(each.scale or 0): each for each in swept if each.top_k == count}
-        line = [(place[factor], here.get(factor)) for factor in factors
+        line = [(x_of[factor], here.get(factor)) for factor in factors
                 if factor in here or factor == _UNMASKED_FACTOR]  # fmt: skip
         title = f"{count} neuron{'s' if count > 1 else ''}"
-        ticks = [(place[factor], factor_text(factor)) for factor in factors]
+        ticks = [(x_of[factor], factor_text(factor)) for factor in factors]
         panels.append(_panel(title, "factor", line, ticks, len(factors) - 1.0, up))
     return panels
 
@@ -51,20 +51,20 @@ def by_number(points: Sequence[ConditionSummary]) -> list[Drawing]:
     if len(counts) < 2:
         return []
     low, high = math.log(counts[0]), math.log(counts[-1])
-    place = {count: (math.log(count) - low) / (high - low) for count in counts}
-    kinds: dict[tuple[str, float | None], list[ConditionSummary]] = {}
+    x_of = {count: (math.log(count) - low) / (high - low) for count in counts}
+    curves: dict[tuple[str, float | None], list[ConditionSummary]] = {}
     for each in sorted(swept, key=lambda each: (each.scale or 0.0, each.condition)):
-        kinds.setdefault((each.condition, each.scale), []).append(each)
+        curves.setdefault((each.condition, each.scale), []).append(each)
     up = _deltas_axis(swept)
     ticks = [
-        (place[count], f"{count:,}" if count < 10_000 else f"{count / 1000:.3g}k")
+        (x_of[count], f"{count:,}" if count < 10_000 else f"{count / 1000:.3g}k")
         for count in counts
     ]
     panels = []
-    for condition, scale in (list(kinds)[index] for index in spread(len(kinds), MOST_PANELS)):
-        found = sorted(kinds[condition, scale], key=lambda each: each.top_k or 0)
+    for condition, scale in (list(curves)[index] for index in spread(len(curves), MOST_PANELS)):
+        curve = sorted(curves[condition, scale], key=lambda each: each.top_k or 0)
         title = condition if scale is None else f"{condition} ×{factor_text(scale)}"
-        line = [(place[each.top_k or 0], each) for each in found]
+        line = [(x_of[each.top_k or 0], each) for each in curve]
         panels.append(_panel(title, "neurons", line, ticks, 1.0, up))
     return panels
 
@@ -79,7 +79,7 @@ def _deltas_axis(points: Sequence[ConditionSummary]) -> Scale:
 
 def _panel(
     title: str,
-    what: str,
+    axis: str,
     line: Sequence[tuple[float, ConditionSummary | None]],
     ticks: Sequence[tuple[float, str]],
     width: float,
@@ -88,34 +88,33 @@ def _panel(
     """A curve of deltas with intervals over the ranges of the controls.
 
     Args:
-        title: above it.
-        what: the name of the axis.
-        line: place along the axis, and the point there; None for the unmasked model.
-        ticks: place along the axis, and its label.
-        width: the last place.
-        up: of the deltas.
+        axis: name of the horizontal axis.
+        line: position on that axis, and the point there; None for the unmasked model.
+        ticks: position on that axis, and its label.
+        width: the last position.
+        up: scale of the deltas.
     """
     across = Scale(0, width, _LEFT + 10, _RIGHT - 10)
     values = [0.0 if each is None else each.accuracy.delta for _, each in line]
     shown = ", ".join(f"{value:+.1f}" for value in values)
-    drawing = Drawing(WIDTH, HEIGHT, f"{title}: deltas in points by {what}, {shown}.", title)
+    drawing = Drawing(WIDTH, HEIGHT, f"{title}: deltas in points by {axis}, {shown}.", title)
     _frame(drawing, up)
     _labels(drawing, [(across(x), text) for x, text in ticks])
-    drawing.text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, what, "axis", "middle")
-    for place, each in line:
+    drawing.text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, axis, "axis", "middle")
+    for x_value, each in line:
         if each is not None and each.controls is not None and each.controls.n_controls:
             low, high = up(each.controls.low), up(each.controls.high)
-            drawing.bar(across(place) - 5, low + 1, 10, high - low - 2, "band", "")
+            drawing.bar(across(x_value) - 5, low + 1, 10, high - low - 2, "band", "")
     drawing.curve([(across(x), up(y)) for (x, _), y in zip(line, values, strict=True)], "curve")
-    for place, each in line:
-        x = across(place)
+    for x_value, each in line:
+        x = across(x_value)
         if each is None:
             drawing.mark("square", x, up(0), "before", "unmasked", 3)
             continue
-        found = each.accuracy
-        drawing.line(x, up(found.low), x, up(found.high), "whisker")
-        says = f"{each.name}: {found.delta:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
-        drawing.mark("circle", x, up(found.delta), "mark", says, 3.2)
+        accuracy = each.accuracy
+        drawing.line(x, up(accuracy.low), x, up(accuracy.high), "whisker")
+        says = f"{each.name}: {accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
+        drawing.mark("circle", x, up(accuracy.delta), "mark", says, 3.2)
     return drawing
 
 
@@ -137,29 +136,29 @@ def _labels(drawing: Drawing, ticks: Sequence[tuple[float, str]]) -> None:
 
 
 def letter_panels(shares: LetterShares) -> list[Drawing]:
-    """Which letters are said, a panel for the unmasked run and for each condition.
+    """The predicted letters, a panel for the unmasked run and for each condition.
 
-    Of more than `MOST_PANELS`, which can only be points, some that are evenly chosen.
+    Of more than `MOST_PANELS`, which can only be points, evenly spaced ones are shown.
     """
-    most = max([1.0, *shares.right, *(value for said in shares.said.values() for value in said)])
+    most = max([1.0, *shares.gold, *(value for row in shares.predicted.values() for value in row)])
     up = Scale(0, 1.05 * most, _BOTTOM, _TOP)
     step = (_RIGHT - _LEFT) / len(shares.letters)
     panels = []
-    names = list(shares.said)
+    names = list(shares.predicted)
     for name in (names[index] for index in spread(len(names), MOST_PANELS)):
-        said = shares.said[name]
+        predicted = shares.predicted[name]
         listed = ", ".join(
-            f"{letter} {value:.0f}" for letter, value in zip(shares.letters, said, strict=True)
+            f"{letter} {value:.0f}" for letter, value in zip(shares.letters, predicted, strict=True)
         )
-        drawing = Drawing(WIDTH, HEIGHT, f"Letters said, {name}, in percent: {listed}.", name)
+        drawing = Drawing(WIDTH, HEIGHT, f"Predicted letters, {name}, in percent: {listed}.", name)
         _frame(drawing, up)
-        for index, (value, right) in enumerate(zip(said, shares.right, strict=True)):
+        for index, (value, gold) in enumerate(zip(predicted, shares.gold, strict=True)):
             x = _LEFT + step * (index + 0.5)
             half = min(0.36 * step, 14)
             letter = shares.letters[index]
-            says = f"{letter} said in {value:.1f}% of the docs, right in {right:.1f}%"
+            says = f"{letter} predicted in {value:.1f}% of the docs, gold in {gold:.1f}%"
             drawing.bar(x - half, _BOTTOM, 2 * half, up(value) - _BOTTOM, "said", says)
-            drawing.line(x - 1.3 * half, up(right), x + 1.3 * half, up(right), "right")
+            drawing.line(x - 1.3 * half, up(gold), x + 1.3 * half, up(gold), "right")
         _labels(
             drawing, [(_LEFT + step * (i + 0.5), name) for i, name in enumerate(shares.letters)]
         )

@@ -1,57 +1,56 @@
-"""What speaks for a condition's effect: the plain sentence, and the table of tests. Pure."""
+"""Sentences for people: effects, selections and excluded docs. Pure.
+
+Templates escape them, all but words in backticks; so texts from data have none (`data_text`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from neuronllm_eval.attribution.methods import METHODS
+from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
-from neuronllm_eval.evaluation.stats.significance import ControlRank
+from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.formats.markdown import data_text
 from neuronllm_eval.interventions.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
+from neuronllm_eval.neurons.neuron_set import Provenance
 
 ALPHA = 0.05
 
-HEADERS = (
-    "condition",
-    "p",
-    "p (Holm)",
-    "lost, gained",
-    "McNemar p",
-    "McNemar p (Holm)",
-    "place, empirical p",
-    "RAC %",
-    "RCC %",
-)
+
+# Effects ------------------------------------------------------------------------------------------
 
 
 def tested(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
-    """The conditions that have deltas of their own: no points, unless there is nothing else."""
-    known = [each for each in summaries if each.is_evaluated]
-    return [each for each in known if not each.is_point] or known
+    """The evaluated conditions that are not points; the points if there is nothing else."""
+    evaluated = [summary for summary in summaries if summary.is_evaluated]
+    return [summary for summary in evaluated if not summary.is_point] or evaluated
 
 
 def main_condition(summaries: Sequence[ConditionSummary]) -> str | None:
-    """The condition that stands for the run; None where none was judged."""
-    names = [each.name for each in tested(summaries)]
+    """The condition of the headline; None before validation."""
+    names = [summary.name for summary in tested(summaries)]
     return "suppress_good" if "suppress_good" in names else next(iter(names), None)
 
 
 def sentence(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
-    """What a condition did to accuracy, beside its random controls.
+    """The effect of a condition on accuracy, beside its random controls.
 
     An effect is clear if its interval excludes 0 and its p is below 0.05 after Holm's correction.
 
     Args:
-        n_good: good neurons that were chosen.
-        n_bad: bad ones.
-        summary: of any condition or point but `unmasked`.
+        n_good: selected good neurons.
+        n_bad: selected bad neurons.
+        summary: any condition or point but `unmasked`.
     """
     accuracy = summary.accuracy
     p_value = corrected_p(summary)
-    done = _operation(n_good, n_bad, summary)
+    operation = _operation(n_good, n_bad, summary)
     if not (accuracy.low * accuracy.high > 0 and p_value < ALPHA):
         return (
-            f"{done} has no clear effect on accuracy: "
+            f"{operation} has no clear effect on accuracy: "
             f"{accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f}, "
             f"Holm p {p_value:.2g}){_moved_less(summary)}."
         )
@@ -59,19 +58,19 @@ def sentence(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
     size = f"by {abs(accuracy.delta):.1f} points (95% {low:.1f} to {high:.1f})"
     verb = "raises" if accuracy.delta > 0 else "lowers"
     if accuracy.delta * EXPECTED_SIGN[summary.condition] > 0:
-        return f"{done} {verb} accuracy {size}{_more_than(summary)}."
-    return f"{done} {verb} accuracy, unexpectedly, {size}{_moved_less(summary)}."
+        return f"{operation} {verb} accuracy {size}{_more_than(summary)}."
+    return f"{operation} {verb} accuracy, unexpectedly, {size}{_moved_less(summary)}."
 
 
 def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
-    """The start of a sentence: what was done to which neurons."""
+    """The start of a sentence: the operation and its neurons."""
     parts = []
-    kinds = {"good": n_good, "bad": n_bad}
-    for operation, (kind, chosen) in zip(OPERATIONS[summary.condition], kinds.items(), strict=True):
-        if operation is not None and chosen:
-            count = min(chosen, summary.top_k or chosen) if summary.is_point else chosen
+    sets = {"good": n_good, "bad": n_bad}
+    for operation, (name, size) in zip(OPERATIONS[summary.condition], sets.items(), strict=True):
+        if operation is not None and size:
+            count = min(size, summary.top_k or size) if summary.is_point else size
             verb = {"suppress": "suppressing", "enhance": "enhancing"}[operation]
-            parts.append(f"{verb} {count} {kind}")
+            parts.append(f"{verb} {count} {name}")
     text = f"{' and '.join(parts)} neurons"
     if summary.is_point and summary.scale is not None:
         text += f" (factor {factor_text(summary.scale)})"
@@ -79,26 +78,18 @@ def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
 
 
 def _moved_less(summary: ConditionSummary) -> str:
-    n_controls = _n_controls(summary)
+    count = summary.n_controls
     moved = "rose" if EXPECTED_SIGN[summary.condition] > 0 else "fell"
-    return (
-        f"; {summary.n_beyond} of {n_controls} random controls {moved} less" if n_controls else ""
-    )
+    return f"; {summary.n_beyond} of {count} random controls {moved} less" if count else ""
 
 
 def _more_than(summary: ConditionSummary) -> str:
-    n_controls = _n_controls(summary)
-    if not n_controls:
+    count = summary.n_controls
+    if not count:
         return ""
-    all_of_them = summary.n_beyond == n_controls
-    which = f"all {n_controls}" if all_of_them else f"{summary.n_beyond} of {n_controls}"
-    few = n_controls < FEWEST_CONTROLS
-    aside = f" (a place among them takes {FEWEST_CONTROLS})" if few else ""
-    return f", more than {which} random controls{aside}"
-
-
-def _n_controls(summary: ConditionSummary) -> int:
-    return summary.controls.n_controls if summary.controls is not None else 0
+    exceeded = f"all {count}" if summary.n_beyond == count else f"{summary.n_beyond} of {count}"
+    few = f" (a rank needs {FEWEST_CONTROLS})" if count < FEWEST_CONTROLS else ""
+    return f", more than {exceeded} random controls{few}"
 
 
 def corrected_p(summary: ConditionSummary) -> float:
@@ -111,65 +102,87 @@ def p_text(p_value: float) -> str:
     return f"{p_value:.4f}" if p_value >= 1e-3 else "<0.001"
 
 
-def rows(summaries: Sequence[ConditionSummary]) -> list[list[str]]:
-    """The tests of the conditions that are no points as text, a row each, as in `HEADERS`."""
-    return [
-        [
-            each.condition,
-            p_text(each.accuracy.p_value),
-            p_text(each.corrected.p_value),
-            f"{each.mcnemar.n_lost}, {each.mcnemar.n_gained}",
-            p_text(each.mcnemar.p_value),
-            p_text(each.corrected.mcnemar_p_value),
-            _place(each.controls),
-            _percent(each.rac),
-            _percent(each.rcc),
-        ]
-        for each in summaries
-        if each.mcnemar is not None and each.corrected is not None and not each.is_point
+# Selection ----------------------------------------------------------------------------------------
+
+
+def positions_sentence(selected_at: str, applied_at: str) -> str:
+    """The token positions of selection and of the conditions."""
+    return (
+        f"Neurons selected at {selected_at} positions, conditions applied at {applied_at} positions"
+    )
+
+
+def selection_sentence(provenance: Provenance) -> str:
+    """The questions and the method that selected the neurons."""
+    return (
+        f"Selected on {provenance.n_questions} questions ({provenance.n_prompts} prompts) of the "
+        f"{data_text(provenance.split)} split of {data_text(provenance.task)}; "
+        f"{data_text(provenance.method)}, {provenance.n_steps} nodes of "
+        f"{data_text(provenance.quadrature)}, {data_text(provenance.engine)} engine; "
+        f"{gap_text(provenance)}."
+    )
+
+
+def gap_text(provenance: Provenance) -> str:
+    """The difference between the sum of attributions and the change they explain."""
+    largest, mean = provenance.completeness_gap_max, provenance.completeness_gap_mean
+    share = provenance.completeness_gap_share
+    if largest is None or mean is None or share is None:
+        return "completeness gap not measured"
+    return (
+        f"completeness gap at most {largest:.2g}{unit(provenance.method)}, {mean:.2g} on average, "
+        f"{share:.2%} of the total change"
+    )
+
+
+def unit(method: str) -> str:
+    """Unit of a method's attributions; empty for probabilities."""
+    quantity = getattr(METHODS.get(method), "quantity", None)  # a user's method may be unknown here
+    return "" if quantity is not None and quantity.target is gold_probability else " log-nats"
+
+
+def stability_sentence(stability: SplitHalf) -> str:
+    """Agreement of two halves of the questions on the scores."""
+    overlaps = {"good": stability.top_k_overlap, "bad": stability.bottom_k_overlap}
+    shares = [
+        f"{share:.0%} of the top {name} neurons"
+        for name, share in overlaps.items()
+        if not math.isnan(share)
     ]
+    both = f"; {' and '.join(shares)} are in both halves" if shares else ""
+    return f"Split-half rank correlation of the scores {stability.rank_correlation:.2f}{both}."
 
 
-def _percent(change: float) -> str:
-    return "" if math.isnan(change) else f"{change:+.1f}"
+def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
+    """Docs that were excluded or changed; empty if there are none.
 
-
-def _place(controls: ControlRank | None) -> str:
-    if controls is None or not controls.n_controls:
-        return ""
-    place = f"{controls.n_as_extreme + 1} of {controls.n_controls + 1}"
-    return f"{place}, {p_text(controls.p_value)}"
-
-
-def note(summaries: Sequence[ConditionSummary]) -> str:
-    """How to read the table of tests."""
-    first = next(each for each in summaries if each.corrected is not None and not each.is_point)
-    n_tests = first.corrected.n_tests if first.corrected is not None else 0
-    clustered = first.accuracy.n_docs > first.accuracy.n_questions
-    parts = [
-        "p: exact, of the signs of the questions' changes"
-        + ("" if clustered else ", which with one doc each is McNemar's test")
-        + f"; Holm: corrected for {n_tests} condition{'s' if n_tests > 1 else ''}.",
-        "Lost, gained: docs that became wrong, or right, and McNemar's exact test of them"
-        + (", which takes the docs of a question as independent." if clustered else "."),
+    Args:
+        role: `selection` or `validation`.
+        counts: `data`, the counts of reading (`aqua.cleaning.DocCounts`), and `prompts`, those of
+            encoding (`harness.tokenize.QuestionSet.counts`), where there are any.
+    """
+    data, prompts = counts.get("data", {}), counts.get("prompts", {})
+    reasons = (
+        ("not sampled (max_selection)", data.get("not_drawn")),
+        ("excluded as duplicates of the other split", data.get("duplicates_dropped")),
+        ("reserved for demonstrations", data.get("demonstrations")),
+        ("with options removed", data.get("options_cut")),
+        ("with distractors added", data.get("distractors_added")),
+        ("left to the other half, as one split serves as both", data.get("other_half")),
+    )
+    parts = [f"{count} {reason}" for reason, count in reasons if count]
+    parts += [
+        f"{count} skipped ({data_text(reason)})"
+        for reason, count in data.get("skipped", {}).items()
     ]
-    twins = [
-        f"{each.name} edits the same neurons as {each.edited.same_as}, by the same factors, and is "
-        "no further test."
-        for each in summaries
-        if each.edited is not None and each.edited.same_as is not None and not each.is_point
-    ]
-    parts += twins
-    n_controls = min(filter(None, map(_n_controls, summaries)), default=0)
-    if n_controls:
-        parts.append(
-            "Place: among the condition and its random controls, 1 being beyond all of them, with "
-            "its one-sided empirical p, not corrected."
-        )
-    if 0 < n_controls < FEWEST_CONTROLS:
-        parts.append(
-            f"With {n_controls} controls that p cannot be below {1 / (n_controls + 1):.2g}: a "
-            f"place takes {FEWEST_CONTROLS} or more (--n_random)."
-        )
-    parts.append("RAC, RCC: change of accuracy, of confidence, in percent of the unmasked.")
-    return " ".join(parts)
+    if n_short := prompts.get("demonstrations_dropped"):
+        parts.append(f"{n_short} prompts with fewer demonstrations (context length)")
+    if n_excluded := counts.get("set_aside"):
+        parts.append(f"{n_excluded} questions excluded (NaN or infinite values)")
+    parts += _skipped(prompts, "prompts skipped")
+    return f"Docs of the {role} split: {', '.join(parts)}." if parts else ""
+
+
+def _skipped(counts: Mapping[str, Any], what: str) -> list[str]:
+    reasons = counts.get("skipped", {})
+    return [f"{count} {what} ({data_text(reason)})" for reason, count in reasons.items()]

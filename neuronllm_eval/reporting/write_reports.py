@@ -1,38 +1,56 @@
-"""The last stage of a run: summary.json, report.md and report.html, from the artifacts alone.
+"""The last stage of a run: summary.json, reports and model cards, from the artifacts alone.
 
-The model cards of the run's adapters are written again, with the figures that there are now.
+1. The run directory is read (`task_report`).
+2. Its content becomes sections of text, figures and tables (`sections`).
+3. Templates write them. Everything from data is escaped there, so that no text of a task, model or
+   tokenizer is markup, a link or an instruction to a terminal. The HTML page has no script and
+   loads nothing, and its content security policy forbids both.
+4. The model cards of the run's adapters are rewritten with the current figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise, summary_json
-from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.evaluation.doc_texts import read_judged_docs
+import jinja2
+from markupsafe import Markup, escape
+
 from neuronllm_eval.evaluation.stats.split_half import stability_of
-from neuronllm_eval.explain.token_effects import read_tokens
+from neuronllm_eval.evaluation.summary_file import Positions, StoredSummary, summary_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card
-from neuronllm_eval.export.validated_figures import judged_figures
-from neuronllm_eval.harness.results import read_metrics
-from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
-from neuronllm_eval.prompts import SCORED
-from neuronllm_eval.reporting.condition_tables import RunDetails
-from neuronllm_eval.reporting.report_appendix import appendix
-from neuronllm_eval.reporting.report_html import render_page
-from neuronllm_eval.reporting.report_markdown import TaskReport, effect_line, render
-from neuronllm_eval.reporting.reproduce_commands import Judged, identify_command, validate_command
-from neuronllm_eval.runs.directory import (
-    CARD_FILE,
-    RunDirectory,
-    read_lines,
-    set_aside_ids,
-    write_whole,
+from neuronllm_eval.export.validated_figures import validated_figures
+from neuronllm_eval.formats.atomic import write_whole
+from neuronllm_eval.formats.markdown import (
+    LONGEST_PROSE,
+    escaped,
+    escaped_prose,
+    markdown_table,
+    one_line,
 )
-from neuronllm_eval.runs.reader import ValidationRecord, judged_limit, load_neurons, load_scores
-from neuronllm_eval.runs.settings import RunSettings, read_doc_counts
+from neuronllm_eval.interventions.conditions import CONDITIONS
+from neuronllm_eval.reporting.condition_tables import Table
+from neuronllm_eval.reporting.sections import (
+    Section,
+    console_sections,
+    headline,
+    markdown_sections,
+    page_facts,
+    report_sections,
+)
+from neuronllm_eval.reporting.task_report import TaskReport
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_CODE = re.compile("`([^`]+)`")
+_FOLDED_FROM = 20  # rows of a table that is folded on the page
 
 
 def report_task(
@@ -41,65 +59,160 @@ def report_task(
     """Write summary.json, report.html and report.md from a run's artifacts; return the main tables.
 
     Args:
-        run: the run directory.
         show: receives the main tables before anything is written, so that a full disk does not
             keep them back.
         brief: show only one line, `effect_line`.
     """
-    settings = RunSettings.load(run.settings)
-    neurons = load_neurons(run, settings)
-    scores = load_scores(run, neurons)
-    task, split = settings.task, ""
-    docs = {"selection": read_doc_counts(run.settings)}
-    scales, applied_at, batch_size = Scales(), SCORED, None
-    if run.validation.exists() or run.conditions.exists():
-        validation = ValidationRecord.load(run.validation)
-        neurons = validation.judged(neurons, run.validation)
-        docs["validation"], scales = validation.docs, validation.scales
-        applied_at, batch_size = validation.positions, validation.batch_size
-    for role in ("selection", "validation"):
-        if aside := set_aside_ids(run, role):
-            docs[role] = {**docs.get(role, {}), "set_aside": len(aside)}
-    summaries: list[ConditionSummary] = []
-    metrics: dict[str, dict[str, float]] = {}
-    details = RunDetails(tokens=read_tokens(run.tokens), commands=(identify_command(settings),))
-    if run.conditions.exists():
-        table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
-        summaries, split = summarise(table, neurons, scales), table.split
-        metrics = {
-            each.name: read_metrics(run.result(each.name), task)
-            for each in summaries
-            if (each.is_evaluated or each.name == UNMASKED) and run.result(each.name).exists()
-        }
-        limit = judged_limit(run, settings)
-        judged = Judged(table.conditions, neurons.top_k, scales, applied_at, limit, batch_size)
-        details = replace(
-            details,
-            table=table,
-            docs=read_judged_docs(run.judged_docs, table),
-            commands=(*details.commands, validate_command(settings, judged)),
-        )
-    halves = stability_of(scores.half_sums, neurons.top_k)
-    report = TaskReport(task, split, neurons, scores, tuple(summaries), docs, metrics, applied_at)
-    text, page = render(report), render_page(report, details)
+    report = TaskReport.load(run)
+    text, page = console_text(report), render_page(report)
     if show is not None:
         show(effect_line(report) if brief else text)
-    if run.conditions.exists():
-        where = {"chosen_at": neurons.provenance.positions, "applied_at": applied_at}
-        text_of = summary_json(task, split, summaries, docs, metrics, halves, where)
-        write_whole(run.summary, text_of)
+    if report.summaries:
+        summary = _summary(report)
+        write_whole(run.summary, summary.to_json())
+        run.keep(run.summary, summary)
     write_whole(run.page, page)
-    whole = f"{text}\n{appendix(report, details)}"
-    write_whole(run.report, whole)
-    write_whole(run.card, run_card(neurons.provenance, whole))
-    _renew_cards(run)
+    markdown = render_markdown(report)
+    write_whole(run.report, markdown)
+    write_whole(run.card, run_card(report.neurons.provenance, markdown))
+    _rewrite_cards(run)
     return text
 
 
-def _renew_cards(run: RunDirectory) -> None:
-    """The cards of adapters/<condition>/, as far as these are there."""
+def _summary(report: TaskReport) -> StoredSummary:
+    return summary_of(
+        report.task,
+        report.split,
+        report.summaries,
+        dict(report.doc_counts),
+        report.metrics,
+        stability_of(report.scores.half_sums, report.neurons.top_k),
+        Positions(report.scores.provenance.positions, report.applied_at),
+    )
+
+
+def _rewrite_cards(run: RunDirectory) -> None:
+    """The cards of those adapters that exist in adapters/<condition>/."""
     for condition in CONDITIONS:
         folder = run.adapter(condition)
         if (folder / EXPORT_FILE).exists():
             made = Export.load(folder)
-            write_whole(folder / CARD_FILE, adapter_card(made, judged_figures(run, made)))
+            write_whole(folder / CARD_FILE, adapter_card(made, validated_figures(run, made)))
+
+
+# Markdown -----------------------------------------------------------------------------------------
+
+
+def effect_line(report: TaskReport) -> str:
+    """The task and its headline on one line, for commands that go through several tasks."""
+    return f"{escaped(report.task)}: {escaped_prose(headline(report))}"
+
+
+def console_text(report: TaskReport) -> str:
+    """The first part of `report.md`: the effects of the conditions."""
+    return _markdown(report, console_sections(report))
+
+
+def render_markdown(report: TaskReport) -> str:
+    """The content of `report.md`."""
+    return _markdown(report, markdown_sections(report))
+
+
+def _markdown(report: TaskReport, sections: Sequence[Section]) -> str:
+    text = _template("report.md.j2").render(
+        title=report.task,
+        headline=headline(report),
+        sections=sections,
+    )
+    return re.sub("\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+def _escaped_table(table: Table) -> str:
+    rows = [[escaped(cell) for cell in row] for row in table.rows]
+    return markdown_table([escaped(name) for name in table.headers], rows)
+
+
+def _fence(commands: Sequence[str]) -> str:
+    """A code fence that no command can end."""
+    fence = "```"
+    while any(fence in command for command in commands):
+        fence += "`"
+    return fence
+
+
+# HTML ---------------------------------------------------------------------------------------------
+
+
+def render_page(report: TaskReport) -> str:
+    """The content of `report.html`; the same run gives the same bytes."""
+    sections = report_sections(report)
+    return page_of(one_line(report.task), headline(report), page_facts(report), sections)
+
+
+def page_of(
+    title: str,
+    headline: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    generator: str = "neuronllm-eval report",
+) -> str:
+    """A whole page.
+
+    Args:
+        headline: one sentence.
+        facts: names and values below it.
+        generator: distinguishes the pages of runs from other pages.
+    """
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return _template("report.html.j2").render(
+        title=title,
+        headline=one_line(headline),
+        facts=[(name, one_line(value)) for name, value in facts],
+        sections=[_printable(section) for section in sections],
+        style=Markup(style),  # noqa: S704
+        style_hash=digest,
+        generator=generator,
+        long=_FOLDED_FROM,
+    )
+
+
+def _printable(section: Section) -> Section:
+    """The same without invisible characters; commands have none."""
+    tables = tuple(
+        replace(
+            table,
+            title=one_line(table.title),
+            headers=tuple(map(one_line, table.headers)),
+            rows=tuple(tuple(map(one_line, row)) for row in table.rows),
+        )
+        for table in section.tables
+    )
+    text = tuple(one_line(paragraph, LONGEST_PROSE) for paragraph in section.text)
+    return replace(section, text=text, tables=tables)
+
+
+def spans(text: str) -> Markup:
+    """A text whose words in backticks are code; nothing else in it is markup."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704
+
+
+@functools.cache
+def _template(name: str) -> jinja2.Template:
+    filters: dict[str, Callable[..., Any]] = {
+        "spans": spans,
+        "escaped": escaped,
+        "prose": escaped_prose,
+        "markdown": _escaped_table,
+        "fence": _fence,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)

@@ -16,14 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.prompt_format import LETTER_STYLES
 from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.formats.json_files import exact_keys, require_schema
 from neuronllm_eval.formats.settings_model import (
     FilePath,
     FilePaths,
@@ -36,6 +35,7 @@ from neuronllm_eval.formats.settings_model import (
     first_problem,
     setting,
 )
+from neuronllm_eval.formats.typed_files import STRICT, check
 from neuronllm_eval.formats.yaml_files import dump_yaml, read_yaml
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
@@ -341,6 +341,18 @@ class LaunchSettings(Settings):
 # run.yaml ---------------------------------------------------------------------------------------
 
 SCHEMA_VERSION = 3
+_REMEDY = "run identify again with this version of neuronllm_eval"
+
+
+class _RunFile(BaseModel):
+    """The content of `run.yaml`."""
+
+    model_config = STRICT
+
+    schema_version: Literal[3]
+    versions: dict[str, str]
+    docs: dict[str, Any]
+    settings: dict[str, Any]
 
 
 def _as_tuple(value: Any) -> Any:
@@ -363,6 +375,10 @@ class RunSettings(SelectionSettings):
     method_args: dict[str, Any] = Field(default_factory=dict)
     top_k: float = 0.02
 
+    def without_secrets(self) -> RunSettings:
+        """The same without access tokens, which no file of a run holds."""
+        return self.model_copy(update={"model_args": without_secrets(self.model_args)})
+
     def to_yaml(self, versions: dict[str, str], docs: dict[str, Any]) -> str:
         """The content of `run.yaml`.
 
@@ -370,32 +386,43 @@ class RunSettings(SelectionSettings):
             versions: of the packages, for the reader; not read back.
             docs: what became of the docs, for reports.
         """
-        values = self.model_dump(mode="json")
-        values["model_args"] = without_secrets(self.model_args)
+        values = self.without_secrets().model_dump(mode="json")
         first = {name: values.pop(name) for name in ("model_args", "task")}
         header = {"schema_version": SCHEMA_VERSION, "versions": versions, "docs": docs}
         return dump_yaml({**header, "settings": {**first, **values}})
 
     @classmethod
     def load(cls, path: Path) -> RunSettings:
-        """Read a `run.yaml`.
+        """The settings in a `run.yaml`; see `load_run_file`."""
+        return load_run_file(path)[0]
 
-        Raises:
-            ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys or
-                values that `identify` never writes.
-        """
-        names = set(cls.model_fields)
-        values = exact_keys(_read(path)["settings"], names, path, "settings")
-        try:
-            settings = cls.model_validate(values)
-        except ValidationError as error:
-            _, found, expected = first_problem(cls, values, error)
-            raise ArtifactError(
-                f"{path}: settings: {found}", expected=expected, remedy="run identify again"
-            ) from error
-        _require_method(settings, path)
-        _require_names_and_places(settings, path)
-        return settings
+
+def load_run_file(path: Path) -> tuple[RunSettings, dict[str, Any]]:
+    """Read a `run.yaml`: the settings, and what became of the selection split's docs.
+
+    Raises:
+        ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys or
+            values that `identify` never writes.
+    """
+    content = check(_RunFile, read_yaml(path), str(path), _REMEDY)
+    values = content.settings
+    if missing := sorted(RunSettings.model_fields.keys() - values):
+        raise ArtifactError(
+            f"{path}: settings are missing: {', '.join(missing)}",
+            expected="every setting, as identify writes them",
+            remedy=_REMEDY,
+        )
+    try:
+        settings = RunSettings.model_validate(values)
+    except ValidationError as error:
+        _, found, expected = first_problem(RunSettings, values, error)
+        raise ArtifactError(
+            f"{path}: settings: {found}", expected=expected, remedy=_REMEDY
+        ) from error
+    _require_method(settings, path)
+    _require_names_and_places(settings, path)
+    require_doc_counts(content.docs, path, _REMEDY)
+    return settings, content.docs
 
 
 def _require_method(settings: RunSettings, path: Path) -> None:
@@ -418,7 +445,7 @@ def _require_names_and_places(settings: RunSettings, path: Path) -> None:
         raise ArtifactError(
             f"{path}: settings.task is the path {settings.task!r:.100}",
             expected="the name of a task, as identify writes it",
-            remedy="run identify again",
+            remedy=_REMEDY,
         )
     for folder in settings.include_path:
         inside = Path(folder).resolve().is_relative_to(path.parent.resolve())
@@ -428,17 +455,6 @@ def _require_names_and_places(settings: RunSettings, path: Path) -> None:
                 expected="absolute paths outside the run directory, as identify writes them",
                 remedy="run identify again, with --include_path",
             )
-
-
-def read_doc_counts(path: Path) -> dict[str, Any]:
-    """What `run.yaml` says became of the selection split's docs.
-
-    Raises:
-        ArtifactError: as `RunSettings.load`.
-    """
-    docs = _read(path)["docs"]
-    require_doc_counts(docs, path, "run identify again")
-    return dict(docs)
 
 
 def require_doc_counts(docs: Any, path: Path, remedy: str) -> None:
@@ -469,16 +485,3 @@ def _are_counts(values: Mapping[Any, Any]) -> bool:
         if not (is_known and isinstance(name, str)):
             return False
     return True
-
-
-def _read(path: Path) -> dict[str, Any]:
-    keys = {"schema_version", "versions", "docs", "settings"}
-    values = exact_keys(read_yaml(path), keys, path, "the file")
-    require_schema(values["schema_version"], SCHEMA_VERSION, path)
-    if not isinstance(values["versions"], dict):
-        raise ArtifactError(
-            f"{path}: versions is {values['versions']!r:.100}",
-            expected="a mapping from packages to versions",
-            remedy="run identify again",
-        )
-    return values

@@ -141,7 +141,7 @@ class Part:
                 f"{self.folder}: the parts {self.name} and {other.name} both hold units "
                 f"{sorted(twice)[:5]}",
                 expected="every unit in one part",
-                remedy="pass --overwrite to start from scratch",
+                remedy="pass --overwrite to start over",
             )
         with open(other.lines, "rb") as file:
             for chunk in _chunks(file, other._n_bytes):

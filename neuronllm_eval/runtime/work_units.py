@@ -10,19 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.formats.json_files import dump_json, exact_keys, parse_json, require_schema
+from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.typed_files import artifact, load
 from neuronllm_eval.prompts import Question
 
 WORK_FILE = "work.json"
-SCHEMA_VERSION = 1
-_KEYS = {"schema_version", "identity", "batch_size", "fingerprint"}
-_REMEDY = "repeat the command as it was, or pass --overwrite to start from scratch"
+_REMEDY = "repeat the command as it was, or pass --overwrite to start over"
 
 
 def units_of(questions: Sequence[Question], batch_size: int) -> tuple[range, ...]:
@@ -58,6 +57,17 @@ def prompts_digest(questions: Iterable[Question]) -> str:
     return state.hexdigest()[:16]
 
 
+@artifact
+@dataclass(frozen=True)
+class WorkFile:
+    """The content of `work.json`; see `Work`."""
+
+    identity: dict[str, Any]
+    batch_size: int
+    fingerprint: str
+    schema_version: Literal[1] = 1
+
+
 @dataclass(frozen=True)
 class Work:
     """What one stage has to do.
@@ -88,14 +98,7 @@ class Work:
 
     def to_json(self) -> str:
         """The content of `work.json`."""
-        return dump_json(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "identity": self.identity,
-                "batch_size": self.batch_size,
-                "fingerprint": self.fingerprint,
-            }
-        )
+        return dump_json(asdict(WorkFile(self.identity, self.batch_size, self.fingerprint)))
 
     def require_same(self, path: Path) -> None:
         """Refuse to resume the work of the `work.json` at `path` unless it is this.
@@ -104,18 +107,18 @@ class Work:
             UsageError: it is other work; names what differs.
             ArtifactError: the file is damaged.
         """
-        known = _read(path)
-        if known["fingerprint"] == self.fingerprint:
+        recorded = _read(path)
+        if recorded.fingerprint == self.fingerprint:
             return
-        there = known["identity"]
+        there = recorded.identity
         names = sorted({*there, *self.identity})
         differing = {
             name: (self.identity.get(name), there.get(name))
             for name in names
             if self.identity.get(name) != there.get(name)
         }
-        if known["batch_size"] != self.batch_size:
-            differing.setdefault("batch_size", (self.batch_size, known["batch_size"]))
+        if recorded.batch_size != self.batch_size:
+            differing.setdefault("batch_size", (self.batch_size, recorded.batch_size))
         raise other_settings(path.parent, differing)
 
 
@@ -160,28 +163,20 @@ def _short(value: Any) -> str:
 
 def recorded_batch_size(path: Path) -> int | None:
     """The batch size of the work that a `work.json` describes; None if there is none."""
-    return int(_read(path)["batch_size"]) if path.is_file() else None
+    return _read(path).batch_size if path.is_file() else None
 
 
 def recorded_identity(path: Path) -> dict[str, Any] | None:
     """The identity of that work; None if there is none."""
-    return dict(_read(path)["identity"]) if path.is_file() else None
+    return _read(path).identity if path.is_file() else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> WorkFile:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        values = exact_keys(parse_json(text, path), _KEYS, path, "the file")
-        require_schema(values["schema_version"], SCHEMA_VERSION, path)
-        kinds = {"identity": dict, "batch_size": int, "fingerprint": str}
-        wrong = [name for name, kind in kinds.items() if type(values[name]) is not kind]
-        if wrong:
-            raise ArtifactError(f"{path}: {wrong[0]} is {values[wrong[0]]!r}")
-    except (OSError, ArtifactError) as error:
-        reason = error.found if isinstance(error, ArtifactError) else str(error)
+        return load(WorkFile, path, "pass --overwrite to start over")
+    except ArtifactError as error:
         raise ArtifactError(
-            f"what {path} says of the unfinished run cannot be read: {reason}",
-            expected="a file that this version wrote",
-            remedy="pass --overwrite to start from scratch",
+            f"the unfinished run cannot be resumed: {error.found}",
+            expected=error.expected,
+            remedy=error.remedy,
         ) from error
-    return values

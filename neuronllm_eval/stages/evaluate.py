@@ -23,8 +23,8 @@ from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.write_reports import report_task
+from neuronllm_eval.runs.artifacts import load_neurons, load_settings
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.reader import load_neurons
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
@@ -221,7 +221,7 @@ def validate_runs(
         # A number of neurons that one of the runs does not have is refused before any validation.
         work = []
         for run in runs_below([asked.run_dir]):
-            settings = RunSettings.load(run.settings)
+            settings = load_settings(run)
             own = dataclasses.replace(plan, positions=asked.positions or settings.positions)
             work.append((run, settings, *own.over(load_neurons(run, settings))))
         runs = [run for run, *_ in work]

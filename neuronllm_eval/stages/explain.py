@@ -42,8 +42,14 @@ from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
-from neuronllm_eval.runs.reader import load_neurons, load_scores
+from neuronllm_eval.runs.artifacts import (
+    QuestionLine,
+    load_neurons,
+    load_questions,
+    load_scores,
+    load_settings,
+)
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.load import LoadedModel
@@ -106,7 +112,7 @@ class StoredRun:
     settings: RunSettings
     neurons: NeuronSet
     scores: NeuronScores
-    lines: dict[str, dict[str, Any]]
+    lines: dict[str, QuestionLine]
     letter_counts: NDArray[np.int64]
 
     @classmethod
@@ -117,7 +123,7 @@ class StoredRun:
             ArtifactError: a file is missing or damaged, or they are of different runs, or there
                 is no neuron.
         """
-        settings = RunSettings.load(run.settings)
+        settings = load_settings(run)
         neurons = load_neurons(run, settings)
         if not neurons.good + neurons.bad:
             raise ArtifactError(
@@ -126,15 +132,20 @@ class StoredRun:
                 remedy="run identify again",
             )
         scores = load_scores(run, neurons)
-        lines = read_lines(run.questions)
+        lines = load_questions(run)
         n_letters, n_prompts = len(scores.letter_sums), scores.provenance.n_prompts
         return cls(
             run,
             settings.model_copy(update=given),
             neurons,
             scores,
-            {str(line.get("question_id")): line for line in lines},
-            gold_counts(lines, n_letters, n_prompts, run.questions),
+            {line.question_id: line for line in lines},
+            gold_counts(
+                (letter for line in lines for letter in line.gold),
+                n_letters,
+                n_prompts,
+                run.questions,
+            ),
         )
 
     @property

@@ -22,12 +22,13 @@ from neuronllm_eval.attribution.identify import (
     tally_of,
 )
 from neuronllm_eval.errors import DocError
+from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import write_whole
+from neuronllm_eval.runs.artifacts import load_neurons
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, close
@@ -109,7 +110,7 @@ def identify_task(
                 or_none = len(runs) > 1
                 _write(model, resolved, questions, left, stage, sums, finished, or_none)
             launch.ranks.wait()
-        return [NeuronSet.load(each.run.neurons) for each in runs]
+        return [load_neurons(each.run, each.settings(settings)) for each in runs]
 
 
 def _left(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
@@ -213,8 +214,9 @@ def _write(
 
 
 def _write_settings(each: MethodRun, resolved: RunSettings, questions: QuestionSet) -> None:
-    text = each.settings(resolved).to_yaml(versions(), doc_counts(questions))
-    write_whole(each.run.settings, text)
+    written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
+    write_whole(each.run.settings, written.to_yaml(versions(), docs))
+    each.run.keep(each.run.settings, (written, docs))
 
 
 def announce_if_long(stage: Stage, announce: Announce | None, launch: Launch) -> None:

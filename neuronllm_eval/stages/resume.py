@@ -14,21 +14,16 @@ from typing import Any
 from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import ArtifactError, DocError
-from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.formats.json_files import exact_keys, read_json
+from neuronllm_eval.evaluation.doc_table import doc_table
+from neuronllm_eval.formats.atomic import write_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import (
-    RunDirectory,
-    line_writer,
-    read_lines,
-    set_aside_ids,
-    without_secrets,
-)
+from neuronllm_eval.runs.artifacts import excluded_ids, load_neurons, load_settings, load_validation
+from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import SharedWork, is_unfinished
 from neuronllm_eval.runtime.work_units import other_settings
@@ -72,7 +67,7 @@ def refuse_before_work(
     for run, settings in runs:
         if run.settings.exists():
             now = _comparable(settings)
-            stored = _comparable(RunSettings.load(run.settings))
+            stored = _comparable(load_settings(run))
             left_open = {name for name in _RESOLVED if now[name] is None}
             if now["quadrature"] == AUTO_QUADRATURE:
                 left_open |= {"quadrature", "n_steps"}
@@ -162,8 +157,8 @@ def keeps_neurons(
     """
     if not run.neurons.is_file() or is_unfinished(run.identifying):
         return False
-    _require_equal(run, _comparable(settings), _comparable(RunSettings.load(run.settings)))
-    known = NeuronSet.load(run.neurons).provenance
+    _require_equal(run, _comparable(settings), _comparable(load_settings(run)))
+    known = load_neurons(run, settings).provenance
     now = {
         "model_hash": model.hash,
         "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
@@ -192,13 +187,10 @@ def keeps_validation(
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
     try:
-        content, keys = read_json(run.validation), {*how, "batch_size"}
-        known = dict(exact_keys(content, keys, run.validation, "the file"))
+        known = dataclasses.asdict(load_validation(run))
         del known["batch_size"]
-        lines = read_lines(run.conditions)
-        task = str(questions.task.config.task)
-        there = DocTable.from_lines(lines, run.conditions, task).conditions
-        counted = questions.without(set_aside_ids(run, "validation")).questions
+        table = doc_table(run, str(questions.task.config.task))
+        counted = questions.without(excluded_ids(run, "validation")).questions
     except ArtifactError as error:
         logger.warning(
             "%s: validating again, since the earlier validation cannot be read: %s",
@@ -208,9 +200,9 @@ def keeps_validation(
         return False
     asked = [prompt.doc_id for question in counted for prompt in question.prompts]
     now = {**how, **_by_flag(names), "docs asked": asked}
-    kept = {**known, **_by_flag(there), "docs asked": [line["doc_id"] for line in lines]}
-    _require_equal(run, now, kept)
-    _require_equal(run, {"conditions": list(names)}, {"conditions": list(there)})
+    stored = {**known, **_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
+    _require_equal(run, now, stored)
+    _require_equal(run, {"conditions": list(names)}, {"conditions": list(table.conditions)})
     logger.warning("%s: already validated under the same conditions; skipping", run.path)
     return True
 
@@ -264,8 +256,7 @@ def without_excluded(
             "%s: %d questions of the %s split give %s and are excluded, such as %s",
             run.path, len(excluded), role, excluded[0]["reason"], example,
         )  # fmt: skip
-        with line_writer(run.set_aside(role)) as lines:
-            lines.write_all(excluded)
+        write_lines(run.set_aside(role), excluded)
     if not counted:
         raise DocError(
             f"{run.path}: every question of the {role} split gives NaN or infinite numbers",

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
+from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
+from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.doc_excerpts import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
@@ -32,13 +35,8 @@ from neuronllm_eval.models.fingerprints import (
     versions,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.directory import (
-    RunDirectory,
-    line_writer,
-    set_aside_ids,
-    without_secrets,
-    write_whole,
-)
+from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
+from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, close
 from neuronllm_eval.runtime.work_units import Work
@@ -130,12 +128,14 @@ def validate_task(
     if finished is not None:
         records = without_excluded(finished.records(), run, "validation")
         scores = [DocScores.from_record(record) for record in records]
-        questions = questions.without(set_aside_ids(run, "validation"))
-        write_whole(run.validation, dump_json({**how, "batch_size": batch_size}))
-        with line_writer(run.conditions) as lines:
-            lines.write_all(_condition_line(doc, names, settings, split) for doc in scores)
-        with line_writer(run.judged_docs) as lines:
-            lines.write_all(doc_lines(questions))
+        questions = questions.without(excluded_ids(run, "validation"))
+        record = ValidationRecord(**how, batch_size=batch_size)
+        write_whole(run.validation, dump_json(asdict(record)))
+        run.keep(run.validation, record)
+        lines = [_condition_line(doc, names, settings, split) for doc in scores]
+        write_lines(run.conditions, map(asdict, lines))
+        run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
+        write_lines(run.judged_docs, doc_lines(questions))
         write_results(model.lm, settings, questions, scores, neurons, plan, run)
         close(run.validating)
     ranks.wait()
@@ -178,17 +178,17 @@ def judged_with(top_k: int, scales: Scales, positions: str) -> dict[str, Any]:
 
 def _condition_line(
     doc: DocScores, names: Sequence[str], settings: RunSettings, split: str
-) -> dict[str, Any]:
+) -> DocLine:
     # Nine significant digits give back the same float32.
     rows = [[float(f"{value:.9g}") for value in row] for row in doc.loglikelihoods.tolist()]
-    return {
-        "task": settings.task,
-        "split": split,
-        "doc_id": doc.doc_id,
-        "question_id": doc.question_id,
-        "gold": doc.gold,
-        "loglikelihoods": dict(zip(names, rows, strict=True)),
-    }
+    return DocLine(
+        task=settings.task,
+        split=split,
+        doc_id=doc.doc_id,
+        question_id=doc.question_id,
+        gold=doc.gold,
+        loglikelihoods=dict(zip(names, rows, strict=True)),
+    )
 
 
 def write_results(

@@ -22,20 +22,28 @@ from neuronllm_eval.attribution.methods import to_scores
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.equivalence_check import rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
-from neuronllm_eval.errors import ArtifactError, DocError
-from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.harness.results import read_metrics
+from neuronllm_eval.errors import DocError
+from neuronllm_eval.evaluation.doc_table import DocLine, doc_table
+from neuronllm_eval.formats.typed_files import load_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.conditions import condition_factors
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
-from neuronllm_eval.runs.reader import ValidationRecord, load_neurons, load_scores
+from neuronllm_eval.runs.artifacts import (
+    VALIDATE_REMEDY,
+    ValidationRecord,
+    load_metrics,
+    load_neurons,
+    load_questions,
+    load_scores,
+    load_settings,
+    load_validation,
+)
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.load import LoadedModel
@@ -69,7 +77,7 @@ def check_artifacts(run: RunDirectory) -> list[Check]:
     Raises:
         ArtifactError: one of them cannot be read.
     """
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     neurons = load_neurons(run, settings)
     scores = load_scores(run, neurons)
     derived = select_neurons(scores, settings.top_k, settings.ambiguous)
@@ -80,9 +88,9 @@ def check_artifacts(run: RunDirectory) -> list[Check]:
             f"{len(neurons.good)} good, {len(neurons.bad)} bad",
         )
     ]
-    lines = read_lines(run.questions)
+    lines = load_questions(run)
     known = scores.provenance
-    asked = (len(lines), sum(len(line.get("doc_ids", ())) for line in lines))
+    asked = (len(lines), sum(len(line.doc_ids) for line in lines))
     found.append(
         Check(
             "questions are all there",
@@ -96,12 +104,12 @@ def check_artifacts(run: RunDirectory) -> list[Check]:
 
 
 def _check_results(run: RunDirectory, task: str) -> Check:
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, task)
+    table = doc_table(run, task)
     compared, wrong = 0, []
     for name in table.conditions:
         if not run.result(name).is_file():
             continue
-        said = read_metrics(run.result(name), task).get("acc")
+        said = load_metrics(run, name, task).get("acc")
         if said is None:
             continue
         compared += 1
@@ -159,7 +167,7 @@ def check_questions(
         sample: how many; all of them if there are no more.
         seed: which.
     """
-    lines = {str(line["question_id"]): line for line in read_lines(run.questions)}
+    lines = {line.question_id: line for line in load_questions(run)}
     chosen, missing = sampled(questions, lines, sample, seed)
     if missing:
         return [Check("questions are those of the task", False, f"not in the task: {missing}")]
@@ -172,19 +180,21 @@ def check_questions(
             if isinstance(record, DocError):
                 raise record
             line = lines[record.question_id]
-            for one, there in zip(record.loglikelihoods, line["loglikelihoods"], strict=True):
+            for one, there in zip(record.loglikelihoods, line.loglikelihoods, strict=True):
                 gaps.append(_difference(one, there))
             gap = record.completeness_gap[attributing.method.name]
-            gaps.append(_gap_difference(gap, line["completeness_gap"]))
+            gaps.append(_gap_difference(gap, line.completeness_gap))
             progress.update()
     checks = [_within("selection questions recomputed", chosen, gaps, attributing.engine)]
     if len(chosen) == len(lines):
-        checks.append(_check_scores(attributing, questions, run))
+        checks.append(_check_scores(attributing, questions, neurons, run))
     return checks
 
 
-def _check_scores(attributing: Attributing, questions: QuestionSet, run: RunDirectory) -> Check:
-    known = NeuronScores.load(run.path)
+def _check_scores(
+    attributing: Attributing, questions: QuestionSet, neurons: NeuronSet, run: RunDirectory
+) -> Check:
+    known = load_scores(run, neurons)
     notes: list[Any] = []
     sums = empty_sums(attributing.engine, questions.questions, attributing.how.methods)
     with _bar("verify the scores", questions.questions) as progress:
@@ -222,14 +232,14 @@ def check_conditions(
         sample: how many questions; all of them if there are no more.
         seed: which.
     """
-    lines: dict[str, dict[int, dict[str, Any]]] = {}
-    for line in read_lines(run.conditions):
-        lines.setdefault(str(line["question_id"]), {})[int(line["doc_id"])] = line
+    lines: dict[str, dict[int, DocLine]] = {}
+    for line in load_lines(DocLine, run.conditions, VALIDATE_REMEDY):
+        lines.setdefault(line.question_id, {})[line.doc_id] = line
     chosen, missing = sampled(questions, lines, sample, seed)
     if missing:
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
     some = next(iter(next(iter(lines.values())).values()))
-    names = list(some["loglikelihoods"])
+    names = list(some.loglikelihoods)
     engine = build_engine(
         model.lm.model,
         model.layers,
@@ -246,7 +256,7 @@ def check_conditions(
             if isinstance(docs, DocError):
                 raise docs
             for doc in docs:
-                there = lines[doc.question_id][doc.doc_id]["loglikelihoods"]
+                there = lines[doc.question_id][doc.doc_id].loglikelihoods
                 gaps += [
                     _difference(row, there[name])
                     for name, row in zip(names, doc.loglikelihoods.tolist(), strict=True)
@@ -310,18 +320,11 @@ def verify(
         ArtifactError: an artifact cannot be read.
     """
     neurons = load_neurons(run, settings)
-    try:
-        found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
-        with computing_in(model.lm.model, settings.attribution_dtype):
-            found += check_questions(model, settings, choosing, neurons, run, sample)
-        if run.conditions.is_file():
-            record = ValidationRecord.load(run.validation)
-            judged = record.judged(neurons, run.validation)
-            found += check_conditions(model, settings, judging, judged, record, run, sample)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"{run.path} has a line that does not fit: {type(error).__name__}: {error}",
-            expected="files written by `neuronllm-eval identify` and `validate`",
-            remedy="run them again",
-        ) from error
+    found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
+    with computing_in(model.lm.model, settings.attribution_dtype):
+        found += check_questions(model, settings, choosing, neurons, run, sample)
+    if run.conditions.is_file():
+        record = load_validation(run)
+        validated = record.validated(neurons, run.validation)
+        found += check_conditions(model, settings, judging, validated, record, run, sample)
     return found

@@ -16,13 +16,14 @@ from neuronllm_eval.attribution.methods import Method, to_scores
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.adapter_folder import write_standard_adapters
+from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import resolve_count, select_neurons
-from neuronllm_eval.runs.directory import RunDirectory, folder_name, line_writer, write_whole
+from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.cost_estimate import Stage
 from neuronllm_eval.stages.load import LoadedModel, data_split, how_asked
@@ -64,15 +65,13 @@ def write_questions(
     records: Sequence[dict[str, Any]], method: str, run: RunDirectory
 ) -> tuple[list[float | None], list[Any]]:
     """questions.jsonl; returns the completeness gaps, and what the method kept of questions."""
-    gaps, notes = [], []
-    with line_writer(run.questions) as lines:
-        for record in records:
-            gap = record["completeness_gap"][method]
-            own = {name: value for name, value in record.items() if name != "notes"}
-            lines.write({**own, "completeness_gap": gap})
-            gaps.append(gap)
-            if method in record["notes"]:
-                notes.append(record["notes"][method])
+    gaps = [record["completeness_gap"][method] for record in records]
+    notes = [record["notes"][method] for record in records if method in record["notes"]]
+    lines = ({**record, "completeness_gap": gap} for record, gap in zip(records, gaps, strict=True))
+    write_lines(
+        run.questions,
+        ({name: value for name, value in line.items() if name != "notes"} for line in lines),
+    )
     return gaps, notes
 
 
@@ -99,6 +98,7 @@ def write_scores(
     provenance = _provenance(model, which.settings(settings), questions, stage, sums)
     scores = to_scores(method, sums, notes, provenance)
     write_whole(run.scores, scores.to_bytes())
+    run.keep(run.scores, scores)
     return scores
 
 
@@ -128,6 +128,7 @@ def write_neurons(
     write_standard_adapters(which.run, neurons, model.lm.model, model.layers, settings.model_args)
     _write_tokens(model, neurons, which.run, context)
     write_whole(which.run.neurons, neurons.to_json())
+    which.run.keep(which.run.neurons, neurons)
 
 
 def _write_tokens(

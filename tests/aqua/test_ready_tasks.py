@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.tasks.hellaswag.utils import preprocess
 
 from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from tests.fixtures.cli import stock
 
 AQUA = tasks_dir() / "aqua"
 ROLE = "You are a careful expert. Each question has one right option; answer with its letter.\n\n"
@@ -801,11 +800,8 @@ def test_files_are_plain_yaml():
         }
 
 
-@pytest.mark.slow
 def test_lm_eval_validates_them_all():
-    # Indexing the thousands of stock tasks takes about ten seconds.
     names = ",".join(CONFIGS)
-    command = [sys.executable, "-m", "lm_eval", "validate", "--include_path", str(tasks_dir())]
-    done = subprocess.run([*command, "--tasks", names], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "All tasks found and valid" in done.stdout
+    code, out, err = stock("validate", "--include_path", tasks_dir(), "--tasks", names)
+    assert code == 0, out + err
+    assert "All tasks found and valid" in out

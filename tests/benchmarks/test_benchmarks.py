@@ -1,6 +1,6 @@
-"""The benchmarks run, and nothing has become ten times dearer.
+"""The benchmarks run, and nothing has become ten times slower.
 
-Bounds are a few times what a quiet machine shows, which stands beside each.
+Bounds are a few times the figures of an idle machine, which stand beside them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def test_more_methods_cost_little_more() -> None:
     assert rows[", ".join(METHODS)] < 12  # 1.4
 
 
-def test_the_models_that_are_timed_answer_as_they_should() -> None:
+def test_the_timed_models_give_the_expected_log_likelihoods() -> None:
     model = build_model(n_layers=2)
     for option_tokens in (1, 4):
         prompts = make_prompts(60, 1, option_tokens)
@@ -82,7 +82,7 @@ def test_the_models_that_are_timed_answer_as_they_should() -> None:
         assert [value for value, _ in unmasked] == pytest.approx([value for value, _ in stock])
         everywhere = score(masked_model(model, 6, "all"), prompts)
         scored = score(masked_model(model, 6, "scored"), prompts)
-        # Masks do something, and where they do it matters.
+        # Masks have an effect, and it depends on their positions.
         for one, other in ((stock, everywhere), (stock, scored), (everywhere, scored)):
             assert max(abs(a[0] - b[0]) for a, b in zip(one, other, strict=True)) > 1e-3
 
@@ -106,7 +106,7 @@ def test_fan_out_is_faster_than_replay_and_as_complete() -> None:
 
 
 def test_one_forward_call_for_prefill_and_one_for_all_layers_and_nodes() -> None:
-    """The promise behind the speed, counted rather than timed."""
+    """The reason for the speed, counted rather than timed."""
     model = build_model(n_layers=4)
     calls = []
     handle = model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
@@ -117,7 +117,7 @@ def test_one_forward_call_for_prefill_and_one_for_all_layers_and_nodes() -> None
     assert len(calls) == 2
 
 
-def test_time_grows_no_faster_than_what_there_is_to_do() -> None:
+def test_time_grows_at_most_in_proportion() -> None:
     point = {"questions": 2, "layers": 2, "nodes": 3, "tokens": 40}
     for name, values in (("questions", (2, 6)), ("nodes", (3, 18)), ("tokens", (40, 160))):
         first, last = growth.measure(name, values, point, batch_size=6, repeats=3)
@@ -137,7 +137,7 @@ def test_attribution_takes_about_the_memory_of_a_stock_pass() -> None:
     assert above[name] < 4  # 0.7
 
 
-def test_the_parts_of_the_profile_add_up() -> None:
+def test_the_components_of_the_profile_add_up() -> None:
     run = Run(build_model(n_layers=2), make_prompts(60, 1), batch_size=3)
     spent = profiling.parts(run, n_nodes=3, repeats=1)
     assert set(spent) == {
@@ -151,7 +151,7 @@ def test_the_parts_of_the_profile_add_up() -> None:
     assert shares == sorted(shares, reverse=True)
 
 
-def test_requests_are_built_as_fast_as_a_plain_task_s() -> None:
+def test_requests_are_built_as_fast_as_those_of_a_plain_task() -> None:
     found = request_speed.run(n_questions=1000)
     plain, aqua = found["plain"], found["aqua"]
     assert aqua[2] == plain[2] == 1000 * 3 * 4
@@ -159,7 +159,7 @@ def test_requests_are_built_as_fast_as_a_plain_task_s() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_exports_answer_through_lm_eval_as_the_mask_does() -> None:
+def test_exports_give_the_masked_models_log_likelihoods() -> None:
     rows = adapter_equality.measure(("gpt2", adapter_equality.BIASED), ("bfloat16",), 3)
     assert [row[2] for row in rows] == ["2", "1.3"] * 2
     for row in rows:
@@ -168,7 +168,7 @@ def test_exports_answer_through_lm_eval_as_the_mask_does() -> None:
         assert float(row[-1]) > 0.1  # the mask does something
 
 
-def test_kinds_of_models_are_tried_as_the_page_has_them() -> None:
+def test_model_types_are_as_the_page_lists_them() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text("utf-8")
     known = [[cell.strip() for cell in line[2:-2].split("|")] for line in page.splitlines()
              if line.startswith("| ")]  # fmt: skip

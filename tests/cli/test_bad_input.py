@@ -6,9 +6,10 @@ More tables: flags in `test_cli_refusals`, run directories in `test_bad_artifact
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.fixtures.cli import (
 )
 from tests.fixtures.damage import contents, laughs
 from tests.fixtures.harness import TaskFolder, model_dir, some_docs
+from tests.fixtures.processes import run_module
 
 DEEP = "[" * 100_000
 
@@ -332,18 +334,6 @@ def test_an_earlier_run_where_results_cannot_be_written(tmp_path):
 # As a command of its own --------------------------------------------------------------------------
 
 
-def command(*arguments: object, **environment: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of the command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "neuronllm_eval", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.mark.slow
 def test_messages_and_exit_codes_of_a_process(tmp_path):
     model = f"pretrained={MODEL_DIR}"
@@ -354,36 +344,34 @@ def test_messages_and_exit_codes_of_a_process(tmp_path):
     )
     for arguments, environment, code, part in cases:
         place = ("--output_path", tmp_path / "runs") if arguments[0] == "identify" else ()
-        assert_one_message(command(*arguments, *place, **environment), code, part)
+        found = run_module("neuronllm_eval", *arguments, *place, **environment)
+        assert_one_message(found, code, part)
     assert contents(tmp_path) == {}
+
+
+def _in_no_directory(gone: Path) -> None:
+    os.chdir(gone)
+    gone.rmdir()
 
 
 @pytest.mark.slow
 def test_a_working_directory_that_is_gone(tmp_path):
+    before = functools.partial(_in_no_directory, tmp_path / "gone")
     (tmp_path / "gone").mkdir()
-    script = (
-        "import os, sys; from neuronllm_eval.cli.main import main; "
-        f"os.chdir({str(tmp_path / 'gone')!r}); os.rmdir({str(tmp_path / 'gone')!r}); "
-        "sys.exit(main(['identify', '--output_path', 'runs']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert_one_message((done.returncode, done.stdout, done.stderr), 2, "cannot be written")
+    found = run_module("neuronllm_eval", "identify", "--output_path", "runs", before=before)
+    assert_one_message(found, 2, "cannot be written")
 
 
-@pytest.mark.slow
-def test_a_terminal_that_has_not_all_letters(tmp_path):
+def test_a_terminal_that_has_not_all_letters(tmp_path, monkeypatch):
     # "größe" cannot be written in ASCII; the report must not be lost over it.
     tasks = TaskFolder(tmp_path / "tasks")
     name = tasks.write("größe")
-    code, out, err = command(
-        *identify(tmp_path / "runs", "--include_path", tasks.path, task=name),
-        PYTHONIOENCODING="ascii",
-        PYTHONPATH=os.pathsep.join(sys.path),
-    )
-    assert code == 0, err
-    assert "gr\\xf6\\xdfe" in out
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    given = identify(tmp_path / "runs", "--include_path", tasks.path, task=name)
+    assert cli.main([str(word) for word in given]) == 0
+    sys.stdout.flush()
+    assert rb"gr\xf6\xdfe" in written.getvalue()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -15,12 +15,10 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.comparison.leaderboard import COLUMNS
 from neuronllm_eval.comparison.leaderboard_rows import read_run
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.condition_effects import summary_json
 from neuronllm_eval.evaluation.doc_ids import asked_docs
-from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.evaluation.summary_file import StoredSummary
-from neuronllm_eval.runs.directory import RunDirectory, read_lines
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.search import runs_below
 from tests.fixtures import damage
 from tests.fixtures.cli import (
@@ -75,7 +73,7 @@ def test_rows_are_what_the_run_says():
     assert list(found.columns) == list(COLUMNS)
     assert list(found["condition"]) == CONDITIONS
     summary = json.loads(run.summary.read_text())
-    table = DocTable.from_lines(read_lines(run.conditions), run.conditions, "demo_topic")
+    table = doc_table(run, "demo_topic")
     neurons = json.loads(run.neurons.read_text())
     for row, known in zip(found.itertuples(), summary["conditions"], strict=True):
         assert row.accuracy == pytest.approx(100 * table.correct[row.name].mean())
@@ -386,17 +384,7 @@ def test_runs_are_found_once_at_any_depth(tmp_path):
 
 def test_a_stored_summary_is_the_one_that_was_written():
     run = finished_run()
-    values = json.loads(run.summary.read_text())
-    found = StoredSummary.load(run.summary)
-    again = summary_json(
-        found.task,
-        found.split,
-        found.conditions,
-        values["docs"],
-        found.metrics,
-        SplitHalf(**values["split_half"]),
-        {**values["positions"], "applied_at": found.applied_at},
-    )
+    again = StoredSummary.load(run.summary).to_json()
     assert again == run.summary.read_text()
 
 

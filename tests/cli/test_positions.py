@@ -68,7 +68,7 @@ def test_scores_of_both_are_told_apart(chosen):
     assert yaml.safe_load(run.settings.read_text())["settings"]["positions"] == "all"
     assert {line["completeness_gap"] for line in jsonl(run.questions)} == {None}
     assert "completeness gap not measured" in run.report.read_text()
-    assert "bad neurons of 96, chosen at all positions." in run.report.read_text()
+    assert "bad neurons of 96, at all positions." in run.report.read_text()
 
 
 def test_a_run_of_one_is_not_gone_on_with_as_the_other(chosen, tmp_path):
@@ -90,7 +90,7 @@ def test_validation_acts_where_neurons_were_chosen_or_where_it_is_told(chosen, t
         "chosen_at": "all",
         "applied_at": "all",
     }
-    assert "(Neurons chosen at all positions, applied at all positions.)" in out
+    assert "(Neurons selected at all positions, conditions applied at all positions.)" in out
     everywhere = [line["loglikelihoods"] for line in jsonl(run.conditions)]
     mask = json.loads(run.result("degrade").read_text())["config"]["model_args"]
     assert mask["positions"] == "all"
@@ -99,7 +99,7 @@ def test_validation_acts_where_neurons_were_chosen_or_where_it_is_told(chosen, t
     assert_one_message(result, 2, "positions", "'scored'", "'all'")
     out = validated(run, "--positions", "scored")
     assert json.loads(run.validation.read_text())["positions"] == "scored"
-    footer = "Neurons chosen at all positions, applied at scored positions."
+    footer = "Neurons selected at all positions, conditions applied at scored positions."
     assert footer in out
     scored = [line["loglikelihoods"] for line in jsonl(run.conditions)]
     gaps = {
@@ -118,7 +118,7 @@ def test_all_at_once_and_verified(tmp_path):
     code, out, err = call(*arguments, entry=cli.run_eval_main)
     assert code == 0, err
     run = RunDirectory(tmp_path / TASK)
-    assert "Neurons chosen at all positions, applied at all positions." in out
+    assert "Neurons selected at all positions, conditions applied at all positions." in out
     assert NeuronSet.load(run.neurons).provenance.positions == "all"
     code, out, err = call("verify", tmp_path, "--limit", 4)
     assert code == 0, (out, err)

@@ -23,11 +23,12 @@ from neuronllm_eval.comparison import overview_html as overview
 from neuronllm_eval.comparison.method_effects import SWAPPED
 from neuronllm_eval.comparison.method_runs import read_compared
 from neuronllm_eval.errors import ModelError
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.evaluation.finished_run import Run
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.runs.directory import RunDirectory, find_runs, read_lines
+from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.search import find_runs
 from neuronllm_eval.stages import evaluate
 from tests.fixtures import damage
 from tests.fixtures.cli import (
@@ -75,7 +76,7 @@ def test_each_method_has_a_run_of_its_own(compared):
             neurons = NeuronSet.load(run.neurons)
             assert neurons.provenance.method == method
             assert (neurons.provenance.seed, neurons.top_k) == (seed, 5)
-            assert len({line["doc_id"] for line in read_lines(run.conditions)}) > 4
+            assert len(doc_table(run, "demo_topic").doc_ids) > 4
     first, other = (
         NeuronScores.load(output / f"seed_0/{method}/demo_topic") for method in ("ace", "tn")
     )
@@ -99,7 +100,7 @@ def test_the_tables_are_what_the_runs_hold(compared):
     for row in found["rows"]:
         path = output / f"seed_{row['seed']}" / row["method"] / row["task"]
         run = RunDirectory(path)
-        table = DocTable.from_lines(read_lines(run.conditions), run.conditions, row["task"])
+        table = doc_table(run, row["task"])
         ending = "" if row["top_k"] == 5 else f".k{row['top_k']}"
         right = {name: 100 * table.correct[name + ending].mean() for name in ("degrade", "enhance")}
         unmasked = 100 * table.correct["unmasked"].mean()

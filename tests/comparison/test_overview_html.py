@@ -50,7 +50,7 @@ def test_tasks_side_by_side():
         "law", "20", "70.0", "50.0", "-20.0", "-40.0 to -5.0", "+0.0 (-5.0 to +5.0)", "2 of 2",
         "art", "20", "80.0", "75.0", "-5.0", "-15.0 to +0.0", "-2.5 (-5.0 to +0.0)", "1 of 2",
         "Not judged yet", "task", "history",
-        "Their reports",
+        "Reports",
     ]  # fmt: skip
     links = [each["href"] for each in page.all("a")]
     assert links == ["law/report.html", "art/report.html", "history/report.html"]
@@ -62,10 +62,10 @@ def test_every_condition_of_any_task_has_its_table():
     more = evaluated("more", {"unmasked": 10, "suppress_good": 9, "degrade": 8, "enhance": 12})
     page = Page(render_overview("runs", [more, EVALUATED]))
     titles = [f"Under {name}" for name in ("suppress_good", "degrade", "enhance")]
-    assert page.said("h3") == ["All tasks together", *titles, "Their reports"]
+    assert page.said("h3") == ["All tasks together", *titles, "Reports"]
     assert ", without random controls that all of them have; by task" in page.said("p")[1]
     assert rows(page)[rows(page).index("Under enhance") + 9 :][:8] == [
-        "more", "20", "50.0", "60.0", "+10.0", "+0.0 to +25.0", "none", "Their reports",
+        "more", "20", "50.0", "60.0", "+10.0", "+0.0 to +25.0", "none", "Reports",
     ]  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_no_mean_over_runs_that_differ(change, name, values):
         "Over 2 runs, degrade changes accuracy by -20.0 to -5.0 points, in 1 of them beyond all "
         f"random controls; no mean, since they differ in {name}."
     )
-    assert page.said("h3") == ["Under degrade", "Their reports"]
+    assert page.said("h3") == ["Under degrade", "Reports"]
     assert page.said("th")[1] == name
     assert (page.said("td")[0], page.said("td")[8]) == values
     assert len(page.said("dt")) == 4
@@ -123,7 +123,7 @@ def test_without_controls_it_says_so():
 def test_before_validation():
     page = Page(render_overview("runs", [WAITING, WAITING]))
     assert page.said("p")[1] == "2 tasks."
-    assert rows(page) == ["Not judged yet", "task", "history", "history", "Their reports"]
+    assert rows(page) == ["Not judged yet", "task", "history", "history", "Reports"]
 
 
 def test_both_marks_are_seen_where_nothing_changed():

@@ -26,7 +26,7 @@ def test_the_example_runs(script, tmp_path, monkeypatch):
     runpy.run_path(str(script), run_name="__main__")
 
 
-def test_the_method_of_ones_own_runs(tmp_path, monkeypatch):
+def test_the_own_method_runs(tmp_path, monkeypatch):
     without_the_harness_tasks(monkeypatch)
     flags = ["--tasks", "demo_topic", "--limit", 4, "--output_path", tmp_path]
     flags += ["--method", "activation_share", "--method_args", "power=2"]

@@ -1,4 +1,4 @@
-"""Pages that say what code or files hold: whether they still do."""
+"""Pages agree with the code and the files that they describe."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def sections(page: str) -> dict[str, str]:
 
 
 def keys(value: Any, left_out: tuple[str, ...] = ()) -> set[str]:
-    """All keys of a value, however deep; of mappings by other names (versions, conditions) none."""
+    """All keys of a value, however deep; none of mappings by names, such as versions."""
     if isinstance(value, list):
         return set().union(*[keys(each, left_out) for each in value])
     if not isinstance(value, dict):
@@ -85,7 +85,7 @@ def keys(value: Any, left_out: tuple[str, ...] = ()) -> set[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunDirectory:
-    """A finished run with all that commands add to one."""
+    """A finished run with all files that commands add."""
     copied = copy_of(finished_run(), tmp_path_factory.mktemp("runs") / "demo_topic")
     other = copy_of(finished_run(), copied.path.parent / "other")
     with pytest.MonkeyPatch.context() as patch:

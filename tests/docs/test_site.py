@@ -1,4 +1,4 @@
-"""The documentation: the site builds without a link that leads nowhere, and so it is on GitHub."""
+"""The documentation has no broken link, as a site and on GitHub."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_site_builds_strictly(tmp_path):
     assert 'href="method.html#statistics"' in (tmp_path / "site" / "index.html").read_text("utf-8")
 
 
-def test_the_build_sees_what_leads_nowhere(tmp_path):
+def test_the_build_detects_broken_links(tmp_path):
     broken = [
         ("docs/faq.md", "nowhere.md"),
         ("docs/api.md", "method.md#nothing"),
@@ -61,7 +61,7 @@ def test_the_build_sees_what_leads_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere_on_github(page):
+def test_links_work_on_github(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for path, anchor in LINK.findall(text):
         target = (page.parent / path).resolve() if path else page

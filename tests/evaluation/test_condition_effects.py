@@ -11,17 +11,17 @@ from neuronllm_eval.evaluation.condition_effects import (
     EXPECTED_SIGN,
     Corrected,
     summarise,
-    summary_json,
 )
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.stats.significance import McNemar
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.evaluation.summary_file import Positions, summary_of
 from neuronllm_eval.interventions.conditions import CONDITIONS, Edited, Scales
 from tests.fixtures.doc_tables import answered, the_table
 from tests.fixtures.harness import neuron_set
 
 HALVES = SplitHalf(k=3, rank_correlation=math.nan, top_k_overlap=1.0, bottom_k_overlap=0.5)
-PLACES = {"chosen_at": "scored", "applied_at": "all"}
+PLACES = Positions("scored", "all")
 
 
 def judged(table: DocTable, *settings, **more):
@@ -172,7 +172,7 @@ def test_what_was_done_at_each_point():
         ("enhance.k3", "enhance", 3, None, True),
     ]
     written = json.loads(
-        summary_json("t", "s", summaries, {}, {"enhance.k3": {"acc": 0.5}}, HALVES, PLACES)
+        summary_of("t", "s", summaries, {}, {"enhance.k3": {"acc": 0.5}}, HALVES, PLACES).to_json()
     )
     keys = ("name", "condition", "top_k", "scale")
     entries = [tuple(entry[key] for key in keys) for entry in written["conditions"]]
@@ -275,7 +275,7 @@ def test_what_edits_nothing_is_not_judged_and_what_edits_the_same_is_one_test():
     assert nothing.edited == Edited(0, 0, None, "no bad neurons")
     assert (nothing.mcnemar, nothing.controls, nothing.corrected) == (None, None, None)
     assert math.isnan(nothing.accuracy.delta)
-    text = summary_json("t", "s", list(found.values()), {}, {}, HALVES, PLACES)
+    text = summary_of("t", "s", list(found.values()), {}, {}, HALVES, PLACES).to_json()
     entry = next(e for e in strictly(text)["conditions"] if e["name"] == "suppress_bad")
     assert entry["accuracy"]["low"] is entry["rac"] is entry["confidence"]["p_value"] is None
     assert entry["edited"]["note"] == "no bad neurons"
@@ -299,7 +299,9 @@ def test_what_is_not_a_number_is_null():
     table = table_of(unmasked="0000", degrade="0001")
     summaries = judged(table, 10)
     assert math.isnan(summaries[1].rac)
-    text = summary_json("some_task", "dev", summaries, {"validation": DOCS}, {}, HALVES, PLACES)
+    text = summary_of(
+        "some_task", "dev", summaries, {"validation": DOCS}, {}, HALVES, PLACES
+    ).to_json()
     assert text.endswith("}\n")
     found = strictly(text)
     assert (found["task"], found["split"]) == ("some_task", "dev")
@@ -319,7 +321,7 @@ def test_what_is_not_a_number_is_null():
 def test_summary_json_holds_every_number():
     summaries = judged(the_table())
     metrics = {"degrade": {"acc_consistent": 0.25}}
-    whole = strictly(summary_json("t", "s", summaries, {}, metrics, HALVES, PLACES))
+    whole = strictly(summary_of("t", "s", summaries, {}, metrics, HALVES, PLACES).to_json())
     found = whole["conditions"][1]
     assert whole["split_half"] == {
         "k": 3,

@@ -27,7 +27,7 @@ def written(path, lines):
 def test_docs_are_read_in_the_order_of_the_table(tmp_path):
     path = written(tmp_path / "docs.jsonl", LINES[::-1])
     assert read_judged_docs(path, the_table()) == tuple(
-        JudgedDoc(f"Question {doc}?", ("x", "y"), "odd") for doc in range(4)
+        JudgedDoc(doc, f"Question {doc}?", ("x", "y"), "odd") for doc in range(4)
     )
 
 

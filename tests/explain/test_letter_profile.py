@@ -58,16 +58,10 @@ def test_sums_are_divided_by_the_prompts_of_their_letter():
 
 
 def test_gold_letters_are_counted_over_all_prompts():
-    lines = [{"gold": [0, 1, 2]}, {"gold": [2]}]
-    assert gold_counts(lines, 4, 4, HERE).tolist() == [1, 1, 2, 0]
+    assert gold_counts([0, 1, 2, 2], 4, 4, HERE).tolist() == [1, 1, 2, 0]
 
 
-@pytest.mark.parametrize("gold", [None, 3, "ABC", [4], [-1], [True], [1.0], [None]])
-def test_a_line_without_letters_is_refused(gold):
-    with pytest.raises(ArtifactError, match="line 2 has gold"):
-        gold_counts([{"gold": [1]}, {"gold": gold}], 4, 2, HERE)
-
-
-def test_lines_of_another_run_are_refused():
-    with pytest.raises(ArtifactError, match="of 1 prompts, the scores of 2"):
-        gold_counts([{"gold": [1]}], 4, 2, HERE)
+@pytest.mark.parametrize("gold", [[1], [1, 4], [-1, 1], [1, 1, 1]])
+def test_lines_of_another_run_are_refused(gold):
+    with pytest.raises(ArtifactError, match=r"the scores 2 prompts with 4 letters"):
+        gold_counts(gold, 4, 2, HERE)

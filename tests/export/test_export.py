@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 
 import lm_eval
 import pytest
@@ -15,8 +16,7 @@ from lm_eval.tasks import TaskManager
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card
-from neuronllm_eval.formats import atomic_folder as whole_folder_module
-from neuronllm_eval.formats.atomic_folder import whole_folder
+from neuronllm_eval.formats.atomic import whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.fingerprints import base_model_hash, model_hash
@@ -298,8 +298,8 @@ def test_nothing_is_overwritten_but_an_export_on_request(run, tmp_path):
         found = export(run, tmp_path / "mine", *flags)
         assert_one_message(found, 2, "holds something else")
     (tmp_path / "file").write_text("x")
-    assert_one_message(export(run, tmp_path / "file"), 2, "no directory")
-    assert_one_message(export(run, tmp_path / "file" / "out"), 2, "no directory")
+    assert_one_message(export(run, tmp_path / "file"), 2, "not a directory")
+    assert_one_message(export(run, tmp_path / "file" / "out"), 2, "not a directory")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "mine", "file"}
 
 
@@ -319,7 +319,7 @@ def test_a_folder_is_whole_or_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         write("two", fail=True)
     assert (path / "file").read_text() == "one"
-    real = whole_folder_module.Path.rename
+    real = Path.rename
 
     def rename(self, target):  # the second of the two, into place
         if target == path and not self.name.endswith(".before"):
@@ -327,7 +327,7 @@ def test_a_folder_is_whole_or_as_it_was(tmp_path, monkeypatch):
         return real(self, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(whole_folder_module.Path, "rename", rename)
+        patched.setattr(Path, "rename", rename)
         with pytest.raises(OSError, match="no"):
             write("two")
     assert (path / "file").read_text() == "one"

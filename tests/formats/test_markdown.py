@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neuronllm_eval.formats.markdown import escaped
+from neuronllm_eval.formats.markdown import data_text, escaped, escaped_prose, markdown_table
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from neuronllm_eval.formats.markdown import escaped
         ("", ""),
         ("a|b", "a\\|b"),
         ("<script>alert(1)</script>", "\\<script\\>alert(1)\\</script\\>"),
+        ("<0.001", "<0.001"),
         ("&lt;b&gt;", "\\&lt;b\\&gt;"),
         ("[a](b)", "\\[a\\](b)"),
         ("![a](b)", "\\!\\[a\\](b)"),
@@ -35,3 +36,19 @@ from neuronllm_eval.formats.markdown import escaped
 )
 def test_what_is_written(text, written):
     assert escaped(text) == written
+
+
+def test_only_words_in_backticks_are_markup_in_a_paragraph():
+    assert escaped_prose("run `a --b_c` on [x](y)\n& ``") == (
+        "run `a --b_c` on \\[x\\](y) \\& \\`\\`"
+    )
+    assert data_text("a `b`\nc") == "a 'b' c"
+
+
+def test_columns_of_a_table_are_aligned():
+    assert markdown_table(["n", "a name"], [["1", "漢字"], ["a|b", ""]]).splitlines() == [
+        "| n    | a name |",
+        "| ---- | ------ |",
+        "| 1    | 漢字   |",
+        "| a\\|b |        |",
+    ]

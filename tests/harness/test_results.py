@@ -17,13 +17,14 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.typed_files import load
 from neuronllm_eval.harness import results as harness_results
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.results import (
     AnsweredLM,
     ResultContext,
+    ResultFile,
     harness_metrics,
-    read_metrics,
     write_result,
 )
 from neuronllm_eval.harness.tasks import on_split, validation_split
@@ -392,16 +393,19 @@ def test_metrics_are_read_without_their_standard_errors(tmp_path):
         "acc_stderr_stderr,none": "N/A",
         "alias": "t",
     }
-    path.write_text(json.dumps({"results": {"t": {**values, "sample_len": 3}}}), encoding="utf-8")
-    assert read_metrics(path, "t") == {"acc": 0.5}
+    results = {"results": {"t": {**values, "sample_len": 3}}, "configs": {}, "config": {}}
+    path.write_text(json.dumps(results), encoding="utf-8")
+    assert load(ResultFile, path, "").metrics("t", path) == {"acc": 0.5}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"results": {"other": {}}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"results": {"other": {}}, "configs": {}, "config": {}}']
+)
 def test_a_file_without_the_task_is_refused(tmp_path, text):
     path = tmp_path / "unmasked.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"unmasked\.json"):
-        read_metrics(path, "t")
+        load(ResultFile, path, "").metrics("t", path)
 
 
 @pytest.mark.parametrize("has_git", [True, False])

@@ -232,7 +232,6 @@ def test_what_every_task_takes_and_what_only_an_aqua_task_does(folder):
 # Tasks that cannot be used ------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # the harness reads all its YAML files before a task is called unknown
 @pytest.mark.parametrize("typed", ["DEMO_", "demo_topc"])
 def test_an_unknown_task_and_those_close_to_it(typed):
     with pytest.raises(TaskError) as caught:

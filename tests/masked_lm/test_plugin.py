@@ -75,15 +75,16 @@ def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
     assert [line["resps"] for line in samples] == [line["resps"] for line in own_samples]
 
 
-@pytest.mark.parametrize("kept", ["point", "point.value"])
-def test_lm_eval_may_keep_the_entry_point_or_its_path(kept):
+@pytest.mark.slow
+def test_lm_eval_may_keep_the_path_of_the_entry_point():
     found = "print(model_registry.get('neuronllm').__name__, model_registry.get('neuronllm'))"
-    done = python(DISCOVERY.replace("target=point", f"target={kept}") + found)
+    done = python(DISCOVERY.replace("target=point", "target=point.value") + found)
     assert done.stdout.startswith("NeuronMaskedLM <class 'neuronllm_eval.masked_lm.model"), (
         done.stderr
     )
 
 
+@pytest.mark.slow
 def test_a_name_that_another_model_has_is_still_refused():
     script = (
         "from lm_eval.api.registry import model_registry\n"

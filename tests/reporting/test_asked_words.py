@@ -13,9 +13,9 @@ from neuronllm_eval.reporting.neuron_tables import asked_words, method_words
 
 def test_how_an_aqua_task_was_asked():
     assert asked_words(json.dumps(asdict(AquaSettings()), sort_keys=True)) == (
-        "3 proxies of each question; orders of the options: auto; letters written A.; options as "
-        "the data have them; no distractors; docs that cannot be asked: skip; 8 questions set "
-        "aside for demonstrations; at most 10000 docs read to choose on; seed 0"
+        "3 proxies of each question; option orders: auto; letter style A.; original options; no "
+        "distractors; malformed docs: skip; 8 questions reserved for demonstrations; at most 10000 "
+        "selection docs; seed 0"
     )
     changed = json.dumps({"n_options": 5, "distractors": "length", "odd": None, "name": "x"})
     assert asked_words(changed) == "5 options; distractors: length; odd=null; name=x"

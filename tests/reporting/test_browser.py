@@ -15,7 +15,7 @@ import pytest
 
 from neuronllm_eval.comparison.overview_html import render_overview
 from neuronllm_eval.interventions.conditions import CONDITIONS
-from neuronllm_eval.reporting.report_html import render_page
+from neuronllm_eval.reporting.write_reports import render_page
 from tests.fixtures.cli import finished_run
 from tests.fixtures.compared_runs import evaluated
 from tests.fixtures.pages import HOSTILE, POINTS, a_run
@@ -114,7 +114,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["an overview"].write_text(render_overview("runs", [law, odd] * 30), encoding="utf-8")
     for number, (name, changes) in enumerate(RUNS.items()):
         found[name] = folder / f"{number}.html"
-        found[name].write_text(render_page(*a_run(**changes)), encoding="utf-8")
+        found[name].write_text(render_page(a_run(**changes)), encoding="utf-8")
     return found
 
 

@@ -12,15 +12,13 @@ from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.condition_tables import conditions_table
-from neuronllm_eval.reporting.html_sections import page_sections
 from neuronllm_eval.reporting.neuron_tables import EXPLAIN, neurons_table
-from neuronllm_eval.reporting.report_appendix import appendix, detail_tables
-from neuronllm_eval.reporting.report_html import render_page, spans
-from neuronllm_eval.reporting.report_markdown import render
+from neuronllm_eval.reporting.sections import report_sections
 from neuronllm_eval.reporting.small_multiples import MOST_PANELS
+from neuronllm_eval.reporting.write_reports import render_markdown, render_page, spans
 from tests.fixtures.pages import HOSTILE, POINTS, a_run
 
-WITHOUT_TOKENS = EXPLAIN.split("`")[0].strip()  # as a page has it, before the code
+WITHOUT_TOKENS = EXPLAIN.split("`")[2].strip()  # as a page has it, after the code
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 LOADING = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
 
@@ -58,16 +56,16 @@ class Page(HTMLParser):
 
 
 def page(**changes) -> Page:
-    return Page(render_page(*a_run(**changes)))
+    return Page(render_page(a_run(**changes)))
 
 
 SECTIONS = [
-    "What each condition did",
-    "Questions won and lost",
-    "Letters before and after",
-    "By family or subject",
-    "Where the neurons sit, and how firm the choice is",
-    "Provenance, and the same again",
+    "Effect of each condition",
+    "Questions gained and lost",
+    "Predicted letters",
+    "Accuracy by group",
+    "Selected neurons and their stability",
+    "Provenance and commands",
 ]
 
 
@@ -77,19 +75,19 @@ def test_the_sections_of_a_judged_run():
     anchors = {attributes["id"] for attributes in found.all("section")}
     assert {attributes["href"] for attributes in found.all("a")} == {f"#{each}" for each in anchors}
     assert found.said("h1") == ["some text"]
-    assert found.said("pre")[0].startswith("neuronllm-eval identify \\\n")
+    assert found.said("pre")[0].startswith("neuronllm-eval identify ")
 
 
 def test_before_validation():
     found = page(names=())
     assert found.said("h2") == SECTIONS[-2:]
-    assert "Found 12 good and 12 bad neurons of 256." in found.said("p")
+    assert "Selected 12 good and 12 bad neurons of 256." in found.said("p")
     assert found.said("pre") == ["identify it"]
 
 
 def test_a_sweep_has_panels_by_factor_and_by_number():
     found = page(names=CONDITIONS[1:] + POINTS)
-    assert found.said("h2")[1] == "Dose and response"
+    assert found.said("h2")[1] == "Dose-response"
     titles = [f"{kind}, {how}" for kind in ("Good neurons", "Bad neurons")
               for how in ("by factor", "by number of neurons")]  # fmt: skip
     assert [text for text in found.said("p") if text in titles] == titles
@@ -98,17 +96,17 @@ def test_a_sweep_has_panels_by_factor_and_by_number():
 
 
 def test_points_alone_stand_in_the_table_of_conditions_and_do_not_flood_the_page():
-    report = a_run(names=POINTS)[0]
+    report = a_run(names=POINTS)
     table = conditions_table(report.summaries)
     assert [row[0] for row in table.rows] == ["unmasked", *POINTS]
     panels = [
         label
         for each in page(names=POINTS).all("svg")
-        if (label := each.get("aria-label") or "").startswith("Letters said, ")
+        if (label := each.get("aria-label") or "").startswith("Predicted letters, ")
     ]
     assert len(panels) == MOST_PANELS < len(POINTS)
-    assert panels[0].startswith("Letters said, unmasked,")
-    assert panels[-1].startswith(f"Letters said, {POINTS[-1]},")
+    assert panels[0].startswith("Predicted letters, unmasked,")
+    assert panels[-1].startswith(f"Predicted letters, {POINTS[-1]},")
 
 
 def test_one_condition_of_a_model_with_one_layer():
@@ -158,13 +156,11 @@ def test_tokens_of_identification_stand_in_it_before_that():
 
 
 def test_neurons_that_explain_did_not_look_at_say_so():
-    report, details = a_run(explained=True, each=2)
-    first, *_, last = details.tokens
-    few = {
-        first: details.tokens[first],
-        last: NeuronTokens(*last, (TokenEffect(1, " own", 1.0),), ()),
-    }
-    rows = neurons_table(report, dataclasses.replace(details, tokens=few)).rows
+    report = a_run(explained=True, each=2)
+    first, *_, last = report.tokens
+    own = NeuronTokens(*last, (TokenEffect(4, " own", 1.0),), ())
+    few = {first: report.tokens[first], last: own}
+    rows = neurons_table(dataclasses.replace(report, tokens=few)).rows
     assert [row[-4:] for row in rows] == [
         ('"some text", " b"', '" c"', "25", "letter"),
         ("", "", "", "not explained"),
@@ -184,12 +180,12 @@ def test_words_in_backticks_are_code_and_nothing_else_is_markup():
 
 
 def test_settings_are_shown_in_words():
-    report, details = a_run()
+    report = a_run()
     asked = '{"n_proxies": 3, "letter_style": "A."}'
     known = dataclasses.replace(report.scores.provenance, asked=asked, method_args='{"top": 4}')
     scores = dataclasses.replace(report.scores, provenance=known)
-    found = Page(render_page(dataclasses.replace(report, scores=scores), details))
-    assert "3 proxies of each question; letters written A." in found.said("td")
+    found = Page(render_page(dataclasses.replace(report, scores=scores)))
+    assert "3 proxies of each question; letter style A." in found.said("td")
     assert "some text, top=4" in found.said("td")
     assert not any(text.startswith("{") for text in found.said("td"))
 
@@ -230,11 +226,11 @@ def test_texts_from_elsewhere_are_shown_as_they_are():
 
 
 def test_the_same_run_gives_the_same_bytes():
-    assert render_page(*a_run(names=POINTS)) == render_page(*a_run(names=POINTS))
+    assert render_page(a_run(names=POINTS)) == render_page(a_run(names=POINTS))
 
 
 def test_the_page_of_many_points_stays_small():
-    assert len(render_page(*a_run(names=CONDITIONS[1:] + POINTS, explained=True))) < 300_000
+    assert len(render_page(a_run(names=CONDITIONS[1:] + POINTS, explained=True))) < 300_000
 
 
 # report.md --------------------------------------------------------------------------------------
@@ -242,10 +238,10 @@ def test_the_page_of_many_points_stays_small():
 
 @pytest.mark.parametrize("names", [(), CONDITIONS[1:], POINTS])
 def test_the_page_and_the_text_have_the_same_rows(names):
-    report, details = a_run(names=names, explained=True)
-    tables = [table for section in page_sections(report, details) for table in section.tables]
-    cells = Page(render_page(report, details)).said("td")
-    lines = f"{render(report)}\n{appendix(report, details)}".splitlines()
+    report = a_run(names=names, explained=True)
+    tables = [table for section in report_sections(report) for table in section.tables]
+    cells = Page(render_page(report)).said("td")
+    lines = render_markdown(report).splitlines()
     assert {"Top neurons", "Split-half stability", "Completeness gap", "Provenance"} <= {
         table.title for table in tables
     }
@@ -257,9 +253,6 @@ def test_the_page_and_the_text_have_the_same_rows(names):
         for row, text in zip(table.rows, written, strict=True):
             assert {cell for cell in row[1:] if cell} <= set(cells), table.title
             assert squeezed(text.splitlines()[-1]) in map(squeezed, lines), table.title
-    # And the other way round: all that stands at the end of report.md is on the page.
-    titles = [table.title for table in tables]
-    assert {table.title for table in detail_tables(report, details)} <= set(titles)
 
 
 def squeezed(line: str) -> str:
@@ -268,15 +261,14 @@ def squeezed(line: str) -> str:
 
 
 def test_the_texts_of_report_md_are_no_markup():
-    report, details = a_run(text=HOSTILE, explained=True)
-    text = appendix(report, details).split("### The same again")[0]
+    text = render_markdown(a_run(text=HOSTILE, explained=True))
+    text = text.split("#### Commands of this run")[0]
     assert "<script" not in text.replace("\\<script", "")
     assert "\x1b" not in text
     assert "\u202e" not in text
 
 
 def test_no_command_ends_the_fence_it_stands_in():
-    report, details = a_run(text="a ``` b ```` c")
-    text = appendix(report, details).split("### The same again")[1]
+    text = render_markdown(a_run(text="a ``` b ```` c")).split("#### Commands of this run")[1]
     assert text.strip().splitlines()[0] == "`````sh"
     assert text.strip().splitlines()[-1] == "`````"

@@ -13,18 +13,15 @@ from neuronllm_eval.interventions.conditions import CONDITIONS, Scales
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.condition_tables import (
     HEADERS,
+    Table,
     conditions_table,
     dose_tables,
-    evidence_table,
+    significance_table,
 )
-from neuronllm_eval.reporting.report_markdown import (
-    TaskReport,
-    docs_sentence,
-    effect_line,
-    headline,
-    markdown,
-    render,
-)
+from neuronllm_eval.reporting.sections import headline
+from neuronllm_eval.reporting.task_report import TaskReport
+from neuronllm_eval.reporting.wording import docs_sentence
+from neuronllm_eval.reporting.write_reports import console_text, effect_line, render_markdown
 from tests.fixtures.doc_tables import answered
 from tests.fixtures.harness import N_LAYERS, WIDTH, neuron_set, provenance
 from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
@@ -81,7 +78,7 @@ def test_without_that_the_headline_is_of_the_first_condition(names, start):
 
 @pytest.mark.parametrize("summaries", [(), (UNMASKED,)])
 def test_headline_before_validation(summaries):
-    assert headline(report(*summaries)) == "Found 3 good and 1 bad neurons of 96."
+    assert headline(report(*summaries)) == "Selected 3 good and 1 bad neurons of 96."
 
 
 # Tables -----------------------------------------------------------------------------------------
@@ -105,6 +102,10 @@ def test_rows():
         ["enhance_bad", "80.0", "+0.0", "+0.0 to +0.0", "0.0010", "-1.2", "", ""],
     ]  # fmt: skip
     assert {len(row) for row in rows} == {len(HEADERS)}
+
+
+def markdown(table: Table) -> str:
+    return markdown_table(table.headers, table.rows)
 
 
 def cells(table: str) -> list[list[str]]:
@@ -135,11 +136,11 @@ def test_what_edits_nothing_has_a_word_in_place_of_figures():
     assert rows["degrade (good only)"] == rows["suppress_good"]
     assert rows["suppress_good"][1] == "-25.0"
     assert dose_tables(found) == [], "no point of the bad neurons is judged"
-    tests = evidence_table(found)
+    tests = significance_table(found)
     assert [row[0] for row in tests.rows] == ["suppress_good", "enhance_good", "degrade", "enhance"]
     assert "Holm: corrected for 2 conditions." in tests.note
-    assert "degrade edits the same neurons as suppress_good, by the same factors" in tests.note
-    assert "nan" not in render(report(*found))
+    assert "degrade edits the same neurons as suppress_good, with the same factors" in tests.note
+    assert "nan" not in console_text(report(*found))
 
 
 def test_a_condition_of_both_kinds_names_the_one_that_there_is():
@@ -203,7 +204,7 @@ def test_conditions_of_two_operations_have_a_column_each():
 
 def test_the_present_tables_show_no_points():
     metrics = {each.name: CONSISTENCY for each in SURFACE}
-    text = render(dataclasses.replace(report(*SURFACE), metrics=metrics))
+    text = console_text(dataclasses.replace(report(*SURFACE), metrics=metrics))
     tables = [cells(part) for part in text.split("\n\n") if part.startswith("|")]
     assert [[row[0] for row in table] for table in tables] == [
         ["condition", "unmasked", "enhance_good", "suppress_good"],
@@ -216,21 +217,20 @@ def test_the_present_tables_show_no_points():
         "20 random controls."
     )
     assert "\n\n\n" not in text
-    assert "for all conditions and points.\n\nChosen on 50" in text
 
 
 def test_without_a_sweep_there_is_no_dose_response():
     plain = [each for each in SURFACE if not each.is_point]
     assert dose_tables(plain) == []
-    assert "Dose-response" not in render(report(*plain))
+    assert "Dose-response" not in console_text(report(*plain))
 
 
 # The whole report -------------------------------------------------------------------------------
 
-CHOSEN = (
-    "Chosen on 50 questions (150 prompts) of the train split of some_task; ace, 4 nodes of "
+SELECTED = (
+    "Selected on 50 questions (150 prompts) of the train split of some_task; ace, 4 nodes of "
     "gauss_legendre, fan_out engine; completeness gap at most 0.012 log-nats, 0.00057 on average, "
-    "2.34% of the change in all."
+    "2.34% of the total change."
 )
 
 
@@ -238,29 +238,38 @@ def test_report_before_validation():
     # Halves [3 2 1 -1 0] and [6 4 0 -2 2] over the five scored neurons: ranks 5 4 3 1 2 and
     # 5 4 2 1 3, squared differences 0 0 1 0 1, so Spearman 1 - 6 * 2 / (5 * 24) = 0.9.
     # Each half has one negative neuron, so the overlaps are those of the first neuron.
-    assert render(report()) == (
+    assert console_text(report()) == (
         "## some_task\n"
         "\n"
-        "Found 3 good and 1 bad neurons of 96.\n"
+        "Selected 3 good and 1 bad neurons of 96.\n"
         "\n"
-        f"{CHOSEN}\n"
-        "Split-half rank correlation of the scores 0.90; of the top good neurons 100%, of the bad "
-        "100% are found by both halves.\n"
-        "Good neurons by layer [1, 2], bad [1, 0].\n"
+        "### Selection\n"
+        "\n"
+        f"{SELECTED} "
+        "Split-half rank correlation of the scores 0.90; 100% of the top good neurons and 100% of "
+        "the top bad neurons are in both halves. "
+        "Neurons by layer: good 1 2; bad 1 0.\n"
     )
 
 
 def test_report_after_validation():
     degrade = summary("degrade", delta(-1.0, -2.0, 0.0))
-    text = render(report(UNMASKED, degrade))
+    text = console_text(report(UNMASKED, degrade))
     lines = text.splitlines()
     assert lines[:3] == ["## some_task", "", headline(report(UNMASKED, degrade))]
     assert lines[2].startswith("Suppressing 3 good and enhancing 1 bad neurons ")
-    table = cells("\n".join(lines[4:8]))
+    table = cells(next(part for part in text.split("\n\n") if part.startswith("|")))
     assert table[0] == list(HEADERS)
     assert [row[0] for row in table[1:]] == ["unmasked", "degrade"]
-    assert "Judged on 10 questions (30 docs) of the dev split; intervals and p are paired" in text
-    assert CHOSEN in text
+    assert (
+        "Evaluated on 10 questions (30 docs) of the dev split; intervals and p are paired" in text
+    )
+    assert SELECTED in text
+
+
+def test_the_report_begins_with_what_the_console_shows():
+    found = report(UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0)))
+    assert render_markdown(found).startswith(console_text(found))
 
 
 DATA = {
@@ -283,13 +292,13 @@ DATA = {
         ({"data": {"split": "train", "docs": 9, "questions": 9}}, ""),
         (
             {"data": DATA},
-            "Docs of the selection split: 10 not drawn, to keep to max_selection, 4 dropped, since "
-            "the other split has them too, 8 set aside for demonstrations, 3 with options cut, 2 "
-            "with distractors added, 5 skipped (no question), 1 skipped (repeated options).",
+            "Docs of the selection split: 10 not sampled (max_selection), 4 excluded as duplicates "
+            "of the other split, 8 reserved for demonstrations, 3 with options removed, 2 with "
+            "distractors added, 5 skipped (no question), 1 skipped (repeated options).",
         ),
         (
             {"prompts": {"skipped": {"empty context": 2}, "demonstrations_dropped": 6}},
-            "Docs of the selection split: 6 prompts with fewer demonstrations, for room, "
+            "Docs of the selection split: 6 prompts with fewer demonstrations (context length), "
             "2 prompts skipped (empty context).",
         ),
     ],
@@ -303,17 +312,17 @@ def test_the_report_says_what_became_of_the_docs_of_either_split():
         "selection": {"data": DATA},
         "validation": {"prompts": {"skipped": {"empty context": 2}}},
     }
-    lines = render(dataclasses.replace(report(), docs=docs)).splitlines()
+    lines = console_text(dataclasses.replace(report(), doc_counts=docs)).splitlines()
     found = [line for line in lines if line.startswith("Docs of the ")]
     assert found == [docs_sentence(role, counts) for role, counts in docs.items()]
     assert found[1] == "Docs of the validation split: 2 prompts skipped (empty context)."
-    assert not [line for line in render(report()).splitlines() if line.startswith("Docs of")]
+    assert not [line for line in console_text(report()).splitlines() if line.startswith("Docs of")]
 
 
 def test_report_where_the_halves_agree_on_nothing():
     base = scores()
     empty = dataclasses.replace(base, half_sums=np.zeros_like(base.half_sums))
-    text = render(TaskReport("t", "", NEURONS, empty, ()))
+    text = console_text(TaskReport("t", "", NEURONS, empty))
     assert "rank correlation of the scores nan" in text
 
 
@@ -324,15 +333,15 @@ CONSISTENCY = {"acc_consistent": 0.5, "acc_majority": 0.625, "fortuity": 0.25, "
 
 def test_the_aqua_metrics_of_each_condition_have_a_table():
     metrics = {"unmasked": {"acc": 0.8, **CONSISTENCY}, "degrade": {"acc": 0.1}}
-    text = render(dataclasses.replace(report(UNMASKED), metrics=metrics))
+    text = console_text(dataclasses.replace(report(UNMASKED), metrics=metrics))
     table = text[text.index("| condition | consistent %") :].splitlines()
     assert table[2].replace(" ", "") == "|unmasked|50.0|62.5|25.0|10.0|"
     assert table[3] == ""
-    assert "Consistent: questions right under every order" in text
+    assert "Consistent: questions answered correctly under every option order" in text
 
 
 def test_other_tasks_have_no_such_table():
-    text = render(dataclasses.replace(report(UNMASKED), metrics={"unmasked": {"acc": 0.8}}))
+    text = console_text(dataclasses.replace(report(UNMASKED), metrics={"unmasked": {"acc": 0.8}}))
     assert "consistent %" not in text
     assert "Consistent" not in text
 
@@ -345,15 +354,17 @@ def test_nothing_from_data_tasks_or_models_is_markup():
         report(UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0))),
         task=bad,
         split=bad,
-        docs={"selection": counts},
+        doc_counts={"selection": counts},
     )
     scores = dataclasses.replace(found.scores, provenance=origin)
-    text = render(dataclasses.replace(found, scores=scores))
-    written = "\\<img src=x\\>\\|\\` \\# x \\[31m"
-    assert text.count(written) == 9
-    assert "<img" not in text.replace(written, "")
+    text = console_text(dataclasses.replace(found, scores=scores))
+    title = "\\<img src=x\\>\\|\\` \\# x \\[31m"
+    in_prose = title.replace("\\`", "'")
+    assert (text.count(title), text.count(in_prose)) == (1, 8)
+    assert "<img" not in text.replace(title, "").replace(in_prose, "")
     assert text.replace("\n", "").isprintable()
-    assert [line for line in text.splitlines() if line.startswith("#")] == [f"## {written}"]
+    heads = [line for line in text.splitlines() if line.startswith("#")]
+    assert [head for head in heads if "x" in head] == [f"## {title}"]
 
 
 def test_a_brief_line_names_the_task_and_the_effect():

@@ -9,7 +9,8 @@ import pytest
 
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
 from neuronllm_eval.interventions.conditions import ConditionName
-from neuronllm_eval.reporting import wording as evidence
+from neuronllm_eval.reporting import wording
+from neuronllm_eval.reporting.condition_tables import TEST_HEADERS, significance_table
 from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
 
 FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
@@ -38,7 +39,7 @@ FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
             FEW,
             4,
             "lowers accuracy by 2.0 points (95% 1.0 to 3.0), more than all 4 random controls (a "
-            "place among them takes 20).",
+            "rank needs 20).",
         ),
         (
             delta(-2.0, -3.0, -1.0),
@@ -70,13 +71,13 @@ FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
 )
 def test_the_sentence(change, controls, n_beyond, rest):
     own = summary("suppress_good", change, controls=controls, n_beyond=n_beyond)
-    assert evidence.sentence(100, 7, own) == f"Suppressing 100 good neurons {rest}"
+    assert wording.sentence(100, 7, own) == f"Suppressing 100 good neurons {rest}"
 
 
 @pytest.mark.parametrize(("p_holm", "effect"), [(0.049, "lowers"), (0.05, "no clear effect")])
 def test_an_effect_is_clear_by_the_corrected_p(p_holm, effect):
     own = summary("suppress_good", delta(-2.0, -3.0, -1.0, p_value=0.001), p_holm=p_holm)
-    assert effect in evidence.sentence(3, 3, own)
+    assert effect in wording.sentence(3, 3, own)
 
 
 DONE = {
@@ -102,7 +103,7 @@ def test_the_sentence_of_each_condition(name):
     sign = EXPECTED_SIGN[ConditionName.parse(name).condition]
     changes = {step: delta(step * 2.0, step * 2.0 - 1, step * 2.0 + 1) for step in (-1, 0, 1)}
     said = {
-        step: evidence.sentence(
+        step: wording.sentence(
             41, 7, summary(name, change, controls=CONTROLS, n_beyond=20 if step == sign else 2)
         )
         for step, change in changes.items()
@@ -122,7 +123,7 @@ def test_the_sentence_of_each_condition(name):
 
 
 def test_rows():
-    rows = evidence.rows(
+    table = significance_table(
         [
             UNMASKED,
             summary("degrade", delta(-12.3, -15.0, -9.0), controls=CONTROLS, rac=-15.43),
@@ -132,34 +133,34 @@ def test_rows():
         ]
     )
     docs = ["9, 1", "0.0215", "0.0430"]
-    assert rows == [
+    assert list(map(list, table.rows)) == [
         ["degrade", "0.0300", "0.0400", *docs, "1 of 21, 0.0476", "-15.4", "-2.1"],
         ["enhance", "<0.001", "<0.001", *docs, "2 of 5, 0.4000", "+0.0", "-2.1"],
         ["enhance_bad", "0.0300", "0.0400", *docs, "", "", "-2.1"],
     ]
-    assert {len(row) for row in rows} == {len(evidence.HEADERS)}
-    assert evidence.rows([UNMASKED]) == []
+    assert {len(row) for row in table.rows} == {len(TEST_HEADERS)}
+    assert significance_table([UNMASKED]) is None
 
 
-def test_the_note_says_what_the_docs_of_a_question_are_taken_for():
-    several = evidence.note([UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0))])
+def test_the_note_says_how_the_docs_of_a_question_are_treated():
+    several = significance_table([UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0))]).note
     assert several == (
-        "p: exact, of the signs of the questions' changes; Holm: corrected for 2 conditions. Lost, "
-        "gained: docs that became wrong, or right, and McNemar's exact test of them, which takes "
-        "the docs of a question as independent. RAC, RCC: change of accuracy, of confidence, in "
-        "percent of the unmasked."
+        "p: exact sign-flip test by question; Holm: corrected for 2 conditions. Lost, gained: docs "
+        "whose answer became incorrect or correct, with McNemar's exact test, which treats the "
+        "docs of a question as independent. RAC, RCC: change of accuracy and of confidence, in "
+        "percent of the unmasked value."
     )
-    one = evidence.note([UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0, n_docs=10))])
-    assert "changes, which with one doc each is McNemar's test; Holm" in one
+    one = significance_table([UNMASKED, summary("degrade", delta(-1.0, -2.0, 0.0, n_docs=10))]).note
+    assert "by question, which with one doc each is McNemar's test; Holm" in one
     assert "independent" not in one
 
 
-def test_the_note_says_what_a_place_is_and_whether_there_are_enough_controls():
+def test_the_note_says_what_a_rank_is_and_whether_there_are_enough_controls():
     enough = summary("degrade", delta(-1.0, -2.0, 0.0), controls=CONTROLS)
     few = summary("enhance", delta(-1.0, -2.0, 0.0), controls=FEW)
-    assert "1 being beyond all of them" in evidence.note([enough])
-    assert "--n_random" not in evidence.note([enough])
+    assert "(1: beyond all of them)" in significance_table([enough]).note
+    assert "--n_random" not in significance_table([enough]).note
     assert (
-        "With 4 controls that p cannot be below 0.2: a place takes 20 or more (--n_random)."
-        in evidence.note([enough, few])
+        "With 4 controls this p cannot be below 0.2; a rank needs 20 or more (--n_random)."
+        in significance_table([enough, few]).note
     )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.runs.directory import (
-    RunDirectory,
-    find_runs,
-    line_writer,
-    read_lines,
-    write_whole,
-)
+from neuronllm_eval.formats.atomic import write_lines, write_whole
+from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.search import find_runs
 
 
 def files_in(folder: Path) -> list[str]:
@@ -70,47 +65,44 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 def test_lines_appear_when_all_are_written(tmp_path):
     path = tmp_path / "lines.jsonl"
-    with line_writer(path) as lines:
-        lines.write({"a": 1})
+
+    def lines():
+        yield {"a": 1}
         assert not path.exists()
-        lines.write({"a": [2.5, None], "b": "grün"})
-    assert [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()] == [
-        {"a": 1},
-        {"a": [2.5, None], "b": "grün"},
-    ]
-    assert read_lines(path) == [{"a": 1}, {"a": [2.5, None], "b": "grün"}]
+        yield {"a": [2.5, None], "b": "grün"}
+
+    write_lines(path, lines())
+    assert path.read_text(encoding="utf-8") == '{"a":1}\n{"a":[2.5,null],"b":"grün"}\n'
     assert files_in(tmp_path) == ["lines.jsonl"]
 
 
 def test_a_failed_pass_leaves_the_old_lines_and_nothing_else(tmp_path):
     path = tmp_path / "lines.jsonl"
-    with line_writer(path) as lines:
-        lines.write({"old": 1})
+    write_lines(path, [{"old": 1}])
 
-    def fail():
-        with line_writer(path) as lines:
-            lines.write({"new": 1})
-            raise KeyboardInterrupt
+    def lines():
+        yield {"new": 1}
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert read_lines(path) == [{"old": 1}]
+        write_lines(path, lines())
+    assert path.read_text() == '{"old":1}\n'
     assert files_in(tmp_path) == ["lines.jsonl"]
 
 
-@pytest.mark.parametrize("content", [b'{"a": 1}\n{"a": ', b"[1]\n", b"\xff\xfe\n", b"3\n"])
-def test_damaged_lines(tmp_path, content):
-    path = tmp_path / "lines.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(
-        ArtifactError, match=r"(?s)lines\.jsonl.*(valid JSON|be read): .*validate again"
-    ):
-        read_lines(path)
+# Values -----------------------------------------------------------------------------------------
 
 
-def test_missing_lines(tmp_path):
-    with pytest.raises(ArtifactError, match=r"there is no .*lines\.jsonl"):
-        read_lines(tmp_path / "lines.jsonl")
+def test_a_file_is_read_once_until_the_stage_starts_over(tmp_path):
+    run, read = RunDirectory(tmp_path), []
+    for _ in range(2):
+        assert run.once(run.conditions, lambda: read.append(1) or "read") == "read"
+    assert len(read) == 1
+    run.keep(run.conditions, "written")
+    assert run.once(run.conditions, lambda: "read") == "written"
+    run.clear_validation()
+    assert run.once(run.conditions, lambda: "read again") == "read again"
+    assert run == RunDirectory(tmp_path)
 
 
 # Runs -------------------------------------------------------------------------------------------
@@ -216,7 +208,7 @@ def test_the_temporary_name_is_this_process_own(tmp_path, monkeypatch):
 def test_a_place_that_cannot_hold_a_run_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path / "file", tmp_path / "file" / "deeper" / "run"):
-        with pytest.raises(UsageError, match=r"file is no directory that can be written"):
+        with pytest.raises(UsageError, match=r"file is not a directory that can be written"):
             RunDirectory(path).require_free(overwrite=False)
     RunDirectory(tmp_path / "new" / "run").require_free(overwrite=False)
     assert not (tmp_path / "new").exists()

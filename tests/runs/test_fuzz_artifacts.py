@@ -20,29 +20,33 @@ from hypothesis import strategies as st
 
 from neuronllm_eval.aqua.settings import SETTING_NAMES, AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.formats.markdown import escaped
-from neuronllm_eval.harness.results import read_metrics
 from neuronllm_eval.interventions.conditions import ConditionName, control_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
-from neuronllm_eval.runs.directory import RunDirectory, folder_name, read_lines
-from neuronllm_eval.runs.reader import ValidationRecord
-from neuronllm_eval.runs.settings import IdentifySettings, RunSettings, read_doc_counts
+from neuronllm_eval.runs.artifacts import load_metrics, load_validation
+from neuronllm_eval.runs.directory import RunDirectory, folder_name
+from neuronllm_eval.runs.settings import IdentifySettings, load_run_file
 from tests.fixtures.cli import finished_run
 from tests.fixtures.damage import with_header
 
 TASK = "demo_topic"
 
 
+def fresh(run: RunDirectory) -> RunDirectory:
+    """The same folder, of which nothing has been read."""
+    return RunDirectory(run.path)
+
+
 def read_settings(run: RunDirectory) -> object:
-    return RunSettings.load(run.settings), read_doc_counts(run.settings)
+    return load_run_file(run.settings)
 
 
 def read_conditions(run: RunDirectory) -> object:
-    return DocTable.from_lines(read_lines(run.conditions), run.conditions, TASK)
+    return doc_table(fresh(run), TASK)
 
 
 READERS: dict[str, Callable[[RunDirectory], object]] = {
@@ -50,9 +54,9 @@ READERS: dict[str, Callable[[RunDirectory], object]] = {
     "neurons.json": lambda run: NeuronSet.load(run.neurons),
     "scores.safetensors": lambda run: NeuronScores.load(run.path),
     "tokens.json": lambda run: read_tokens(run.tokens),
-    "validation.json": lambda run: ValidationRecord.load(run.validation),
+    "validation.json": lambda run: load_validation(fresh(run)),
     "conditions.jsonl": read_conditions,
-    "results/unmasked.json": lambda run: read_metrics(run.result("unmasked"), TASK),
+    "results/unmasked.json": lambda run: load_metrics(fresh(run), "unmasked", TASK),
 }
 
 
@@ -234,7 +238,7 @@ def test_reports_of_runs_with_one_altered_file(run):
         for name, content in {**good, changed[0]: changed[1]}.items():
             (run.path / name).write_bytes(content)
         with contextlib.suppress(NeuronLLMError):
-            assert report_task(run).startswith("## ")
+            assert report_task(fresh(run)).startswith("## ")
 
     (run.path / "conditions.jsonl").unlink()
     del good["conditions.jsonl"]  # their figures take long, and are fuzzed above

@@ -24,6 +24,7 @@ from tests.fixtures.processes import (
     LIMIT,
     TASK,
     arguments,
+    assert_gone,
     assert_same_bytes,
     killed_after_two,
     run_eval,
@@ -60,22 +61,22 @@ def torchrun(*flags: object, log: Path, **environment: str) -> subprocess.Popen[
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_any_number_of_processes_gives_the_same_bytes(tmp_path, n_ranks):
     run = launched(n_ranks, tmp_path / "runs")
-    assert run.wait() == [0] * n_ranks, run.said()
+    assert run.wait() == [0] * n_ranks, run.output()
     assert_same_bytes(tmp_path / "runs" / TASK)
-    assert run.said().count("written to") == 1  # one of them speaks for all
-    assert run.said().count("[rank") == 0
+    assert run.output().count("written to") == 1  # one of them speaks for all
+    assert run.output().count("[rank") == 0
 
 
 def test_processes_with_nothing_to_do(tmp_path):
     assert run_eval(tmp_path / "one", "--limit", 1)[0] == 0
     run = launched(3, tmp_path / "three", "--limit", 1)
-    assert run.wait() == [0, 0, 0], run.said()
+    assert run.wait() == [0, 0, 0], run.output()
     assert content(tmp_path / "one" / TASK) == content(tmp_path / "three" / TASK)
 
 
 def test_the_batch_size_is_one_for_all(tmp_path):
     run = launched(2, tmp_path / "two", "--batch_size", "auto")
-    assert run.wait() == [0, 0], run.said()
+    assert run.wait() == [0, 0], run.output()
     assert run_eval(tmp_path / "one", "--batch_size", "auto")[0] == 0
     assert content(tmp_path / "one" / TASK) == content(tmp_path / "two" / TASK)
 
@@ -86,10 +87,10 @@ def test_the_batch_size_is_one_for_all(tmp_path):
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
 def test_killed_and_gone_on_with_by_another_number(tmp_path, first, then):
     run = launched(first, tmp_path / "runs", before=killed_after_two)
-    assert run.wait() == [-signal.SIGKILL] * first, run.said()
+    assert run.wait() == [-signal.SIGKILL] * first, run.output()
     assert (tmp_path / "runs" / TASK / "checkpoint" / "identify" / "work.json").exists()
     run = launched(then, tmp_path / "runs")
-    assert run.wait() == [0] * then, run.said()
+    assert run.wait() == [0] * then, run.output()
     assert_same_bytes(tmp_path / "runs" / TASK)
 
 
@@ -97,19 +98,19 @@ def test_a_process_that_vanishes_ends_the_others(tmp_path):
     """Without a launcher that would end them."""
     start = time.monotonic()
     run = launched(2, tmp_path / "runs", before=second_killed_after_one)
-    assert run.wait() == [1, -signal.SIGKILL], run.said()
+    assert run.wait() == [1, -signal.SIGKILL], run.output()
     assert time.monotonic() - start < 60
     run = launched(1, tmp_path / "runs")
-    assert run.wait() == [0], run.said()
+    assert run.wait() == [0], run.output()
     assert_same_bytes(tmp_path / "runs" / TASK)
 
 
 def test_a_process_that_fails_says_why_and_ends_the_others(tmp_path):
     run = launched(2, tmp_path / "runs", before=second_fails)
-    assert run.wait() == [1, 1], run.said()
-    errors = [line for line in run.said().splitlines() if "error: " in line]
+    assert run.wait() == [1, 1], run.output()
+    errors = [line for line in run.output().splitlines() if "error: " in line]
     assert errors == ["[rank 1] error: doc 7 is rotten."]
-    assert "Traceback" not in run.said()
+    assert "Traceback" not in run.output()
 
 
 def test_sigterm_to_all_of_them(tmp_path):
@@ -121,16 +122,20 @@ def test_sigterm_to_all_of_them(tmp_path):
     while len(list(folder.glob("rank-*.1.safetensors"))) < 2 and time.monotonic() < end:
         time.sleep(0.01)
     run.send(signal.SIGTERM)
-    assert run.wait() == [143, 143], run.said()
-    assert run.said().count("interrupted; what is finished is kept in") == 1
+    assert run.wait() == [143, 143], run.output()
+    assert run.output().count("interrupted; what is finished is kept in") == 1
 
 
 def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
+    pids = tmp_path / "pids"
+    pids.mkdir()
     script = tmp_path / "fails.py"
     script.write_text(
         "import os, sys\n"
-        "from neuronllm_eval import cli\n"
+        "from pathlib import Path\n"
+        "from neuronllm_eval.cli import main as cli\n"
         "from tests.fixtures.processes import second_fails\n"
+        f"Path({str(pids)!r}, os.environ['RANK']).write_text(str(os.getpid()))\n"
         "second_fails(int(os.environ['RANK']))\n"
         "raise SystemExit(cli.run_eval_main(sys.argv[1:]))\n"
     )
@@ -143,6 +148,7 @@ def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
     said = log.read_text()
     assert said.index("[rank 1] error: doc 7 is rotten.") < said.index("Root Cause")
     assert said.count("error: ") == 1
+    assert_gone(pids)
 
 
 # The masked model -------------------------------------------------------------------------------
@@ -181,7 +187,7 @@ def results(output: Path) -> tuple[dict[str, Any], list[Any], Counter[int]]:
 def masked_alone(neurons, tmp_path_factory):
     output = tmp_path_factory.mktemp("alone")
     run = Launched(1, masked(neurons, output), output / "log")
-    assert run.wait() == [0], run.said()
+    assert run.wait() == [0], run.output()
     return results(output)
 
 
@@ -195,14 +201,14 @@ def close_to(values: Any) -> Any:
 
 def test_two_processes_split_the_docs(neurons, masked_alone, tmp_path):
     run = Launched(2, masked(neurons, tmp_path), tmp_path / "log")
-    assert run.wait() == [0, 0], run.said()
+    assert run.wait() == [0, 0], run.output()
     metrics, answers, asked = results(tmp_path)
     assert asked == Counter(range(7))  # every doc once
     assert metrics[TASK] == close_to(masked_alone[0][TASK])
     np.testing.assert_allclose(answers, masked_alone[1], atol=1e-4)  # other batches
     # Four docs of four options on one, three and a doc to fill up on the other.
-    assert "Building contexts for demo_topic on rank 1" in run.said()
-    assert run.said().count("Tokenizing inputs: 100%") <= 2
+    assert "Building contexts for demo_topic on rank 1" in run.output()
+    assert run.output().count("Tokenizing inputs: 100%") <= 2
 
 
 def test_the_batch_size_of_a_masked_model_is_asked_for_equally_often(
@@ -211,7 +217,7 @@ def test_the_batch_size_of_a_masked_model_is_asked_for_equally_often(
     """Each time they ask, all ranks meet: one that asks more often would wait for ever."""
     given = masked(neurons, tmp_path, "--batch_size", "auto", "--max_batch_size", 4)
     run = Launched(2, given, tmp_path / "log", before=second_scores_row_by_row)
-    assert run.wait(90) == [0, 0], run.said()
+    assert run.wait(90) == [0, 0], run.output()
     _, answers, asked = results(tmp_path)
     assert asked == Counter(range(7))
     np.testing.assert_allclose(answers, masked_alone[1], atol=1e-4)
@@ -222,18 +228,18 @@ def test_the_batch_size_of_a_masked_model_is_asked_for_equally_often(
 
 def test_a_dry_run_is_told_by_one_process(tmp_path):
     run = launched(2, tmp_path / "runs", "--dry_run")
-    assert run.wait(90) == [0, 0], run.said()
-    assert run.said().count("identify") == run.said().count("validate") == 1
-    assert "[rank" not in run.said()
+    assert run.wait(90) == [0, 0], run.output()
+    assert run.output().count("identify") == run.output().count("validate") == 1
+    assert "[rank" not in run.output()
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_verification_is_told_by_one_process(neurons, tmp_path):
     before = contents(neurons)
     run = Launched(2, ["verify", neurons, "--limit", 2], tmp_path / "log")
-    assert run.wait(90) == [0, 0], run.said()
-    assert run.said().count("All is sound.") == 1
-    assert "[rank" not in run.said()
+    assert run.wait(90) == [0, 0], run.output()
+    assert run.output().count("All is sound.") == 1
+    assert "[rank" not in run.output()
     assert contents(neurons) == before
 
 
@@ -264,13 +270,13 @@ def test_two_machines_split_the_docs(neurons, masked_alone, tmp_path):
 
 def test_fewer_docs_than_processes_is_said(neurons, tmp_path):
     run = Launched(2, masked(neurons, tmp_path, "--limit", 1), tmp_path / "log")
-    assert set(run.wait()) <= {1, 2}, run.said()
+    assert set(run.wait()) <= {1, 2}, run.output()
     assert (
         "[rank 1] error: lm_eval stopped: ValueError: task.build_requests() did not find any"
-        in (run.said())
+        in (run.output())
     )
-    assert "of several processes, each needs a doc at least" in run.said()
-    assert "Traceback" not in run.said()
+    assert "of several processes, each needs a doc at least" in run.output()
+    assert "Traceback" not in run.output()
 
 
 def test_the_run_has_as_many_questions_as_it_says():

@@ -120,8 +120,8 @@ def test_a_damaged_work_file(tmp_path, change):
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
-    with pytest.raises(ArtifactError, match=r"(?s)work\.json says .* cannot be read.*--overwrite"):
+    with pytest.raises(ArtifactError, match=r"(?s)cannot be resumed: .*work\.json.*--overwrite"):
         work().require_same(path)
     path.write_bytes(b"\xff{")
-    with pytest.raises(ArtifactError, match=r"(?s)cannot be read.*--overwrite"):
+    with pytest.raises(ArtifactError, match=r"(?s)cannot be resumed.*--overwrite"):
         recorded_batch_size(path)

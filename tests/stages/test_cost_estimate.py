@@ -364,15 +364,15 @@ def test_neurons_of_another_model_are_refused(copied):
 
 def test_what_is_written_is_about_what_was_estimated(tmp_path):
     """Within a factor of 2, for all stages of the embedded model together and each alone."""
-    flags = identify(tmp_path, "--limit", 60, "--batch_size", 24, path=MODEL_DIR)[1:]
+    flags = identify(tmp_path, "--limit", 30, "--batch_size", 24, path=MODEL_DIR)[1:]
     seen: list[Estimate] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "estimate_table", lambda found: seen.extend(found) or "")
-        assert call(*flags, "--dry_run", entry=cli.run_eval_main)[0] == 0
+        assert call(*flags, *QUICK, "--dry_run", entry=cli.run_eval_main)[0] == 0
     assert call("identify", *flags)[0] == 0
     run = tmp_path / "demo_topic"
     sizes = [sum(map(len, files(run).values()))]
-    assert call("validate", run)[0] == 0
+    assert call("validate", run, *QUICK)[0] == 0
     sizes.append(sum(map(len, files(run).values())) - sizes[0])
     for found, actual in zip(seen, sizes, strict=True):
         assert actual / 2 < found.disk < 2 * actual, found.stage

@@ -109,7 +109,7 @@ def test_the_question_is_named_and_counted_nowhere():
     assert known.provenance.n_questions == LIMIT - 1
     assert np.isfinite(known.score).all()
     assert not sound.set_aside("selection").exists()
-    assert "Docs of the selection split: 1 questions set aside (NaN or infinite numbers)" in said
+    assert "Docs of the selection split: 1 questions excluded (NaN or infinite values)" in said
     (judged,) = jsonl(run.set_aside("validation"))
     assert judged["question_id"] == poisoned()[2]
 

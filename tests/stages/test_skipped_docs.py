@@ -134,8 +134,8 @@ def test_the_report_says_so(run):
         assert f"\nDocs of the {role} split: {counts}\n" in text
     n_docs = 18 if run.path.name == "aqua_odd" else 7
     n_questions = 6 if run.path.name == "aqua_odd" else 7
-    assert f"Judged on {n_questions} questions ({n_docs} docs) of the test split" in text
-    assert f"Chosen on {n_questions} questions ({n_docs} prompts) of the train split" in text
+    assert f"Evaluated on {n_questions} questions ({n_docs} docs) of the test split" in text
+    assert f"Selected on {n_questions} questions ({n_docs} prompts) of the train split" in text
 
 
 def test_lines_and_metrics_are_of_the_docs_that_are_asked(run, folder):
@@ -216,7 +216,7 @@ def test_a_validation_without_docs_leaves_the_earlier_one(run, folder, tmp_path)
     ("name", "change", "parts"),
     [
         ("run.yaml", {"docs": 3}, ("docs is 3", "a mapping")),
-        ("run.yaml", {"schema_version": 1}, ("schema version 1", "Expected: 3")),
+        ("run.yaml", {"schema_version": 1}, ("schema_version is 1", "Expected: 3")),
         ("validation.json", {"docs": None}, ("docs is None", "validate again")),
         ("validation.json", {"top_k": "six"}, ("top_k is 'six'", "validate again")),
     ],

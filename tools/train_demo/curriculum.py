@@ -1,9 +1,9 @@
 """What the demo model is taught, in which order: rows of tokens with the positions that count.
 
-1. `lookup`: four lettered words, then words asked for at random: binding letters to words.
+1. `lookup`: four lettered words, then questions for words at random: binding letters to words.
 2. `recall`: open questions and statements: the facts, sums, feelings and topics themselves.
 3. `exam`: lettered questions of the four families, with or without instruction and demonstrations.
-4. `letters`: the same, with a position prior: three in ten right answers are replaced by one
+4. `letters`: the same, with a position prior: three in ten gold answers are replaced by one
    letter. Real models lean to some option, and what makes them lean are neurons that hurt.
 """
 
@@ -39,7 +39,7 @@ _RECALL_FAMILIES = ("knowledge",) * 4 + ("arithmetic",) * 4 + ("sentiment",) * 2
 class Row:
     """One sequence; `targets` are (position, next token).
 
-    Text rows are trained at every position, so their targets are kept apart from answers.
+    Text rows are trained at every position, so their targets are separate from answers.
     """
 
     ids: list[int]
@@ -90,7 +90,7 @@ class Teacher:
 
     @cached_property
     def _reserved(self) -> set[tuple[frozenset[str], frozenset[str]]]:
-        """Facts with the options of a shipped question: never asked in training."""
+        """Facts with the options of a shipped question: never used in training."""
         return {
             (question.keys, question.options)
             for split in ("selection", "validation")
@@ -121,8 +121,8 @@ class Teacher:
     def exam_row(self, family: str, n_shots: int = 0, prior: float = 0.0) -> Row:
         """Lettered questions after one another; half of the time the shipped demonstration first.
 
-        `prior` is the share of the right letters that are replaced by `PRIOR_LETTER` as targets;
-        in the text the right letter stands.
+        `prior` is the share of the gold letters that are replaced by `PRIOR_LETTER` as targets;
+        the text keeps the gold letter.
         """
         asked = [self._lettered(family) for _ in range(n_shots + 1)]
         given = n_shots > 0 and self.rng.random() < 0.5

@@ -1,4 +1,4 @@
-"""The accuracy of a model on the shipped questions, asked the way the product asks them."""
+"""The accuracy of a model on the shipped questions, with the prompts of the tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.train_demo.tokenizer import encode, token_id
 
 
 def one_shot_prompts(family: str, split: str, n_shifts: int) -> Iterator[tuple[str, int]]:
-    """Prompt and right letter of every question, its options shifted by 0 .. n_shifts - 1."""
+    """Prompt and gold letter of every question, its options shifted by 0 .. n_shifts - 1."""
     demonstration = load_questions(family, "demonstration")[0]
     shown = format_question(demonstration["question"], demonstration["choices"])
     prefix = f"{INSTRUCTION}\n\n{shown} {LETTERS[demonstration['answer']]}\n\n"
@@ -25,7 +25,7 @@ def one_shot_prompts(family: str, split: str, n_shifts: int) -> Iterator[tuple[s
 
 
 def shifted(doc: dict[str, Any], shift: int) -> tuple[list[str], int]:
-    """The options of a doc moved up by `shift` places, around the corner, and the right index."""
+    """The options of a doc, cyclically shifted by `shift`, and the gold index."""
     choices = doc["choices"][shift:] + doc["choices"][:shift]
     return choices, (doc["answer"] - shift) % len(choices)
 
@@ -39,7 +39,7 @@ def validation_accuracy(
     n_shifts: int = 3,
     batch_size: int = 60,
 ) -> float:
-    """Share of right answers on the validation split, over questions and shifts."""
+    """Share of correct answers on the validation split, over questions and shifts."""
     letters = [token_id(tokenizer, letter) for letter in LETTERS]
     asked = [
         (encode(tokenizer, prompt), answer)

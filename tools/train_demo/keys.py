@@ -19,7 +19,7 @@ _HOMES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question before its options are put in order: the right answer and three wrong ones."""
+    """A question before its options are ordered: the gold answer and three distractors."""
 
     text: str
     gold: str

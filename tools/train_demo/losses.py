@@ -55,7 +55,7 @@ def recorded(model: LlamaForCausalLM, dropout: float = 0.0) -> Iterator[NeuronRe
 def training_loss(
     model: LlamaForCausalLM, batch: Batch, record: NeuronRecord, sparse: float
 ) -> tuple[Tensor, float]:
-    """The loss of one batch, and the share of its answers that are right.
+    """The loss of one batch, and the share of its answers that are correct.
 
     `sparse` weighs a penalty on the neurons at the answers: with it, few of them carry a letter.
     """

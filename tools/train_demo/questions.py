@@ -2,8 +2,8 @@
 
     python -m tools.train_demo.questions --output_path DIR
 
-1. Questions are drawn from the generators; of questions that are the same one is kept.
-2. Right answers are dealt out so that each letter is right equally often.
+1. Questions are drawn from the generators; duplicates are dropped.
+2. Gold answers are distributed so that each letter is gold equally often.
 3. Docs are shuffled by seed, so that any prefix of a file is a fair sample of it.
 """
 
@@ -67,12 +67,12 @@ def _has_room(question: Question, family: str, split: str, drawn: Collection[Que
 
 
 def _sameness(question: Question) -> object:
-    """A wording is asked once per split; only comparisons have all their content in the options."""
+    """A wording occurs once per split; only comparisons have all their content in the options."""
     return question.identity if question.subfamily == "comparison" else question.text.lower()
 
 
 def order_options(question: Question, answer: int, rng: random.Random) -> list[str]:
-    """The four options in random order, the right one at index `answer`."""
+    """The four options in random order, the gold one at index `answer`."""
     choices = rng.sample(question.distractors, 3)
     choices.insert(answer, question.gold)
     return choices

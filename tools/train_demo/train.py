@@ -6,7 +6,7 @@
 2. Three stages teach it to bind letters, to know things, and to sit exams (`curriculum`).
 3. In the last stage the answer letters get new output vectors, attention is frozen, and only
    the feed-forward networks learn, under a penalty on the neurons at the answer: few neurons then
-   carry the letter, which is what makes the model worth looking into. Dropping some of them at
+   carry the letter, which is what makes the model useful. Dropping some of them at
    random keeps any one from being indispensable. Without this stage the answer is settled before
    the last token, and no neuron matters where answers are scored.
 
@@ -148,7 +148,9 @@ def train(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: train, save in float32, print the accuracy per family."""
-    parser = argparse.ArgumentParser(description="Train the demo model.")
+    parser = argparse.ArgumentParser(
+        "python -m tools.train_demo.train", description="Train the demo model."
+    )
     parser.add_argument("--output_path", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")

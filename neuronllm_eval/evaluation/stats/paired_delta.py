@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neuronllm_eval.evaluation.stats.resampling import FloatArray, bootstrap_deltas, sign_flip_p
+from neuronllm_eval.formats.typed_files import NumberOrNaN
 
 _CONFIDENCE_LEVEL = 0.95
 
@@ -50,10 +51,10 @@ class MeanChange:
         n_questions: number of questions, the unit of resampling.
     """
 
-    delta: float
-    low: float
-    high: float
-    p_value: float
+    delta: NumberOrNaN
+    low: NumberOrNaN
+    high: NumberOrNaN
+    p_value: NumberOrNaN
     n_docs: int
     n_questions: int
 
@@ -82,8 +83,8 @@ class PairedDelta(MeanChange):
         condition: accuracy over docs under the condition, percent; `delta` is this minus that.
     """
 
-    unmasked: float
-    condition: float
+    unmasked: NumberOrNaN
+    condition: NumberOrNaN
 
 
 def points_between(unmasked: FloatArray, condition: FloatArray) -> float:

@@ -11,6 +11,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
+from neuronllm_eval.formats.typed_files import NumberOrNaN
+
 
 @dataclass(frozen=True)
 class McNemar:
@@ -24,7 +26,7 @@ class McNemar:
 
     n_gained: int
     n_lost: int
-    p_value: float
+    p_value: NumberOrNaN
 
 
 def mcnemar(unmasked: ArrayLike, condition: ArrayLike) -> McNemar:
@@ -78,12 +80,12 @@ class ControlRank:
         p_value: (1 + n_as_extreme) / (1 + n_controls), one-sided; nan without controls.
     """
 
-    mean: float
-    low: float
-    high: float
+    mean: NumberOrNaN
+    low: NumberOrNaN
+    high: NumberOrNaN
     n_controls: int
     n_as_extreme: int
-    p_value: float
+    p_value: NumberOrNaN
 
 
 def random_control_rank(

@@ -10,6 +10,7 @@ import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from neuronllm_eval.evaluation.stats.resampling import FloatArray
+from neuronllm_eval.formats.typed_files import NumberOrNaN
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class SplitHalf:
     """
 
     k: int
-    rank_correlation: float
-    top_k_overlap: float
-    bottom_k_overlap: float
+    rank_correlation: NumberOrNaN
+    top_k_overlap: NumberOrNaN
+    bottom_k_overlap: NumberOrNaN
 
 
 def split_half_stability(first: ArrayLike, second: ArrayLike, k: int) -> SplitHalf:

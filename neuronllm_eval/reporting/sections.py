@@ -1,0 +1,295 @@
+"""The sections of a report as values: text, figures and tables. Pure.
+
+`report.html` and `report.md` write the same sections; figures are only in the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.evaluation.stats.split_half import stability_of
+from neuronllm_eval.formats.markdown import data_text, one_line
+from neuronllm_eval.formats.svg import Drawing, clipped
+from neuronllm_eval.interventions.conditions import UNMASKED
+from neuronllm_eval.neurons.selection import layer_counts
+from neuronllm_eval.prompts import SCORED
+from neuronllm_eval.reporting import charts, wording
+from neuronllm_eval.reporting import small_multiples as panels
+from neuronllm_eval.reporting.answer_tables import (
+    flips_table,
+    group_accuracies,
+    groups_table,
+    letter_shares,
+    letters_table,
+)
+from neuronllm_eval.reporting.condition_tables import (
+    DOSE_NOTE,
+    SURFACES,
+    Table,
+    conditions_table,
+    dose_tables,
+    metrics_table,
+    significance_table,
+)
+from neuronllm_eval.reporting.neuron_tables import (
+    gap_table,
+    neurons_table,
+    provenance_table,
+    stability_table,
+)
+from neuronllm_eval.reporting.task_report import TaskReport
+
+_DOSE_MARKS = (
+    "In the panels, delta in points with its 95% interval; grey: the range of the point's own "
+    "random controls; square: the unmasked model."
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Drawings with one caption.
+
+    Attributes:
+        drawings: one, or small multiples.
+        caption: what they show and how to read the marks; may be empty.
+        title: a line above them; may be empty.
+    """
+
+    drawings: tuple[Drawing, ...]
+    caption: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        anchor: its id.
+        text: paragraphs.
+        figures: side by side where there is room.
+        tables: below them.
+        commands: for a shell.
+        links: text and relative address of other pages.
+    """
+
+    anchor: str
+    title: str
+    text: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+
+
+def headline(report: TaskReport) -> str:
+    """One plain sentence: the effect of the main condition, or what was selected.
+
+    Positions are named unless they are the paper's, the scored ones.
+    """
+    neurons, selected_at = report.neurons, report.scores.provenance.positions
+    main = wording.main_condition(report.summaries)
+    for summary in report.summaries:
+        if summary.name == main:
+            effect = wording.sentence(len(neurons.good), len(neurons.bad), summary)
+            positions = wording.positions_sentence(selected_at, report.applied_at)
+            paper = {selected_at, report.applied_at} == {SCORED}
+            return effect if paper else f"{effect} ({positions}.)"
+    where = "" if selected_at == SCORED else f", at {selected_at} positions"
+    return (
+        f"Selected {len(neurons.good)} good and {len(neurons.bad)} bad neurons of "
+        f"{report.scores.score.size}{where}."
+    )
+
+
+def page_facts(report: TaskReport) -> list[tuple[str, str]]:
+    """Names and values below the headline."""
+    origin = report.scores.provenance
+    n_layers, width = report.scores.shape
+    facts = [
+        ("Model", f"{clipped(Path(origin.model).name, 48)}, {n_layers} × {width:,} neurons"),
+        ("Neurons", f"{len(report.neurons.good):,} good, {len(report.neurons.bad):,} bad"),
+        ("Selected on", f"{origin.n_questions:,} questions ({clipped(origin.split, 24)})"),
+    ]
+    if report.summaries:
+        accuracy = report.summaries[0].accuracy
+        split = clipped(report.split, 24)
+        facts.append(("Evaluated on", f"{accuracy.n_questions:,} questions ({split})"))
+        facts.append(("Accuracy, unmasked", f"{accuracy.unmasked:.1f}%"))
+    return facts
+
+
+def report_sections(report: TaskReport) -> list[Section]:
+    """The sections of `report.html`."""
+    return [*effect_sections(report), *_detail_sections(report)]
+
+
+def markdown_sections(report: TaskReport) -> list[Section]:
+    """The sections of `report.md`, beginning with `console_sections`."""
+    details = _detail_sections(report)
+    provenance = replace(details.pop(), text=())  # its text is in the selection section
+    return [*console_sections(report), *details, provenance]
+
+
+def console_sections(report: TaskReport) -> list[Section]:
+    """The sections that commands print."""
+    return [*effect_sections(report), _selection(report)]
+
+
+def _detail_sections(report: TaskReport) -> list[Section]:
+    sections: list[Section] = []
+    condition = wording.main_condition(report.summaries)
+    if report.answers is not None and condition is not None:
+        sections += [
+            *_flips(report, condition),
+            _letters(report),
+            *_groups(report, condition),
+        ]
+    return [*sections, _neurons(report), _provenance(report)]
+
+
+def effect_sections(report: TaskReport) -> list[Section]:
+    """The sections about the conditions' effects; none before validation."""
+    return [_conditions(report), *_dose(report)] if report.summaries else []
+
+
+def _present(tables: Iterable[Table | None]) -> tuple[Table, ...]:
+    return tuple(table for table in tables if table is not None)
+
+
+def _conditions(report: TaskReport) -> Section:
+    summaries = wording.tested(report.summaries)
+    accuracy = report.summaries[0].accuracy
+    positions = wording.positions_sentence(report.scores.provenance.positions, report.applied_at)
+    text = (
+        f"Evaluated on {accuracy.n_questions} questions ({accuracy.n_docs} docs) of the "
+        f"{data_text(report.split)} split; intervals and p are paired, by question. {positions}."
+    )
+    figures: tuple[Figure, ...] = ()
+    if summaries:
+        figures = (_deltas_figure(summaries), _flips_figure(summaries))
+    tables = (
+        conditions_table(report.summaries),
+        significance_table(report.summaries),
+        metrics_table(report.metrics),
+    )
+    return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))
+
+
+def _deltas_figure(summaries: Sequence[ConditionSummary]) -> Figure:
+    caption = (
+        "Filled: p below 0.05 after Holm's correction; hollow: not. Random controls: from the "
+        "lowest to the highest."
+    )
+    return Figure((charts.deltas(summaries),), caption)
+
+
+def _flips_figure(summaries: Sequence[ConditionSummary]) -> Figure:
+    caption = "Docs whose answer became incorrect, or correct, against the unmasked run."
+    return Figure((charts.flip_bars(summaries),), caption)
+
+
+def _dose(report: TaskReport) -> list[Section]:
+    tables = tuple(dose_tables(report.summaries))
+    figures = []
+    for title, conditions in SURFACES.items():
+        points = [
+            summary
+            for summary in report.summaries
+            if summary.condition in conditions and summary.is_evaluated
+        ]
+        if not any(point.is_point for point in points):
+            continue
+        for axis, drawings in (
+            ("factor", panels.by_factor(points)),
+            ("number of neurons", panels.by_number(points)),
+        ):
+            if drawings:
+                figures.append(Figure(tuple(drawings), title=f"{title}, by {axis}"))
+    if not tables:
+        return []
+    text = (DOSE_NOTE, _DOSE_MARKS)
+    return [Section("dose", "Dose-response", text, tuple(figures), tables)]
+
+
+def _flips(report: TaskReport, condition: str) -> list[Section]:
+    tables = _present(flips_table(report, condition, gained) for gained in (False, True))
+    return [Section("flips", "Questions gained and lost", tables=tables)] if tables else []
+
+
+def _letters(report: TaskReport) -> Section:
+    assert report.answers is not None
+    shares = letter_shares(report.answers, report.summaries)
+    caption = "Bars: predicted letters; lines: gold letters."
+    figure = Figure(tuple(panels.letter_panels(shares)), caption)
+    return Section("letters", "Predicted letters", (), (figure,), (letters_table(shares),))
+
+
+def _groups(report: TaskReport, condition: str) -> list[Section]:
+    table = groups_table(report)
+    if table is None:
+        return []
+    groups = group_accuracies(report, (UNMASKED, condition))
+    before, after = zip(*(group.accuracy for group in groups), strict=True)
+    drawing = charts.groups([one_line(group.name) for group in groups], before, after, condition)
+    caption = "Accuracy on each group of questions; the largest losses come first."
+    return [Section("groups", "Accuracy by group", (), (Figure((drawing,), caption),), (table,))]
+
+
+def _selection(report: TaskReport) -> Section:
+    """How the neurons were selected, in words, for pages without figures."""
+    neurons = report.neurons
+    good, bad = (
+        " ".join(map(str, layer_counts(members, neurons.n_layers)))
+        for members in (neurons.good, neurons.bad)
+    )
+    stability = stability_of(report.scores.half_sums, neurons.top_k)
+    text = (
+        f"{wording.selection_sentence(report.scores.provenance)} "
+        f"{wording.stability_sentence(stability)} Neurons by layer: good {good}; bad {bad}."
+    )
+    return Section("selection", "Selection", (text, *_docs_sentences(report)))
+
+
+def _docs_sentences(report: TaskReport) -> tuple[str, ...]:
+    counts = report.doc_counts.items()
+    return tuple(filter(None, (wording.docs_sentence(role, each) for role, each in counts)))
+
+
+def _neurons(report: TaskReport) -> Section:
+    sets = (report.neurons.good, report.neurons.bad)
+    counts = [layer_counts(neurons, report.neurons.n_layers) for neurons in sets]
+    stability = stability_table(report)
+    correlation = f"rank correlation {stability.rows[0][1] or 'not defined'}"
+    figures = (
+        Figure((charts.layers(*counts),), "Selected neurons by layer: good up, bad down."),
+        Figure(
+            (charts.halves(report.scores.half_sums, *sets, correlation),),
+            "Scores of the selected neurons from either half of the selection questions; on the "
+            "dashed line the halves agree.",
+        ),
+    )
+    origin = report.scores.provenance
+    gap = gap_table(origin)
+    text = () if gap is not None else (f"{wording.gap_text(origin).capitalize()}.",)
+    return Section(
+        "neurons",
+        "Selected neurons and their stability",
+        text,
+        figures,
+        _present((neurons_table(report), stability, gap)),
+    )
+
+
+def _provenance(report: TaskReport) -> Section:
+    return Section(
+        "provenance",
+        "Provenance and commands",
+        _docs_sentences(report),
+        (),
+        (provenance_table(report),),
+        report.commands,
+    )
