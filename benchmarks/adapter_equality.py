@@ -27,8 +27,7 @@ from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.utils import logging as transformers_logging
 
-from neuronllm_eval.export.adapter_folder import adapter_files
-from neuronllm_eval.export.ia3_adapter import ia3_site, rounded_factors
+from neuronllm_eval.export.ia3_adapter import adapter_files, ia3_site, rounded_factors
 from neuronllm_eval.export.manifest import Export
 from neuronllm_eval.export.merged_checkpoint import merge_factors, save_checkpoint
 from neuronllm_eval.formats.markdown import markdown_table

@@ -1,4 +1,4 @@
-"""docs/results.md, docs/leaderboard.md: methods on the same questions, at equal K."""
+"""docs/results.md, docs/comparison.md: methods on the same questions, at equal K."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ assert cli.main(["compare-methods", *flags, *more, "--output_path", "runs/method
 rows = json.loads(Path("runs/methods/comparison.json").read_text())["rows"]
 assert {row["method"] for row in rows} == {"ace", "random"}
 
-board = ["leaderboard", "runs/methods", "--output_path", "runs/board.csv"]
+board = ["compare", "runs/methods", "--rank", "--output_path", "runs/board.csv"]
 assert cli.main(board) == 0
 assert "degrade" in Path("runs/board.csv").read_text()

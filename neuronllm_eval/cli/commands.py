@@ -155,29 +155,23 @@ class CompareMethodsSettings(EvaluateSettings):
     n_random: int = changed(ConditionSettings.model_fields["n_random"], default=0)
 
 
-class RunsSettings(Settings):
-    """Which finished runs a command compares."""
-
-    run_dir: FilePaths = changed(StoredRunSettings.model_fields["run_dir"], nargs="+")
-
-
-class CompareSettings(RunsSettings):
+class CompareSettings(Settings):
     """What `compare` is asked for."""
 
-    output_path: FilePath | None = setting(
-        None,
-        "folder for comparison.md and comparison.json",
-        flags=("-o",),
-        unset="nothing is written",
+    run_dir: FilePaths = changed(StoredRunSettings.model_fields["run_dir"], nargs="+")
+    rank: bool = setting(
+        False,
+        "every run by itself, ranked within its task, condition and comparable set, in place of "
+        "methods side by side with repeats of other seeds pooled",
+        group="table",
     )
-    against: str | None = changed(CompareMethodsSettings.model_fields["against"], group="")
-
-
-class LeaderboardSettings(RunsSettings):
-    """What `leaderboard` is asked for."""
-
-    group_by: str = setting(
-        "task", "a table for each", group="table", choices=("task", "model", "method")
+    against: str | None = changed(CompareMethodsSettings.model_fields["against"], group="table")
+    group_by: str | None = setting(
+        None,
+        "a table for each",
+        group="table",
+        choices=("task", "model", "method"),
+        unset="task with --rank, else one table for all",
     )
     format: str | None = setting(
         None,
@@ -188,21 +182,23 @@ class LeaderboardSettings(RunsSettings):
     )
     sort_by: str | None = setting(
         None,
-        "within each group by this column of csv, the largest first",
+        "a row for each condition, within each group by this column of csv, the largest first",
         group="table",
         metavar="COLUMN",
         unset="by condition, set and rank",
     )
+    ascending: bool = setting(False, "the smallest of --sort_by first", group="table")
     columns: Names = setting(
         (),
-        "only these, in this order, with commas between them; csv and json have other names than "
-        "the rest, and an unknown one lists them",
+        "a row for each condition with only these columns, in this order, with commas between "
+        "them; csv and json have other names than the rest, and an unknown one lists them",
         group="table",
         metavar="NAMES",
         shown="all that tell something; of latex few, that fit a page",
     )
-    ascending: bool = setting(False, "the smallest of --sort_by first", group="table")
-    points: bool = setting(False, "with the points of sweeps, a row each", group="table")
+    points: bool = setting(
+        False, "of single runs, a row for each point of a sweep too", group="table"
+    )
     overlaps: bool = setting(
         False,
         "only how far the neurons of runs of one model overlap; csv has that only so",
@@ -214,8 +210,8 @@ class LeaderboardSettings(RunsSettings):
     conditions: Names = _pattern("condition, or a point's name")
     output_path: FilePath | None = setting(
         None,
-        "file for the table, whose suffix (.txt, .md, .csv, .tex, .html, .json) gives the format "
-        "unless --format does",
+        "file, whose suffix (.txt, .md, .csv, .tex, .html, .json) gives the format unless --format "
+        "does; or a folder for comparison.md and comparison.json",
         flags=("-o",),
         unset="it is printed",
     )
@@ -360,21 +356,15 @@ COMMANDS = (
     ),
     Command(
         "compare",
-        "compare validated runs of rival methods",
-        "compare:compare_finished",
+        "compare finished runs of any models, tasks and methods",
+        "compare:compare",
         (CompareSettings,),
-        examples=(("all runs below a folder, tested against kn", "runs/methods --against kn"),),
-    ),
-    Command(
-        "leaderboard",
-        "put finished runs of any models, tasks and methods into one table",
-        "leaderboard:show_leaderboard",
-        (LeaderboardSettings,),
-        examples=(
-            ("all runs below a folder", "runs"),
+        (
+            ("methods of all runs below a folder, tested against kn", "runs/methods --against kn"),
+            ("all runs below a folder, ranked", "runs --rank"),
             (
-                "accuracy under two conditions by model, as LaTeX",
-                "runs --group_by model --conditions degrade,enhance --format latex",
+                "two conditions by model, ranked, as LaTeX",
+                "runs --rank --group_by model --conditions degrade,enhance --format latex",
             ),
         ),
     ),
@@ -437,7 +427,7 @@ EXAMPLES = """examples:
 
   # what the top neurons do, and all runs in one table
   neuronllm-eval explain runs/demo --batch_size 48
-  neuronllm-eval leaderboard runs
+  neuronllm-eval compare runs --rank
 
   # lm_eval's own command line, with the masked model registered
   neuronllm-eval run --model neuronllm --tasks demo_topic \\

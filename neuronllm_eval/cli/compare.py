@@ -1,61 +1,77 @@
-"""`neuronllm-eval compare`: rival methods on the same questions, in a table of finished runs."""
+"""`neuronllm-eval compare`: finished runs side by side, or ranked, in any format.
+
+1. Every run at and below the directories is read; damaged ones are kept for the end.
+2. The comparison is printed or written (`comparison.compare`).
+3. Damaged runs are named, and the command ends with 1.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from neuronllm_eval.cli.commands import CompareSettings
-from neuronllm_eval.comparison.method_comparison import as_json, compare
-from neuronllm_eval.comparison.method_runs import read_compared
-from neuronllm_eval.comparison.method_tables import comparison_text
-from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.atomic import write_whole
-from neuronllm_eval.formats.json_files import dump_json
-from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.search import runs_below
-from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.comparison.compare import View, compare_runs, render
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.formats.atomic import require_writable, write_whole
+from neuronllm_eval.formats.terminal import terminal_width
 
-logger = logging.getLogger(__name__)
 COMPARISON = "comparison.json"
-Show = Callable[[str], object]
+SUFFIXES = {
+    ".txt": "table",
+    ".md": "markdown",
+    ".csv": "csv",
+    ".tex": "latex",
+    ".html": "html",
+    ".json": "json",
+}
 
 
-def compare_finished(options: CompareSettings, show: Show) -> int:
-    """Print the tables of runs that are there; returns the exit code."""
-    found = runs_below(options.run_dir)
-    runs = [run for run in found if run.conditions.is_file()]
-    for run in found:
-        if run not in runs:
-            what = "finish it as it was begun" if run.validating.is_dir() else "validate it first"
-            logger.warning("%s is not validated, and left out: %s", run.path, what)
-    if not runs:
-        raise ArtifactError(
-            f"no run at {' '.join(map(str, options.run_dir))} is validated",
-            expected="runs that are validated",
-            remedy="run `neuronllm-eval validate` on each, or again the command that was "
-            "interrupted",
-        )
-    output = options.output_path
-    write_comparison(runs, options.against, {}, output, show)
+def compare(
+    asked: CompareSettings,
+    show: Callable[[str], object],
+    seconds: Mapping[str, float] | None = None,
+) -> int:
+    """Print or write the comparison of the runs at `asked.run_dir`; returns the exit code.
+
+    Args:
+        asked: the command's settings.
+        show: is told what people are to read.
+        seconds: by stage, what it took, where the runs were made just now.
+
+    Raises:
+        UsageError: a flag that cannot be, or filters that nothing fits.
+        ArtifactError: there is no run, or none with results; after all else, some are damaged.
+    """
+    files = _files(asked.output_path, asked.format)
+    values = {field.name: getattr(asked, field.name) for field in fields(View)}
+    view = View(**values | {"columns": tuple(dict.fromkeys(asked.columns))})
+    for form in files.values() or [asked.format or "table"]:
+        view.require(form)
+    found = compare_runs(asked.run_dir, view, seconds)
+    if len(files) != 1:
+        show(render(found, asked.format or "table", view, terminal_width()).rstrip("\n"))
+    for path, form in files.items():
+        write_whole(path, render(found, form, view))
+    if files:
+        show(f"written to {asked.output_path}")
+    found.require_undamaged()
     return 0
 
 
-def write_comparison(
-    runs: Sequence[RunDirectory],
-    against: str | None,
-    seconds: dict[str, float],
-    output: Path | None,
-    show: Show,
-) -> None:
-    own = read_compared(runs)
-    with bar(total=len(own), desc="compare", unit="run", leave=False) as progress:
-        found = compare(own, against, progress=progress.update)
-    text = comparison_text(found, seconds)
-    if output is not None:
-        write_whole(output / COMPARISON, dump_json(as_json(found, seconds)))
-        write_whole(output / "comparison.md", text)
-    show(text)
-    if output is not None:
-        show(f"written to {output}")
+def _files(output: Path | None, form: str | None) -> dict[Path, str]:
+    """The files to write, with their formats."""
+    if output is None:
+        return {}
+    if output.is_dir() or not (form or output.suffix):
+        require_writable(output)
+        return {output / "comparison.md": "markdown", output / COMPARISON: "json"}
+    if form is None and output.suffix not in SUFFIXES:
+        raise UsageError(
+            f"--output_path is {output}, without --format",
+            expected=f"a folder, or a file that ends with {', '.join(SUFFIXES)}",
+            remedy="add such an ending, or --format",
+        )
+    require_writable(output.parent)
+    return {output: form or SUFFIXES[output.suffix]}

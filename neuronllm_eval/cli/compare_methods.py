@@ -14,8 +14,12 @@ from typing import Any
 
 from pydantic import ConfigDict, with_config
 
-from neuronllm_eval.cli.commands import CompareMethodsSettings, ModelTypeSettings
-from neuronllm_eval.cli.compare import COMPARISON, write_comparison
+from neuronllm_eval.cli.commands import (
+    CompareMethodsSettings,
+    CompareSettings,
+    ModelTypeSettings,
+)
+from neuronllm_eval.cli.compare import COMPARISON, compare
 from neuronllm_eval.cli.evaluate import announce
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.formats.settings_model import parse_pairs
@@ -53,7 +57,14 @@ def compare_methods(
     if runs and not own_rank():
         earlier = {} if how.overwrite else _earlier_seconds(asked.output_path, list(repeats))
         try:
-            write_comparison(runs, asked.against, earlier | seconds, asked.output_path, show)
+            asked.output_path.mkdir(parents=True, exist_ok=True)  # a folder, whatever its name
+            comparison = CompareSettings(
+                run_dir=tuple(run.path for run in runs),
+                output_path=asked.output_path,
+                against=asked.against,
+                points=True,
+            )
+            compare(comparison, show, earlier | seconds)
         except NeuronLLMError as error:
             if failure is None:
                 raise

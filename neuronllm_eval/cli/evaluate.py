@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from neuronllm_eval.cli.commands import ModelTypeSettings, ReportSettings, VerifySettings
-from neuronllm_eval.comparison.closing_table import closing_table
-from neuronllm_eval.comparison.overview_html import write_overviews
+from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.reporting.write_reports import report_task

@@ -55,6 +55,7 @@ def explain(asked: ExplainSettings, show: Callable[[str], object]) -> int:
             }
             tokens = {**read_tokens(each.run.tokens), **explained}
             write_whole(each.run.tokens, tokens_json(tokens.values()))
+            each.run.keep(each.run.tokens, {key: one.listed() for key, one in tokens.items()})
             report_task(each.run)  # its page and tables have the tokens from now on
     if overlaps and not own_rank():
         show(f"## Overlap of sets\n\n{overlap_table(overlaps)}\n")

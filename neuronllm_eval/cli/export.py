@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.cli.commands import ExportSettings
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.export.adapter_folder import adapter_files, require_plain_model
-from neuronllm_eval.export.ia3_adapter import ia3_site, rounded_factors
+from neuronllm_eval.export.ia3_adapter import (
+    adapter_files,
+    ia3_site,
+    require_plain_model,
+    rounded_factors,
+)
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.merged_checkpoint import (
     merge_factors,
     require_mergeable,
     save_checkpoint,
 )
-from neuronllm_eval.export.model_card import adapter_card
-from neuronllm_eval.export.validated_figures import Figures, validated_figures
+from neuronllm_eval.export.model_card import Figures, adapter_card, validated_figures
 from neuronllm_eval.formats.atomic import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
 from neuronllm_eval.masked_lm.mask_options import chosen_neurons, resolve_scales

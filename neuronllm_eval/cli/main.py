@@ -32,6 +32,9 @@ _PIPE_CLOSED = 141  # as the shell has it: 128 and the number of SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `neuronllm-eval`; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["leaderboard"]:  # for one release
+        print("leaderboard is now `neuronllm-eval compare --rank`", file=sys.stderr)
+        words[:1] = ["compare", "--rank"]
     if words[:1] == ["run"]:
         return _guarded(lambda: int(commands.load("run_lm_eval:run_lm_eval")(words[1:])))
     if words[:1] == ["push"]:

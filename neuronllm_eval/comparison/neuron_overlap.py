@@ -3,141 +3,139 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from neuronllm_eval.comparison.comparability import ComparableSet
-from neuronllm_eval.comparison.leaderboard_rows import BoardRun
-from neuronllm_eval.formats.json_files import dump_json
-from neuronllm_eval.neurons.overlap import COMPARED
-
-
-def overlap_frame(overlaps: Sequence[RunsOverlap]) -> pd.DataFrame:
-    """A row for each."""
-    return pd.DataFrame([asdict(each) for each in overlaps])
-
-
-def as_json(
-    frame: pd.DataFrame,
-    overlaps: Sequence[RunsOverlap],
-    sets: Sequence[ComparableSet],
-    unfinished: Sequence[Mapping[str, str]],
-    damaged: Sequence[Mapping[str, str]],
-) -> str:
-    """All there is; null where there is nothing.
-
-    Args:
-        frame: the rows.
-        overlaps: of neuron sets.
-        sets: that may be compared.
-        unfinished: runs without results.
-        damaged: runs that cannot be read, and why.
-    """
-    return dump_json(
-        {
-            "rows": _records(frame),
-            "overlaps": [asdict(each) for each in overlaps],
-            "sets": [asdict(each) for each in sets],
-            "unfinished": list(unfinished),
-            "damaged": list(damaged),
-        }
-    )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {str(name): None if pd.isna(value) else value for name, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
-
+from neuronllm_eval.comparison.rows import ComparedRun
+from neuronllm_eval.comparison.words import directories, model_labels
+from neuronllm_eval.formats.markdown import one_line
+from neuronllm_eval.formats.tables import Section
+from neuronllm_eval.neurons.overlap import COMPARED, Places
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100
+# Pairs of runs of a model that tables show, those that share most; json and csv have all.
+MOST_PAIRS = 30
+_NOTE = (
+    "Neurons that two runs share, the Jaccard index (shared over those in either), and in brackets "
+    "its expectation for random sets with as many neurons in each layer."
+)
+_HEADS = ("run", "other run", "good", "bad", "good in other's bad", "bad in other's good")
 
 
-@dataclass(frozen=True)
-class RunsOverlap:
-    """How far a set of one run and a set of another run of the same model overlap.
-
-    Attributes:
-        model: as the first run names it.
-        model_hash: digest of its weights.
-        task: of the first run; so are `method`, `seed` and `run`.
-        other_task: of the second; so are `other_method`, `other_seed` and `other_run`.
-        neurons: `good` or `bad`, of the first run.
-        other_neurons: of the second.
-        size: neurons of the first set.
-        other_size: of the second.
-        shared: neurons in both.
-        jaccard: shared over those in either, 0 to 1; None if both sets are empty.
-        chance: the Jaccard index expected of random sets with as many neurons in each layer.
-    """
-
-    model: str
-    model_hash: str
-    task: str
-    method: str
-    seed: int
-    run: str
-    other_task: str
-    other_method: str
-    other_seed: int
-    other_run: str
-    neurons: str
-    other_neurons: str
-    size: int
-    other_size: int
-    shared: int
-    jaccard: float | None
-    chance: float | None
-
-
-def overlaps(runs: Sequence[BoardRun]) -> tuple[list[RunsOverlap], list[str]]:
-    """The overlaps of all pairs, by model, and what was left out.
-
-    Args:
-        runs: of any models; validated or not.
+def overlaps(runs: Sequence[ComparedRun]) -> tuple[pd.DataFrame, list[str]]:
+    """How far the neuron sets of all pairs of runs of a model overlap, and what was left out.
 
     Returns:
-        four rows of each pair, and a sentence for every model with more than `MOST_COMPARED` runs.
+        A frame with four rows for each pair: the two runs, which sets of them (`neurons` and
+        `other_neurons`, good or bad), their sizes, the neurons in both, and the Jaccard index and
+        its expectation by chance, missing if both sets are empty. And a sentence for every model
+        with more than `MOST_COMPARED` runs.
     """
-    by_model: dict[tuple[str, tuple[int, int]], list[BoardRun]] = {}
+    by_model: dict[tuple[str, tuple[int, int]], list[ComparedRun]] = {}
     for run in runs:
-        by_model.setdefault((run.model_hash, run.shape), []).append(run)
-    found, left_out = [], []
-    for own in by_model.values():
-        own.sort(key=lambda run: (run.task, run.method, run.seed, run.path))
-        if len(own) > MOST_COMPARED:
+        by_model.setdefault((run.facts.model_hash, run.neurons.shape), []).append(run)
+    rows, left_out = [], []
+    for of_model in by_model.values():
+        of_model.sort(key=lambda run: (run.facts.task, run.facts.method, run.facts.seed,
+                                       run.facts.path))  # fmt: skip
+        if len(of_model) > MOST_COMPARED:
             left_out.append(
-                f"{len(own)} runs of {own[0].model}: only the first {MOST_COMPARED}, by task and "
-                "method, are compared; --tasks and --methods choose others."
+                f"{len(of_model)} runs of {of_model[0].facts.model}: only the first "
+                f"{MOST_COMPARED}, by task and method, are compared; --tasks and --methods choose "
+                "others."
             )
-        for one, two in itertools.combinations(own[:MOST_COMPARED], 2):
-            found += [_overlap(one, two, kinds) for kinds in COMPARED]
-    return found, left_out
+        compared = [(run, _places(run)) for run in of_model[:MOST_COMPARED]]
+        for one, other in itertools.combinations(compared, 2):
+            rows += [_overlap(one, other, sets) for sets in COMPARED]
+    return pd.DataFrame(rows), left_out
 
 
-def _overlap(one: BoardRun, two: BoardRun, kinds: tuple[str, str]) -> RunsOverlap:
-    known = one.places[kinds[0]].overlap(two.places[kinds[1]], one.shape[1])
-    return RunsOverlap(
-        model=one.model,
-        model_hash=one.model_hash,
-        task=one.task,
-        method=one.method,
-        seed=one.seed,
-        run=one.path,
-        other_task=two.task,
-        other_method=two.method,
-        other_seed=two.seed,
-        other_run=two.path,
-        neurons=kinds[0],
-        other_neurons=kinds[1],
-        size=known.sizes[0],
-        other_size=known.sizes[1],
-        shared=known.shared,
-        jaccard=known.jaccard,
-        chance=known.chance,
+def _places(run: ComparedRun) -> dict[str, Places]:
+    neurons = run.neurons
+    return {
+        "good": Places.of(neurons.good, neurons.n_layers),
+        "bad": Places.of(neurons.bad, neurons.n_layers),
+    }
+
+
+def _overlap(
+    one: tuple[ComparedRun, dict[str, Places]],
+    other: tuple[ComparedRun, dict[str, Places]],
+    sets: tuple[str, str],
+) -> dict[str, Any]:
+    facts, others = one[0].facts, other[0].facts
+    overlap = one[1][sets[0]].overlap(other[1][sets[1]], one[0].neurons.shape[1])
+    return {
+        "model": facts.model,
+        "model_hash": facts.model_hash,
+        "task": facts.task,
+        "method": facts.method,
+        "seed": facts.seed,
+        "run": facts.path,
+        "other_task": others.task,
+        "other_method": others.method,
+        "other_seed": others.seed,
+        "other_run": others.path,
+        "neurons": sets[0],
+        "other_neurons": sets[1],
+        "size": overlap.sizes[0],
+        "other_size": overlap.sizes[1],
+        "shared": overlap.shared,
+        "jaccard": overlap.jaccard,
+        "chance": overlap.chance,
+    }
+
+
+def overlap_sections(frame: pd.DataFrame, runs: Sequence[ComparedRun]) -> list[Section]:
+    """A section for each model with several runs, the pairs that share most first."""
+    if frame.empty:
+        return []
+    labels = _run_labels(runs)
+    titles = model_labels([(run.facts.model, run.facts.model_hash, "") for run in runs])
+    sections = []
+    for model, of_model in frame.groupby("model_hash", sort=False):
+        agreeing = of_model[of_model["neurons"] == of_model["other_neurons"]]
+        shared = agreeing.groupby(["run", "other_run"], sort=False)["jaccard"].sum()
+        order = shared.sort_values(ascending=False, kind="stable").index
+        cells = {
+            pair: [_cell(row) for row in rows.to_dict("records")]
+            for pair, rows in of_model.groupby(["run", "other_run"], sort=False)
+        }
+        shown = [[labels[pair[0]], labels[pair[1]], *cells[pair]] for pair in order[:MOST_PAIRS]]
+        notes = [_NOTE]
+        if len(order) > MOST_PAIRS:
+            notes.append(
+                f"{len(order) - MOST_PAIRS} more pairs, which share less; json has all, and csv "
+                "with --overlaps."
+            )
+        table = pd.DataFrame(shown, columns=list(_HEADS), dtype=object)
+        sections.append(
+            Section(f"Neurons shared by runs of {titles[str(model)]}", table, tuple(notes))
+        )
+    return sections
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    smaller = min(row["size"], row["other_size"])
+    if not smaller:
+        return ""
+    return f"{row['shared']} of {smaller}, {row['jaccard']:.2f} ({row['chance']:.2f})"
+
+
+def _run_labels(runs: Sequence[ComparedRun]) -> dict[str, str]:
+    """By directory, what to call a run among those of its model."""
+    below, _ = directories([run.facts.path for run in runs])
+    forms: tuple[Callable[[ComparedRun], str], ...] = (
+        lambda run: f"{run.facts.task} {run.facts.method}",
+        lambda run: f"{run.facts.task} {run.facts.method} seed {run.facts.seed}",
+        lambda run: below[run.facts.path],
     )
+    labels: dict[str, str] = {}
+    for form in forms:
+        labels = {run.facts.path: one_line(form(run)) for run in runs}
+        if len({(run.facts.model_hash, labels[run.facts.path]) for run in runs}) == len(runs):
+            break
+    return labels

@@ -19,7 +19,7 @@ from neuronllm_eval.evaluation.condition_effects import ConditionSummary, with_e
 from neuronllm_eval.evaluation.doc_ids import AskedDocs, asked_docs
 from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
-from neuronllm_eval.evaluation.summary_file import StoredSummary
+from neuronllm_eval.evaluation.summary_file import StoredSummary, load_summary
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
@@ -182,11 +182,9 @@ def _with_rows(
     result: ComparedRun, run: RunDirectory, settings: RunSettings, with_docs: bool
 ) -> ComparedRun:
     record = load_validation(run)
-    summary = StoredSummary.load(run.summary)
+    summary = load_summary(run)
     evaluated = record.validated(result.neurons, run.validation)
-    docs = None
-    if with_docs:
-        docs = doc_table(run, settings.task)
+    docs = doc_table(run, settings.task) if with_docs else None
     asked = asked_docs(run.conditions, settings.task) if docs is None else AskedDocs.of(docs)
     _require_one_validation(run, settings, record, summary, asked)
     if docs is not None:

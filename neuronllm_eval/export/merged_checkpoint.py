@@ -47,7 +47,7 @@ def merge_factors(layers: FFNLayers, factors: Tensor) -> None:
 
     Args:
         layers: as `require_mergeable` takes them.
-        factors: [layers, neurons] float32, as `ia3.rounded_factors` gives them.
+        factors: [layers, neurons] float32, as `ia3_adapter.rounded_factors` gives them.
 
     Raises:
         ModelError: a weight becomes too large for its type; the model is then of no use.

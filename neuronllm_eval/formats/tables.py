@@ -1,31 +1,61 @@
-"""The leaderboard in the formats of `--format`: text of a page, or of rows for programs. Pure.
+"""Titled tables as text of a page, or as rows for programs. Pure; nothing from data is markup.
 
 | format | what |
 |---|---|
 | table | aligned columns for a terminal |
-| markdown | tables as in `report.md` |
+| markdown | headings, tables and paragraphs |
 | latex | `table` environments with booktabs rules |
-| html | one page that needs nothing else |
+| html | one page that needs nothing else, without scripts |
 | csv | rows with names for programs, numbers in full |
-| json | the same, with overlaps, sets and runs that have no rows |
 """
 
 from __future__ import annotations
 
-import html
+import io
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
+from jinja2 import Environment
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from neuronllm_eval.formats.latex import as_latex
 from neuronllm_eval.formats.markdown import escaped, markdown_table, one_line
-from neuronllm_eval.formats.sections import LONGEST_NOTE, Section, are_figures
 from neuronllm_eval.formats.terminal import column_parts
 
+LONGEST_NOTE = 20_000  # characters
 _PROSE_WIDTH = 100
-_GAP = "  "
-_TITLE = "Leaderboard of NeuronLLM runs"
+_GAP = 2
+_UNLIMITED = 100_000  # columns
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        title: may be empty.
+        table: cells as text under their heads; None for none.
+        notes: sentences below it.
+    """
+
+    title: str
+    table: pd.DataFrame | None = None
+    notes: tuple[str, ...] = ()
+
+
+def are_figures(cells: Sequence[str]) -> bool:
+    """Whether a column holds figures, which are aligned at the right."""
+    return all(cell[:1] in "+-<0123456789" for cell in cells)
+
+
+def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    return {str(head): [str(cell) for cell in table[head]] for head in table.columns}
 
 
 def as_table(sections: Sequence[Section], width: int | None = None) -> str:
@@ -33,16 +63,17 @@ def as_table(sections: Sequence[Section], width: int | None = None) -> str:
 
     Args:
         sections: of the page.
-        width: of the terminal; wider tables stand in parts below each other. None leaves them
-            whole.
+        width: of the terminal; wider tables are split into parts below each other. None leaves
+            them whole.
     """
     prose = min(_PROSE_WIDTH, width or _PROSE_WIDTH)
     lines: list[str] = []
-    for each in sections:
-        lines += [each.title, ""] if each.title else []
-        for part in [] if each.table is None else _parts(each.table, width):
-            lines += [*_aligned(part), ""]
-        for note in each.notes:
+    for section in sections:
+        lines += [section.title, ""] if section.title else []
+        if section.table is not None:
+            for part in _parts(section.table, width):
+                lines += [*_aligned(part), ""]
+        for note in section.notes:
             lines += [*textwrap.wrap(one_line(note, LONGEST_NOTE), prose), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -50,54 +81,57 @@ def as_table(sections: Sequence[Section], width: int | None = None) -> str:
 def _parts(table: pd.DataFrame, width: int | None) -> list[pd.DataFrame]:
     if width is None:
         return [table]
-    widths = list(_widths(table).values())
+    widths = [_width(head, cells) for head, cells in _columns(table).items()]
     rows = [[str(cell) for cell in row] for row in table.to_numpy().tolist()]
-    parts = column_parts(widths, rows, width, gap=len(_GAP), frame=0)
+    parts = column_parts(widths, rows, width, gap=_GAP, frame=0)
     return [table.iloc[:, part] for part in parts]
 
 
-def _widths(table: pd.DataFrame) -> dict[str, int]:
-    """Of the columns, whose heads may take several lines."""
-    return {
-        str(head): max(map(len, (*map(str, table[head]), *str(head).split())), default=0)
-        for head in table.columns
-    }
+def _width(head: str, cells: Sequence[str]) -> int:
+    """Of a column, whose head may take several lines."""
+    return max(map(cell_len, (*cells, *head.split())), default=0)
 
 
 def _aligned(table: pd.DataFrame) -> list[str]:
-    cells = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
-    widths = _widths(table)
-    heads = {head: textwrap.wrap(head, widths[head]) for head in cells}
-    n_lines = max(map(len, heads.values()))
-    columns = [
-        _padded(
-            [*[""] * (n_lines - len(heads[head])), *heads[head], "-" * widths[head], *column],
-            widths[head],
-            str.rjust if are_figures(column) else str.ljust,
+    columns = _columns(table)
+    shown = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for head, cells in columns.items():
+        shown.add_column(
+            Text(head),
+            justify="right" if are_figures(cells) else "left",
+            vertical="bottom",
+            width=_width(head, cells),
         )
-        for head, column in cells.items()
-    ]
-    return [_GAP.join(parts).rstrip() for parts in zip(*columns, strict=True)]
-
-
-def _padded(cells: Sequence[str], width: int, pad: Callable[[str, int], str]) -> list[str]:
-    return [pad(cell, width) for cell in cells]
+    shown.add_row(*("-" * _width(head, cells) for head, cells in columns.items()))
+    for row in zip(*columns.values(), strict=True):
+        shown.add_row(*map(Text, row))
+    out = io.StringIO()
+    Console(file=out, width=_UNLIMITED, color_system=None, highlight=False).print(shown)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
 def as_markdown(sections: Sequence[Section]) -> str:
     """Headings, tables and paragraphs."""
     lines: list[str] = []
-    for each in sections:
-        lines += [f"## {escaped(each.title)}", ""] if each.title else []
-        if each.table is not None:
-            rows = [[escaped(cell) for cell in row] for row in each.table.to_numpy().tolist()]
-            lines += [markdown_table([str(head) for head in each.table.columns], rows), ""]
-        for note in each.notes:
+    for section in sections:
+        lines += [f"## {escaped(section.title)}", ""] if section.title else []
+        if section.table is not None:
+            rows = [[escaped(cell) for cell in row] for row in section.table.to_numpy().tolist()]
+            heads = [escaped(head) for head in section.table.columns]
+            lines += [markdown_table(heads, rows), ""]
+        for note in section.notes:
             lines += [escaped(note, LONGEST_NOTE), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-_STYLE = """
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{{ title }}</title>
+<style>
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
 .wide { overflow-x: auto; }
@@ -107,47 +141,108 @@ th, td { padding: .25rem .6rem; text-align: left; white-space: nowrap;
 th { border-bottom-width: 2px; vertical-align: bottom; }
 .figure { text-align: right; }
 p { max-width: 60rem; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section in sections %}
+{% if section.title %}
+<h2>{{ section.title }}</h2>
+{% endif %}
+{% if section.table is not none %}
+{% set columns = columns_of(section.table) %}
+{% macro row(tag, cells) %}
+<tr>
+{%- for cell, column in cells | zip(columns.values()) -%}
+<{{ tag }}{% if are_figures(column) %} class="figure"{% endif %}>{{ cell }}</{{ tag }}>
+{%- endfor -%}
+</tr>
+{% endmacro %}
+<div class="wide">
+<table>
+<thead>
+{{ row("th", columns) }}</thead>
+<tbody>
+{% for cells in section.table.to_numpy().tolist() %}{{ row("td", cells) }}{% endfor %}
+</tbody>
+</table>
+</div>
+{% endif %}
+{% for note in section.notes %}
+<p>{{ one_line(note, longest) }}</p>
+{% endfor %}
+{% endfor %}
+</body>
+</html>
 """
 
 
 def as_html(sections: Sequence[Section]) -> str:
     """One page, without scripts, that is light or dark as the reader's system is."""
-    parts = []
-    for each in sections:
-        parts += [f"<h2>{html.escape(each.title)}</h2>"] if each.title else []
-        if each.table is not None:
-            parts.append(f'<div class="wide">\n{_html_table(each.table)}\n</div>')
-        parts += [f"<p>{html.escape(one_line(note, LONGEST_NOTE))}</p>" for note in each.notes]
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{_TITLE}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n<h1>{_TITLE}</h1>\n{body}\n</body>\n</html>\n"
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["zip"] = zip
+    page = environment.from_string(_PAGE).render(
+        title="Comparison of NeuronLLM runs",
+        sections=sections,
+        columns_of=_columns,
+        are_figures=are_figures,
+        one_line=one_line,
+        longest=LONGEST_NOTE,
     )
+    return page + "\n"
 
 
-def _html_table(table: pd.DataFrame) -> str:
-    """Words to the left, figures to the right."""
-    columns = {str(head): [str(cell) for cell in table[head]] for head in table.columns}
-    marks = [' class="figure"' if are_figures(cells) else "" for cells in columns.values()]
-
-    def row(tag: str, cells: Iterable[str]) -> str:
-        pairs = zip(marks, cells, strict=True)
-        return "".join(f"<{tag}{mark}>{html.escape(cell)}</{tag}>" for mark, cell in pairs)
-
-    rows = [f"<tr>{row('td', cells)}</tr>" for cells in zip(*columns.values(), strict=True)]
-    lines = [
-        "<table>",
-        f"<thead>\n<tr>{row('th', columns)}</tr>\n</thead>",
-        "<tbody>",
-        *rows,
-        "</tbody>\n</table>",
-    ]
-    return "\n".join(lines)
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+_NOT_OF_LABELS = re.compile("[^a-z0-9]+")
+# A hyphen before a figure, where no word or other hyphen stands before it.
+_MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 
 
-# Of sections as they are to be read.
+def tex(text: object) -> str:
+    """A text in which no character is a command of LaTeX; quotes need the font encoding T1."""
+    return "".join(_TEX.get(character, character) for character in one_line(text, LONGEST_NOTE))
+
+
+def as_latex(sections: Sequence[Section]) -> str:
+    """A `table` for each table, with booktabs rules, and the notes as paragraphs."""
+    parts = ["% \\usepackage{booktabs}, \\usepackage[T1]{fontenc}"]
+    labels: Counter[str] = Counter()
+    for section in sections:
+        if section.table is not None:
+            name = _NOT_OF_LABELS.sub("-", section.title.lower())[:40].strip("-") or "comparison"
+            labels[name] += 1
+            label = name if labels[name] == 1 else f"{name}-{labels[name]}"
+            parts.append(_tex_table(section.table, section.title, label))
+        parts += [f"{{\\footnotesize {tex(note)}\\par}}" for note in section.notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tex_table(table: pd.DataFrame, title: str, label: str) -> str:
+    columns = _columns(table)
+    cells = {
+        tex(head): [_MINUS.sub("$-$", tex(cell)) if are_figures(column) else tex(cell)
+                    for cell in column]
+        for head, column in columns.items()
+    }  # fmt: skip
+    text = pd.DataFrame(cells).to_latex(
+        index=False,
+        column_format="".join("r" if are_figures(cells) else "l" for cells in columns.values()),
+        caption=tex(title) or None,
+        label=f"tab:{label}",
+    )
+    return text.replace("\\begin{tabular}", "\\centering\n\\footnotesize\n\\begin{tabular}").strip()
+
+
+# Of sections as people read them.
 PAGES: dict[str, Callable[[Sequence[Section]], str]] = {
     "table": as_table,
     "markdown": as_markdown,
@@ -157,5 +252,14 @@ PAGES: dict[str, Callable[[Sequence[Section]], str]] = {
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """Rows under names for programs; empty where there is nothing."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    """Rows under names for programs; empty where there is nothing.
+
+    Texts that a spreadsheet would take for a formula begin with an apostrophe.
+    """
+    texts = frame.select_dtypes(["object", "string"])
+    inert = {str(name): texts[name].map(_inert, na_action="ignore") for name in texts}
+    return frame.assign(**inert).to_csv(index=False, lineterminator="\n")
+
+
+def _inert(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell

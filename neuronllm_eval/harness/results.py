@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
@@ -26,6 +25,7 @@ from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_commit_f
 from pydantic import ConfigDict, with_config
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.typed_files import parse
 from neuronllm_eval.harness.tokenize import QuestionSet
 
 # doc_id -> per option (log-likelihood in log-nats, whether greedy decoding would say it).
@@ -180,7 +180,7 @@ def write_result(
     context: ResultContext,
     arguments: dict[str, Any],
     section: dict[str, Any],
-) -> None:
+) -> ResultFile:
     """Write one condition's result file, with the mask's identity in its config section.
 
     Args:
@@ -218,9 +218,10 @@ def write_result(
         # The tracker adds a date to the name. A failure it reports in the log only, and half of
         # the file may be there.
         dated = draft.with_name(f"{draft.stem}_{getattr(tracker, 'date_id', '')}.json")
-        json.loads(dated.read_text(encoding="utf-8"))
+        result = parse(ResultFile, dated.read_text(encoding="utf-8"), str(dated), "")
         dated.replace(path)
-    except (OSError, ValueError) as error:
+        return result
+    except (OSError, ValueError, ArtifactError) as error:
         raise ArtifactError(
             f"{path} could not be written",
             expected="a directory that can be written, on a disk with room",

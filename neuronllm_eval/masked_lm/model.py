@@ -24,7 +24,7 @@ from lm_eval.api.registry import model_registry, register_model
 from torch import Tensor
 
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.export.base_model_check import warn_of_other_base
+from neuronllm_eval.export.manifest import warn_of_other_base
 from neuronllm_eval.masked_lm.mask_options import MaskOptions
 from neuronllm_eval.masked_lm.scoring import MaskedScoringLM
 from neuronllm_eval.masked_lm.shared_context_scoring import Mask

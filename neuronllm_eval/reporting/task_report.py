@@ -88,7 +88,7 @@ class TaskReport:
             neurons=neurons,
             scores=scores,
             doc_counts=doc_counts,
-            tokens=read_tokens(run.tokens),
+            tokens=run.once(run.tokens, lambda: read_tokens(run.tokens)),
             commands=read_commands(run),
             **values,
         )
@@ -108,7 +108,7 @@ def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales)
         "summaries": summaries,
         "metrics": metrics,
         "answers": answers,
-        "doc_texts": read_judged_docs(run.judged_docs, answers),
+        "doc_texts": run.once(run.judged_docs, lambda: read_judged_docs(run.judged_docs, answers)),
     }
 
 

@@ -25,8 +25,7 @@ from markupsafe import Markup, escape
 from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.evaluation.summary_file import Positions, StoredSummary, summary_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
-from neuronllm_eval.export.model_card import adapter_card, run_card
-from neuronllm_eval.export.validated_figures import validated_figures
+from neuronllm_eval.export.model_card import adapter_card, run_card, validated_figures
 from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import (
     LONGEST_PROSE,

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuronllm_eval.attribution.methods import Method, make_method
-from neuronllm_eval.comparison.closing_table import closing_table
-from neuronllm_eval.comparison.overview_html import write_overviews
+from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.formats.settings_model import command_words
@@ -354,7 +353,7 @@ def launched(asked: IdentifySettings | ValidateSettings, how: LaunchSettings) ->
         how.checkpoint_every,
         how.overwrite,
         how.resume,
-        command=(*asked.program, *command_words(asked, how)),
+        command=(*asked.program, *command_words(asked)),
     )
     try:
         yield launch

@@ -22,7 +22,13 @@ from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import Question
-from neuronllm_eval.runs.artifacts import excluded_ids, load_neurons, load_settings, load_validation
+from neuronllm_eval.runs.artifacts import (
+    ExcludedQuestion,
+    excluded_ids,
+    load_neurons,
+    load_settings,
+    load_validation,
+)
 from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import SharedWork, is_unfinished
@@ -257,6 +263,11 @@ def without_excluded(
             run.path, len(excluded), role, excluded[0]["reason"], example,
         )  # fmt: skip
         write_lines(run.set_aside(role), excluded)
+        lines = [
+            ExcludedQuestion(line["question_id"], tuple(line["doc_ids"]), line["reason"])
+            for line in excluded
+        ]
+        run.keep(run.set_aside(role), lines)
     if not counted:
         raise DocError(
             f"{run.path}: every question of the {role} split gives NaN or infinite numbers",

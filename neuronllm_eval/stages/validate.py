@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
+from neuronllm_eval.evaluation.doc_texts import JudgedDoc
 from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.doc_excerpts import doc_lines
@@ -135,7 +136,10 @@ def validate_task(
         lines = [_condition_line(doc, names, settings, split) for doc in scores]
         write_lines(run.conditions, map(asdict, lines))
         run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
-        write_lines(run.judged_docs, doc_lines(questions))
+        texts = list(doc_lines(questions))
+        write_lines(run.judged_docs, texts)
+        docs_written = (JudgedDoc(**{**text, "options": tuple(text["options"])}) for text in texts)
+        run.keep(run.judged_docs, tuple(docs_written))
         write_results(model.lm, settings, questions, scores, neurons, plan, run)
         close(run.validating)
     ranks.wait()
@@ -241,4 +245,5 @@ def write_results(
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
-        write_result(run.result(name), metrics, context, arguments, section)
+        result = write_result(run.result(name), metrics, context, arguments, section)
+        run.keep(run.result(name), result)

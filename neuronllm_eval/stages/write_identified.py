@@ -15,7 +15,7 @@ import torch
 from neuronllm_eval.attribution.methods import Method, to_scores
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
-from neuronllm_eval.export.adapter_folder import write_standard_adapters
+from neuronllm_eval.export.ia3_adapter import write_standard_adapters
 from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
@@ -149,6 +149,7 @@ def _write_tokens(
         return
     if tokens:
         write_whole(run.tokens, tokens_json(tokens))
+        run.keep(run.tokens, {each.key: each.listed() for each in tokens})
     for note in unembedding.notes:
         logger.info("there is no %s: %s", run.tokens.name, note)
 

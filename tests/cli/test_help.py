@@ -23,7 +23,6 @@ ARGUMENTS = {
     "verify": ["runs/q"],
     "explain": ["runs/q", "runs/r"],
     "compare": ["runs/q", "runs/r"],
-    "leaderboard": ["runs/q", "runs/r"],
     "export": ["runs/q", "--condition", "enhance", "--output_path", "out"],
     "tasks make": ["arc_easy", "--output_path", "out"],
 }
@@ -46,7 +45,7 @@ def test_the_examples_of_a_command_are_ones_that_it_takes(name):
 
 def test_the_examples_of_all_commands_are_ones_that_they_take():
     found = examples(commands.EXAMPLES)
-    assert {given[0] for given in found} > {"identify", "validate", "leaderboard", "run"}
+    assert {given[0] for given in found} > {"identify", "validate", "compare", "run"}
     for given in found:
         if given[0] != "run":
             commands.parsed(PARSER, given)
@@ -81,14 +80,14 @@ def test_completion_of_commands_and_flags(tmp_path):
     assert code == 0
     (tmp_path / "completion.sh").write_text(out)
     asked = """source completion.sh
-COMP_WORDS=(neuronllm-eval lead); COMP_CWORD=1; _shtab_neuronllm_eval; echo "${COMPREPLY[@]}"
+COMP_WORDS=(neuronllm-eval rep); COMP_CWORD=1; _shtab_neuronllm_eval; echo "${COMPREPLY[@]}"
 COMP_WORDS=(neuronllm-eval validate --sca); COMP_CWORD=2; _shtab_neuronllm_eval
 echo "${COMPREPLY[@]}"
 """
     done = subprocess.run(
         ["bash", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["leaderboard", "--scale"]
+    assert done.stdout.split() == ["report", "--scale"]
     assert call("completion", "zsh")[1].startswith("#compdef neuronllm-eval")
     assert call("completion", "fish")[0] == 2
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from neuronllm_eval.comparison.closing_table import closing_table
 from neuronllm_eval.comparison.rows import ComparedRun
+from neuronllm_eval.comparison.several_tasks import closing_table
 from tests.fixtures.cli import call, copy_of, finished_run
 from tests.fixtures.compared_runs import evaluated, sharing, waiting
 

@@ -168,7 +168,7 @@ def test_a_card_has_the_figures_of_exactly_what_was_judged(run, tmp_path):
     assert f"accuracy {accuracy['unmasked']:.1f}% unmasked" in card
     assert f"{accuracy['delta']:+.1f} points (95% interval {accuracy['low']:+.1f} to" in card
     assert f"{entry['n_beyond']} of 2 layer-matched" in card
-    assert "edits every position" in card
+    assert "edit every position" in card
     for number, flags in enumerate(
         (("--top_k", 3), ("--enhance_scale", 3), ("--suppress_scale", 0.5))
     ):
@@ -353,12 +353,12 @@ def test_a_damaged_record_of_an_export_is_refused(run, tmp_path, name, value):
 
 def test_a_model_that_can_have_no_adapter_is_identified_without(tmp_path, monkeypatch):
     from neuronllm_eval.errors import ModelError
-    from neuronllm_eval.export import adapter_folder as adapter_files
+    from neuronllm_eval.export import ia3_adapter
 
     def refuse(*_: object) -> None:
         raise ModelError("odd layers")
 
-    monkeypatch.setattr(adapter_files, "ia3_site", refuse)
+    monkeypatch.setattr(ia3_adapter, "ia3_site", refuse)
     code, _, err = call(*identify(tmp_path, "--top_k", 6))
     assert code == 0, err
     assert (tmp_path / "demo_topic" / "neurons.json").is_file()

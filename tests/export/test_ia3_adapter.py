@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from neuronllm_eval.errors import ModelError, UsageError
-from neuronllm_eval.export.adapter_folder import adapter_files, require_plain_model
 from neuronllm_eval.export.ia3_adapter import (
     adapter_config,
+    adapter_files,
     adapter_weights,
     ia3_site,
+    require_plain_model,
     rounded_factors,
 )
 from neuronllm_eval.export.manifest import Export

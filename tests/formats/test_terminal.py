@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.cli import leaderboard as leaderboard_command
+from neuronllm_eval.cli import compare as compare_command
 from neuronllm_eval.cli import main as cli
-from neuronllm_eval.comparison.leaderboard import leaderboard
-from neuronllm_eval.comparison.leaderboard_tables import sections
+from neuronllm_eval.comparison.ranking import ranked
+from neuronllm_eval.comparison.tables import ranked_sections
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.formats.tables import as_table
 from neuronllm_eval.formats.terminal import column_parts, fitted, terminal_width
 from tests.fixtures.cli import call, finished
-from tests.fixtures.leaderboards import entry
+from tests.fixtures.compared_runs import row
 
 HEADS = ["condition", "delta", "interval", "controls"]
 ROWS = [
@@ -116,14 +116,14 @@ def test_reports_fit_the_terminal_and_stay_whole_in_files(monkeypatch):
     assert (output / "demo_topic" / "report.md").read_text().startswith(whole[: len(whole) // 2])
 
 
-def test_the_leaderboard_fits_the_terminal(monkeypatch, tmp_path):
-    page = sections(leaderboard([entry(method=name) for name in ("ace", "kn")]), "task")
+def test_a_comparison_fits_the_terminal(monkeypatch, tmp_path):
+    page = ranked_sections(ranked([row(method=name) for name in ("ace", "kn")]), "task")
     whole, narrow = as_table(page), as_table(page, 60)
     assert max(map(len, whole.splitlines())) > 60 >= max(map(len, narrow.splitlines()))
     # Both are first; rank and method, which tell them apart, begin every part.
     assert [text.count("\n1 of 2  ace") for text in (whole, narrow)] == [1, 3]
     output, _ = finished()
-    monkeypatch.setattr(leaderboard_command, "terminal_width", lambda: 60)
-    assert max(map(len, call("leaderboard", output)[1].splitlines())) <= 60
-    call("leaderboard", output, "--output_path", tmp_path / "board.txt")
+    monkeypatch.setattr(compare_command, "terminal_width", lambda: 60)
+    assert max(map(len, call("compare", output, "--rank")[1].splitlines())) <= 60
+    call("compare", output, "--rank", "--output_path", tmp_path / "board.txt")
     assert max(map(len, (tmp_path / "board.txt").read_text().splitlines())) > 60

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from neuronllm_eval.comparison.overview_html import render_overview
+from neuronllm_eval.comparison.several_tasks import render_overview
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.write_reports import render_page
 from tests.fixtures.cli import finished_run

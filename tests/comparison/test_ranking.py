@@ -1,4 +1,4 @@
-"""Comparable sets, ranks, order and filters of the leaderboard, worked out by hand."""
+"""Comparable sets, ranks, order, filters and overlaps, worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 
 from neuronllm_eval.comparison.comparability import comparable_sets, differences
-from neuronllm_eval.comparison.leaderboard import COLUMNS, leaderboard
-from neuronllm_eval.comparison.leaderboard_filters import Filters
 from neuronllm_eval.comparison.neuron_overlap import MOST_COMPARED, overlaps
+from neuronllm_eval.comparison.ranking import COLUMNS, in_order, ranked, wanted
 from neuronllm_eval.errors import UsageError
-from tests.fixtures.leaderboards import TERMS, board_run, entry
+from tests.fixtures.compared_runs import TERMS, row, run_of
+
+
+def framed(rows, group_by="task", **how):
+    return in_order(ranked(rows).frame, group_by, **how)
 
 
 def changed(**changes):
@@ -92,15 +95,15 @@ def test_letters_go_on_after_z():
     results = [("t", f"r{k}", changed(top_k=k)) for k in range(1, 30)]
     letters = [each.letter for each in comparable_sets(results)]
     assert letters[24:] == ["y", "z", "aa", "ab", "ac"]
-    entries = [entry(run=run, terms={"top_k": terms.top_k}) for _, run, terms in results]
-    assert list(leaderboard(entries).frame["set"]) == letters
+    entries = [row(run=run, terms={"top_k": terms.top_k}) for _, run, terms in results]
+    assert list(framed(entries)["set"]) == letters
 
 
 # Ranks --------------------------------------------------------------------------------------------
 
 
 def ranks(entries, **how):
-    frame = leaderboard(entries, **how).frame
+    frame = framed(entries, **how)
     return {
         (row.task, row.set, row.condition, row.method): (row.rank, row.n_ranked)
         for row in frame.itertuples()
@@ -109,12 +112,12 @@ def ranks(entries, **how):
 
 def test_ranks_are_in_the_conditions_direction_and_ties_share():
     entries = [
-        entry("suppress_good", -10.0, method="ace"),
-        entry("suppress_good", -20.0, method="kn"),
-        entry("suppress_good", +3.0, method="tn"),
-        entry("suppress_good", -10.0, method="random"),
-        entry("enhance", -1.0, method="ace"),
-        entry("enhance", +2.0, method="kn"),
+        row("suppress_good", -10.0, method="ace"),
+        row("suppress_good", -20.0, method="kn"),
+        row("suppress_good", +3.0, method="tn"),
+        row("suppress_good", -10.0, method="random"),
+        row("enhance", -1.0, method="ace"),
+        row("enhance", +2.0, method="kn"),
     ]
     assert ranks(entries) == {
         ("demo", "a", "suppress_good", "kn"): (1, 4),
@@ -128,10 +131,10 @@ def test_ranks_are_in_the_conditions_direction_and_ties_share():
 
 def test_ranks_never_cross_sets_or_tasks():
     entries = [
-        entry(delta=-10.0, method="ace", run="r1"),
-        entry(delta=-15.0, method="kn", run="r2"),
-        entry(delta=-50.0, method="tn", run="r3", terms={"top_k": 102}),
-        entry(delta=-90.0, method="ace", run="r4", task="other"),
+        row(delta=-10.0, method="ace", run="r1"),
+        row(delta=-15.0, method="kn", run="r2"),
+        row(delta=-50.0, method="tn", run="r3", terms={"top_k": 102}),
+        row(delta=-90.0, method="ace", run="r4", task="other"),
     ]
     assert ranks(entries) == {
         ("demo", "a", "suppress_good", "kn"): (1, 2),
@@ -142,15 +145,15 @@ def test_ranks_never_cross_sets_or_tasks():
 
 
 def test_the_unmasked_model_has_no_rank():
-    frame = leaderboard([entry("unmasked"), entry("unmasked", method="kn")]).frame
+    frame = framed([row("unmasked"), row("unmasked", method="kn")])
     assert frame["rank"].isna().all()
     assert frame["n_ranked"].isna().all()
 
 
 def test_a_point_ranks_with_whole_runs_of_its_number():
-    point = entry(delta=-4.0, name="suppress_good.k20.x0", run="r1", terms={"top_k": 20})
-    whole = entry(delta=-6.0, run="r2", terms={"top_k": 20})
-    frame = leaderboard([entry(run="r1"), point, whole]).frame
+    point = row(delta=-4.0, name="suppress_good.k20.x0", run="r1", terms={"top_k": 20})
+    whole = row(delta=-6.0, run="r2", terms={"top_k": 20})
+    frame = framed([row(run="r1"), point, whole])
     assert list(zip(frame["run"], frame["set"], frame["rank"], strict=True)) == [
         ("r2", "a", 1),
         ("r1", "a", 2),
@@ -162,16 +165,16 @@ def test_a_point_ranks_with_whole_runs_of_its_number():
 
 
 def column(entries, name, **how):
-    return list(leaderboard(entries, **how).frame[name])
+    return list(framed(entries, **how)[name])
 
 
 def test_the_usual_order_is_by_condition_set_and_rank():
     entries = [
-        entry("enhance", 1.0),
-        entry("suppress_good", -1.0, method="kn"),
-        entry("suppress_good", -9.0, method="ace"),
-        entry("unmasked"),
-        entry("suppress_good", -90.0, method="tn", run="r2", terms={"top_k": 9}),
+        row("enhance", 1.0),
+        row("suppress_good", -1.0, method="kn"),
+        row("suppress_good", -9.0, method="ace"),
+        row("unmasked"),
+        row("suppress_good", -90.0, method="tn", run="r2", terms={"top_k": 9}),
     ]
     assert column(entries, "method") == ["ace", "ace", "kn", "tn", "ace"]
     assert column(entries, "condition") == ["unmasked", *["suppress_good"] * 3, "enhance"]
@@ -179,11 +182,11 @@ def test_the_usual_order_is_by_condition_set_and_rank():
 
 def test_sorted_within_groups_and_missing_last():
     entries = [
-        entry("unmasked", method="z", task="b"),
-        entry("suppress_good", -1.0, task="b"),
-        entry("suppress_good", -3.0, task="a"),
-        entry("enhance", 5.0, task="a"),
-        entry("unmasked", task="a"),
+        row("unmasked", method="z", task="b"),
+        row("suppress_good", -1.0, task="b"),
+        row("suppress_good", -3.0, task="a"),
+        row("enhance", 5.0, task="a"),
+        row("unmasked", task="a"),
     ]
     assert column(entries, "task", sort_by="delta") == ["a", "a", "a", "b", "b"]
     of_a = column(entries, "delta", sort_by="delta")[:3]
@@ -195,20 +198,20 @@ def test_sorted_within_groups_and_missing_last():
 
 def test_models_stand_together_by_their_weights():
     entries = [
-        entry(model="a/x", model_hash="h1"),
-        entry(model="b/y", model_hash="h2"),
-        entry(model="elsewhere/x", model_hash="h1", task="z"),
+        row(model="a/x", model_hash="h1"),
+        row(model="b/y", model_hash="h2"),
+        row(model="elsewhere/x", model_hash="h1", task="z"),
     ]
     assert column(entries, "model_hash", group_by="model") == ["h1", "h1", "h2"]
 
 
 def test_no_such_column():
     with pytest.raises(UsageError, match=r"(?s)no column 'luck'.*accuracy.*--sort_by"):
-        leaderboard([entry()], sort_by="luck")
+        framed([row()], sort_by="luck")
 
 
 def test_columns_keep_their_names_and_types():
-    frame = leaderboard([entry("unmasked")]).frame
+    frame = framed([row("unmasked")])
     assert list(frame.columns) == list(COLUMNS)
     assert {name: str(kind) for name, kind in frame.dtypes.items()} == COLUMNS
 
@@ -216,15 +219,15 @@ def test_columns_keep_their_names_and_types():
 # Filters ------------------------------------------------------------------------------------------
 
 RUNS = [
-    board_run("r1", entry(), entry("enhance"), model="org/Big-7B", task="demo_a"),
-    board_run("r2", entry(), entry("enhance"), model="other/Big-7B", task="demo_b", method="kn"),
-    board_run("r3", model="small", task="law"),
+    run_of("r1", row(), row("enhance"), model="org/Big-7B", task="demo_a"),
+    run_of("r2", row(), row("enhance"), model="other/Big-7B", task="demo_b", method="kn"),
+    run_of("r3", model="small", task="law"),
 ]
 
 
 def kept(**patterns):
-    found = Filters(**{name: tuple(value) for name, value in patterns.items()}).kept(RUNS)
-    return {run.path: [each.condition for each in run.entries] for run in found}
+    fitting = wanted(RUNS, patterns)
+    return {run.facts.path: [each.condition for each in run.rows] for run in fitting}
 
 
 def test_patterns_keep_what_fits_one_of_them():
@@ -256,27 +259,27 @@ def test_patterns_that_nothing_fits(patterns, message):
 
 def test_overlaps_of_runs_of_one_model():
     runs = [
-        board_run("r1", good=(0, 1)),
-        board_run("r2", good=(1, 2), method="kn", seed=3),
-        board_run("r3", model="other", model_hash="h2"),
-        board_run("r4", good=(7,), task="law"),
+        run_of("r1", good=(0, 1)),
+        run_of("r2", good=(1, 2), method="kn", seed=3),
+        run_of("r3", model="other", model_hash="h2"),
+        run_of("r4", good=(7,), bad=6, task="law"),
     ]
     found, left_out = overlaps(runs)
     assert left_out == []
-    by_pair = {(e.run, e.other_run, e.neurons, e.other_neurons): e for e in found}
-    assert len(by_pair) == len(found) == 3 * 4
-    good = by_pair["r1", "r2", "good", "good"]
-    assert (good.shared, good.size, good.other_size, good.jaccard) == (1, 2, 2, 1 / 3)
+    assert len(found) == 3 * 4
+    by_pair = found.set_index(["run", "other_run", "neurons", "other_neurons"])
+    good = by_pair.loc["r1", "r2", "good", "good"]
+    assert (good["shared"], good["size"], good["other_size"], good["jaccard"]) == (1, 2, 2, 1 / 3)
     # 2 of 8 and 2 of 8: 0, 1, 2 shared in 15, 12, 1 of 28 cases.
-    assert good.chance == pytest.approx((12 / 3 + 1) / 28)
-    assert (good.method, good.other_method, good.other_seed) == ("ace", "kn", 3)
-    assert by_pair["r1", "r2", "bad", "bad"].jaccard == 1
-    assert by_pair["r1", "r4", "bad", "good"].shared == 1
-    assert by_pair["r1", "r4", "good", "good"].shared == 0
+    assert good["chance"] == pytest.approx((12 / 3 + 1) / 28)
+    assert (good["method"], good["other_method"], good["other_seed"]) == ("ace", "kn", 3)
+    assert by_pair.loc["r1", "r2", "bad", "bad"]["jaccard"] == 1
+    assert by_pair.loc["r1", "r4", "bad", "good"]["shared"] == 1
+    assert by_pair.loc["r1", "r4", "good", "good"]["shared"] == 0
 
 
 def test_overlaps_are_bounded_and_say_so():
-    runs = [board_run(f"r{number:03}", seed=number) for number in range(MOST_COMPARED + 2)]
+    runs = [run_of(f"r{number:03}", seed=number) for number in range(MOST_COMPARED + 2)]
     found, (sentence,) = overlaps(runs)
     assert len(found) == 4 * MOST_COMPARED * (MOST_COMPARED - 1) // 2
     assert f"{MOST_COMPARED + 2} runs of org/model: only the first {MOST_COMPARED}" in sentence

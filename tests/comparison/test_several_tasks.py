@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from neuronllm_eval.comparison.overview_html import render_overview, write_overview
 from neuronllm_eval.comparison.rows import read_run
+from neuronllm_eval.comparison.several_tasks import render_overview, write_overview
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.runs.directory import RunDirectory
 from tests.fixtures.cli import assert_one_message, call, copy_of, finished_run

@@ -1,4 +1,4 @@
-"""`neuronllm-eval leaderboard` over real runs: found, read, refused, and never changed."""
+"""`neuronllm-eval compare` over real runs: found, read, refused, and never changed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import io
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from neuronllm_eval.cli import main as cli
-from neuronllm_eval.comparison.leaderboard import COLUMNS
-from neuronllm_eval.comparison.leaderboard_rows import read_run
+from neuronllm_eval.comparison.ranking import COLUMNS
+from neuronllm_eval.comparison.rows import read_run
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_ids import asked_docs
 from neuronllm_eval.evaluation.doc_table import doc_table
@@ -59,7 +60,7 @@ def tree(tmp_path_factory) -> Path:
 
 
 def rows_of(*flags) -> pd.DataFrame:
-    code, out, err = call("leaderboard", *flags, "--format", "csv")
+    code, out, err = call("compare", "--rank", *flags, "--format", "csv")
     assert code == 0, err
     return pd.read_csv(io.StringIO(out), dtype=COLUMNS)
 
@@ -99,7 +100,7 @@ def test_rows_are_what_the_run_says():
 
 
 def test_a_tree_of_runs_is_searched_and_parted_into_sets(tree):
-    code, out, err = call("leaderboard", tree)
+    code, out, err = call("compare", "--rank", tree)
     assert code == 0, err
     assert "demo_topic has results that cannot be compared" in out
     assert "a: 3 runs, 4 questions of the validation split, K 6; b: 1 run, K 3 instead of 6." in (
@@ -128,26 +129,25 @@ def test_formats_and_files(tree, tmp_path):
     for suffix, start in ((".html", "<!DOCTYPE"), (".md", "The same"), (".tex", "% \\usepackage"),
                           (".txt", "The same"), (".csv", "task,set,")):  # fmt: skip
         path = tmp_path / "new" / f"board{suffix}"
-        code, out, _ = call("leaderboard", tree / "fewer", "--output_path", path)
+        code, out, _ = call("compare", "--rank", tree / "fewer", "--output_path", path)
         assert (code, out) == (0, f"written to {path}\n")
         assert path.read_text().startswith(start)
-    code, out, _ = call("leaderboard", tree, "--format", "json")
+    code, out, _ = call("compare", "--rank", tree, "--format", "json")
     found = json.loads(out)
     assert code == 0
     assert len(found["rows"]) == 4 * len(CONDITIONS)
-    assert {each["lacks"] for each in found["unfinished"]} == {"validate", "report"}
+    assert {each["missing"] for each in found["unfinished"]} == {"validate", "report"}
     assert len(found["overlaps"]) == 4 * math.comb(6, 2)  # also of runs without results
 
 
 def test_columns_that_are_asked_for_in_every_format(tree):
     def said(kind, names):
-        return call("leaderboard", tree / "fewer", "--columns", names, "--format", kind)[1]
+        return call("compare", "--rank", tree / "fewer", "--columns", names, "--format", kind)[1]
 
     assert said("csv", "delta,condition").splitlines()[0] == "delta,condition"
     rows = json.loads(said("json", "condition,low"))["rows"]
     assert [set(row) for row in rows] == [{"condition", "low"}] * len(CONDITIONS)
-    assert said("markdown", "delta,condition").count("| delta (points) |   condition   |") == 1
-    assert "\nrr" not in said("latex", "delta,condition")
+    assert re.search(r"\| delta \(points\) +\| condition +\|", said("markdown", "delta,condition"))
     assert "\\begin{tabular}{rl}" in said("latex", "delta,condition")
     assert '<th class="figure">delta (points)</th><th>condition</th></tr>' in said(
         "html", "delta,condition,delta"
@@ -158,31 +158,31 @@ def test_columns_that_are_asked_for_in_every_format(tree):
 
 
 def test_latex_fits_a_page(tree):
-    text = call("leaderboard", tree, "--format", "latex")[1]
+    text = call("compare", "--rank", tree, "--format", "latex")[1]
     heads = [line for line in text.splitlines() if line.startswith(("set &", "condition &"))]
     assert heads
     assert len(heads[0].split("&")) < 10
     assert "Neurons shared" not in text
-    assert "Neurons shared" in call("leaderboard", tree, "--format", "html")[1]
+    assert "Neurons shared" in call("compare", "--rank", tree, "--format", "html")[1]
 
 
 def test_overlaps_alone(tree):
-    code, out, _ = call("leaderboard", tree, "--overlaps", "--format", "csv")
+    code, out, _ = call("compare", "--rank", tree, "--overlaps", "--format", "csv")
     assert code == 0
     found = pd.read_csv(io.StringIO(out))
     same = found[found["neurons"] == found["other_neurons"]]
     assert (same["jaccard"] == 1).all()  # all are copies of one run
     assert (same["shared"] == same["size"]).all()
-    code, out, _ = call("leaderboard", tree, "--overlaps", "--format", "markdown")
+    code, out, _ = call("compare", "--rank", tree, "--overlaps", "--format", "markdown")
     assert "accuracy" not in out
     assert out.startswith("## Neurons shared by runs of ")
-    code, out, _ = call("leaderboard", tree, "--overlaps", "--format", "json")
+    code, out, _ = call("compare", "--rank", tree, "--overlaps", "--format", "json")
     assert list(json.loads(out)) == ["overlaps"]
 
 
 def test_nothing_is_changed(tree):
     before = damage.contents(tree)
-    assert call("leaderboard", tree, "--points", "--group_by", "model")[0] == 0
+    assert call("compare", "--rank", tree, "--points", "--group_by", "model")[0] == 0
     assert damage.contents(tree) == before
 
 
@@ -194,7 +194,7 @@ def told(tmp_path, spoil) -> str:
     run = finished_run()
     copy_of(run, tmp_path / "twin")
     spoil(copy_of(run, tmp_path / "other"))
-    code, out, err = call("leaderboard", run.path, tmp_path)
+    code, out, err = call("compare", "--rank", run.path, tmp_path)
     assert code == 0, err
     return " ".join(out.split())
 
@@ -265,11 +265,11 @@ def test_one_damaged_run_leaves_the_others(tree, tmp_path):
     copy_of(finished_run(), tmp_path / "whole")
     damaged = copy_of(finished_run(), tmp_path / "damaged")
     damaged.neurons.write_text("{")
-    result = call("leaderboard", tmp_path, "--format", "csv")
+    result = call("compare", "--rank", tmp_path, "--format", "csv")
     assert_one_message(result, 1, "neurons.json is not valid JSON")
     assert len(pd.read_csv(io.StringIO(result[1]))) == len(CONDITIONS)
     copy_of(damaged, tmp_path / "second").settings.write_text("settings: 3")
-    result = call("leaderboard", tmp_path, "--format", "json")
+    result = call("compare", "--rank", tmp_path, "--format", "json")
     assert_one_message(result, 1, "2 runs cannot be read", "/damaged: ", "/second: ")
     found = json.loads(result[1])
     assert len(found["damaged"]) == 2
@@ -321,7 +321,14 @@ DAMAGES = {
 def test_damage(tmp_path, what):
     run = copy_of(finished_run(), tmp_path / "run")
     DAMAGES[what](run)
-    assert_one_message(call("leaderboard", run.path), 1, str(run.path))
+    for flags in ((), ("--rank",)):
+        assert_one_message(call("compare", run.path, *flags), 1, str(run.path))
+
+
+def test_leaderboard_is_the_former_name_of_compare_rank():
+    former = call("leaderboard", finished_run().path, "--format", "csv")
+    assert former[:2] == call("compare", "--rank", finished_run().path, "--format", "csv")[:2]
+    assert "leaderboard is now `neuronllm-eval compare --rank`" in former[2]
 
 
 @pytest.mark.parametrize(
@@ -331,8 +338,7 @@ def test_damage(tmp_path, what):
         (["--tasks", "demo_*,law"], 2, ("no run has tasks that fit 'law'", "demo_topic")),
         (["--group_by", "luck"], 2, ("--group_by",)),
         (["--output_path", "board.doc"], 2, ("board.doc", ".html", "--format")),
-        (["--output_path", "."], 2, ("without --format",)),
-        (["--output_path", ".", "--format", "csv"], 2, ("a folder", "a file")),
+        (["--against", "ace"], 2, ("--against with --rank",)),
         (
             ["--columns", "delta,luck"],
             2,
@@ -345,17 +351,17 @@ def test_damage(tmp_path, what):
     ],
 )
 def test_flags_that_cannot_be(flags, code, parts):
-    assert_one_message(call("leaderboard", finished_run().path, *flags), code, *parts)
+    assert_one_message(call("compare", "--rank", finished_run().path, *flags), code, *parts)
 
 
 def test_folders_without_results(tree, tmp_path):
-    assert_one_message(call("leaderboard", tmp_path), 1, "holds no run")
-    assert_one_message(call("leaderboard", tmp_path / "none"), 1, "holds no run")
-    result = call("leaderboard", tree / "without_conditions")
+    assert_one_message(call("compare", "--rank", tmp_path), 1, "holds no run")
+    assert_one_message(call("compare", "--rank", tmp_path / "none"), 1, "holds no run")
+    result = call("compare", "--rank", tree / "without_conditions")
     assert_one_message(result, 1, "none of 1 runs has results", "neuronllm-eval validate")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.yaml").touch()
-    result = call("leaderboard", tree / "without_conditions", tmp_path)
+    result = call("compare", "--rank", tree / "without_conditions", tmp_path)
     assert_one_message(
         result, 1, "none of 1 runs has results", f"{tmp_path / 'bad'} cannot be read"
     )
@@ -363,7 +369,7 @@ def test_folders_without_results(tree, tmp_path):
 
 def test_a_file_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    result = call("leaderboard", finished_run().path, "-o", tmp_path / "file" / "board.csv")
+    result = call("compare", "--rank", finished_run().path, "-o", tmp_path / "file" / "board.csv")
     assert_one_message(result, 2, "cannot be written", "--output_path")
 
 
@@ -411,8 +417,8 @@ def test_other_methods_settings_are_no_other_set(tmp_path):
     run = copy_of(finished_run(), tmp_path / "run")
     change_settings(run, top_z=3.0, batch_size=7)
     one, other = read_run(finished_run()), read_run(run)
-    assert one.entries[0].terms == other.entries[0].terms
-    assert json.loads(other.entries[0].method_settings)["top_z"] == 3.0
+    assert one.rows[0].terms == other.rows[0].terms
+    assert json.loads(other.facts.settings)["top_z"] == 3.0
 
 
 def test_a_closed_pipe_ends_the_command_quietly(tmp_path, monkeypatch):

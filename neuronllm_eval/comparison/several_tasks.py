@@ -1,7 +1,7 @@
-"""`report.html` of a folder with several runs, such as those of a group of tasks.
+"""Several tasks: `report.html` of their folder, and the table that ends their command.
 
-It has a table for each condition with one row per run, and leads to the page of each. There is a
-mean over runs only if they share model, method, number of neurons, factors and positions.
+The page has a table for each condition with one row per run, and leads to the page of each. There
+is a mean over runs only if they share model, method, number of neurons, factors and positions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neuronllm_eval.comparison.rows import ComparedRun, Row, read_run
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.formats.atomic import write_whole
-from neuronllm_eval.formats.markdown import one_line
+from neuronllm_eval.formats.markdown import escaped, markdown_table, one_line
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
 from neuronllm_eval.reporting.condition_tables import CONTROLS_NOTE, Table
@@ -232,3 +232,52 @@ def _outdone(judged: Sequence[ComparedRun], condition: str) -> str:
     if not any(each.n_controls for each in effects):
         return ", without random controls"
     return f", in {all_of_them} of them beyond all random controls"
+
+
+# The table that a command over several runs ends with -------------------------------------------
+
+# Of the conditions, those that a line has room for.
+_CLOSING = ("suppress_good", "degrade", "enhance")
+_CLOSING_NOTE = (
+    "Accuracy without intervention; its change in points (95% interval by question), and how many "
+    "of the layer-matched random controls the condition outdid."
+)
+_TOGETHER_NOTE = (
+    "All: the mean over the docs of all tasks, and the tasks' controls pooled in their order."
+)
+
+
+def closing_table(results: Sequence[ComparedRun]) -> str | None:
+    """The table; None where fewer than two runs were judged, or under no condition in common.
+
+    Args:
+        results: of the runs, in order.
+    """
+    judged = [each for each in results if each.rows]
+    shared = shared_conditions(judged)
+    names = [name for name in _CLOSING if name in shared] or shared[:1]
+    if len(judged) < 2 or not names:
+        return None
+    terms = differing(judged)
+    rows = [
+        [
+            escaped(each.facts.task),
+            *(escaped(each.shared[name]) for name in terms),
+            f"{each.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
+            *(_closing_cell(each.conditions[name].summary) for name in names),
+        ]
+        for each in judged
+    ]
+    note = _CLOSING_NOTE
+    if not terms:
+        together = over_tasks(judged)
+        unmasked = f"{together[names[0]].accuracy.unmasked:.1f}"
+        rows.append(["all", unmasked, *(_closing_cell(together[name]) for name in names)])
+        note = f"{note} {_TOGETHER_NOTE}"
+    return f"{markdown_table(['task', *terms, 'unmasked %', *names], rows)}\n\n{note}\n"
+
+
+def _closing_cell(effect: ConditionSummary) -> str:
+    change = effect.accuracy
+    outdone = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
+    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}"

@@ -1,0 +1,263 @@
+"""Rows as one frame with comparable sets and ranks, in order; patterns for the wanted ones. Pure.
+
+1. Rows of a task are split into comparable sets (`comparability`).
+2. Within a task, set, condition and K they are ranked by the delta, in the condition's direction.
+3. They are ordered by group, task, condition, set and rank; or by a column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pandas as pd
+
+from neuronllm_eval.comparison.comparability import ComparableSet, comparable_sets
+from neuronllm_eval.comparison.pooling import SWAPPED
+from neuronllm_eval.comparison.rows import ComparedRun, Row
+from neuronllm_eval.comparison.words import last_part
+from neuronllm_eval.errors import UsageError
+from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
+from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
+
+GROUPS = ("task", "model", "method")
+_ORDER = (*CONDITIONS, SWAPPED)
+# Names and types of the columns of csv and json, in order.
+COLUMNS = {
+    **dict.fromkeys(("task", "set"), "string"),
+    **dict.fromkeys(("rank", "n_ranked"), "Int64"),
+    **dict.fromkeys(("model", "model_hash", "dtype", "method", "method_settings"), "string"),
+    "seed": "Int64",
+    "n_runs": "Int64",
+    **dict.fromkeys(("condition", "name"), "string"),
+    "top_k": "Int64",
+    "scale": "float64",
+    **dict.fromkeys(("n_good", "n_bad"), "Int64"),
+    **dict.fromkeys(("n_neurons", "n_edited"), "string"),
+    **dict.fromkeys(("n_questions", "n_docs"), "Int64"),
+    "accuracy": "float64",
+    "note": "string",
+    **dict.fromkeys(("delta", "low", "high", "p_value", "p_holm"), "float64"),
+    **dict.fromkeys(("controls_outdone", "n_controls", "n_as_extreme"), "Int64"),
+    "control_p": "float64",
+    **dict.fromkeys(("n_lost", "n_gained"), "Int64"),
+    **dict.fromkeys(("mcnemar_p", "mcnemar_p_holm"), "float64"),
+    "n_tests": "Int64",
+    **dict.fromkeys(("confidence", "confidence_delta", "confidence_low", "confidence_high"),
+                    "float64"),
+    **dict.fromkeys(("rac", "rac_low", "rac_high", "rcc", "rcc_low", "rcc_high"), "float64"),
+    **dict.fromkeys(("consistent", "consistent_delta", "position_bias", "position_bias_delta",
+                     "majority"), "float64"),
+    **dict.fromkeys(("seeds", "run"), "string"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """Rows as a frame.
+
+    Attributes:
+        frame: the columns of `COLUMNS`, with missing values where there is nothing; the index is
+            the place of the row among those that were given.
+        sets: that may be compared; their letters are the column `set`.
+    """
+
+    frame: pd.DataFrame
+    sets: tuple[ComparableSet, ...]
+
+
+def ranked(rows: Sequence[Row]) -> RankedRows:
+    """Sets and ranks of rows, in the order they were given."""
+    sets = comparable_sets(
+        [(row.run.task, run.path, row.terms) for row in rows for run in row.runs]
+    )
+    letters = {(each.task, each.terms): each.letter for each in sets}
+    lines = [{**_values(row), "set": letters[row.run.task, row.terms]} for row in rows]
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
+    towards = pd.to_numeric(frame["delta"]) * frame["condition"].map(EXPECTED_SIGN)
+    alike = towards.groupby(
+        [frame["task"], frame["set"], frame["condition"], frame["top_k"].fillna(0)]
+    )
+    frame = frame.assign(
+        rank=alike.rank(method="min", ascending=False),  # equal deltas share the better rank
+        n_ranked=alike.transform("count").where(towards.notna()),
+    )
+    return RankedRows(frame.astype(COLUMNS), tuple(sets))
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """A row's values by column, but for its set and rank."""
+    run, summary = row.run, row.summary
+    values = {
+        "task": run.task,
+        "model": run.model,
+        "model_hash": run.model_hash,
+        "dtype": run.dtype,
+        "method": run.method,
+        "method_settings": run.settings,
+        "seed": _only([each.seed for each in row.runs]),
+        "n_runs": len(row.runs),
+        "condition": row.condition,
+        "name": summary.name,
+        "top_k": None if row.condition == UNMASKED else row.top_k,
+        "scale": summary.scale,
+        "n_good": _only(row.n_good),
+        "n_bad": _only(row.n_bad),
+        "n_neurons": _each(f"{g}/{b}" for g, b in zip(row.n_good, row.n_bad, strict=True)),
+        "n_edited": _each(str(each.n_neurons) for each in row.edited) or None,
+        "n_questions": summary.accuracy.n_questions,
+        "n_docs": summary.accuracy.n_docs,
+        "note": row.note or None,
+        "seeds": ", ".join(str(each.seed) for each in row.runs),
+        "run": ", ".join(each.path for each in row.runs),
+        **row.metrics,
+    }
+    if row.is_evaluated and row.condition != SWAPPED:
+        values |= {"accuracy": summary.accuracy.condition,
+                   "confidence": summary.confidence.condition}  # fmt: skip
+    if row.is_evaluated and row.condition != UNMASKED:
+        values |= _changes(row)
+    return values
+
+
+def _only(values: Sequence[Any]) -> Any:
+    """The value that all repeats have; None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
+
+
+def _each(texts: Iterable[str]) -> str:
+    """Those of the repeats, each once."""
+    return " or ".join(dict.fromkeys(texts))
+
+
+def _changes(row: Row) -> dict[str, Any]:
+    """Changes against the unmasked model, their tests, and the rank among the controls."""
+    summary = row.summary
+    accuracy, confidence = summary.accuracy, summary.confidence
+    values: dict[str, Any] = {
+        "delta": accuracy.delta,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "p_value": accuracy.p_value,
+        "confidence_delta": confidence.delta,
+        "confidence_low": confidence.low,
+        "confidence_high": confidence.high,
+        "rac": summary.rac,
+        "rcc": summary.rcc,
+    }
+    for name, change in row.relative.items():
+        values |= {f"{name}_low": change.low, f"{name}_high": change.high}
+    if summary.mcnemar is not None:
+        values |= {"n_lost": summary.mcnemar.n_lost, "n_gained": summary.mcnemar.n_gained,
+                   "mcnemar_p": summary.mcnemar.p_value}  # fmt: skip
+    if summary.corrected is not None:
+        values |= {"p_holm": summary.corrected.p_value, "n_tests": summary.corrected.n_tests,
+                   "mcnemar_p_holm": summary.corrected.mcnemar_p_value}  # fmt: skip
+    if summary.controls is not None and summary.n_controls:
+        values |= {"controls_outdone": summary.n_beyond, "n_controls": summary.n_controls,
+                   "n_as_extreme": summary.controls.n_as_extreme,
+                   "control_p": summary.controls.p_value}  # fmt: skip
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def in_order(
+    frame: pd.DataFrame, group_by: str, sort_by: str | None = None, ascending: bool = False
+) -> pd.DataFrame:
+    """The rows in order; what is missing comes last.
+
+    Args:
+        frame: of `ranked`.
+        group_by: one of `GROUPS`; its rows stand together.
+        sort_by: one of `COLUMNS`, for another order within each group.
+        ascending: whether the smallest, or first by alphabet, comes first.
+
+    Raises:
+        UsageError: no such column.
+    """
+    if sort_by is not None and sort_by not in COLUMNS:
+        raise UsageError(
+            f"there is no column {sort_by!r:.100}",
+            expected=", ".join(COLUMNS),
+            remedy="check --sort_by",
+        )
+    keys = frame.assign(
+        _model=frame["model"].map(last_part),
+        _condition=frame["condition"].map(_ORDER.index),
+        _letters=frame["set"].str.len(),  # z before aa
+    )
+    lead = ["_model", "model_hash"] if group_by == "model" else [group_by]
+    usual = ["task", "_condition", "_letters", "set", "top_k", "rank", "_model", "method", "seeds",
+             "run"]  # fmt: skip
+    keys = keys.sort_values([*lead, *usual], kind="stable", na_position="last")
+    if sort_by is not None:
+        keys = keys.sort_values(sort_by, ascending=ascending, kind="stable", na_position="last")
+        keys = keys.sort_values(lead, kind="stable")
+    return frame.loc[keys.index]
+
+
+# Which runs and rows ----------------------------------------------------------------------------
+
+# flag -> what of a run its patterns may fit.
+_OF_RUNS: Mapping[str, Callable[[ComparedRun], tuple[str, ...]]] = {
+    "models": lambda run: (last_part(run.facts.model), run.facts.model),
+    "tasks": lambda run: (run.facts.task,),
+    "methods": lambda run: (run.facts.method,),
+}
+FILTERS = (*_OF_RUNS, "conditions")
+
+
+def wanted(runs: Sequence[ComparedRun], patterns: Mapping[str, Sequence[str]]) -> list[ComparedRun]:
+    """The runs that fit, with the rows that do.
+
+    Args:
+        runs: of any models, tasks and methods.
+        patterns: as of file names, by flag (`FILTERS`).
+
+    Raises:
+        UsageError: nothing fits a pattern, or no run fits all flags together.
+    """
+    for flag, names_of in _OF_RUNS.items():
+        _require_use(flag, patterns.get(flag, ()), [names_of(run) for run in runs])
+    rows = [names_of_row(row) for run in runs for row in run.rows]
+    conditions = patterns.get("conditions", ())
+    _require_use("conditions", conditions, rows)
+    fitting = [
+        dataclasses.replace(
+            run, rows=tuple(row for row in run.rows if fits(conditions, names_of_row(row)))
+        )
+        for run in runs
+        if all(fits(patterns.get(flag, ()), names_of(run)) for flag, names_of in _OF_RUNS.items())
+    ]
+    if not fitting:
+        raise UsageError(
+            "no run fits --models, --tasks and --methods together",
+            expected="patterns that leave one",
+            remedy="leave one of the flags away",
+        )
+    return fitting
+
+
+def names_of_row(row: Row) -> tuple[str, str]:
+    """What patterns of `--conditions` may fit."""
+    return row.condition, row.summary.name
+
+
+def fits(patterns: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether one of the names fits one of the patterns; without any, all do."""
+    return not patterns or any(fnmatchcase(name, each) for name in names for each in patterns)
+
+
+def _require_use(flag: str, patterns: Sequence[str], names: Sequence[tuple[str, ...]]) -> None:
+    for pattern in patterns:
+        if not any(fits([pattern], each) for each in names):
+            known = sorted({each[0] for each in names})
+            more = "; points need --points" if flag == "conditions" else ""
+            raise UsageError(
+                f"no run has {flag} that fit {pattern!r:.100}",
+                expected=f"patterns for {', '.join(known) or 'nothing, as there are none'}",
+                remedy=f"check --{flag}{more}",
+            )

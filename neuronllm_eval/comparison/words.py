@@ -1,0 +1,216 @@
+"""Rows in words: what models, methods and runs are called, and every figure as text. Pure.
+
+Figures are rounded as in `report.md`. Models, methods and directories have the shortest names that
+tell them apart, not paths, digests and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from neuronllm_eval.formats.markdown import one_line
+from neuronllm_eval.interventions.conditions import UNMASKED, factor_text
+from neuronllm_eval.reporting.wording import p_text
+
+# Columns of `--columns` and their heads, in order.
+HEADS = {
+    "rank": "rank",
+    "set": "set",
+    "model": "model",
+    "task": "task",
+    "method": "method",
+    "seed": "seed",
+    "n_runs": "runs",
+    "run": "run",
+    "condition": "condition",
+    "top_k": "K",
+    "found": "good/bad",
+    "scale": "factor",
+    "n_questions": "questions",
+    "accuracy": "accuracy %",
+    "note": "edited",
+    "delta": "delta (points)",
+    "interval": "95% interval",
+    "p_holm": "p (Holm)",
+    "mcnemar": "McNemar p (Holm)",
+    "flips": "lost, gained",
+    "controls": "controls outdone",
+    "control_rank": "rank among controls, p",
+    "rac": "RAC %",
+    "rcc": "RCC %",
+    "consistent": "consistent %",
+    "consistent_delta": "consistent change",
+    "position_bias": "position bias %",
+    "position_bias_delta": "position bias change",
+    "majority": "majority %",
+}
+
+
+def _level(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _points(value: float) -> str:
+    return f"{value:+.1f}"
+
+
+_FORMATS: dict[str, Callable[..., str]] = {
+    "task": one_line,
+    "scale": factor_text,
+    "p_holm": p_text,
+    **dict.fromkeys(("accuracy", "consistent", "position_bias", "majority"), _level),
+    **dict.fromkeys(("delta", "consistent_delta", "position_bias_delta"), _points),
+}
+
+
+def in_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """All columns of `HEADS` as text; empty where there is nothing.
+
+    Args:
+        frame: of `ranking.ranked`.
+    """
+    models = model_labels(list(frame[["model", "model_hash", "dtype"]].itertuples(index=False)))
+    methods = frame[["model_hash", "task", "method", "method_settings"]].itertuples(index=False)
+    directory, _ = directories(list(frame["run"]))
+    several = frame["n_ranked"].where(frame["n_ranked"] > 1)
+    words = {
+        "rank": _filled("{} of {}", frame["rank"], several),
+        "model": [models[digest] for digest in frame["model_hash"]],
+        "method": method_labels(list(methods)),
+        "seed": list(frame["seeds"]),
+        "run": [directory[path] for path in frame["run"]],
+        "found": list(frame["n_neurons"].where(frame["n_neurons"] != _all_neurons(frame), "")),
+        "interval": _filled("{:+.1f} to {:+.1f}", frame["low"], frame["high"]),
+        "mcnemar": _cells(frame["mcnemar_p_holm"], p_text),
+        "flips": _filled("{}, {}", frame["n_lost"], frame["n_gained"]),
+        "controls": _filled("{} of {}", frame["controls_outdone"], frame["n_controls"]),
+        "control_rank": _filled(
+            "{} of {}, {}",
+            frame["n_as_extreme"] + 1,
+            frame["n_controls"] + 1,
+            frame["control_p"].map(p_text, na_action="ignore"),
+        ),
+        "rac": _with_interval(frame, "rac", "rac_low", "rac_high"),
+        "rcc": _with_interval(frame, "rcc", "rcc_low", "rcc_high"),
+    }
+    for name in HEADS:
+        if name not in words:
+            words[name] = _cells(frame[name], _FORMATS.get(name, str))
+    return pd.DataFrame(words, index=frame.index, columns=list(HEADS), dtype=object)
+
+
+def side_by_side_cells(frame: pd.DataFrame, words: pd.DataFrame) -> pd.DataFrame:
+    """The cells of tables that have a column for each condition; a note where nothing was edited.
+
+    Returns:
+        Text columns `change`, `edited`, `tests` and `control_rank`.
+    """
+    is_unmasked = frame["condition"] == UNMASKED
+    change = pd.Series(_with_interval(frame, "delta", "low", "high"), frame.index)
+    tests = _filled("{}, {} ({})", frame["p_holm"].map(p_text, na_action="ignore"),
+                    words["mcnemar"].where(words["mcnemar"] != ""), words["flips"])  # fmt: skip
+    cells = {
+        "change": change.where(~is_unmasked, words["accuracy"]),
+        "edited": frame["n_edited"].fillna(""),
+        "tests": pd.Series(tests, frame.index),
+        "control_rank": words["control_rank"],
+    }
+    return pd.DataFrame(
+        {
+            name: [
+                f"{text} ({note})" if note and text not in ("", "0") else note or text
+                for text, note in zip(column, words["note"], strict=True)
+            ]
+            for name, column in cells.items()
+        },
+        index=frame.index,
+    )
+
+
+def _cells(values: pd.Series, text: Callable[..., str]) -> list[str]:
+    return ["" if pd.isna(value) else text(value) for value in values]
+
+
+def _filled(template: str, *columns: pd.Series) -> list[str]:
+    """The template with each row's values; empty where one is missing."""
+    return [
+        "" if any(map(pd.isna, values)) else template.format(*values)
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def _all_neurons(frame: pd.DataFrame) -> pd.Series:
+    return frame["top_k"].map(lambda k: f"{k}/{k}", na_action="ignore")
+
+
+def _with_interval(frame: pd.DataFrame, name: str, low: str, high: str) -> list[str]:
+    """Points with their interval in brackets, where there is one."""
+    bounds = _filled(" [{:+.1f}, {:+.1f}]", frame[low], frame[high])
+    return [f"{v}{b}" for v, b in zip(_cells(frame[name], _points), bounds, strict=True)]
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+def last_part(model: str) -> str:
+    """The last part of a model's name or path."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def model_labels(models: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """What to call each model, by the digest of its weights: as short as tells them apart.
+
+    Args:
+        models: (name, digest, dtype), any number of times.
+    """
+    by_digest = {digest: (name, dtype) for name, digest, dtype in sorted(models, reverse=True)}
+    forms: tuple[Callable[[str, str, str], str], ...] = (
+        lambda name, _digest, _dtype: last_part(name),
+        lambda name, _digest, _dtype: name,
+        lambda name, _digest, dtype: f"{last_part(name)} ({dtype})",
+        lambda name, _digest, dtype: f"{name} ({dtype})",
+        lambda name, digest, dtype: f"{name} ({dtype}, {digest})",
+    )
+    for form in forms:
+        labels = {key: one_line(form(name, key, dtype)) for key, (name, dtype) in by_digest.items()}
+        if len(set(labels.values())) == len(labels):
+            return labels
+    return {digest: digest for digest in by_digest}
+
+
+def method_labels(methods: Sequence[tuple[str, ...]]) -> list[str]:
+    """Each method, with the settings in which it differs within its group.
+
+    Args:
+        methods: of a group such as a model and task (any number of names), the method, and its
+            settings as JSON.
+    """
+    values: dict[tuple[tuple[str, ...], str], set[str]] = {}
+    settings = [
+        {name: str(value) for name, value in json.loads(text).items()} for *_, text in methods
+    ]
+    for (*group, _), of_method in zip(methods, settings, strict=True):
+        for name, value in of_method.items():
+            values.setdefault((tuple(group), name), set()).add(value)
+    labels = []
+    for (*group, _), of_method in zip(methods, settings, strict=True):
+        varying = [
+            f"{name}={value}"
+            for name, value in of_method.items()
+            if len(values[tuple(group), name]) > 1
+        ]
+        labels.append(one_line(" ".join([group[-1], *varying])))
+    return labels
+
+
+def directories(paths: Sequence[str]) -> tuple[dict[str, str], str]:
+    """What to call directories, and the one they are relative to; empty where there is none."""
+    absolute = {path: os.path.abspath(path) for path in paths}
+    if len(set(absolute.values())) < 2:
+        return {path: one_line(path) for path in absolute}, ""
+    above = os.path.commonpath(absolute.values())
+    return {path: one_line(os.path.relpath(absolute[path], above)) for path in absolute}, above
