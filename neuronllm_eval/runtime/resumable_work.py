@@ -9,14 +9,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
 from tqdm import tqdm
 
 from neuronllm_eval.errors import ArtifactError, UsageError
@@ -24,10 +26,67 @@ from neuronllm_eval.runtime.checkpoint import Part, Tally, merge_parts, rank_par
 from neuronllm_eval.runtime.distributed import Ranks
 from neuronllm_eval.runtime.process import Interrupted, Stop, deferred
 from neuronllm_eval.runtime.progress import bar
-from neuronllm_eval.runtime.run_lock import RunLocks
 from neuronllm_eval.runtime.work_units import WORK_FILE, Work, recorded_batch_size
 
 logger = logging.getLogger(__name__)
+
+
+LOCK_FILE = ".lock"
+# Files that a process was writing under another name than theirs: `.<file>.<process>...`.
+_TEMPORARY = re.compile(r"\..+\.(json|jsonl|safetensors|yaml|md)\.\d+(_.+)?")
+
+
+class RunLocks:
+    """One command at a time in a run directory: the run directories that this one works in.
+
+    A lock belongs to the process that holds it: the system frees it when that one ends.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Path, BaseFileLock] = {}
+
+    def take(self, path: Path) -> None:
+        """Lock a run directory, which is made if need be; nothing happens if it is ours already.
+
+        Files that a killed process had half written are removed.
+
+        Raises:
+            UsageError: another process works in it, or it cannot be written.
+        """
+        path = path.resolve()
+        if path in self._held:
+            return
+        lock = FileLock(path / LOCK_FILE)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            for left in path.rglob(".*"):
+                if _TEMPORARY.fullmatch(left.name):
+                    left.unlink()
+        except Timeout as error:
+            raise UsageError(
+                f"another run is at work in {path}",
+                expected="one at a time",
+                remedy="wait for it to end, or pass another --output_path",
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be written: {error}",
+                expected="a directory that can be written",
+                remedy="pass another --output_path",
+            ) from error
+        self._held[path] = lock
+
+    def take_all(self, paths: Iterable[Path]) -> None:
+        """`take` each of them."""
+        for path in paths:
+            self.take(path)
+
+    def release(self) -> None:
+        """Give all of them back."""
+        for lock in self._held.values():
+            lock.release()
+        self._held.clear()
 
 
 @dataclass(frozen=True)

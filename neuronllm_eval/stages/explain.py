@@ -53,7 +53,7 @@ from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
 from neuronllm_eval.stages.load import LoadedModel
-from neuronllm_eval.stages.recompute import Attributing, origins, sampled
+from neuronllm_eval.stages.verify import Attributing, origins, sampled
 
 
 def gather(

@@ -24,7 +24,7 @@ from neuronllm_eval.neurons.overlap import COMPARED, Overlap
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
-from neuronllm_eval.stages.recompute import Attributing
+from neuronllm_eval.stages.verify import Attributing
 from tests.fixtures.cli import (
     assert_one_message,
     call,

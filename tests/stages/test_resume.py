@@ -17,7 +17,7 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.runtime import checkpoint
 from neuronllm_eval.runtime.checkpoint import Part
-from neuronllm_eval.runtime.run_lock import RunLocks
+from neuronllm_eval.runtime.resumable_work import RunLocks
 from neuronllm_eval.stages import evaluate
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
