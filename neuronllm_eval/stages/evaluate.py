@@ -152,7 +152,7 @@ def identify_runs(
                             model, own, validation[name], top, points, run, launch, announce
                         )
                 if launch.ranks.is_first:
-                    report_task(run, listeners.show, brief=len(directories) > 1)
+                    report_task(run, listeners.show, brief=True)
         if launch.ranks.is_first:
             _show_overview(directories, asked.output_path, listeners)
             listeners.show(f"written to {asked.output_path}")

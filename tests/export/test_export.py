@@ -256,7 +256,7 @@ def test_a_model_of_other_weights_or_shape_is_not_merged(copied, tmp_path):
         ("enhance", ("--scale", 3), 2, ("scale=3.0", "suppress_scale")),
         ("enhance", ("--top_k", 7), 1, ("top_k=7",)),
         ("enhance", ("--top_k", 0), 1, ("top_k=0",)),
-        ("enhance_good", ("--scale", "nan"), 2, ("finite number",)),
+        ("enhance_good", ("--scale", "nan"), 2, ("scale is 'nan'", "a number")),
         ("enhance_good.k2.x3", ("--scale", 2), 2, ("names a factor itself",)),
         ("enhance", ("--format", "onnx"), 2, ("onnx",)),
         ("enhance", ("--format", "merged", "--device", "tpu9"), 2, ("tpu9",)),

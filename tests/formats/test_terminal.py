@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.cli import compare as compare_command
-from neuronllm_eval.cli import main as cli
 from neuronllm_eval.comparison.ranking import ranked
 from neuronllm_eval.comparison.tables import ranked_sections
 from neuronllm_eval.formats.markdown import markdown_table
@@ -108,7 +107,7 @@ def test_reports_fit_the_terminal_and_stay_whole_in_files(monkeypatch):
     whole = call("report", output)[1]
     wide = [line for line in whole.splitlines() if line.startswith("|") and len(line) > 80]
     assert wide
-    monkeypatch.setattr(cli, "terminal_width", lambda: 80)
+    monkeypatch.setattr("neuronllm_eval.formats.terminal.terminal_width", lambda: 80)
     narrow = call("report", output)[1]
     assert narrow != whole
     rows = [line for line in narrow.splitlines() if line.startswith("|")]
