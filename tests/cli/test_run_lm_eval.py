@@ -19,7 +19,7 @@ from lm_eval.utils import (
 
 from neuronllm_eval.cli.run_lm_eval import refuse_run, run_lm_eval
 from neuronllm_eval.errors import NeuronLLMError
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 from tests.fixtures.cli import (
     assert_one_message,
     call,
@@ -87,7 +87,7 @@ def test_what_is_refused(given, parts):
 def test_an_output_path_that_cannot_be_used_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     given = ("--model", "hf", "--tasks", "x", "--output_path")
-    assert "no directory that can be written" in refused(*given, tmp_path / "file" / "deeper")
+    assert "not a directory that can be written" in refused(*given, tmp_path / "file" / "deeper")
     refuse_run([*given, str(tmp_path / "results.json")])  # lm_eval writes into its folder
 
 

@@ -255,7 +255,7 @@ _NAMES = st.one_of(st.sampled_from([*SETTING_NAMES, "overrides", "n_optons"]), s
 def test_metadata_of_tasks(values):
     with contextlib.suppress(NeuronLLMError):
         settings = split_settings(with_overrides(values, ["question"]), ["question"])
-        assert AquaSettings(**vars(settings)) == settings
+        assert AquaSettings(**settings.model_dump()) == settings
 
 
 @given(
