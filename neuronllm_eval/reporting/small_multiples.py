@@ -151,8 +151,8 @@ def letter_panels(shares: LetterShares) -> list[Drawing]:
             half = min(0.36 * step, 14)
             letter = shares.letters[index]
             says = f"{letter} predicted in {value:.1f}% of the docs, gold in {gold:.1f}%"
-            drawing.bar(x - half, _BOTTOM, 2 * half, up(value) - _BOTTOM, "said", says)
-            drawing.line(x - 1.3 * half, up(gold), x + 1.3 * half, up(gold), "right")
+            drawing.bar(x - half, _BOTTOM, 2 * half, up(value) - _BOTTOM, "predicted", says)
+            drawing.line(x - 1.3 * half, up(gold), x + 1.3 * half, up(gold), "gold")
         _labels(
             drawing, [(_LEFT + step * (i + 0.5), name) for i, name in enumerate(shares.letters)]
         )

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from typing_extensions import Self
 
 from neuronllm_eval.aqua.distractors import DISTRACTORS
-from neuronllm_eval.aqua.prompt_format import LETTER_STYLES
+from neuronllm_eval.aqua.proxies import LETTER_STYLES
 from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats.settings_model import (

@@ -5,7 +5,6 @@ Each leaf task is loaded once; what chooses and what judges are copies of it tha
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def prompt_settings(settings: RunSettings) -> PromptSettings:
 def aqua_overrides(settings: QuestionSettings, num_fewshot: int | None = None) -> dict[str, Any]:
     """What goes before the settings of AQUA tasks."""
     found = {name: getattr(settings, name) for name in QuestionSettings.model_fields}
-    if (num_fewshot or 0) > AquaSettings.n_demonstrations:
+    if (num_fewshot or 0) > AquaSettings.model_fields["n_demonstrations"].default:
         # As many as are shown must have been set aside.
         found["n_demonstrations"] = num_fewshot
     return {name: value for name, value in found.items() if value is not None}
@@ -137,7 +136,7 @@ def data_split(task: ConfigurableTask, split: str) -> str:
 
 def how_asked(task: ConfigurableTask) -> dict[str, Any]:
     """The settings of an AQUA task, its defaults filled in; {} of another."""
-    return dataclasses.asdict(task.dataset.settings) if is_aqua(task) else {}
+    return task.dataset.settings.model_dump() if is_aqua(task) else {}
 
 
 def doc_counts(questions: QuestionSet) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def test_questions_without_wrong_options_need_distractors(folder):
     single = [a_doc(number, 0, 1) for number in range(24)]
     folder.write("single", {"train": single, "test": some_docs(100)}, aqua=True)
     with pytest.raises(
-        TaskError, match=r"no question is left of the 24 docs of split 'train'.*fewer than 2"
+        TaskError, match=r"no usable question among the 24 docs of split 'train'.*fewer than 2"
     ):
         choosing(folder, task="single")
     found = docs(choosing(folder, "--distractors", "random", task="single"))

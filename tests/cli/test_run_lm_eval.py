@@ -21,7 +21,7 @@ from neuronllm_eval import __main__
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.cli.run_lm_eval import refuse_run, run_lm_eval
 from neuronllm_eval.errors import NeuronLLMError
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 from tests.fixtures.cli import (
     assert_one_message,
     call,
