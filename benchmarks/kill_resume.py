@@ -36,6 +36,14 @@ _TIMES = re.compile(r'^ *"(date|start_time|end_time|total_evaluation_time_second
 # Reports end with the commands, which name the folder.
 _COMMANDS = b"Commands of this run"
 
+# The run's commands in its report and model cards: where it lies, and whether it was resumed.
+_COMMANDS = re.compile(rb"(?:(?:run_eval\.py|neuronllm-eval) [^\n<`]*\n?)+")
+
+
+def without_commands(text: bytes) -> bytes:
+    """A report or a model card, but for the commands that made the run."""
+    return _COMMANDS.sub(b"", text)
+
 
 def arguments(output: Path, limit: int) -> list[object]:
     """Of the command that is killed and repeated."""
@@ -60,6 +68,9 @@ def content(run: Path) -> dict[str, bytes]:
     for path in sorted((run / "results").iterdir()):
         text = path.read_text(encoding="utf-8")
         found[f"results/{path.name}"] = _TIMES.sub("", text).encode()
+    for name in found:
+        if name.endswith((".md", ".html")):
+            found[name] = without_commands(found[name])
     return found
 
 
