@@ -278,6 +278,8 @@ def _differences(
 ) -> list[Section]:
     """How methods differ in enhance minus degrade, and which are held against none."""
     lines = dict(zip(reversed(keys), reversed(words.to_dict("records")), strict=True))
+    # Repeats without a condition in common have no line.
+    differences = [each for each in differences if {each.key, each.against} <= lines.keys()]
     against = " or ".join(dict.fromkeys(lines[each.against]["method"] for each in differences))
     rows = [
         [

@@ -291,6 +291,9 @@ def test_runs_without_a_common_condition_have_no_row():
     runs = [compared(unmasked="1111", degrade="1000"),
             compared(seed=1, unmasked="1111", suppress_good="1000")]  # fmt: skip
     assert effect(runs) == {}
+    assert list(tables(runs)) == []
+    for form in ("table", "json", "csv"):
+        assert "ace" not in render(comparison(runs), form, VIEW)
 
 
 @pytest.mark.parametrize(
