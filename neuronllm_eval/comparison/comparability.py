@@ -19,7 +19,7 @@ from typing import Any
 
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.doc_ids import AskedDocs
+from neuronllm_eval.evaluation.validation_docs import EvaluatedDocs
 from neuronllm_eval.harness.results import ResultFile
 from neuronllm_eval.interventions.conditions import UNMASKED, factor_text
 from neuronllm_eval.models.fingerprints import digest, task_hash
@@ -228,7 +228,7 @@ def run_terms(
     settings: RunSettings,
     neurons: NeuronSet,
     record: ValidationRecord,
-    asked: AskedDocs,
+    asked: EvaluatedDocs,
 ) -> tuple[Terms, Terms]:
     """The terms of a run's conditions, and those that its repeats with other seeds share.
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from neuronllm_eval.comparison.comparability import Terms, method_settings, run_terms
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, with_edited
-from neuronllm_eval.evaluation.doc_ids import AskedDocs, asked_docs
 from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
 from neuronllm_eval.evaluation.summary_file import StoredSummary, load_summary
+from neuronllm_eval.evaluation.validation_docs import EvaluatedDocs, evaluated_docs
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
@@ -185,7 +185,9 @@ def _with_rows(
     summary = load_summary(run)
     evaluated = record.validated(result.neurons, run.validation)
     docs = doc_table(run, settings.task) if with_docs else None
-    asked = asked_docs(run.conditions, settings.task) if docs is None else AskedDocs.of(docs)
+    asked = (
+        evaluated_docs(run.conditions, settings.task) if docs is None else EvaluatedDocs.of(docs)
+    )
     _require_one_validation(run, settings, record, summary, asked)
     if docs is not None:
         _require_same_accuracies(run, summary, docs)
@@ -265,7 +267,7 @@ def _require_one_validation(
     settings: RunSettings,
     record: ValidationRecord,
     summary: StoredSummary,
-    asked: AskedDocs,
+    asked: EvaluatedDocs,
 ) -> None:
     """Refuse a summary that other files contradict, and names that are no conditions."""
     expected = (settings.task, asked.split, record.positions, asked.conditions)

@@ -202,6 +202,8 @@ def side_by_side(
         differences: of methods to the one they are held against.
         group_by: one of `ranking.GROUPS`, for tables of each; None for tables of all.
     """
+    if found.frame.empty:
+        return []
     words = in_words(found.frame)
     alike = _alike(words, ("method", "top_k", group_by or ""))
     sections = _said_once(alike)

@@ -1,16 +1,26 @@
 """Small drawings as values: shapes with classes that a style sheet colours. Pure.
 
-Sizes are in pixels at which 10 is the size of small print, so that a drawing is to be shown at
-its own width or wider. `templates/drawing.html.j2` writes it as SVG.
+Sizes are in pixels, where small print is 10 pixels high, so a drawing should be shown at its own
+width or wider. `templates/drawing.html.j2` writes it as SVG.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from unicodedata import east_asian_width
+
+
+def tick_text(value: float) -> str:
+    """A tick's label, with a true minus sign."""
+    return f"{value:g}".replace("-", "−")
+
+
+def count_text(value: float) -> str:
+    """A tick's label on an axis of counts, which extends to both sides of 0."""
+    return tick_text(abs(value))
 
 
 @dataclass(frozen=True)
@@ -18,9 +28,7 @@ class Shape:
     """An element of SVG.
 
     Attributes:
-        tag: its name.
-        attributes: name and value of each.
-        text: content of a `text`; of others, what a pointer over it shows.
+        text: content of a `text`; of other elements, what a pointer over them shows.
     """
 
     tag: str
@@ -30,12 +38,10 @@ class Shape:
 
 @dataclass
 class Drawing:
-    """A drawing that is being made.
+    """A drawing under construction.
 
     Attributes:
-        width: pixels.
-        height: pixels.
-        alt: what it shows, for those who cannot see it.
+        alt: what it shows, for screen readers.
         title: a line above it; may be empty.
         shapes: back to front.
     """
@@ -78,6 +84,36 @@ class Drawing:
         else:
             self._add("circle", css, says, cx=x, cy=y, r=r)
 
+    def x_axis(
+        self,
+        scale: Scale,
+        top: float,
+        bottom: float,
+        label: str,
+        most: int = 6,
+        text: Callable[[float], str] = tick_text,
+    ) -> None:
+        """Grid lines of a horizontal axis, with numbers and a label below."""
+        for value in nice_ticks(scale.low, scale.high, most):
+            x = scale(value)
+            self.line(x, top, x, bottom, "zero" if value == 0 else "grid")
+            self.text(x, bottom + 14, text(value), "tick", "middle")
+        self.text((scale.start + scale.end) / 2, bottom + 30, label, "axis", "middle")
+
+    def y_axis(
+        self,
+        scale: Scale,
+        left: float,
+        right: float,
+        most: int = 6,
+        text: Callable[[float], str] = tick_text,
+    ) -> None:
+        """Grid lines of a vertical axis, with numbers at the left."""
+        for value in nice_ticks(scale.low, scale.high, most):
+            y = scale(value)
+            self.line(left, y, right, y, "zero" if value == 0 else "grid")
+            self.text(left - 6, y + 3.5, text(value), "tick", "end")
+
 
 # Corners in units of the radius; a circle has none.
 MARKS: dict[str, tuple[tuple[float, float], ...]] = {
@@ -94,14 +130,7 @@ def _number(value: float | str) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to pixels, linearly.
-
-    Attributes:
-        low: value at `start`.
-        high: value at `end`.
-        start: pixels.
-        end: pixels; below `start` for an axis that rises.
-    """
+    """A linear map of the values `low` to `high` onto the pixels `start` to `end`."""
 
     low: float
     high: float
@@ -112,13 +141,9 @@ class Scale:
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, most: int) -> list[float]:
-        """Round values within it, at most so many."""
-        return [value for value in nice_ticks(self.low, self.high, most)]
-
 
 def spanning(values: Sequence[float], start: float, end: float, least: float = 1.0) -> Scale:
-    """A scale over 0 and all values, with some room, and over no less than `least`."""
+    """A scale over 0 and all values, with a margin, and over at least `least`."""
     low, high = min(0.0, *values), max(0.0, *values)
     if high - low < least:
         high += (least - (high - low)) / 2 if low < 0 else least - (high - low)
@@ -141,22 +166,17 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
     return [float(f"{number * factor * step:.12g}") for number in range(first, last + 1)]
 
 
-def tick_text(value: float) -> str:
-    """A tick's label, with a true minus sign."""
-    return f"{value:g}".replace("-", "−")
-
-
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of the indices 0 to count - 1, evenly, the first and the last among them."""
+    """At most `most` of the indices 0 to count - 1, evenly spaced, with the first and the last."""
     if count <= most:
         return list(range(count))
     return sorted({round(index * (count - 1) / (most - 1)) for index in range(most)})
 
 
 def clipped(text: str, most: int) -> str:
-    """A label of at most so many signs, of which those of East Asia are two wide."""
-    wide = [2 if east_asian_width(sign) in "WF" else 1 for sign in text]
-    if sum(wide) <= most:
+    """A label of at most `most` columns; East Asian characters take two."""
+    widths = [2 if east_asian_width(character) in "WF" else 1 for character in text]
+    if sum(widths) <= most:
         return text
-    kept = sum(1 for end in accumulate(wide) if end < most)
-    return f"{text[:kept]}…"
+    n_shown = sum(1 for end in accumulate(widths) if end < most)
+    return f"{text[:n_shown]}…"

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import textwrap
 from collections import Counter
@@ -20,18 +19,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 from jinja2 import Environment
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from neuronllm_eval.formats.markdown import escaped, markdown_table, one_line
-from neuronllm_eval.formats.terminal import column_parts
+from neuronllm_eval.formats.terminal import are_figures, text_table
 
 LONGEST_NOTE = 20_000  # characters
 _PROSE_WIDTH = 100
-_GAP = 2
-_UNLIMITED = 100_000  # columns
 
 
 @dataclass(frozen=True)
@@ -47,11 +40,6 @@ class Section:
     title: str
     table: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
-
-
-def are_figures(cells: Sequence[str]) -> bool:
-    """Whether a column holds figures, which are aligned at the right."""
-    return all(cell[:1] in "+-<0123456789" for cell in cells)
 
 
 def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
@@ -71,43 +59,11 @@ def as_table(sections: Sequence[Section], width: int | None = None) -> str:
     for section in sections:
         lines += [section.title, ""] if section.title else []
         if section.table is not None:
-            for part in _parts(section.table, width):
-                lines += [*_aligned(part), ""]
+            rows = list(map(list, zip(*_columns(section.table).values(), strict=True)))
+            lines += [text_table(list(_columns(section.table)), rows, width), ""]
         for note in section.notes:
             lines += [*textwrap.wrap(one_line(note, LONGEST_NOTE), prose), ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _parts(table: pd.DataFrame, width: int | None) -> list[pd.DataFrame]:
-    if width is None:
-        return [table]
-    widths = [_width(head, cells) for head, cells in _columns(table).items()]
-    rows = [[str(cell) for cell in row] for row in table.to_numpy().tolist()]
-    parts = column_parts(widths, rows, width, gap=_GAP, frame=0)
-    return [table.iloc[:, part] for part in parts]
-
-
-def _width(head: str, cells: Sequence[str]) -> int:
-    """Of a column, whose head may take several lines."""
-    return max(map(cell_len, (*cells, *head.split())), default=0)
-
-
-def _aligned(table: pd.DataFrame) -> list[str]:
-    columns = _columns(table)
-    shown = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
-    for head, cells in columns.items():
-        shown.add_column(
-            Text(head),
-            justify="right" if are_figures(cells) else "left",
-            vertical="bottom",
-            width=_width(head, cells),
-        )
-    shown.add_row(*("-" * _width(head, cells) for head, cells in columns.items()))
-    for row in zip(*columns.values(), strict=True):
-        shown.add_row(*map(Text, row))
-    out = io.StringIO()
-    Console(file=out, width=_UNLIMITED, color_system=None, highlight=False).print(shown)
-    return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
 def as_markdown(sections: Sequence[Section]) -> str:

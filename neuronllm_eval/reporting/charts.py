@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
-from neuronllm_eval.formats.svg import Drawing, Scale, clipped, spanning, spread, tick_text
+from neuronllm_eval.formats.svg import Drawing, Scale, clipped, count_text, spanning, spread
 from neuronllm_eval.neurons.neuron_set import Neuron
-from neuronllm_eval.reporting.wording import ALPHA, corrected_p
+from neuronllm_eval.reporting.wording import ALPHA, corrected_p, interval_text
 
 WIDTH = 356
 _LABELS = 122  # pixels for the names of rows
@@ -23,18 +23,9 @@ _MOST_MARKS = 150  # good neurons, and bad ones, in a scatter
 _MOST_GROUPS = 40
 
 
-def _value_axis(drawing: Drawing, scale: Scale, top: float, bottom: float, what: str) -> None:
-    """Grid lines and labels of a horizontal axis, with what it measures below."""
-    for value in scale.ticks(6):
-        x = scale(value)
-        drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")
-        drawing.text(x, bottom + 14, tick_text(value), "tick", "middle")
-    drawing.text((scale.start + scale.end) / 2, bottom + 30, what, "axis", "middle")
-
-
 def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
     """Accuracy deltas with intervals, over the range of the random controls."""
-    rows = "; ".join(f"{each.name} {_interval(each)}" for each in summaries)
+    rows = "; ".join(f"{each.name} {interval_text(each.accuracy)}" for each in summaries)
     row, top = 30, 30
     bottom = top + row * len(summaries)
     drawing = Drawing(WIDTH, bottom + 38, f"Accuracy deltas in points: {rows}.")
@@ -44,7 +35,7 @@ def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
     _legend(drawing, legend)
     values = [value for each in summaries for value in _extent(each)]
     scale = spanning(values, _LABELS, _RIGHT)
-    _value_axis(drawing, scale, top, bottom, "change of accuracy, points")
+    drawing.x_axis(scale, top, bottom, "change of accuracy, points")
     for number, each in enumerate(summaries):
         y = top + row * (number + 0.5)
         drawing.text(_LABELS - 8, y + 4, clipped(each.name, _CHARACTERS), "label", "end")
@@ -57,13 +48,10 @@ def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
         for end in (each.accuracy.low, each.accuracy.high):
             drawing.line(scale(end), y - 4, scale(end), y + 4, "whisker")
         clear = "mark" if corrected_p(each) < ALPHA else "mark hollow"
-        drawing.mark("circle", scale(each.accuracy.delta), y, clear, _interval(each), 4.5)
+        drawing.mark(
+            "circle", scale(each.accuracy.delta), y, clear, interval_text(each.accuracy), 4.5
+        )
     return drawing
-
-
-def _interval(each: ConditionSummary) -> str:
-    accuracy = each.accuracy
-    return f"{accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
 
 
 def _extent(each: ConditionSummary) -> list[float]:
@@ -96,11 +84,7 @@ def flip_bars(summaries: Sequence[ConditionSummary]) -> Drawing:
     high = max([1, *(gained for _, _, gained in pairs)])
     # Room for the numbers at the ends of the bars.
     scale = Scale(low, high, _LABELS + 30, _RIGHT - 26)
-    for value in scale.ticks(5):
-        x = scale(value)
-        drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")
-        drawing.text(x, bottom + 14, tick_text(abs(value)), "tick", "middle")
-    drawing.text((_LABELS + _RIGHT) / 2, bottom + 30, "docs", "axis", "middle")
+    drawing.x_axis(scale, top, bottom, "docs", 5, count_text)
     for number, (name, lost, gained) in enumerate(pairs):
         y = top + row * (number + 0.5)
         drawing.text(_LABELS - 8, y + 4, clipped(name, _CHARACTERS), "label", "end")
@@ -124,10 +108,7 @@ def layers(good: Sequence[int], bad: Sequence[int]) -> Drawing:
     _legend(drawing, (("bar", "good", "good"), ("bar", "bad hatched", "bad")))
     low, high = -max([0, *bad]), max([0, *good])
     scale = spanning([low, high], bottom, top, least=2)
-    for value in scale.ticks(6):
-        y = scale(value)
-        drawing.line(left, y, _RIGHT, y, "zero" if value == 0 else "grid")
-        drawing.text(left - 6, y + 3.5, tick_text(abs(value)), "tick", "end")
+    drawing.y_axis(scale, left, _RIGHT, text=count_text)
     step = (_RIGHT - left) / len(good)
     width = min(0.8 * step, 26)
     for layer, (one, other) in enumerate(zip(good, bad, strict=True)):
@@ -166,19 +147,12 @@ def halves(
     least = max(map(abs, values), default=1.0) or 1.0
     across = spanning(values, left, _RIGHT, least)
     up = spanning(values, bottom, top, least)
-    for value in across.ticks(6):
-        x = across(value)
-        drawing.line(x, top, x, bottom, "zero" if value == 0 else "grid")
-        drawing.text(x, bottom + 14, tick_text(value), "tick", "middle")
-    for value in up.ticks(6):
-        y = up(value)
-        drawing.line(left, y, _RIGHT, y, "zero" if value == 0 else "grid")
-        drawing.text(left - 6, y + 3.5, tick_text(value), "tick", "end")
+    drawing.x_axis(across, top, bottom, "score, even questions")
+    drawing.y_axis(up, left, _RIGHT)
     drawing.line(across(across.low), up(up.low), across(across.high), up(up.high), "guide")
     for (form, css, neuron), (x, y) in zip(shown, points, strict=True):
         says = f"{neuron.layer}:{neuron.index}"
         drawing.mark(form, across(x), up(y), f"{css} mark-only", says, 3.2)
-    drawing.text((left + _RIGHT) / 2, bottom + 30, "score, even questions", "axis", "middle")
     drawing.text(_RIGHT, 13, "up: odd questions", "axis", "end")
     return drawing
 
@@ -206,7 +180,7 @@ def groups(
     entries = [("circle", "before", "unmasked"), ("diamond", "mark", condition)]
     _legend(drawing, [*entries, *([("bar", "band", "random controls")] if any(controls) else [])])
     scale = Scale(0, 100, _LABELS, _RIGHT)
-    _value_axis(drawing, scale, top, bottom, "accuracy %")
+    drawing.x_axis(scale, top, bottom, "accuracy %")
     for number, index in enumerate(order):
         y = top + row * (number + 0.5)
         one, other = scale(before[index]), scale(after[index])

@@ -10,6 +10,7 @@ from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, Condition
 from neuronllm_eval.interventions.conditions import CONDITIONS, FEWEST_CONTROLS, factor_text
 from neuronllm_eval.reporting.wording import (
     corrected_p,
+    interval_text,
     p_text,
     tested,
 )
@@ -221,10 +222,9 @@ def _dose(summary: ConditionSummary) -> str:
 
 
 def _dose_cell(summary: ConditionSummary) -> str:
-    accuracy = summary.accuracy
     if not summary.is_evaluated:
         return "" if summary.edited is None else summary.edited.note
-    cell = f"{accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
+    cell = interval_text(summary.accuracy)
     count = summary.n_controls
     return f"{cell} {summary.n_beyond}/{count}" if count else cell
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from neuronllm_eval.evaluation.stats.split_half import stability_of
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
@@ -13,63 +12,6 @@ from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.task_report import TaskReport
 from neuronllm_eval.reporting.wording import unit
-
-# The form of an AQUA task's prompts, by the names of `AquaSettings`, in the order of the sentence.
-_PHRASES: dict[str, Callable[[Any], str]] = {
-    "n_proxies": lambda value: f"{value} proxies of each question",
-    "orders": lambda value: f"option orders: {value}",
-    "letter_style": lambda value: f"letter style {value}",
-    "n_options": lambda value: (
-        "original options" if value is None else f"{value} options"
-    ),
-    "distractors": lambda value: (
-        "no distractors" if value == "none" else f"distractors: {value}"
-    ),
-    "on_bad_doc": lambda value: f"malformed docs: {value}",
-    "n_demonstrations": lambda value: f"{value} questions reserved for demonstrations",
-    "max_selection": lambda value: f"at most {value} selection docs",
-    "seed": lambda value: f"seed {value}",
-}  # fmt: skip
-
-
-def asked_words(text: str) -> str:
-    """The settings of a task's prompts in words; unknown names stay as they are.
-
-    Args:
-        text: JSON of an object, as `Provenance.asked`; any other text is returned unchanged.
-    """
-    values = _object(text)
-    if values is None:
-        return text
-    phrases = [phrase(values[name]) for name, phrase in _PHRASES.items() if name in values]
-    others = {name: value for name, value in values.items() if name not in _PHRASES}
-    return "; ".join([*phrases, *_pairs(others)])
-
-
-def method_words(method: str, text: str) -> str:
-    """A method with its settings.
-
-    Args:
-        text: JSON of an object, as `Provenance.method_args`; any other text is appended unchanged.
-    """
-    values = _object(text)
-    return ", ".join([method, *([text] if values is None else _pairs(values))])
-
-
-def _pairs(values: dict[str, Any]) -> list[str]:
-    return [
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in values.items()
-    ]
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):  # written by other programs: shown unchanged
-        return None
-    return values if isinstance(values, dict) else None
-
 
 EXPLAIN = "Run `neuronllm-eval explain` on this directory to see their tokens here."
 _DIRECTION = (
@@ -166,8 +108,8 @@ def provenance_table(report: TaskReport) -> Table:
         "selection": f"{origin.split} ({origin.n_questions} questions, {origin.n_prompts} prompts)",
         "validation": _validation(report),
         "demonstrations": str(origin.num_fewshot),
-        "prompts": asked_words(origin.asked),
-        "method": method_words(origin.method, origin.method_args),
+        "prompts": settings_text(origin.asked),
+        "method": ", ".join(filter(None, (origin.method, settings_text(origin.method_args)))),
         "path integral": f"{origin.quadrature}, {origin.n_steps} nodes, {origin.attribution_dtype}",
         "positions": f"selected at {origin.positions}, applied at {report.applied_at}",
         "neurons": f"{n_good} good and {n_bad} bad of {report.scores.score.size}, "
@@ -186,3 +128,17 @@ def _validation(report: TaskReport) -> str:
         return "not validated yet"
     accuracy = report.summaries[0].accuracy
     return f"{report.split} ({accuracy.n_questions} questions, {accuracy.n_docs} docs)"
+
+
+def settings_text(text: str) -> str:
+    """JSON of an object as `name=value, ...`; any other text unchanged."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):  # written by other programs
+        return text
+    if not isinstance(values, dict):
+        return text
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    )

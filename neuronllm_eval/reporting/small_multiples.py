@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
-from neuronllm_eval.formats.svg import Drawing, Scale, spanning, spread, tick_text
+from neuronllm_eval.formats.svg import Drawing, Scale, spanning, spread
 from neuronllm_eval.interventions.conditions import factor_text
 from neuronllm_eval.reporting.answer_tables import LetterShares
+from neuronllm_eval.reporting.wording import interval_text
 
 WIDTH, HEIGHT = 172, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 32, 164, 10, 116
@@ -98,7 +99,7 @@ def _panel(
     values = [0.0 if each is None else each.accuracy.delta for _, each in line]
     shown = ", ".join(f"{value:+.1f}" for value in values)
     drawing = Drawing(WIDTH, HEIGHT, f"{title}: deltas in points by {axis}, {shown}.", title)
-    _frame(drawing, up)
+    drawing.y_axis(up, _LEFT, _RIGHT, 5)
     _labels(drawing, [(across(x), text) for x, text in ticks])
     drawing.text((_LEFT + _RIGHT) / 2, _BOTTOM + 30, axis, "axis", "middle")
     for x_value, each in line:
@@ -113,16 +114,9 @@ def _panel(
             continue
         accuracy = each.accuracy
         drawing.line(x, up(accuracy.low), x, up(accuracy.high), "whisker")
-        says = f"{each.name}: {accuracy.delta:+.1f} ({accuracy.low:+.1f} to {accuracy.high:+.1f})"
+        says = f"{each.name}: {interval_text(accuracy)}"
         drawing.mark("circle", x, up(accuracy.delta), "mark", says, 3.2)
     return drawing
-
-
-def _frame(drawing: Drawing, up: Scale) -> None:
-    for value in up.ticks(5):
-        y = up(value)
-        drawing.line(_LEFT, y, _RIGHT, y, "zero" if value == 0 else "grid")
-        drawing.text(_LEFT - 5, y + 3.5, tick_text(value), "tick", "end")
 
 
 def _labels(drawing: Drawing, ticks: Sequence[tuple[float, str]]) -> None:
@@ -151,14 +145,14 @@ def letter_panels(shares: LetterShares) -> list[Drawing]:
             f"{letter} {value:.0f}" for letter, value in zip(shares.letters, predicted, strict=True)
         )
         drawing = Drawing(WIDTH, HEIGHT, f"Predicted letters, {name}, in percent: {listed}.", name)
-        _frame(drawing, up)
+        drawing.y_axis(up, _LEFT, _RIGHT, 5)
         for index, (value, gold) in enumerate(zip(predicted, shares.gold, strict=True)):
             x = _LEFT + step * (index + 0.5)
             half = min(0.36 * step, 14)
             letter = shares.letters[index]
             says = f"{letter} predicted in {value:.1f}% of the docs, gold in {gold:.1f}%"
-            drawing.bar(x - half, _BOTTOM, 2 * half, up(value) - _BOTTOM, "said", says)
-            drawing.line(x - 1.3 * half, up(gold), x + 1.3 * half, up(gold), "right")
+            drawing.bar(x - half, _BOTTOM, 2 * half, up(value) - _BOTTOM, "predicted", says)
+            drawing.line(x - 1.3 * half, up(gold), x + 1.3 * half, up(gold), "gold")
         _labels(
             drawing, [(_LEFT + step * (i + 0.5), name) for i, name in enumerate(shares.letters)]
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
-from neuronllm_eval.evaluation.doc_texts import JudgedDoc, read_judged_docs
+from neuronllm_eval.evaluation.validation_docs import DocText, read_doc_texts
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -56,7 +56,7 @@ class TaskReport:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     applied_at: str = SCORED
     answers: DocTable | None = None
-    doc_texts: tuple[JudgedDoc, ...] = ()
+    doc_texts: tuple[DocText, ...] = ()
     tokens: Mapping[NeuronKey, NeuronTokens] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
 
@@ -103,12 +103,13 @@ def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales)
         for summary in summaries
         if (summary.is_evaluated or summary.name == UNMASKED) and run.result(summary.name).exists()
     }
+    path = run.validation_docs
     return {
         "split": answers.split,
         "summaries": summaries,
         "metrics": metrics,
         "answers": answers,
-        "doc_texts": run.once(run.judged_docs, lambda: read_judged_docs(run.judged_docs, answers)),
+        "doc_texts": run.once(path, lambda: read_doc_texts(path, answers)),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
+from neuronllm_eval.evaluation.stats.paired_delta import MeanChange
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.formats.markdown import data_text
 from neuronllm_eval.interventions.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
@@ -95,6 +96,11 @@ def _more_than(summary: ConditionSummary) -> str:
 def corrected_p(summary: ConditionSummary) -> float:
     """p of the accuracy delta after Holm's correction; 1 for the unmasked run."""
     return 1.0 if summary.corrected is None else summary.corrected.p_value
+
+
+def interval_text(change: MeanChange) -> str:
+    """A change in points with its 95% interval."""
+    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f})"
 
 
 def p_text(p_value: float) -> str:

@@ -105,7 +105,7 @@ class RunDirectory:
         return self.path / "validation.json"
 
     @property
-    def judged_docs(self) -> Path:
+    def validation_docs(self) -> Path:
         """validation_docs.jsonl: the first words of the validation docs."""
         return self.path / "validation_docs.jsonl"
 
@@ -181,7 +181,7 @@ class RunDirectory:
     def _validated(self) -> tuple[Path, ...]:
         """The files of a validation and its report, but for the results."""
         reports = (self.summary, self.report, self.page, self.card)
-        evidence = (self.conditions, self.validation, self.judged_docs)
+        evidence = (self.conditions, self.validation, self.validation_docs)
         return (*evidence, *reports, self.set_aside("validation"))
 
     # What stages do to it -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
-from neuronllm_eval.evaluation.doc_texts import JudgedDoc
+from neuronllm_eval.evaluation.validation_docs import DocText
 from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.doc_excerpts import doc_lines
@@ -133,9 +133,9 @@ def validate_task(
         write_lines(run.conditions, map(asdict, lines))
         run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
         texts = list(doc_lines(questions))
-        write_lines(run.judged_docs, texts)
-        kept = (JudgedDoc(**{**text, "options": tuple(text["options"])}) for text in texts)
-        run.keep(run.judged_docs, tuple(kept))
+        write_lines(run.validation_docs, texts)
+        kept = (DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
+        run.keep(run.validation_docs, tuple(kept))
         write_results(model.lm, settings, questions, docs, neurons, plan, run)
         close(run.validating)
     ranks.wait()

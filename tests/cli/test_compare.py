@@ -16,9 +16,9 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.comparison.ranking import COLUMNS
 from neuronllm_eval.comparison.rows import read_run
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.doc_ids import asked_docs
 from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.evaluation.summary_file import StoredSummary
+from neuronllm_eval.evaluation.validation_docs import evaluated_docs
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.search import runs_below
 from tests.fixtures import damage
@@ -397,7 +397,7 @@ def test_a_stored_summary_is_the_one_that_was_written():
 def test_asked_docs_are_those_of_the_whole_lines():
     run = finished_run()
     lines = jsonl(run.conditions)
-    found = asked_docs(run.conditions, "demo_topic")
+    found = evaluated_docs(run.conditions, "demo_topic")
     assert found.docs == tuple((line["question_id"], line["gold"]) for line in lines)
     assert found.split == lines[0]["split"]
     assert list(found.conditions) == CONDITIONS
@@ -410,7 +410,7 @@ def test_a_question_named_like_the_key_of_the_answers(tmp_path):
     odd = ',"loglikelihoods":{'
     text = run.conditions.read_text().replace(f'"{first}"', json.dumps(odd))
     run.conditions.write_text(text)
-    assert odd in asked_docs(run.conditions, "demo_topic").questions
+    assert odd in evaluated_docs(run.conditions, "demo_topic").questions
 
 
 def test_other_methods_settings_are_no_other_set(tmp_path):

@@ -108,7 +108,7 @@ def test_every_key_of_every_file_is_explained(run):
         "scores.safetensors": tensors | set(header) | set(json.loads(header["neuronllm_eval"])),
         "questions.jsonl": keys(jsonl(run.questions)),
         "conditions.jsonl": keys(jsonl(run.conditions), ("loglikelihoods",)),
-        "validation_docs.jsonl": keys(jsonl(run.judged_docs)),
+        "validation_docs.jsonl": keys(jsonl(run.validation_docs)),
         "validation.json": keys(json.loads(run.validation.read_text()), ("docs",)),
         "results": ours,
         "summary.json and report.md": keys(

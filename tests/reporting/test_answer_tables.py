@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from neuronllm_eval.evaluation.doc_texts import JudgedDoc
+from neuronllm_eval.evaluation.validation_docs import DocText
 from neuronllm_eval.reporting.answer_tables import (
     GroupAccuracy,
     flipped_docs,
@@ -43,7 +43,7 @@ def test_letters_that_are_never_predicted_have_no_share():
 
 def with_groups(*groups: str) -> TaskReport:
     """A report on the first docs, each of which names a group, or none."""
-    docs = tuple(JudgedDoc(n, "question", ("a", "b"), group) for n, group in enumerate(groups))
+    docs = tuple(DocText(n, "question", ("a", "b"), group) for n, group in enumerate(groups))
     table = the_table(LINES[: len(groups)])
     return dataclasses.replace(a_run(), answers=table, doc_texts=docs)
 

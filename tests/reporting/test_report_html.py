@@ -179,13 +179,13 @@ def test_words_in_backticks_are_code_and_nothing_else_is_markup():
     assert spans("a `b <i>` c & ``") == "a <code>b &lt;i&gt;</code> c &amp; ``"
 
 
-def test_settings_are_shown_in_words():
+def test_settings_are_shown_as_pairs():
     report = a_run()
     asked = '{"n_proxies": 3, "letter_style": "A."}'
     known = dataclasses.replace(report.scores.provenance, asked=asked, method_args='{"top": 4}')
     scores = dataclasses.replace(report.scores, provenance=known)
     found = Page(render_page(dataclasses.replace(report, scores=scores)))
-    assert "3 proxies of each question; letter style A." in found.said("td")
+    assert "n_proxies=3, letter_style=A." in found.said("td")
     assert "some text, top=4" in found.said("td")
     assert not any(text.startswith("{") for text in found.said("td"))
 

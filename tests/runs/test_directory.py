@@ -113,7 +113,7 @@ def a_run(path: Path) -> RunDirectory:
     run.start()
     places = (
         run.settings, run.neurons, run.scores, run.questions, run.tokens, run.conditions,
-        run.validation, run.summary, run.report, run.page, run.judged_docs,
+        run.validation, run.summary, run.report, run.page, run.validation_docs,
         run.result("unmasked"), run.result("suppress_good.random_0"),
     )  # fmt: skip
     for place in places:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.doc_texts import JudgedDoc, read_judged_docs
+from neuronllm_eval.evaluation.validation_docs import DocText, read_doc_texts
 from neuronllm_eval.harness.doc_excerpts import doc_lines, question_words
 from tests.fixtures.cli import finished_run, jsonl
 from tests.fixtures.doc_tables import the_table
@@ -26,13 +26,13 @@ def written(path, lines):
 
 def test_docs_are_read_in_the_order_of_the_table(tmp_path):
     path = written(tmp_path / "docs.jsonl", LINES[::-1])
-    assert read_judged_docs(path, the_table()) == tuple(
-        JudgedDoc(doc, f"Question {doc}?", ("x", "y"), "odd") for doc in range(4)
+    assert read_doc_texts(path, the_table()) == tuple(
+        DocText(doc, f"Question {doc}?", ("x", "y"), "odd") for doc in range(4)
     )
 
 
 def test_runs_of_earlier_versions_have_no_such_file(tmp_path):
-    assert read_judged_docs(tmp_path / "none.jsonl", the_table()) == ()
+    assert read_doc_texts(tmp_path / "none.jsonl", the_table()) == ()
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_runs_of_earlier_versions_have_no_such_file(tmp_path):
 def test_a_file_of_other_docs_is_refused(tmp_path, lines):
     path = written(tmp_path / "docs.jsonl", lines)
     with pytest.raises(ArtifactError, match="run validate again"):
-        read_judged_docs(path, the_table())
+        read_doc_texts(path, the_table())
 
 
 def test_what_a_run_keeps():
     run = finished_run()
-    lines = jsonl(run.judged_docs)
+    lines = jsonl(run.validation_docs)
     assert [line["doc_id"] for line in lines] == [line["doc_id"] for line in jsonl(run.conditions)]
     assert {len(line["options"]) for line in lines} == {4}
     assert {line["group"] for line in lines} <= {"with an intruder", "of one topic"}
