@@ -20,9 +20,9 @@ import datasets
 import yaml
 from lm_eval.tasks import TaskManager
 
-from neuronllm_eval.aqua.prompt_format import ROLE_LINE
+from neuronllm_eval.aqua.proxies import ROLE_LINE
 from neuronllm_eval.formats.markdown import markdown_table
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 
 N_PROXIES = 3
 

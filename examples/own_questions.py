@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from neuronllm_eval import identify, validate
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 
 CITIES = "Paris Rome Oslo Cairo Lima Bern Kyiv Doha Baku Riga Quito Seoul Hanoi Minsk Sofia".split()
 draw = random.Random(0)

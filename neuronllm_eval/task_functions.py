@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from neuronllm_eval.aqua.dataset import load_aqua
-from neuronllm_eval.aqua.harness_task import AquaTask
 from neuronllm_eval.aqua.metrics import (
     acc_consistent,
     acc_consistent_stderr,
@@ -21,6 +20,7 @@ from neuronllm_eval.aqua.metrics import (
     position_bias_stderr,
     process_results,
 )
+from neuronllm_eval.harness.tasks import AquaTask
 
 if TYPE_CHECKING:
     from neuronllm_eval.aqua.dataset import AquaSplits

@@ -23,7 +23,7 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.cli import commands
 from neuronllm_eval.cli.flags import config_path
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 code = cli.main(["report", sys.argv[1]])
 given = ["compare-methods", "--config", "recipes/paper.yaml"]
 models = len(commands.parsed(commands.main_parser(), given)[1][0].models)

@@ -1,9 +1,9 @@
-"""Raw questions of a benchmark -> questions that can be asked, with a count of those that cannot.
+"""Raw questions of a benchmark -> questions that can be used, with a count of those that cannot.
 
 1. `RawQuestion` is what a source read from one doc: texts, and a gold as an index, letter or text.
 2. Its gold becomes an index (`gold_index`).
-3. Options are filled up from other questions' answers, or cut, as the settings say.
-4. What is left is checked (`MultipleChoiceDoc`). A doc that fails anywhere is skipped and counted
+3. Options are filled up from other questions' answers, or cut, by the settings.
+4. The result is checked (`MultipleChoiceDoc`). A doc that fails anywhere is skipped and counted
    under its reason, or ends the run: `on_bad_doc`.
 """
 
@@ -29,7 +29,7 @@ from neuronllm_eval.errors import DocError
 # Class labels stay complete up to so many; a question without options gets so many.
 MOST_LABELS = 8
 OPTIONS_WITHOUT_ANY = 4
-# A stem of fewer words ("Which number is the smallest?") leaves the question to its options.
+# A stem of fewer words ("Which number is the smallest?") does not identify the question.
 _TELLING_STEM = 8
 
 
@@ -38,14 +38,14 @@ class RawQuestion:
     """One doc as its source reads it, unchecked.
 
     Attributes:
-        row: its place in the split, for error messages.
+        row: its index in the split, for error messages.
         question: the stem.
         choices: the options' texts.
         answer: the gold: an index from 0, a letter, the text of an option, or a list of one.
-        passage: what is to be read before the question.
-        id: the data set's own id; None for one made from the content.
+        passage: text before the question.
+        id: of the data set; None for one made from the content.
         is_label: whether the options are the labels of a classification.
-        group: the family or subject that the data set says it is of.
+        group: the family or subject that the data set names.
     """
 
     row: int
@@ -65,15 +65,15 @@ class DocCounts:
     Attributes:
         split: name of the split in the data set.
         docs: docs that were read.
-        questions: those that are asked.
-        skipped: per reason, docs that cannot be asked.
+        questions: usable questions.
+        skipped: per reason, docs that cannot be used.
         duplicates_dropped: questions that the validation split or a demonstration has too.
-        demonstrations: questions set aside to be shown with their answers.
+        demonstrations: questions reserved to be shown with their answers.
         not_drawn: docs beyond `max_selection`.
         options_cut: questions that lost options to `n_options`.
-        distractors_added: questions that were given wrong options.
-        other_half: questions of the split that play the other part, where one split serves as both.
-        first_error: what was wrong with the first doc that was skipped; not in result files.
+        distractors_added: questions that got wrong options.
+        other_half: questions of the split in the other role, where one split serves as both.
+        first_error: why the first skipped doc was skipped; not in result files.
     """
 
     split: str
@@ -89,7 +89,7 @@ class DocCounts:
     first_error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is not zero, for result files."""
+        """The non-zero counts, for result files."""
         values = dataclasses.asdict(self)
         values["skipped"] = dict(sorted(self.skipped.items()))
         del values["first_error"]
@@ -106,14 +106,14 @@ def gold_index(answer: Any, choices: Sequence[str]) -> int:
         choices: the options, `[n_options]`.
 
     Raises:
-        DocError: none of these, or more than one right answer.
+        DocError: none of these, or more than one gold answer.
     """
     if isinstance(answer, (list, tuple)):
         if len(answer) != 1:
             raise DocError(
-                f"there are {len(answer)} right answers {answer!r}",
+                f"there are {len(answer)} gold answers {answer!r}",
                 expected="one",
-                remedy="leave the question out; AQUA needs one right option",
+                remedy="leave the question out; AQUA needs one gold option",
                 reason="several right answers" if len(answer) else "gold missing or out of range",
             )
         return gold_index(answer[0], choices)
@@ -122,44 +122,44 @@ def gold_index(answer: Any, choices: Sequence[str]) -> int:
     if isinstance(answer, str):
         texts = [choice.strip() for choice in choices]
         letter = answer.strip().strip("().:").upper()
-        named = {texts.index(answer.strip())} if answer.strip() in texts else set()
+        indices = {texts.index(answer.strip())} if answer.strip() in texts else set()
         if letter in LETTERS[: len(choices)]:
-            named.add(LETTERS.index(letter))
-        if len(named) > 1:
+            indices.add(LETTERS.index(letter))
+        if len(indices) > 1:
             raise DocError(
                 f"the gold {answer!r} is the text of one option and the letter of another",
                 expected="one or the other",
                 remedy="let the task read the answer as an index",
                 reason="gold ambiguous",
             )
-        if named:
-            return named.pop()
+        if indices:
+            return indices.pop()
     raise DocError(
-        f"the gold {answer!r} ({_kind(answer)}) is none of the options",
+        f"the gold {answer!r} ({_type_words(answer)}) is none of the options",
         expected=f"a number from 0 to {len(choices) - 1}, a letter or the text of an option",
-        remedy="convert it where the task says how to read the answer: `answer | int` if it counts "
-        "from 0, `answer | int - 1` if from 1",
+        remedy="convert it in the task's `answer`: `answer | int` if it counts from 0, "
+        "`answer | int - 1` if from 1",
         reason="gold missing or out of range",
     )
 
 
-def _kind(value: Any) -> str:
+def _type_words(value: Any) -> str:
     return {str: "a text", type(None): "missing"}.get(type(value), type(value).__name__)
 
 
 def clean_questions(
     raws: Iterable[RawQuestion | DocError], settings: AquaSettings, counts: DocCounts
 ) -> list[MultipleChoiceDoc]:
-    """The questions of a split that can be asked, in the split's order.
+    """The usable questions of a split, in the split's order.
 
     Args:
         raws: the docs; an error stands for one that its source could not read.
-        settings: what is filled up, cut, and what happens to bad docs.
-        counts: is added to.
+        settings: how options are filled up or cut, and what happens to bad docs.
+        counts: increased.
 
     Returns:
-        Questions with ids that differ. Without an id of its own a question is named by a hash of
-        its content, with `-2`, `-3` behind it where the same question occurs again.
+        Questions with ids that differ. A question without an id is named by a hash of its content,
+        followed by `-2`, `-3` where it repeats.
 
     Raises:
         DocError: the first bad doc, if `settings.on_bad_doc` is `fail`.
@@ -183,8 +183,8 @@ def clean_questions(
             identity = raw.id or content_id(raw.question, choices, answer, raw.passage)
             if raw.id is not None and raw.id in taken:
                 raise DocError(
-                    f"the id {raw.id!r} occurs again",
-                    expected="an id for each question",
+                    f"the id {raw.id!r} repeats",
+                    expected="a different id for each question",
                     remedy="name another id column, or none",
                     reason="repeated id",
                 )
@@ -206,12 +206,12 @@ def _skip(error: DocError, settings: AquaSettings, counts: DocCounts, row: int |
         raise DocError(
             f"{where}: {error.found}",
             expected=error.expected,
-            remedy=f"{error.remedy}; or pass --on_bad_doc skip to leave such docs out",
+            remedy=f"{error.remedy}; or pass --on_bad_doc skip to exclude such docs",
             reason=error.reason,
         ) from error
     counts.skipped[error.reason] += 1
-    place = "" if row is None or "row " in error.found else f"row {row} (from 0): "
-    counts.first_error = counts.first_error or f"{place}{error.found}"
+    where = "" if row is None or "row " in error.found else f"row {row} (from 0): "
+    counts.first_error = counts.first_error or f"{where}{error.found}"
 
 
 def _unused(identity: str, taken: set[str]) -> str:
@@ -228,7 +228,7 @@ def _texts(raw: RawQuestion) -> tuple[RawQuestion, tuple[str, ...], int]:
         raise DocError(
             f"the question is {raw.question!r}",
             expected="a text",
-            remedy="mend the doc, or how the task reads its question",
+            remedy="fix the doc, or how the task reads its question",
             reason="no question",
         )
     is_list = isinstance(raw.choices, (list, tuple)) and len(raw.choices) > 0
@@ -236,15 +236,15 @@ def _texts(raw: RawQuestion) -> tuple[RawQuestion, tuple[str, ...], int]:
         raise DocError(
             f"the options are {raw.choices!r}",
             expected="a list of texts",
-            remedy="mend the doc, or how the task reads its choices",
+            remedy="fix the doc, or how the task reads its choices",
             reason="options are not texts",
         )
     answer = gold_index(raw.answer, raw.choices)
     if not 0 <= answer < len(raw.choices):
         raise DocError(
             f"the answer is {answer}",
-            expected=f"the index of the right option, 0 to {len(raw.choices) - 1}",
-            remedy="mend the answer; it counts from 0",
+            expected=f"the index of the gold option, 0 to {len(raw.choices) - 1}",
+            remedy="fix the answer; it counts from 0",
             reason="gold missing or out of range",
         )
     return raw, tuple(raw.choices), answer
@@ -258,10 +258,10 @@ def _with_options(
     settings: AquaSettings,
     pool: AnswerPool | None,
 ) -> MultipleChoiceDoc:
-    """The question with as many options as wanted."""
+    """The question with the number of options that the settings ask for."""
     most = settings.n_options or (MOST_LABELS if raw.is_label else len(LETTERS))
     key = (settings.seed, identity)
-    # Of the options the data has: those drawn differ between splits and seeds.
+    # Of the original options: the drawn ones differ between splits and seeds.
     content = content_key(raw.passage, raw.question, *choices)
     stem = content_key(raw.passage, raw.question)
     is_telling = len(stem.split()) >= _TELLING_STEM
@@ -275,7 +275,7 @@ def _with_options(
         drawn = pool.draw(
             choices[answer], others, least - len(choices), key=key, how=settings.distractors
         )
-        # The right option must not stand first because it was there first.
+        # The gold option must not stand first only because it was there first.
         gold, filled = choices[answer], [*choices, *drawn]
         filled.sort(key=lambda text: keyed_draw("filled", *key, text))
         choices, answer = tuple(filled), filled.index(gold)
@@ -289,7 +289,7 @@ def _require_distinct(choices: tuple[str, ...]) -> None:
     if len({choice.strip() for choice in choices}) < len(choices):
         raise DocError(
             "options repeat",
-            expected="options that differ, so that one of them alone is right",
-            remedy="mend the options",
+            expected="different options, so that only one is correct",
+            remedy="fix the options",
             reason="repeated options",
         )

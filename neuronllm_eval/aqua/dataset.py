@@ -1,14 +1,14 @@
 """An AQUA task's data as the harness loads them (`custom_dataset: !function`, `load_aqua`).
 
-The harness asks a task's `custom_dataset` for its splits and hands over `dataset_kwargs` (where the
-questions come from, `aqua_sources`) and `metadata` (how they are asked, `aqua_settings`). It gets
+The harness calls a task's `custom_dataset` for its splits, with `dataset_kwargs` (where questions
+come from, `dataset_source`) and `metadata` (how they are prompted, `settings`). It gets
 
-1. `validation`: the proxies of every question that judges, side by side, questions in seeded order;
-2. `selection`: likewise those that choose neurons, without questions the validation split has;
+1. `validation`: the proxies of every validation question, side by side, questions in seeded order;
+2. `selection`: likewise of the questions that neurons are selected on, none of the former;
 3. `demonstration`: questions that are in neither, each once, to be shown with their answers.
 
-What became of every doc is counted; where the task's metadata has a dict `counts`, as the packaged
-tasks do, the counts are put into it, so that the harness writes them into its result files.
+The outcome of every doc is counted. If the task's metadata has a dict `counts`, as in the packaged
+tasks, it is filled with the counts, so that the harness writes them into its result files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import glob
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,12 @@ from neuronllm_eval.aqua.dataset_source import (
     QuestionSource,
     located_files,
 )
-from neuronllm_eval.aqua.prompt_format import format_question
-from neuronllm_eval.aqua.proxies import MultipleChoiceDoc, Proxy, keyed_draw, make_proxies
+from neuronllm_eval.aqua.proxies import (
+    MultipleChoiceDoc,
+    format_question,
+    keyed_draw,
+    make_proxies,
+)
 from neuronllm_eval.aqua.settings import AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import TaskError
 
@@ -53,9 +57,9 @@ PROXY_COLUMNS: tuple[str, ...] = (
     "prompt",
     "group",
 )
-# The right option at one place in so many docs is no chance.
+# The gold option at one index in so many docs is no coincidence.
 _MANY_DOCS = 20
-# What a task's metadata holds besides settings.
+# Names in a task's metadata besides settings.
 TASK_NAMES = ("counts", "overrides", "version", "config_source")
 
 
@@ -63,8 +67,8 @@ class AquaSplits(datasets.DatasetDict):
     """An AQUA task's splits `selection`, `validation` and `demonstration`.
 
     Attributes:
-        settings: how the questions are asked.
-        counts: per split, what became of its docs; see `aqua_cleaning.DocCounts`.
+        settings: how the questions are prompted.
+        counts: per split, the outcome of its docs; see `cleaning.DocCounts`.
     """
 
     def __init__(
@@ -83,14 +87,14 @@ def load_aqua(**values: Any) -> AquaSplits:
 
     Args:
         values: `dataset_kwargs` (the arguments of `DatasetSource`) and `metadata` (those of
-            `AquaSettings`; `counts`, a dict that is filled; and `overrides`, which go before
-            all else) of the task's YAML.
+            `AquaSettings`; `counts`, a dict that is filled; and `overrides`, which take
+            precedence) of the task's YAML.
 
     Returns:
         `selection`, `validation` and `demonstration`, with the columns `PROXY_COLUMNS`.
 
     Raises:
-        TaskError: no such split or column, or no question is left.
+        TaskError: no such split or column, or no usable question.
         UsageError: a setting is not acceptable.
         DocError: a bad doc, with `on_bad_doc: fail`.
     """
@@ -100,7 +104,7 @@ def load_aqua(**values: Any) -> AquaSplits:
     if "choices" in overrides and "labels" not in overrides:  # instead of the task's labels
         values["labels"] = None
     settings = split_settings(values, [*names, *TASK_NAMES])
-    # None stands for what is not given, so that an override can take a setting back.
+    # None means not given, so that an override can unset a setting.
     source = {name: values[name] for name in names if values.get(name) is not None}
     if "data_files" in source:
         folder = Path(str(values.get("config_source", ""))).parent
@@ -112,8 +116,8 @@ def load_aqua(**values: Any) -> AquaSplits:
 
 
 def filled_counts(splits: AquaSplits) -> dict[str, Any]:
-    """What a task's metadata says once its data are read: how it asks, and what became of docs."""
-    return {**splits.counts, "asked": asdict(splits.settings)}
+    """A task's metadata once its data are read: how it prompts, and the outcome of its docs."""
+    return {**splits.counts, "asked": splits.settings.model_dump()}
 
 
 def _file_times(source: dict[str, Any]) -> tuple[int, ...]:
@@ -122,7 +126,7 @@ def _file_times(source: dict[str, Any]) -> tuple[int, ...]:
     return tuple(Path(file).stat().st_mtime_ns for file in files if Path(file).is_file())
 
 
-# The harness makes a task anew at several places; its data do not change meanwhile.
+# The harness makes a task several times; its data do not change meanwhile.
 @lru_cache(maxsize=4)
 def _load(source: str, settings: AquaSettings, file_times: tuple[int, ...]) -> AquaSplits:
     values = json.loads(source)
@@ -141,33 +145,32 @@ def build_splits(source: QuestionSource, settings: AquaSettings) -> AquaSplits:
     counts = {role: DocCounts(split) for role, split in source.splits.items()}
     counts.setdefault(DEMONSTRATION, DocCounts(source.splits[SELECTION]))
     if source.splits[SELECTION] == source.splits[VALIDATION]:
-        judging, choosing = _halves(_questions(source, VALIDATION, settings, counts))
+        validation, selection = _halves(_questions(source, VALIDATION, settings, counts))
         counts[SELECTION].docs = counts[VALIDATION].docs
         counts[SELECTION].skipped = counts[VALIDATION].skipped.copy()
-        counts[SELECTION].other_half, counts[VALIDATION].other_half = len(judging), len(choosing)
-        logger.info(
-            "split %s is halved: one half chooses, the other judges", counts[VALIDATION].split
-        )
+        counts[SELECTION].other_half = len(validation)
+        counts[VALIDATION].other_half = len(selection)
+        logger.info("split %s is halved for selection and validation", counts[VALIDATION].split)
     else:
-        judging = _questions(source, VALIDATION, settings, counts)
-        choosing = _questions(source, SELECTION, settings, counts)
-    choosing = _without(choosing, judging, counts[SELECTION])
+        validation = _questions(source, VALIDATION, settings, counts)
+        selection = _questions(source, SELECTION, settings, counts)
+    selection = _without(selection, validation, counts[SELECTION])
     if DEMONSTRATION in source.splits:
         shown = _questions(source, DEMONSTRATION, settings, counts)
-        shown = _without(shown, [*judging, *choosing], counts[DEMONSTRATION])
+        shown = _without(shown, [*validation, *selection], counts[DEMONSTRATION])
     else:
-        n_shown = min(settings.n_demonstrations, len(choosing) // 2)
-        shown, choosing = choosing[:n_shown], choosing[n_shown:]
-        choosing = _without(choosing, shown, counts[SELECTION])
+        n_shown = min(settings.n_demonstrations, len(selection) // 2)
+        shown, selection = selection[:n_shown], selection[n_shown:]
+        selection = _without(selection, shown, counts[SELECTION])
         counts[SELECTION].demonstrations = n_shown
     if settings.orders == "auto":
-        settings = replace(settings, orders=_orders([*judging, *choosing]))
-    questions = {SELECTION: choosing, VALIDATION: judging, DEMONSTRATION: shown}
+        settings = settings.model_copy(update={"orders": _orders([*validation, *selection])})
+    questions = {SELECTION: selection, VALIDATION: validation, DEMONSTRATION: shown}
     for role, docs in questions.items():
         counts[role].questions = len(docs)
         if counts[role].skipped:
             logger.warning(
-                "split %s: %d of %d docs cannot be asked and are skipped: %s",
+                "split %s: %d of %d docs cannot be used and are skipped: %s",
                 counts[role].split,
                 counts[role].skipped.total(),
                 counts[role].docs,
@@ -175,16 +178,16 @@ def build_splits(source: QuestionSource, settings: AquaSettings) -> AquaSplits:
             )
         if not docs and role != DEMONSTRATION:
             raise TaskError(
-                f"no question is left of the {counts[role].docs} docs of split "
+                f"no usable question among the {counts[role].docs} docs of split "
                 f"{counts[role].split!r}{_why(counts[role])}",
-                expected="at least one that can be asked",
+                expected="at least one",
                 remedy="check the splits, and how the task reads question, choices and answer; "
-                "--on_bad_doc fail stops at the first doc that cannot be asked",
+                "--on_bad_doc fail stops at the first doc that cannot be used",
             )
     return AquaSplits(
         {
-            SELECTION: proxy_dataset(choosing, settings),
-            VALIDATION: proxy_dataset(judging, settings),
+            SELECTION: proxy_dataset(selection, settings),
+            VALIDATION: proxy_dataset(validation, settings),
             DEMONSTRATION: proxy_dataset(shown, settings, n_proxies=1),
         },
         settings,
@@ -193,7 +196,7 @@ def build_splits(source: QuestionSource, settings: AquaSettings) -> AquaSplits:
 
 
 def _why(counts: DocCounts) -> str:
-    """What became of a split's docs, as the end of a sentence."""
+    """The outcome of a split's docs, as the end of a sentence."""
     reasons = [f"{number} skipped ({reason})" for reason, number in counts.skipped.most_common()]
     if counts.duplicates_dropped:
         reasons.append(f"{counts.duplicates_dropped} duplicates dropped")
@@ -204,19 +207,19 @@ def _why(counts: DocCounts) -> str:
 def _questions(
     source: QuestionSource, role: str, settings: AquaSettings, counts: dict[str, DocCounts]
 ) -> list[MultipleChoiceDoc]:
-    """The questions of a split, in an order drawn from seed and ids unless they are only shown."""
+    """The questions of a split, in an order drawn from seed and ids, but for demonstrations."""
     most = settings.max_selection if role == SELECTION else None
     raws = source.read(role, most, settings.seed, counts[role])
     docs = clean_questions(raws, settings, counts[role])
     if role == DEMONSTRATION:
-        return docs  # benchmarks show the first of such a split
+        return docs  # benchmarks use the first of such a split
     return sorted(docs, key=lambda doc: keyed_draw("question", settings.seed, doc.question_id))
 
 
 def _orders(docs: Sequence[MultipleChoiceDoc]) -> str:
-    """Which orders are asked where no setting says so."""
-    places = {doc.answer for doc in docs}
-    return "drawn" if len(places) == 1 and len(docs) >= _MANY_DOCS else "original"
+    """The orders that `auto` stands for."""
+    indices = {doc.answer for doc in docs}
+    return "drawn" if len(indices) == 1 and len(docs) >= _MANY_DOCS else "original"
 
 
 def _halves(
@@ -234,12 +237,12 @@ def _without(
 ) -> list[MultipleChoiceDoc]:
     """The questions that are not among the others.
 
-    Neither with the same options, in whatever order, nor with others but the same right one.
+    Neither with the same options, in any order, nor with other options but the same gold one.
     """
-    known = {key for doc in others for key in (doc.content, doc.stem)}
-    kept = [doc for doc in docs if doc.content not in known and doc.stem not in known]
-    counts.duplicates_dropped += len(docs) - len(kept)
-    return kept
+    keys = {key for doc in others for key in (doc.content, doc.stem)}
+    distinct = [doc for doc in docs if doc.content not in keys and doc.stem not in keys]
+    counts.duplicates_dropped += len(docs) - len(distinct)
+    return distinct
 
 
 def proxy_dataset(
@@ -249,21 +252,20 @@ def proxy_dataset(
 
     Args:
         docs: the questions.
-        settings: how they are asked.
-        n_proxies: copies of each, if other than the settings say.
+        settings: how they are prompted.
+        n_proxies: copies of each, instead of the settings' number.
 
     Returns:
         One row per proxy with the columns `PROXY_COLUMNS`; `prompt` is the question written out.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in PROXY_COLUMNS}
+    rows: list[dict[str, Any]] = []
     for doc in docs:
         proxies = make_proxies(doc, n_proxies or settings.n_proxies, settings.seed, settings.orders)
         for proxy in proxies:
-            row = _row(proxy, len(proxies), settings.letter_style)
-            for name in PROXY_COLUMNS:
-                columns[name].append(row[name])
+            prompt = format_question(proxy, settings.letter_style)
+            rows.append({**vars(proxy), "n_proxies": len(proxies), "prompt": prompt})
     text, number = datasets.Value("string"), datasets.Value("int64")
-    kinds = {
+    types = {
         "proxy": number,
         "n_proxies": number,
         "order": datasets.List(number),
@@ -271,13 +273,6 @@ def proxy_dataset(
         "answer": number,
         "letters": datasets.List(text),
     }
-    features = {name: kinds.get(name, text) for name in PROXY_COLUMNS}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-
-
-def _row(proxy: Proxy, n_proxies: int, letter_style: str) -> dict[str, Any]:
-    return {
-        **vars(proxy),
-        "n_proxies": n_proxies,
-        "prompt": format_question(proxy, letter_style),
-    }
+    columns = {name: [row[name] for row in rows] for name in PROXY_COLUMNS}
+    features = datasets.Features({name: types.get(name, text) for name in PROXY_COLUMNS})
+    return datasets.Dataset.from_dict(columns, features=features)

@@ -9,8 +9,8 @@
 
 Expressions name columns, or `doc` for all of them: `doc["Correct Answer"]`.
 
-`QuestionSource` is what a benchmark must offer; `DatasetSource` offers it for data sets and
-`aqua_conversion.read_task.HarnessSource` for tasks of the harness.
+`QuestionSource` is what a benchmark must provide; `DatasetSource` does so for data sets and
+`harness.aqua_conversion.read_task.HarnessSource` for tasks of the harness.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     import datasets
 
 
-# The first of these columns with a text counts; the AQUA form of a doc has the first of them.
+# The first of these columns with a text; AQUA docs have the first of them.
 GROUP_COLUMNS = ("group", "subject", "subfamily", "category", "family", "domain")
-_LONGEST = 60  # signs of a name
+_LONGEST_GROUP = 60  # characters
 
 
 def group_of(doc: Mapping[str, Any]) -> str:
-    """The family or subject that a doc is of; empty where it names none."""
-    named = (doc.get(name) for name in GROUP_COLUMNS)
-    found = next((text for text in named if isinstance(text, str) and text.strip()), "")
-    return found if len(found) <= _LONGEST else ""
+    """The family or subject of a doc; empty where it names none."""
+    columns = (doc.get(name) for name in GROUP_COLUMNS)
+    group = next((text for text in columns if isinstance(text, str) and text.strip()), "")
+    return group if len(group) <= _LONGEST_GROUP else ""
 
 
 ROLES = ("selection", "validation", "demonstration")
@@ -53,14 +53,14 @@ _BUILDERS = {"json": "json", "jsonl": "json", "parquet": "parquet", "csv": "csv"
 
 
 class QuestionSource(Protocol):
-    """What a benchmark offers."""
+    """What a benchmark provides."""
 
     @property
     def splits(self) -> Mapping[str, str]:
         """Name of the split behind each role.
 
         A benchmark of one split has it as both `selection` and `validation`: it is then halved.
-        Without `demonstration`, demonstrations are set aside from the selection split.
+        Without `demonstration`, demonstrations are reserved from the selection split.
         """
 
     def read(self, role: str, most: int | None, seed: int, counts: DocCounts) -> Iterable[Any]:
@@ -105,17 +105,17 @@ def _imported(path: str) -> Callable[..., Any]:
         raise TaskError(
             f"load is {path!r}: {error}",
             expected="module.function that can be imported and returns the splits",
-            remedy="mend load in the task's dataset_kwargs",
+            remedy="fix load in the task's dataset_kwargs",
         ) from error
 
 
 def as_list(files: Any) -> list[str]:
-    """The files of a split: `data_files` may give one or several, each also as a pattern."""
+    """The files of a split: `data_files` names one or several, which may be patterns."""
     return [str(file) for file in (files if isinstance(files, (list, tuple)) else [files])]
 
 
 def located_files(data_files: Any, folder: Path) -> dict[str, list[str]]:
-    """The files of each split; those that are not where the command runs, in the YAML's folder.
+    """The files of each split; those not in the working directory, in the YAML's folder.
 
     Raises:
         TaskError: not a mapping from splits to files.
@@ -126,18 +126,17 @@ def located_files(data_files: Any, folder: Path) -> dict[str, list[str]]:
             expected="the file of each split, such as {train: a.jsonl, test: b.jsonl}",
             remedy="name the splits",
         )
-    found = {}
-    for split, given in data_files.items():
-        files = as_list(given)
+    located = {}
+    for split, names in data_files.items():
+        files = as_list(names)
         beside = [str(folder / file) for file in files]
-        is_here = any(glob.glob(file) for file in files)
-        is_there = any(glob.glob(file) for file in beside)
-        found[split] = beside if is_there and not is_here else files
-    return found
+        use_beside = any(map(glob.glob, beside)) and not any(map(glob.glob, files))
+        located[split] = beside if use_beside else files
+    return located
 
 
-def _listed(choices: Any) -> Any:
-    """Choices as a list; filters such as `map` leave them unfinished."""
+def _as_list(choices: Any) -> Any:
+    """Choices as a list; filters such as `map` return iterators."""
     return list(choices) if isinstance(choices, Iterator) else choices
 
 
@@ -153,18 +152,18 @@ class DatasetSource:
         question: template of the stem.
         choices: expression of the list of options; left out where `labels` is given.
         answer: expression of the gold: index, letter or the option's text.
-        selection_split: split that chooses neurons; the validation split's name for one that is
-            to be halved, with `halve`.
-        validation_split: split that judges them.
-        demonstration_split: split of the demonstrations, if there is one for them.
+        selection_split: split that neurons are selected on; the validation split's name for one
+            that is to be halved, with `halve`.
+        validation_split: split that they are validated on.
+        demonstration_split: split of the demonstrations, if any.
         labels: names of the classes, the options of every question.
-        passage: template of what is to be read before the question.
+        passage: template of the text before the question.
         id: expression of the question's id.
         halve: whether one split serves as both, each question in one half by its content.
         path: as `datasets.load_dataset`.
         name: as `datasets.load_dataset`.
-        dataset_revision: `revision` of `datasets.load_dataset`. The harness hands the model's
-            arguments over too, and `revision` is among them.
+        dataset_revision: `revision` of `datasets.load_dataset`. The harness passes the model's
+            arguments too, and `revision` is among them.
         data_dir: as `datasets.load_dataset`.
         data_files: file or files of each split, json, jsonl, parquet, csv or tsv, instead of
             `path`.
@@ -212,7 +211,7 @@ class DatasetSource:
         if is_one and not self.halve:
             raise TaskError(
                 f"the selection split {self.selection_split!r} is also the validation split",
-                expected="docs that choose neurons and docs that judge them, never the same",
+                expected="different docs to select neurons on and to validate them",
                 remedy="pass another --selection_split, or set halve: true in the task",
             )
         if self.halve and not is_one:
@@ -220,22 +219,22 @@ class DatasetSource:
                 f"halve is set, but selection_split is {self.selection_split!r} and "
                 f"validation_split {self.validation_split!r}",
                 expected="one split to halve",
-                remedy="leave out halve, or name the same split twice",
+                remedy="remove halve, or name the same split twice",
             )
 
     @property
     def splits(self) -> Mapping[str, str]:
         """Name of the split behind each role."""
-        found = {SELECTION: self.selection_split, VALIDATION: self.validation_split}
+        splits = {SELECTION: self.selection_split, VALIDATION: self.validation_split}
         if self.demonstration_split is not None:
-            found[DEMONSTRATION] = self.demonstration_split
-        return found
+            splits[DEMONSTRATION] = self.demonstration_split
+        return splits
 
     def read(self, role: str, most: int | None, seed: int, counts: DocCounts) -> Iterator[Any]:
         """The docs of a role's split; see `QuestionSource`.
 
         Raises:
-            TaskError: no such split, or an expression names a column that is not there.
+            TaskError: no such split, or an expression names an unknown column.
         """
         dataset = self._split(self.splits[role])
         parse, columns = self._reader(dataset.column_names)
@@ -263,7 +262,7 @@ class DatasetSource:
             raise TaskError(
                 f"the data set has no split {split!r}",
                 expected=f"one of {', '.join(data)}",
-                remedy="mend selection_split, validation_split or demonstration_split",
+                remedy="fix selection_split, validation_split or demonstration_split",
             )
         return data[split]
 
@@ -273,17 +272,17 @@ class DatasetSource:
         if self.load is not None:
             return _imported(self.load)(**(self.load_kwargs or {}))
         if self.data_files is not None:
-            files = {name: as_list(given) for name, given in self.data_files.items()}
-            kinds = {Path(file).suffix.lstrip(".") for each in files.values() for file in each}
-            if len(kinds) != 1 or not kinds <= set(_BUILDERS):
+            files = {name: as_list(names) for name, names in self.data_files.items()}
+            suffixes = {Path(file).suffix.lstrip(".") for each in files.values() for file in each}
+            if len(suffixes) != 1 or not suffixes <= set(_BUILDERS):
                 raise TaskError(
-                    f"data_files has files of the kinds {', '.join(sorted(kinds)) or 'none'}",
-                    expected=f"all of one kind: {', '.join(_BUILDERS)}",
+                    f"data_files has files of the types {', '.join(sorted(suffixes)) or 'none'}",
+                    expected=f"all of one type: {', '.join(_BUILDERS)}",
                     remedy="convert the files",
                 )
-            kind = kinds.pop()
-            more = {"delimiter": "\t"} if kind == "tsv" else {}
-            return datasets.load_dataset(_BUILDERS[kind], data_files=files, **more)
+            suffix = suffixes.pop()
+            options = {"delimiter": "\t"} if suffix == "tsv" else {}
+            return datasets.load_dataset(_BUILDERS[suffix], data_files=files, **options)
         return datasets.load_dataset(
             self.path, name=self.name, revision=self.dataset_revision, data_dir=self.data_dir
         )
@@ -291,7 +290,7 @@ class DatasetSource:
     def _reader(
         self, columns: list[str]
     ) -> tuple[Callable[[int, dict[str, Any]], RawQuestion | DocError], set[str]]:
-        """A function of (row, doc), and the columns that it looks at."""
+        """A function of (row, doc), and the columns that it reads."""
         choices = None if self.labels else self.choices
         expressions = [text for text in (choices, self.answer, self.id) if text]
         used = set(GROUP_COLUMNS) & set(columns)
@@ -303,7 +302,7 @@ class DatasetSource:
                     f"{source!r} is not valid Jinja: {error.message}",
                     expected="a template for question and passage, expressions for choices, "
                     "answer and id",
-                    remedy="mend the task's dataset_kwargs",
+                    remedy="fix the task's dataset_kwargs",
                 ) from error
             if _WHOLE_DOC in names - set(columns):
                 names = (names - {_WHOLE_DOC}) | set(columns)
@@ -312,7 +311,7 @@ class DatasetSource:
                 raise TaskError(
                     f"no column {unknown[0]!r} among the data set's columns {', '.join(columns)}",
                     expected=f"the columns that {source!r} names",
-                    remedy="mend question, passage, choices, answer or id in the task's "
+                    remedy="fix question, passage, choices, answer or id in the task's "
                     "dataset_kwargs",
                 )
             used |= names
@@ -330,7 +329,7 @@ class DatasetSource:
                 return RawQuestion(
                     row=row,
                     question=question.render(doc),
-                    choices=list(self.labels) if choices is None else _listed(values[choices]),
+                    choices=list(self.labels) if choices is None else _as_list(values[choices]),
                     answer=values[self.answer],
                     passage=passage.render(doc),
                     id=_as_id(values[self.id]) if self.id else None,
@@ -341,7 +340,7 @@ class DatasetSource:
                 return DocError(
                     f"row {row} cannot be read: {type(error).__name__}: {error}",
                     expected="values that the task's expressions can use",
-                    remedy="mend question, passage, choices, answer or id in dataset_kwargs",
+                    remedy="fix question, passage, choices, answer or id in dataset_kwargs",
                     reason="unreadable",
                 )
 

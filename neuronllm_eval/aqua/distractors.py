@@ -1,9 +1,9 @@
 """Wrong options for questions that have none or too few, and fewer for those with too many. Pure.
 
-1. The pool is the right answers of the same task's questions, without repeats (`AnswerPool`).
-2. A question gets answers of others that are neither its own right answer nor an option it has,
-   compared after `normalise`; with `length`, of about its right answer's length.
-3. A question with more options than wanted keeps the right one and a draw of the others.
+1. The pool is the gold answers of the same task's questions, without repeats (`AnswerPool`).
+2. A question gets answers of others that are neither its gold answer nor one of its options,
+   compared after `normalise`; with `length`, of about its gold answer's length.
+3. A question with too many options keeps the gold one and a draw of the others.
 
 Draws depend on the seed, the question's id and the pool, so on the task's other questions.
 """
@@ -16,18 +16,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from neuronllm_eval.aqua.proxies import keyed_draw
-from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.errors import DocError
 
 DISTRACTORS = ("none", "random", "length")
-# How many answers of about the same length a draw chooses from, per distractor wanted.
+# Candidates of about the same length, per distractor.
 _NEAREST = 16
-# Not signs that belong to an answer: -5, 10%, C++, #1.
+# Not characters that belong to an answer: -5, 10%, C++, #1.
 _EDGES = ".,;:!?\"'`()[]{}…" + string.whitespace
 _ARTICLES = ("a ", "an ", "the ")
 
 
 def normalise(text: str) -> str:
-    """A text without what does not tell answers apart: case, spacing, outer marks, an article."""
+    """A text without case, extra spacing, outer marks and an article."""
     text = " ".join(text.casefold().split()).strip(_EDGES)
     for article in _ARTICLES:
         text = text.removeprefix(article)
@@ -46,12 +46,12 @@ class AnswerPool:
 
     @classmethod
     def of(cls, answers: Iterable[str]) -> AnswerPool:
-        """The pool of some answers; of those that normalise alike, the first in sorting stays."""
-        known: dict[str, str] = {}
+        """The pool of some answers; of those that normalise alike, the first in sorting order."""
+        texts: dict[str, str] = {}
         for answer in sorted(set(answers)):
-            known.setdefault(normalise(answer), answer)
-        known.pop("", None)
-        return cls(tuple(sorted((len(text), key, text) for key, text in known.items())))
+            texts.setdefault(normalise(answer), answer)
+        texts.pop("", None)
+        return cls(tuple(sorted((len(text), key, text) for key, text in texts.items())))
 
     def draw(
         self, gold: str, taken: Iterable[str], count: int, *, key: tuple[object, ...], how: str
@@ -59,9 +59,9 @@ class AnswerPool:
         """Wrong options for one question.
 
         Args:
-            gold: the right answer.
-            taken: further options that the question has.
-            count: how many are wanted.
+            gold: the gold answer.
+            taken: the question's other options.
+            count: number of distractors.
             key: what the draw depends on: the seed and the question's id.
             how: `random`, or `length` for answers of about the length of `gold`.
 
@@ -71,12 +71,7 @@ class AnswerPool:
 
         Raises:
             DocError: the pool has too few of them.
-            UsageError: there is no such way to draw.
         """
-        if how not in DISTRACTORS[1:]:
-            raise UsageError(
-                f"distractors is {how!r}", expected=" or ".join(DISTRACTORS), remedy="use random"
-            )
         used = {normalise(text) for text in (gold, *taken)}
         candidates = self._nearest(len(gold), _NEAREST * count, used) if how == "length" else None
         if candidates is None:
@@ -84,8 +79,8 @@ class AnswerPool:
         if len(candidates) < count:
             raise DocError(
                 f"there are {len(candidates)} other answers to draw {count} distractors from",
-                expected="a task with more different answers",
-                remedy="ask for fewer options (n_options)",
+                expected="a task with more distinct answers",
+                remedy="lower n_options",
                 reason="too few other answers for distractors",
             )
         return tuple(
@@ -111,16 +106,16 @@ class AnswerPool:
         return found
 
     def _sample(self, count: int, used: set[str], key: tuple[object, ...]) -> list[str]:
-        """`count` unused answers; all that are unused where they are few."""
+        """`count` unused answers; all of them if they are few."""
         if len(self.answers) <= _NEAREST * count + len(used):
-            return [text for _, known, text in self.answers if known not in used]
+            return [text for _, normalised, text in self.answers if normalised not in used]
         found: dict[str, str] = {}
         attempt = 0
         while len(found) < count:
-            place = keyed_draw("place", *key, attempt) % len(self.answers)
-            _, known, text = self.answers[place]
-            if known not in used:
-                found[known] = text
+            index = keyed_draw("place", *key, attempt) % len(self.answers)
+            _, normalised, text = self.answers[index]
+            if normalised not in used:
+                found[normalised] = text
             attempt += 1
         return list(found.values())
 
@@ -128,20 +123,20 @@ class AnswerPool:
 def keep_options(
     choices: tuple[str, ...], answer: int, count: int, *, key: tuple[object, ...]
 ) -> tuple[tuple[str, ...], int]:
-    """The right option and a draw of the others, in the order they had.
+    """The gold option and a draw of the others, in their order.
 
     Args:
         choices: the options, `[n_options]`.
-        answer: index of the right one.
-        count: how many options stay, 2 or more.
+        answer: index of the gold one.
+        count: number of options to keep, 2 or more.
         key: what the draw depends on: the seed and the question's id.
 
     Returns:
-        `[min(count, n_options)]` options, and the index of the right one among them.
+        `[min(count, n_options)]` options, and the index of the gold one among them.
     """
     if len(choices) <= count:
         return choices, answer
     others = [index for index in range(len(choices)) if index != answer]
     others.sort(key=lambda index: keyed_draw("keep", *key, index))
-    kept = sorted([answer, *others[: count - 1]])
-    return tuple(choices[index] for index in kept), kept.index(answer)
+    indices = sorted([answer, *others[: count - 1]])
+    return tuple(choices[index] for index in indices), indices.index(answer)

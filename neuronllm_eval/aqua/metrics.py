@@ -4,25 +4,25 @@ The question is the unit, since its proxies are not independent.
 
 | metric | meaning |
 |---|---|
-| `acc` | share of right answers over all docs (proxies) |
-| `acc_consistent` | share of questions answered right on every proxy |
-| `acc_majority` | share of questions whose most frequent answer is right; ties count in part |
-| `fortuity` | share of questions right on their first proxy, but not on every one |
-| `position_bias` | total variation between the letters predicted and those of the gold options |
+| `acc` | share of correct answers over all docs (proxies) |
+| `acc_consistent` | share of questions answered correctly on every proxy |
+| `acc_majority` | share of questions whose most frequent answer is correct; ties count in part |
+| `fortuity` | share of questions correct on their first proxy, but not on every one |
+| `position_bias` | total variation distance between predicted and gold letters |
 
-With `orders: original` or `swap` the first proxy shows the options in the data's own order, so that
-`fortuity + acc_consistent` is the accuracy of asking once, as benchmarks do; with `drawn` it has a
-drawn order.
+With `orders: original` or `swap` the first proxy shows the options in the data's order, so that
+`fortuity + acc_consistent` is the accuracy of a single prompt per question, as in benchmarks; with
+`drawn` it has a drawn order.
 
 Standard errors: `acc`'s is clustered by question; those of the shares of questions are of a mean
 (`n - 1` in the variance, as the harness's `mean_stderr`); `position_bias` has a bootstrap over
-questions. The harness knows no standard errors of metrics that are not plain means, so each is a
-metric of its own, named as the harness names them.
+questions. The harness has no standard errors for metrics that are not plain means, so each is a
+separate metric, named as the harness names them.
 
-A question that was not asked in full, as `--limit` may leave it, counts for `acc` and
-`position_bias` only; where no question is complete, the others are NaN. Where there are fewer than
-two questions, standard errors are NaN. The harness gathers the values of all processes before it
-calls these, in any order; a proxy that comes twice counts once.
+A question without all of its proxies, which `--limit` can cause, counts for `acc` and
+`position_bias` only; where no question is complete, the others are NaN. With fewer than two
+questions, standard errors are NaN. The harness gathers the values of all processes before it calls
+these, in any order; a repeated proxy counts once.
 
 Source: AQUA and fortuity are of arXiv 2601.04548; the formulas are our reading.
 """
@@ -50,10 +50,10 @@ class Answer(NamedTuple):
     Attributes:
         question_id: the question.
         proxy: number of the copy, from 0.
-        n_proxies: copies of the question there are.
-        gold: letter of the right option, from 0.
-        predicted: letter of the option answered, from 0.
-        chosen: the option answered, as its index in the original doc.
+        n_proxies: number of copies of the question.
+        gold: letter of the gold option, from 0.
+        predicted: predicted letter, from 0.
+        chosen: the predicted option, as its index in the original doc.
     """
 
     question_id: str
@@ -70,11 +70,11 @@ def process_results(
     """A doc's value of each metric.
 
     Args:
-        doc: a proxy, with the columns `aqua_task.PROXY_COLUMNS`.
-        results: per option (log-likelihood, whether greedy decoding would say it).
+        doc: a proxy, with the columns `dataset.PROXY_COLUMNS`.
+        results: per option (log-likelihood, whether greedy decoding gives it).
 
     Returns:
-        1.0 or 0.0 for `acc`; for all others what is needed to know it by question.
+        1.0 or 0.0 for `acc`; for all others the answer, since they are by question.
     """
     predicted = int(np.argmax([loglikelihood for loglikelihood, _ in results]))
     answer = Answer(
@@ -88,7 +88,7 @@ def process_results(
     values: dict[str, float | Answer] = {"acc": float(predicted == answer.gold)}
     for metric in METRICS:
         values.setdefault(metric, answer)
-        # After its metric, for which the harness writes a standard error of its own, or "N/A".
+        # After its metric, for which the harness itself writes a standard error, or "N/A".
         values[f"{metric}_stderr"] = answer
     return values
 
@@ -98,17 +98,17 @@ class _Questions:
     """Answers by question, in the order of their ids.
 
     Attributes:
-        n_asked: `[questions]` proxies answered.
-        n_right: `[questions]` proxies answered right.
+        n_answered: `[questions]` proxies answered.
+        n_correct: `[questions]` proxies answered correctly.
         complete: `[questions]` whether all proxies were answered.
-        first: `[questions]` 1 if the first proxy answered is right, else 0.
-        majority: `[questions]` 1 if the option answered most often is the gold, 1 / k if it ties
+        first: `[questions]` 1 if the first proxy answered is correct, else 0.
+        majority: `[questions]` 1 if the option predicted most often is the gold, 1 / k if it ties
             with k - 1 others, else 0.
-        letters: `[questions, letters]` how much more often a letter is answered than right.
+        letters: `[questions, letters]` how much more often a letter is predicted than gold.
     """
 
-    n_asked: NDArray[np.int64]
-    n_right: NDArray[np.int64]
+    n_answered: NDArray[np.int64]
+    n_correct: NDArray[np.int64]
     complete: NDArray[np.bool_]
     first: NDArray[np.int64]
     majority: NDArray[np.float64]
@@ -137,38 +137,40 @@ def _grouped(answers: tuple[Answer, ...]) -> _Questions:
         cells = np.bincount(question * len(LETTERS) + options, minlength=n * len(LETTERS))
         return cells.reshape(n, len(LETTERS))
 
-    right = (gold == predicted).astype(np.int64)
-    n_asked = np.bincount(question)
-    n_right = np.bincount(question, weights=right).astype(np.int64)
+    correct = (gold == predicted).astype(np.int64)
+    n_answered = np.bincount(question)
+    n_correct = np.bincount(question, weights=correct).astype(np.int64)
     votes = count(chosen)
     most = votes.max(axis=1)
     winners = (votes == most[:, None]).sum(axis=1)
     return _Questions(
-        n_asked=n_asked,
-        n_right=n_right,
-        complete=n_asked == n_proxies[starts],
-        first=right[starts],
-        majority=np.where(n_right == most, 1 / winners, 0.0),
+        n_answered=n_answered,
+        n_correct=n_correct,
+        complete=n_answered == n_proxies[starts],
+        first=correct[starts],
+        majority=np.where(n_correct == most, 1 / winners, 0.0),
         letters=count(predicted) - count(gold),
     )
 
 
 def _consistent(answers: Sequence[Answer]) -> NDArray[Any]:
-    """[complete questions] whether every proxy is right."""
+    """[complete questions] whether every proxy is correct."""
     questions = _by_question(answers)
-    return (questions.n_right == questions.n_asked)[questions.complete]
+    return (questions.n_correct == questions.n_answered)[questions.complete]
 
 
 def _majority(answers: Sequence[Answer]) -> NDArray[Any]:
-    """[complete questions] share of the vote's winners that is right."""
+    """[complete questions] share of the vote's winners that is gold."""
     questions = _by_question(answers)
     return questions.majority[questions.complete]
 
 
 def _fortuitous(answers: Sequence[Answer]) -> NDArray[Any]:
-    """[complete questions] whether the first proxy is right, and another is not."""
+    """[complete questions] whether the first proxy is correct, and another is not."""
     questions = _by_question(answers)
-    return ((questions.first == 1) & (questions.n_right < questions.n_asked))[questions.complete]
+    return ((questions.first == 1) & (questions.n_correct < questions.n_answered))[
+        questions.complete
+    ]
 
 
 def _mean(scores: NDArray[Any]) -> float:
@@ -185,15 +187,15 @@ def acc_stderr(answers: Sequence[Answer]) -> float:
     With one proxy per question it is the harness's `mean_stderr`.
     """
     questions = _by_question(answers)
-    n, n_docs = len(questions.n_asked), questions.n_asked.sum()
+    n, n_docs = len(questions.n_answered), questions.n_answered.sum()
     if n < 2:
         return math.nan
-    residuals = questions.n_right - questions.n_asked * (questions.n_right.sum() / n_docs)
+    residuals = questions.n_correct - questions.n_answered * (questions.n_correct.sum() / n_docs)
     return float(math.sqrt(n / (n - 1) * np.square(residuals).sum()) / n_docs)
 
 
 def acc_consistent(answers: Sequence[Answer]) -> float:
-    """Share of complete questions that are right on every proxy."""
+    """Share of complete questions that are correct on every proxy."""
     return _mean(_consistent(answers))
 
 
@@ -203,7 +205,7 @@ def acc_consistent_stderr(answers: Sequence[Answer]) -> float:
 
 
 def acc_majority(answers: Sequence[Answer]) -> float:
-    """Share of complete questions whose most frequent answer is right; ties count in part."""
+    """Share of complete questions whose most frequent answer is correct; ties count in part."""
     return _mean(_majority(answers))
 
 
@@ -213,7 +215,7 @@ def acc_majority_stderr(answers: Sequence[Answer]) -> float:
 
 
 def fortuity(answers: Sequence[Answer]) -> float:
-    """Share of complete questions right on the first proxy, but not on every proxy."""
+    """Share of complete questions correct on the first proxy, but not on every proxy."""
     return _mean(_fortuitous(answers))
 
 
@@ -223,26 +225,26 @@ def fortuity_stderr(answers: Sequence[Answer]) -> float:
 
 
 def position_bias(answers: Sequence[Answer]) -> float:
-    """Total variation, 0 to 1, between the predicted letters and the golds' over all docs.
+    """Total variation distance, 0 to 1, between predicted and gold letters over all docs.
 
-    Chance alone makes it positive where answers are wrong, the more so the fewer questions.
+    Chance alone makes it positive where answers are wrong, more so with fewer questions.
     """
     questions = _by_question(answers)
     excess = np.abs(questions.letters.sum(axis=0)).sum()
-    return float(excess / 2 / questions.n_asked.sum())
+    return float(excess / 2 / questions.n_answered.sum())
 
 
 def position_bias_stderr(answers: Sequence[Answer]) -> float:
     """Bootstrap standard error of `position_bias`, over questions; repeatable."""
     questions = _by_question(answers)
-    n = len(questions.n_asked)
+    n = len(questions.n_answered)
     if n < 2:
         return math.nan
-    # To draw questions is to draw kinds of questions by their frequency, and those are fewer.
-    kinds, counts = np.unique(
-        np.column_stack([questions.n_asked, questions.letters]), axis=0, return_counts=True
+    # Drawing questions is drawing distinct rows by their frequency, and those are fewer.
+    rows, counts = np.unique(
+        np.column_stack([questions.n_answered, questions.letters]), axis=0, return_counts=True
     )
     draws = np.random.default_rng(0).multinomial(n, counts / n, size=N_RESAMPLES)
-    sums = draws.astype(np.float64) @ kinds
+    sums = draws.astype(np.float64) @ rows
     biases = np.abs(sums[:, 1:]).sum(axis=1) / 2 / sums[:, 0]
     return float(np.std(biases, ddof=1))

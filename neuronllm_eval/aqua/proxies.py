@@ -1,14 +1,17 @@
 """AQUA: a multiple-choice question becomes P copies that differ only in the order of the options.
 
-A model that prefers a letter, or a position, answers some questions by luck. Asking each question P
-times, with the right option under another letter each time, tells luck from knowledge (augmented
-question answering, AQUA, of arXiv 2601.04548; which orders are asked is our reading).
+A model that prefers a letter, or a position, answers some questions by luck. Prompting each
+question P times, with the gold option under another letter each time, tells luck from knowledge
+(augmented question answering, AQUA, of arXiv 2601.04548; which orders are used is our reading).
 
 1. A question is checked (`MultipleChoiceDoc`): 2 to 26 options, all different, gold in range.
-2. Its orders are chosen (`option_orders`): cyclic shifts of the options, each bringing every option
-   under another letter; once all shifts are used up, further distinct permutations.
+2. Its orders are drawn (`option_orders`): cyclic shifts of the options, each bringing every option
+   under another letter; once all shifts are used, further distinct permutations.
 3. Each order gives one copy (`make_proxies`), which carries its question's id, its order and the
-   gold's new place.
+   gold's new index.
+4. A copy is written out (`format_question`): passage, stem, lettered options, cue. The paper's text
+   was not available where this was written: the role and rule line, one demonstration and `A.`
+   before each option are our reading of its setting.
 
 All draws come from SHA-256 of seed and question id: a question's proxies depend neither on the
 other questions of the data set, nor on the process, nor on the version of Python.
@@ -26,7 +29,14 @@ from neuronllm_eval.errors import DocError, UsageError
 
 LETTERS: tuple[str, ...] = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 ORDERS = ("original", "drawn", "swap")
-# What may stand around a word without changing what it says.
+# By the name of the style, what stands before an option.
+LETTER_STYLES: dict[str, str] = {"A.": "{}. ", "A)": "{}) ", "(A)": "({}) ", "A:": "{}: "}
+ROLE_LINE = (
+    "You are a careful expert. Each question has one right option; answer with its letter.\n\n"
+)
+QUESTION_CUE = "Question: "
+ANSWER_CUE = "Answer:"
+# What may stand around a word without changing its meaning.
 _MARKS = "\"'`.,;:!?()[]{}"
 
 
@@ -39,10 +49,10 @@ class MultipleChoiceDoc:
         question: the stem.
         choices: the options' texts, `[n_options]`.
         answer: index of the gold option in `choices`.
-        passage: what is to be read before the question, if anything.
-        content: what the question says (`content_key`), before options were filled up or cut.
-        stem: likewise, of a long enough question and its right option alone.
-        group: the family or subject that the benchmark says it is of.
+        passage: text before the question, if any.
+        content: key of the content (`content_key`), before options were filled up or cut.
+        stem: likewise, of a long enough question and its gold option alone.
+        group: the family or subject that the benchmark names.
 
     Raises:
         DocError: fewer than 2 or more than 26 options, an option that is empty or that repeats
@@ -64,7 +74,7 @@ class MultipleChoiceDoc:
             raise DocError(
                 f"question {self.question_id!r} has {n_options} option(s)",
                 expected=f"2 to {len(LETTERS)} options, one letter each",
-                remedy="set distractors to fill up, or n_options to cut; or mend the options",
+                remedy="set distractors to fill up, or n_options to cut; or fix the options",
                 reason="fewer than 2 options" if n_options < 2 else "more than 26 options",
             )
         letter_of: dict[str, str] = {}
@@ -74,15 +84,15 @@ class MultipleChoiceDoc:
                 raise DocError(
                     f"question {self.question_id!r} has an empty option {letter}",
                     expected="every option to have a text",
-                    remedy="leave the question out of the data set, or mend its options",
+                    remedy="remove the question from the data set, or fix its options",
                     reason="empty option",
                 )
             if text in letter_of:
                 raise DocError(
                     f"question {self.question_id!r} has the same text {text!r} as options "
                     f"{letter_of[text]} and {letter}",
-                    expected="options that differ, so that one of them alone is right",
-                    remedy="leave the question out of the data set, or mend its options",
+                    expected="different options, so that only one is correct",
+                    remedy="remove the question from the data set, or fix its options",
                     reason="repeated options",
                 )
             letter_of[text] = letter
@@ -90,7 +100,7 @@ class MultipleChoiceDoc:
             raise DocError(
                 f"question {self.question_id!r} has the answer {self.answer}",
                 expected=f"the index of the right option, 0 to {n_options - 1}",
-                remedy="mend the answer; it counts from 0",
+                remedy="fix the answer; it counts from 0",
                 reason="gold missing or out of range",
             )
 
@@ -107,7 +117,7 @@ class Proxy:
         choices: the options in shown order, `[n_options]`.
         answer: index of the gold option in `choices`.
         letters: the options' letters, `[n_options]`.
-        passage: what is to be read before the question, unchanged.
+        passage: text before the question, unchanged.
         group: the question's.
     """
 
@@ -128,16 +138,6 @@ def keyed_draw(*key: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest(), "big")
 
 
-def require_n_proxies(n_proxies: int) -> None:
-    """Raise UsageError unless a question is asked once or more."""
-    if n_proxies < 1:
-        raise UsageError(
-            f"n_proxies is {n_proxies}",
-            expected="1 or more option-shuffled copies of each question",
-            remedy="set n_proxies to 3, the default, or more",
-        )
-
-
 def option_orders(
     n_options: int,
     n_proxies: int,
@@ -149,22 +149,22 @@ def option_orders(
 ) -> tuple[tuple[int, ...], ...]:
     """The option orders of a question's proxies.
 
-    - `original`: the order the data has, then the other cyclic shifts in a drawn sequence.
-    - `drawn`: the cyclic shifts from a drawn start, for data whose order tells the right option.
-    - `swap`: the order the data has, then, in a drawn sequence, the gold changes places with each
-      other option, so that it is under each letter once (the orders of the SCORE option-order
-      tasks of lm-eval). No further orders.
+    - `original`: the order of the data, then the other cyclic shifts in a drawn sequence.
+    - `drawn`: the cyclic shifts from a drawn start, for data whose order reveals the gold option.
+    - `swap`: the order of the data, then, in a drawn sequence, the gold swapped with each other
+      option, so that it is under each letter once (the orders of the SCORE option-order tasks of
+      lm-eval). No further orders.
 
-    After the shifts come drawn permutations that did not occur yet. The orders do not depend on how
-    many are asked for: fewer are a prefix of more.
+    After the shifts come drawn permutations that did not occur yet. Fewer orders are a prefix of
+    more.
 
     Args:
         n_options: number of options, 2 or more.
         n_proxies: number of orders wanted, 1 or more; there are no more than `n_options!`.
         seed: seed of the run.
         question_id: id of the question.
-        orders: which orders, of `ORDERS`.
-        answer: index of the gold option; only `swap` looks at it.
+        orders: one of `ORDERS`.
+        answer: index of the gold option; only `swap` uses it.
 
     Returns:
         `[min(n_proxies, n_options!)][n_options]`, for `swap` `[min(n_proxies, n_options)]`;
@@ -174,41 +174,41 @@ def option_orders(
     Raises:
         UsageError: `n_options` is below 2, `n_proxies` below 1, or there are no such orders.
     """
-    if n_options < 2:
-        raise UsageError(f"n_options is {n_options}", expected="2 or more options to put in order")
-    require_n_proxies(n_proxies)
+    if n_options < 2 or n_proxies < 1:
+        raise UsageError(
+            f"n_options is {n_options}, n_proxies {n_proxies}",
+            expected="2 or more options to put in order, and 1 or more copies of each question",
+            remedy="set n_proxies to 3, the default, or more",
+        )
     if orders == "swap":
         others = sorted(
             set(range(n_options)) - {answer},
-            key=lambda place: keyed_draw("swap", seed, question_id, place),
+            key=lambda index: keyed_draw("swap", seed, question_id, index),
         )
-        places = [answer, *others][:n_proxies]
-        return tuple(_swapped(n_options, answer, place) for place in places)
+        return tuple(_swapped(n_options, answer, index) for index in [answer, *others][:n_proxies])
     shifts = _shifts(n_options, orders, seed, question_id)[:n_proxies]
-    found = [tuple((shift + k) % n_options for k in range(n_options)) for shift in shifts]
-    taken = set(found)
-    wanted = min(n_proxies, math.factorial(n_options))
+    # As keys of a dict: distinct, in sequence.
+    found = dict.fromkeys(
+        tuple((shift + k) % n_options for k in range(n_options)) for shift in shifts
+    )
     attempt = 0
-    while len(found) < wanted:
+    while len(found) < min(n_proxies, math.factorial(n_options)):
         keys = [
             keyed_draw("order", seed, question_id, attempt, option) for option in range(n_options)
         ]
-        order = tuple(sorted(range(n_options), key=keys.__getitem__))
-        if order not in taken:
-            taken.add(order)
-            found.append(order)
+        found.setdefault(tuple(sorted(range(n_options), key=keys.__getitem__)))
         attempt += 1
     return tuple(found)
 
 
-def _swapped(n_options: int, answer: int, place: int) -> tuple[int, ...]:
+def _swapped(n_options: int, answer: int, index: int) -> tuple[int, ...]:
     order = list(range(n_options))
-    order[place], order[answer] = order[answer], order[place]
+    order[index], order[answer] = order[answer], order[index]
     return tuple(order)
 
 
 def _shifts(n_options: int, orders: str, seed: int, question_id: str) -> list[int]:
-    """All cyclic shifts, in the sequence in which they are asked."""
+    """All cyclic shifts, in the sequence in which they are used."""
     if orders == "drawn":
         start = keyed_draw("start", seed, question_id) % n_options
         return [(start + shift) % n_options for shift in range(n_options)]
@@ -225,22 +225,13 @@ def _shifts(n_options: int, orders: str, seed: int, question_id: str) -> list[in
 def make_proxies(
     doc: MultipleChoiceDoc, n_proxies: int = 3, seed: int = 0, orders: str = "original"
 ) -> tuple[Proxy, ...]:
-    """The option-shuffled copies of one question.
-
-    Args:
-        doc: the question.
-        n_proxies: number of copies wanted, 1 or more.
-        seed: seed of the run.
-        orders: which orders, see `option_orders`.
+    """The option-shuffled copies of one question; arguments and errors as of `option_orders`.
 
     Returns:
         `[min(n_proxies, n_options!)]` proxies, for `swap` `[min(n_proxies, n_options)]`. The gold
         option is under `min(n_proxies, n_options)` different letters in them.
-
-    Raises:
-        UsageError: if `n_proxies` is below 1, or there are no such orders.
     """
-    shown = option_orders(
+    all_orders = option_orders(
         len(doc.choices),
         n_proxies,
         seed=seed,
@@ -260,18 +251,36 @@ def make_proxies(
             passage=doc.passage,
             group=doc.group,
         )
-        for number, order in enumerate(shown)
+        for number, order in enumerate(all_orders)
     )
 
 
 def content_id(question: str, choices: Sequence[str], answer: int | None, passage: str = "") -> str:
-    """An id that follows from what the question says: 16 hexadecimal digits."""
+    """An id made from the content of a question: 16 hexadecimal digits."""
     parts: list[object] = [question, list(choices), answer]
     text = json.dumps([*parts, passage] if passage else parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def content_key(*texts: str) -> str:
-    """What a question says, in no order: its words without case, spacing and outer marks."""
+    """The words of a question, sorted, without case, spacing and outer marks."""
     words = (word.strip(_MARKS) or word for word in " ".join(texts).lower().split())
     return " ".join(sorted(words))
+
+
+def format_question(proxy: Proxy, letter_style: str = "A.") -> str:
+    """The prompt of one question: passage, stem, one line for each option, and `Answer:`.
+
+    Args:
+        proxy: the question, with its options in the order in which they are shown.
+        letter_style: a key of `LETTER_STYLES`.
+    """
+    before = LETTER_STYLES[letter_style]
+    lines = [proxy.passage] if proxy.passage else []
+    lines.append(f"{QUESTION_CUE}{proxy.question}")
+    lines += [
+        before.format(letter) + choice
+        for letter, choice in zip(proxy.letters, proxy.choices, strict=True)
+    ]
+    lines.append(ANSWER_CUE)
+    return "\n".join(lines)

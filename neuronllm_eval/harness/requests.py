@@ -1,27 +1,40 @@
-"""Harness tasks -> questions with token ids: which docs are asked, and how they are written out.
+"""Harness tasks -> questions with token ids: which docs are evaluated, and how they are prompted.
 
-1. Apply the prompt settings, and refuse demonstrations that give answers away.
-2. Choose the docs: whole questions, without those to be left out.
-3. Let the task build its own requests (few-shot, chat template, system instruction).
-4. Encode them as the model does (`encoding`).
+1. Apply the prompt settings, and refuse demonstrations that reveal answers.
+2. Choose the docs: whole questions, without the excluded ones.
+3. Let the task build its requests (few-shot, chat template, system instruction).
+4. Encode them as the model does (`tokenize`).
+
+Also the first words of docs (`doc_lines`, `question_words`), for people who read a report.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+import lm_eval.api.task
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
+from neuronllm_eval.aqua.dataset_source import group_of
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness.tasks import doc_content, is_aqua, question_id
 from neuronllm_eval.harness.tokenize import Encoder, PromptSettings, QuestionSet, prompt_format
-from neuronllm_eval.runtime.progress import harness_bars
+from neuronllm_eval.runtime.progress import disable
 
 logger = logging.getLogger(__name__)
+# Of excerpts.
+FIRST_WORDS = 12
+_QUESTION_WORDS, _QUESTION_CHARACTERS = 30, 200
+_OPTION_WORDS, _OPTION_CHARACTERS = 8, 60
+_MOST_OPTIONS = 26
+_OPTION_COLUMNS = ("choices", "options", "endings")
 
 
 def build_questions(
@@ -37,16 +50,16 @@ def build_questions(
     Args:
         lm: the harness model; its tokenizer and chat template are used.
         task: a multiple-choice task; its few-shot setting and instances are set.
-        settings: how prompts are built.
-        limit: number of questions (not proxies), from the front; None for all.
-        exclude: question ids to leave out.
+        settings: of the prompts.
+        limit: number of questions (not proxies); None for all.
+        exclude: ids of questions.
         draw_seed: draw the limited questions by this seed instead of taking the first, since
-            data may be sorted by label. AQUA tasks are shuffled already.
+            data may be sorted by label; AQUA tasks are shuffled already.
 
     Raises:
         DocError: with `on_bad_doc` `fail`, the first doc without a usable gold, with
             indistinguishable options, or longer than the model's context without demonstrations.
-        TaskError: no doc can be asked, or the harness cannot build the requests.
+        TaskError: no doc can be used, or the harness cannot build the requests.
         UsageError: the limit is not positive, or no question is left.
     """
     if limit is not None and limit < 1:
@@ -56,17 +69,17 @@ def build_questions(
     if "acc_mutual_info" in task.aggregation():
         raise TaskError(
             f"task {task.config.task} has the metric acc_mutual_info",
-            expected="metrics of the options given their context; that one also asks for each "
-            "option without it",
-            remedy="leave it out of the task's metric_list",
+            expected="metrics of the options given their context; that one also needs each option "
+            "without it",
+            remedy="remove it from the task's metric_list",
         )
     _apply_settings(task, settings)
     _require_clean_demonstrations(task)
     chosen = _choose_docs(task, limit, set(exclude), draw_seed)
     try:
-        with harness_bars(str(task.config.task)):
+        with _named_bar(str(task.config.task)):
             task.build_all_requests(
-                samples=set(chosen),  # a set: the harness looks every doc of the split up in it
+                samples=set(chosen),  # a set: the harness tests every doc of the split
                 rank=0,
                 world_size=1,
                 **prompt_format(lm, settings),
@@ -79,8 +92,21 @@ def build_questions(
             expected="a chat template if one is to be applied, and enough demonstrations",
             remedy="check --apply_chat_template and --num_fewshot",
         ) from error
-    _warn_of_a_lost_system_turn(lm, task, settings)
+    _warn_of_lost_system_turn(lm, task, settings)
     return Encoder(lm, task, settings).encode(chosen)
+
+
+@contextmanager
+def _named_bar(task: str) -> Iterator[None]:
+    """Within the context the harness's bar of request building names the task."""
+    before = lm_eval.api.task.tqdm
+    lm_eval.api.task.tqdm = functools.partial(
+        before, disable=disable(), desc=f"prompts of {task}", unit="doc", leave=False
+    )
+    try:
+        yield
+    finally:
+        lm_eval.api.task.tqdm = before
 
 
 def _apply_settings(task: ConfigurableTask, settings: PromptSettings) -> None:
@@ -96,8 +122,8 @@ def _apply_settings(task: ConfigurableTask, settings: PromptSettings) -> None:
     task.set_fewshot_seed(seed=settings.fewshot_seed)
 
 
-def _warn_of_a_lost_system_turn(lm: HFLM, task: ConfigurableTask, settings: PromptSettings) -> None:
-    """Say so where the chat template takes no system turn, which the harness then leaves out."""
+def _warn_of_lost_system_turn(lm: HFLM, task: ConfigurableTask, settings: PromptSettings) -> None:
+    """Warn where the chat template takes no system turn, which the harness then leaves out."""
     if not settings.apply_chat_template:
         return
     lost = [
@@ -108,9 +134,9 @@ def _warn_of_a_lost_system_turn(lm: HFLM, task: ConfigurableTask, settings: Prom
         )
         if text
     ]
-    sign = "SYSTEM-TURN"
-    turns = [{"role": "system", "content": sign}, {"role": "user", "content": "?"}]
-    if lost and sign not in lm.apply_chat_template(turns):
+    marker = "SYSTEM-TURN"
+    turns = [{"role": "system", "content": marker}, {"role": "user", "content": "?"}]
+    if lost and marker not in lm.apply_chat_template(turns):
         logger.warning(
             "%s: the chat template takes no system turn, so the prompts are without the %s",
             task.config.task,
@@ -119,19 +145,19 @@ def _warn_of_a_lost_system_turn(lm: HFLM, task: ConfigurableTask, settings: Prom
 
 
 def _require_clean_demonstrations(task: ConfigurableTask) -> None:
-    """Refuse an AQUA task whose demonstrations may be proxies of the question asked.
+    """Refuse an AQUA task whose demonstrations may be proxies of the question at hand.
 
     The harness leaves out only a demonstration that equals the doc, which a proxy does not.
     """
     if not is_aqua(task) or not task.config.num_fewshot:
         return
-    asked = {doc_content(task, doc) for doc in task.eval_docs}
-    shared = sum(doc_content(task, doc) in asked for doc in task.fewshot_docs())
+    contents = {doc_content(task, doc) for doc in task.eval_docs}
+    shared = sum(doc_content(task, doc) in contents for doc in task.fewshot_docs())
     if shared:
         raise TaskError(
-            f"task {task.config.task}: {shared} of its demonstrations are questions that it asks, "
-            "so a question could be shown with its answer",
-            expected="demonstrations from a split of their own",
+            f"task {task.config.task}: {shared} of its demonstrations are also questions, so "
+            "one could be shown with its answer",
+            expected="demonstrations from another split",
             remedy="let the task's fewshot_split be demonstration, or pass --num_fewshot 0",
         )
 
@@ -159,3 +185,45 @@ def _choose_docs(
             random.Random(draw_seed).shuffle(questions)  # noqa: S311
         questions = questions[:limit]
     return sorted(doc_id for question in questions for doc_id in docs_of[question])
+
+
+# Excerpts ---------------------------------------------------------------------------------------
+
+
+def doc_lines(questions: QuestionSet) -> Iterator[dict[str, Any]]:
+    """A line of `validation_docs.jsonl` for every doc, in doc order."""
+    docs = questions.task.eval_docs
+    for prompt in questions.prompts:
+        doc = docs[prompt.doc_id]
+        yield {
+            "doc_id": prompt.doc_id,
+            "question": question_words(questions.task, doc, _QUESTION_WORDS),
+            "options": _options(questions.task, doc, len(prompt.options)),
+            "group": group_of(doc),
+        }
+
+
+def question_words(task: ConfigurableTask, doc: Mapping[str, Any], most: int = FIRST_WORDS) -> str:
+    """The first words of a doc's question, or of its prompt if the data have no such column."""
+    question = doc.get("question")
+    text = question if isinstance(question, str) else task.doc_to_text(doc)
+    return _cut(str(text), most, _QUESTION_CHARACTERS)
+
+
+def _options(task: ConfigurableTask, doc: Mapping[str, Any], n_options: int) -> list[str]:
+    """The first words of each option, in the order shown."""
+    columns = (doc.get(name) for name in _OPTION_COLUMNS)
+    options: Any = next((column for column in columns if column), None)
+    if isinstance(options, Mapping):  # as ARC has them
+        options = options.get("text")
+    if not isinstance(options, (list, tuple)) or len(options) != n_options:
+        options = task.doc_to_choice(doc)
+    return [_cut(str(text), _OPTION_WORDS, _OPTION_CHARACTERS) for text in options[:_MOST_OPTIONS]]
+
+
+def _cut(text: str, most_words: int, most_characters: int) -> str:
+    words = text.split()
+    short = " ".join(words[:most_words])
+    if len(short) > most_characters:  # a script without spaces, for example
+        return f"{short[:most_characters]}..."
+    return short + ("..." if len(words) > most_words else "")

@@ -1,6 +1,6 @@
-"""Hand option log-likelihoods back to the harness: its metrics, its stderr, its result files.
+"""Pass option log-likelihoods to the harness: its metrics, its stderr, its result files.
 
-1. A model that only looks answers up stands in for the language model.
+1. A model that looks answers up stands in for the language model.
 2. `lm_eval.evaluate` runs the task on it, with the requests built earlier.
 3. `EvaluationTracker` writes the result file, as the `lm_eval` command does.
 """
@@ -28,27 +28,27 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.typed_files import parse
 from neuronllm_eval.harness.tokenize import QuestionSet
 
-# doc_id -> per option (log-likelihood in log-nats, whether greedy decoding would say it).
+# doc_id -> per option (log-likelihood in log-nats, whether greedy decoding gives it).
 Answers = Mapping[int, Sequence[tuple[float, bool]]]
 
 
 class DocIds(list[int]):
-    """Which docs of a task the harness evaluates; it looks every doc of the split up in them."""
+    """The docs of a task that the harness evaluates; it tests every doc of the split."""
 
     def __init__(self, doc_ids: Iterable[int]) -> None:
         super().__init__(doc_ids)
-        self._known = frozenset(self)
+        self._set = frozenset(self)
 
     def __contains__(self, doc_id: object) -> bool:
-        return doc_id in self._known
+        return doc_id in self._set
 
 
 class AnsweredLM(LM):
-    """A harness model that knows the answers already.
+    """A harness model with stored answers.
 
     Args:
         answers: by the docs' indices in the task.
-        doc_ids: the docs that are asked, which the harness counts through in its requests.
+        doc_ids: the evaluated docs, which the harness numbers in its requests.
     """
 
     def __init__(self, answers: Answers, doc_ids: Sequence[int]) -> None:
@@ -61,19 +61,19 @@ class AnsweredLM(LM):
         return [self.answers[self.doc_ids[request.doc_id]][request.idx] for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Multiple-choice tasks never ask for this."""
+        """Not used by multiple-choice tasks."""
         raise TypeError("only multiple-choice requests are answered")
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Multiple-choice tasks never ask for this."""
+        """Not used by multiple-choice tasks."""
         raise TypeError("only multiple-choice requests are answered")
 
 
 @contextmanager
 def _built_requests(task: ConfigurableTask) -> Iterator[None]:
-    """Within the context the task keeps the requests it has; afterwards they are unanswered.
+    """Within the context the task keeps its requests; afterwards they are unanswered.
 
-    Their docs are not looked for in the data again, which takes longer than all metrics.
+    Their docs are not looked up in the data, which takes longer than all metrics.
     """
     docs = sorted({each.doc_id: each.doc for each in task.instances}.items())
     task.build_all_requests = lambda **_: None
@@ -102,18 +102,18 @@ def harness_metrics(questions: QuestionSet, answers: Answers) -> dict[str, Any]:
 
 
 def _git_hash() -> str | None:
-    """Of the working directory's repository, as lm_eval finds it, but git's complaints unheard."""
+    """Of the working directory's repository, as lm_eval finds it, without git's messages."""
     try:
-        said = subprocess.run(["git", "describe", "--always"], capture_output=True, check=True)  # noqa: S607
-        return said.stdout.decode().strip()
+        done = subprocess.run(["git", "describe", "--always"], capture_output=True, check=True)  # noqa: S607
+        return done.stdout.decode().strip()
     except (subprocess.CalledProcessError, OSError):  # no repository, or no git
-        found = get_commit_from_path(os.getcwd())
-        return None if found is None else str(found)
+        commit = get_commit_from_path(os.getcwd())
+        return None if commit is None else str(commit)
 
 
 @dataclass(frozen=True)
 class ResultContext:
-    """What a result file says about the run besides its metrics; gathered once per run."""
+    """What a result file contains besides metrics; gathered once per run."""
 
     model_args: dict[str, Any]
     config: dict[str, Any]
@@ -124,7 +124,7 @@ class ResultContext:
 
     @classmethod
     def gather(cls, lm: Any, config: dict[str, Any], **settings: Any) -> ResultContext:
-        """Ask the machine and the tokenizer, which takes a second or two."""
+        """Read machine and tokenizer, which takes a second or two."""
         environment: dict[str, Any] = {"git_hash": _git_hash(), "date": time.time()}
         add_env_info(environment)
         add_tokenizer_info(environment, lm)
@@ -215,8 +215,7 @@ def write_result(
     )
     try:
         tracker.save_results_aggregated(results=results)
-        # The tracker adds a date to the name. A failure it reports in the log only, and half of
-        # the file may be there.
+        # The tracker adds a date to the name. It only logs a failure, and may leave half a file.
         dated = draft.with_name(f"{draft.stem}_{getattr(tracker, 'date_id', '')}.json")
         result = parse(ResultFile, dated.read_text(encoding="utf-8"), str(dated), "")
         dated.replace(path)
@@ -225,7 +224,7 @@ def write_result(
         raise ArtifactError(
             f"{path} could not be written",
             expected="a directory that can be written, on a disk with room",
-            remedy="make room, then repeat the command: it goes on; --verbosity INFO shows the "
+            remedy="make room, then repeat the command, which resumes; --verbosity INFO shows the "
             "harness's reason",
         ) from error
     finally:

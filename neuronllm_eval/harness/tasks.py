@@ -1,13 +1,17 @@
-"""Harness tasks by name, the splits they select and judge on, and copies that evaluate a split.
+"""Harness tasks by name, their selection and validation splits, and copies that evaluate a split.
 
 1. Load tasks by name, with the packaged ones known (`load_tasks`).
 2. Make a copy of a task whose evaluated split is the selection split (`on_split`).
 3. Find questions that two splits share (`overlapping_questions`).
+
+`AquaTask` is the task class of AQUA tasks (`class:` in `tasks/aqua/_aqua.yaml`).
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import logging
 import random
 import re
@@ -25,11 +29,50 @@ from lm_eval.utils import set_torch_seed
 from neuronllm_eval.aqua.dataset import AquaSplits
 from neuronllm_eval.aqua.proxies import content_key
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 
 logger = logging.getLogger(__name__)
 # Columns that belong to a question besides `question` and `choices`.
 _PASSAGES = ("passage", "article", "context", "support", "premise", "hypothesis", "text")
+
+
+class AquaTask(ConfigurableTask):
+    """A task whose cached requests are those of its docs.
+
+    The harness caches built requests under a task's name (`--cache_requests`), whatever its
+    metadata and data are. An AQUA task with other settings has other questions, so the name that it
+    is cached under depends on them.
+    """
+
+    def __init__(self, config: dict[str, Any] | None = None, **options: Any) -> None:
+        # The harness leaves the name of this class among a configuration's keys.
+        config = {key: value for key, value in (config or {}).items() if key != "class"}
+        super().__init__(config=config, **options)
+
+    def build_all_requests(self, **options: Any) -> None:
+        """As the harness does; requests are cached under a name with a digest of the docs."""
+        if not options.get("cache_requests"):
+            super().build_all_requests(**options)
+            return
+        name = self.config.task
+        try:
+            self.config.task = f"{name}-{self._docs_digest()}"
+            super().build_all_requests(**options)
+        finally:
+            self.config.task = name
+        for instance in self.instances:
+            instance.task_name = name
+
+    def _docs_digest(self) -> str:
+        """16 hexadecimal digits of all prompts and demonstrations."""
+        state = hashlib.sha256(
+            json.dumps([self.config.description, self.config.doc_to_text]).encode()
+        )
+        demonstrations = self.fewshot_docs()
+        for docs in [self.eval_docs, *([] if demonstrations is None else [demonstrations])]:
+            for column in ("prompt", "answer", "letters"):
+                state.update(json.dumps(list(docs[column])).encode())
+        return state.hexdigest()[:16]
 
 
 def load_tasks(
@@ -44,7 +87,7 @@ def load_tasks(
         names: tasks, groups, tags or YAML files.
         include_path: folders of further tasks.
         metadata: what the harness adds to each task's metadata, such as the model's arguments.
-        overrides: settings that go before those of AQUA tasks (`aqua_task.load_aqua`).
+        overrides: settings that take precedence in AQUA tasks (`aqua.dataset.load_aqua`).
 
     Raises:
         TaskError: a name is unknown, a task's configuration or data cannot be loaded, or overrides
@@ -60,10 +103,10 @@ def load_tasks(
                 expected="a directory of task YAML files",
                 remedy="check the path",
             )
-    known = dict(metadata or {})
+    merged = dict(metadata or {})
     if overrides:
-        known["overrides"] = {**known.get("overrides", {}), **overrides}
-    manager = task_manager(names, include_path, known)
+        merged["overrides"] = {**merged.get("overrides", {}), **overrides}
+    manager = task_manager(names, include_path, merged)
     tasks = _built(names, lambda: manager.load(list(names))["tasks"])
     checked = {name: _require_multiple_choice(name, task) for name, task in tasks.items()}
     for name, task in checked.items():
@@ -80,14 +123,14 @@ def task_manager(
     """The harness's index of tasks, in which all of `names` are found.
 
     Raises:
-        TaskError: a name is unknown; says which are close to it.
+        TaskError: a name is unknown; names those close to it.
     """
     paths = [tasks_dir(), *include_path]
-    known = dict(metadata or {})
+    values = dict(metadata or {})
     # Reading the harness's thousands of YAML files takes seconds; do it only when needed.
-    manager = TaskManager(include_path=paths, include_defaults=False, metadata=known)
+    manager = TaskManager(include_path=paths, include_defaults=False, metadata=values)
     if not all(name in manager.all_tasks for name in names):
-        manager = TaskManager(include_path=paths, metadata=known)
+        manager = TaskManager(include_path=paths, metadata=values)
     for name in names:
         if name not in manager.all_tasks and not Path(name).is_file():
             inside = [other for other in manager.all_tasks if name.lower() in other.lower()]
@@ -129,10 +172,10 @@ def _built(names: Sequence[str], build: Any) -> dict[str, Any]:
 
 
 def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
-    kind = getattr(task, "OUTPUT_TYPE", None)
-    if kind != "multiple_choice" or getattr(task, "multiple_input", 0):
+    output_type = getattr(task, "OUTPUT_TYPE", None)
+    if output_type != "multiple_choice" or getattr(task, "multiple_input", 0):
         raise TaskError(
-            f"task {name} has output_type {kind}"
+            f"task {name} has output_type {output_type}"
             + (" with one context per choice" if getattr(task, "multiple_input", 0) else ""),
             expected="output_type multiple_choice: one context, several options",
             remedy="choose a multiple-choice task",
@@ -141,17 +184,17 @@ def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
 
 
 def _require_aqua(name: str, task: ConfigurableTask, overrides: Mapping[str, Any]) -> None:
-    """Refuse AQUA settings for a task that has no use for them."""
-    # These have a meaning for every task, which is seen to elsewhere.
+    """Refuse AQUA settings for a task that cannot use them."""
+    # These have a meaning for every task, and are handled elsewhere.
     general = {"seed", "on_bad_doc", "selection_split", "n_demonstrations"}
-    meant = [
+    given = [
         f"--{setting} {value}"
         for setting, value in overrides.items()
         if setting not in general and (setting, value) != ("n_proxies", 1)
     ]
-    if meant and not is_aqua(task):
+    if given and not is_aqua(task):
         raise TaskError(
-            f"task {name} is not an AQUA task, so {' and '.join(meant)} cannot apply",
+            f"task {name} is not an AQUA task, so {' and '.join(given)} cannot apply",
             expected=f"an AQUA task, such as aqua:{name}, which is made of it",
             remedy=f"pass --tasks aqua:{name}, or leave the setting out",
         )
@@ -166,15 +209,15 @@ def validation_split(task: ConfigurableTask) -> str:
 
 
 def selection_split(task: ConfigurableTask, override: str | None = None) -> str:
-    """The split whose docs choose neurons: training, or validation where a test split exists.
+    """The split that neurons are selected on: training, or validation where a test split exists.
 
-    An AQUA task has separated them when it was read, and has taken an override into account.
+    An AQUA task separated its splits when it was read, and took an override into account.
 
     Raises:
-        TaskError: there is no such split, or it is the one that judges.
+        TaskError: there is no such split, or it is the validation split.
     """
     config = task.config
-    judging = validation_split(task)
+    validation = validation_split(task)
     if is_aqua(task):
         override = None
     fallback = config.validation_split if config.test_split else None
@@ -185,13 +228,13 @@ def selection_split(task: ConfigurableTask, override: str | None = None) -> str:
             f"task {config.task} has no split {override!r}"
             if override
             else f"task {config.task} names no training or validation split",
-            expected=f"a split to choose neurons on; the data set has: {known}",
+            expected=f"a split to select neurons on; the data set has: {known}",
             remedy="pass --selection_split",
         )
-    if split == judging:
+    if split == validation:
         raise TaskError(
             f"task {config.task}: the selection split {split!r} is also the validation split",
-            expected="docs that choose neurons and docs that judge them, never the same",
+            expected="different docs to select neurons on and to validate them",
             remedy=f"pass another --selection_split; the data set has: {known}",
         )
     return split
@@ -203,7 +246,7 @@ def on_split(task: ConfigurableTask, split: str) -> ConfigurableTask:
     Raises:
         TaskError: the task cannot be made on that split.
     """
-    # Not config.to_dict(), which would turn values that are dataclasses into dicts.
+    # Not config.to_dict(), which would convert values that are dataclasses to dicts.
     config = {item.name: getattr(task.config, item.name) for item in fields(task.config)}
     config["test_split"] = split
     config["custom_dataset"] = lambda **_: task.dataset  # not read again
@@ -217,7 +260,7 @@ def on_split(task: ConfigurableTask, split: str) -> ConfigurableTask:
             f"task {task.config.task} cannot be read on the split {split!r}: "
             f"{type(error).__name__}: {error}",
             expected="docs of the same form as in the split the task evaluates",
-            remedy="pass another --selection_split, or mend the data",
+            remedy="pass another --selection_split, or fix the data",
         ) from error
 
 
@@ -229,7 +272,7 @@ def seed_as_lm_eval() -> None:
 
 
 def is_aqua(task: ConfigurableTask) -> bool:
-    """Whether the task asks each question under several orders of its options."""
+    """Whether the task prompts each question under several orders of its options."""
     return isinstance(task.dataset, AquaSplits)
 
 
@@ -240,16 +283,16 @@ def question_id(task: ConfigurableTask, doc_id: int, doc: dict[str, Any]) -> str
 
 def overlapping_questions(one: ConfigurableTask, other: ConfigurableTask) -> set[str]:
     """Question ids of `one` whose content `other` has too, whatever the order of the options."""
-    known = {doc_content(other, doc) for doc in other.eval_docs}
+    contents = {doc_content(other, doc) for doc in other.eval_docs}
     return {
         question_id(one, doc_id, doc)
         for doc_id, doc in enumerate(one.eval_docs)
-        if doc_content(one, doc) in known
+        if doc_content(one, doc) in contents
     }
 
 
 def doc_content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
-    """What a doc asks: its words in no order, so that the order of the options does not count."""
+    """A doc's words, sorted, so that the order of the options does not count."""
     if isinstance(doc.get("question"), str) and isinstance(doc.get("choices"), list):
         parts = [doc["question"], *doc["choices"], *(doc.get(name) or "" for name in _PASSAGES)]
     else:

@@ -2,9 +2,9 @@
 
 1. Encode each (context, continuation) with the model's `_encode_pair`, and move leading tokens
    that all options share into the context (the softmax over options does not change).
-2. Where a prompt is longer than the model's context, build its question's prompts again with fewer
+2. Where a prompt is longer than the model's context, rebuild its question's prompts with fewer
    demonstrations.
-3. Where even none is too long, or a doc has no usable gold or options, leave the question out and
+3. Where even zero-shot is too long, or a doc has no usable gold or options, skip the question and
    count it, or end the run: `on_bad_doc`.
 """
 
@@ -41,7 +41,7 @@ class PromptSettings:
         fewshot_as_multiturn: demonstrations as separate turns; only with a chat template.
         fewshot_seed: seed of the harness's demonstration sampler.
         description: role and rule line before demonstrations and question; None for the task's.
-        on_bad_doc: `skip` and count docs that cannot be asked, or `fail`.
+        on_bad_doc: `skip` and count docs that cannot be used, or `fail`.
     """
 
     num_fewshot: int | None = None
@@ -58,12 +58,12 @@ class QuestionSet:
     """The questions of one task and split, and the task with its requests built.
 
     Attributes:
-        task: the task; its instances are those of `questions`, numbered through.
-        split: the split they are of.
+        task: the task; its instances are those of `questions`, numbered from 0.
+        split: the questions' split.
         questions: each with its prompts, in doc order.
-        num_fewshot: demonstrations of each prompt that has not lost some.
-        skipped: per reason, docs that are not asked.
-        demonstrations_dropped: docs with fewer demonstrations than `num_fewshot`, for room.
+        num_fewshot: demonstrations of each prompt that was not shortened.
+        skipped: per reason, docs that are not evaluated.
+        demonstrations_dropped: docs with fewer than `num_fewshot` demonstrations, to fit.
     """
 
     task: ConfigurableTask
@@ -80,36 +80,36 @@ class QuestionSet:
 
     @property
     def doc_ids(self) -> tuple[int, ...]:
-        """Indices in the task of the docs that are asked, ascending."""
+        """Indices in the task of the evaluated docs, ascending."""
         return tuple(sorted(prompt.doc_id for prompt in self.prompts))
 
     def without(self, question_ids: Container[str]) -> QuestionSet:
         """The same without some questions, and a copy of the task without their requests."""
-        kept = tuple(each for each in self.questions if each.question_id not in question_ids)
-        if len(kept) == len(self.questions):
+        questions = tuple(each for each in self.questions if each.question_id not in question_ids)
+        if len(questions) == len(self.questions):
             return self
-        left = replace(self, questions=kept, task=copy(self.task))
-        numbers = {doc_id: number for number, doc_id in enumerate(left.doc_ids)}
-        here = self.doc_ids
-        left.task._instances = []
+        remaining = replace(self, questions=questions, task=copy(self.task))
+        numbers = {doc_id: number for number, doc_id in enumerate(remaining.doc_ids)}
+        doc_ids = self.doc_ids
+        remaining.task._instances = []
         for instance in self.task.instances:
-            if here[instance.doc_id] in numbers:
-                again = copy(instance)  # an Instance made anew takes its number from its metadata
-                again.doc_id = numbers[here[instance.doc_id]]
-                left.task._instances.append(again)
-        return left
+            if doc_ids[instance.doc_id] in numbers:
+                instance_copy = copy(instance)  # a new Instance takes its number from its metadata
+                instance_copy.doc_id = numbers[doc_ids[instance.doc_id]]
+                remaining.task._instances.append(instance_copy)
+        return remaining
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What is not asked as the task has it, for result files; empty where nothing is."""
-        found: dict[str, Any] = {"skipped": self.skipped} if self.skipped else {}
+        """Docs that were skipped or shortened, for result files; empty without any."""
+        counts: dict[str, Any] = {"skipped": self.skipped} if self.skipped else {}
         if self.demonstrations_dropped:
-            found["demonstrations_dropped"] = self.demonstrations_dropped
-        return found
+            counts["demonstrations_dropped"] = self.demonstrations_dropped
+        return counts
 
 
 def prompt_format(lm: HFLM, settings: PromptSettings) -> dict[str, Any]:
-    """How the harness writes a prompt out, as its own functions take it."""
+    """How the harness formats a prompt: arguments of its functions."""
     return {
         "system_instruction": settings.system_instruction,
         "apply_chat_template": bool(settings.apply_chat_template),
@@ -120,7 +120,7 @@ def prompt_format(lm: HFLM, settings: PromptSettings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns a task's instances into questions, and drops what cannot be asked."""
+    """Converts a task's instances to questions, and skips what cannot be used."""
 
     lm: HFLM
     task: ConfigurableTask
@@ -130,18 +130,18 @@ class Encoder:
         """The questions of the docs `chosen`, whose requests the task has built."""
         built: dict[int, list[Instance]] = defaultdict(list)
         for instance in self.task.instances:
-            built[chosen[instance.doc_id]].append(instance)  # the harness counts the chosen ones
+            built[chosen[instance.doc_id]].append(instance)  # numbered among the chosen
         requests: dict[str, dict[int, list[Instance]]] = defaultdict(dict)
         for doc_id in chosen:
-            found = built.get(doc_id, [])  # a doc without options has none, and is no AQUA doc
-            identity = question_id(self.task, doc_id, found[0].doc if found else {})
-            requests[identity][doc_id] = found
-        questions, kept = [], {}
+            instances = built.get(doc_id, [])  # none for a doc without options, never of AQUA
+            identity = question_id(self.task, doc_id, instances[0].doc if instances else {})
+            requests[identity][doc_id] = instances
+        questions, usable = [], {}
         skipped: Counter[str] = Counter()
         n_shortened, first_error = 0, None
         for identity, docs in requests.items():
             try:
-                prompts, instances, is_short = self._question(docs)
+                prompts, by_doc, is_short = self._question(docs)
             except DocError as error:
                 if self.settings.on_bad_doc == "fail":
                     raise
@@ -150,14 +150,14 @@ class Encoder:
                 continue
             n_shortened += len(docs) if is_short else 0
             questions.append(Question(identity, tuple(prompts)))
-            kept.update(instances)
+            usable.update(by_doc)
         if not questions:
             assert first_error is not None  # there is at least one doc
             raise DocError(
-                f"none of {len(chosen)} docs of task {self.task.config.task} can be asked: "
+                f"none of {len(chosen)} docs of task {self.task.config.task} can be used: "
                 f"{_listed(skipped)}; the first: {first_error.found}",
                 expected=first_error.expected,
-                remedy="choose another task, or a model with a longer context if that is it",
+                remedy="choose another task, or a model with a longer context, if too short",
                 reason=first_error.reason,
             ) from first_error
         if first_error is not None:
@@ -170,7 +170,7 @@ class Encoder:
                 len(chosen),
                 self.lm.max_length,
             )
-        self._keep(kept)
+        self._keep(usable)
         return QuestionSet(
             task=self.task,
             split=validation_split(self.task),
@@ -183,16 +183,16 @@ class Encoder:
     def _question(
         self, docs: dict[int, list[Instance]]
     ) -> tuple[list[Prompt], dict[int, list[Instance]], bool]:
-        """A question's prompts, their instances, and whether they have fewer demonstrations.
+        """A question's prompts, their instances, and whether demonstrations were dropped.
 
-        All proxies of a question have equally many.
+        All proxies of a question have the same number of demonstrations.
         """
         prompts = [self._prompt(doc_id, instances) for doc_id, instances in docs.items()]
         n_shots = int(self.task.config.num_fewshot or 0)
         is_short = False
         while n_shots and any(prompt.n_tokens > self.lm.max_length for prompt in prompts):
             n_shots, is_short = n_shots - 1, True
-            docs = {doc_id: self._with_shots(found, n_shots) for doc_id, found in docs.items()}
+            docs = {doc_id: self._with_shots(built, n_shots) for doc_id, built in docs.items()}
             prompts = [self._prompt(doc_id, instances) for doc_id, instances in docs.items()]
         for prompt in prompts:
             if prompt.n_tokens > self.lm.max_length:
@@ -206,10 +206,10 @@ class Encoder:
         return prompts, docs, is_short
 
     def _with_shots(self, instances: Sequence[Instance], n_shots: int) -> list[Instance]:
-        """The requests of a doc, built again with so many demonstrations.
+        """The requests of a doc, rebuilt with `n_shots` demonstrations.
 
-        Where these are drawn by chance they are drawn anew, so that neither other docs nor the
-        number of attempts matters.
+        Random demonstrations are redrawn, so that neither other docs nor the number of attempts
+        matters.
         """
         self.task.set_fewshot_seed(seed=self.settings.fewshot_seed)
         first, options = instances[0], prompt_format(self.lm, self.settings)
@@ -248,7 +248,7 @@ class Encoder:
                 remedy="choose another task",
                 reason="a context for each option",
             )
-        if not context:  # tokens that the options share are no substitute: nothing predicts them
+        if not context:  # tokens that the options share do not help: nothing predicts them
             raise DocError(
                 f"doc {doc_id} of task {task.config.task} has an empty context",
                 expected="at least one context token, since its logits decide the option",
@@ -256,7 +256,7 @@ class Encoder:
                 reason="empty context",
             )
         options = [list(option) for _, option in encoded]
-        self._require_known((*context, *(token for option in options for token in option)))
+        self._require_embedded((*context, *(token for option in options for token in option)))
         n_shared = shared_leading_tokens(options)
         return Prompt(
             doc_id,
@@ -267,21 +267,21 @@ class Encoder:
         )
 
     @cached_property
-    def _n_known(self) -> int:
-        """How many tokens the model has embeddings for."""
+    def _n_embedded(self) -> int:
+        """Number of tokens that the model has embeddings for."""
         return int(self.lm.model.get_input_embeddings().num_embeddings)
 
-    def _require_known(self, tokens: Sequence[int]) -> None:
+    def _require_embedded(self, tokens: Sequence[int]) -> None:
         """Raise ModelError for tokens that the model has no embedding for."""
-        if max(tokens) >= self._n_known:
+        if max(tokens) >= self._n_embedded:
             raise ModelError(
-                f"the tokenizer gives token {max(tokens)}, and the model knows {self._n_known}",
+                f"the tokenizer gives token {max(tokens)}, and the model has {self._n_embedded}",
                 expected="the tokenizer that belongs to the model",
                 remedy="check pretrained= and tokenizer= in --model_args",
             )
 
     def _keep(self, instances: dict[int, list[Instance]]) -> None:
-        """Leave the task with these docs' instances, counted through as the harness counts."""
+        """Set the task's instances to these docs', numbered as the harness numbers them."""
         self.task._instances = []
         for number, doc_id in enumerate(sorted(instances)):
             for instance in instances[doc_id]:
@@ -290,7 +290,7 @@ class Encoder:
 
     def _report(self, skipped: Counter[str], n_docs: int, first: DocError) -> None:
         logger.warning(
-            "%s: %d of %d docs cannot be asked and are skipped: %s; the first: %s",
+            "%s: %d of %d docs cannot be used and are skipped: %s; the first: %s",
             self.task.config.task,
             skipped.total(),
             n_docs,
@@ -311,7 +311,7 @@ def _encode(lm: HFLM, context: str, continuation: str) -> tuple[list[int], list[
     except Exception as error:  # whatever a tokenizer raises
         raise ModelError(
             f"the tokenizer cannot encode {context[-40:] + continuation!r}: {error}",
-            expected="a tokenizer that takes any text",
+            expected="a tokenizer that accepts any text",
             remedy="check the tokenizer files, and tokenizer= and add_bos_token= in --model_args",
         ) from error
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import lm_eval.api.task
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -31,25 +29,9 @@ def hidden() -> Iterator[None]:
 
 def bar(*, shown: bool = True, **settings: Any) -> tqdm[Any]:
     """A bar, if `shown`; the other arguments are tqdm's."""
-    return tqdm(disable=_disable(shown), **settings)
+    return tqdm(disable=disable(shown), **settings)
 
 
-@contextmanager
-def harness_bars(task: str) -> Iterator[None]:
-    """Within the context the harness's bars of request building follow the same rule.
-
-    Args:
-        task: whose requests, as the bar names them.
-    """
-    before = lm_eval.api.task.tqdm
-    lm_eval.api.task.tqdm = functools.partial(
-        before, disable=_disable(True), desc=f"prompts of {task}", unit="doc", leave=False
-    )
-    try:
-        yield
-    finally:
-        lm_eval.api.task.tqdm = before
-
-
-def _disable(shown: bool) -> bool | None:
-    return None if shown and _SHOWN.get() else True  # None: on a terminal only
+def disable(shown: bool = True) -> bool | None:
+    """tqdm's argument: None shows a bar on a terminal only."""
+    return None if shown and _SHOWN.get() else True

@@ -197,7 +197,7 @@ def test_a_repeated_id_is_a_bad_doc():
     docs, counts = clean(raw(0, id="x"), raw(1, id="x"), raw(2, id="y"))
     assert [doc.question for doc in docs] == ["Question 0?", "Question 2?"]
     assert counts.skipped == {"repeated id": 1}
-    with pytest.raises(DocError, match=r"split 'train', row 1: the id 'x' occurs again"):
+    with pytest.raises(DocError, match=r"split 'train', row 1: the id 'x' repeats"):
         clean(raw(0, id="x"), raw(1, id="x"), on_bad_doc="fail")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import textwrap
@@ -28,8 +27,13 @@ from neuronllm_eval.aqua.dataset_source import (
     DatasetSource,
     drawn_rows,
 )
-from neuronllm_eval.aqua.prompt_format import format_question
-from neuronllm_eval.aqua.proxies import ORDERS, MultipleChoiceDoc, content_key, make_proxies
+from neuronllm_eval.aqua.proxies import (
+    ORDERS,
+    MultipleChoiceDoc,
+    content_key,
+    format_question,
+    make_proxies,
+)
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.errors import DocError, TaskError, UsageError
 
@@ -180,7 +184,7 @@ def test_bad_docs_are_skipped_and_counted_and_warned_of(caplog):
     assert splits.counts[SELECTION]["skipped"] == {"fewer than 2 options": 1, gold: 2}
     assert "skipped" not in splits.counts[VALIDATION]
     assert [record.getMessage() for record in caplog.records] == [
-        "split train: 3 of 23 docs cannot be asked and are skipped: "
+        "split train: 3 of 23 docs cannot be used and are skipped: "
         f"{gold} (2), fewer than 2 options (1)"
     ]
 
@@ -199,15 +203,15 @@ def test_a_split_of_bad_docs_alone_ends_the_run_with_the_reasons(split):
     for row in data[split]:
         row["answer"] = None
     message = (
-        rf"no question is left of the 20 docs of split '{split}': 20 skipped \(gold missing or out "
-        r"of range\); the first: row 0 \(from 0\): the gold None \(missing\) is none of"
+        rf"no usable question among the 20 docs of split '{split}': 20 skipped \(gold missing or "
+        r"out of range\); the first: row 0 \(from 0\): the gold None \(missing\) is none of"
     )
-    with pytest.raises(TaskError, match=message + r".*\nExpected: at least one .*\nRemedy: check"):
+    with pytest.raises(TaskError, match=message + r".*\nExpected: at least one\.\nRemedy: check"):
         build(**data)
 
 
 def test_an_empty_split_ends_the_run():
-    with pytest.raises(TaskError, match=r"no question is left of the 0 docs of split 'test'\."):
+    with pytest.raises(TaskError, match=r"no usable question among the 0 docs of split 'test'\."):
         build_splits(ListSource({"train": rows("train"), "test": []}), AquaSettings())
 
 
@@ -451,14 +455,14 @@ def test_counts_are_put_into_the_dict_of_the_metadata(files):
     splits = load_aqua(
         data_files=files, counts=counts, version=1.0, pretrained="gpt2", dtype="auto"
     )
-    assert counts == {**splits.counts, "asked": dataclasses.asdict(splits.settings)}
+    assert counts == {**splits.counts, "asked": splits.settings.model_dump()}
     assert counts[VALIDATION] == {"split": "test", "docs": 6, "questions": 6}
 
 
 def test_what_is_loaded_is_what_is_built(files):
     loaded = load_aqua(data_files=files, n_proxies=2, seed=4)
     built = build_splits(DatasetSource(data_files=files), AquaSettings(n_proxies=2, seed=4))
-    assert loaded.settings == built.settings == AquaSettings(2, 4, orders="original")
+    assert loaded.settings == built.settings == AquaSettings(n_proxies=2, seed=4, orders="original")
     for role in ROLES:
         assert loaded[role].to_list() == built[role].to_list()
 
@@ -498,7 +502,7 @@ def test_labels_of_the_yaml_are_the_options(files):
 
 def test_one_split_is_refused_without_halve_and_halved_with_it(files):
     with pytest.raises(
-        TaskError, match=r"is also the validation split\.\nExpected: docs that choose"
+        TaskError, match=r"is also the validation split\.\nExpected: different docs"
     ):
         load_aqua(data_files=files, selection_split="test")
     splits = load_aqua(data_files=files, selection_split="test", halve=True, n_demonstrations=0)

@@ -103,7 +103,7 @@ def test_local_files(kind, tmp_path, monkeypatch):
 )
 def test_files_of_mixed_or_unknown_kinds_are_refused(names, found, tmp_path):
     files = dict(zip(("test", "train"), (str(tmp_path / name) for name in names), strict=False))
-    message = rf"of the kinds {found}\.\nExpected: all of one kind: json, .*\nRemedy: convert"
+    message = rf"of the types {found}\.\nExpected: all of one type: json, .*\nRemedy: convert"
     with pytest.raises(TaskError, match=message):
         read(DatasetSource(data_files=files))
 
@@ -140,7 +140,7 @@ def test_a_function_gives_the_splits_and_gets_its_arguments(monkeypatch):
 
 @pytest.mark.parametrize("load", ["no_such_module.f", "json.no_such_function", "splits"])
 def test_a_function_that_cannot_be_imported_is_refused(load):
-    message = rf"load is '{load}': .*\nExpected: module\.function .*\nRemedy: mend load"
+    message = rf"load is '{load}': .*\nExpected: module\.function .*\nRemedy: fix load"
     with pytest.raises(TaskError, match=message):
         read(DatasetSource(load=load))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.aqua.distractors import DISTRACTORS, AnswerPool, keep_options, normalise
-from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.errors import DocError
 
 WAYS = DISTRACTORS[1:]
 # Few letters, marks and articles, so that many of the texts normalise alike.
@@ -180,12 +180,6 @@ def test_length_passes_over_used_answers_that_are_nearest():
     pool = AnswerPool.of(["aaaa", "bbbb", "cc", "d" * 40])
     found = pool.draw("aaaa", ("bbbb",), 2, key=(0,), how="length")
     assert sorted(found) == ["cc", "d" * 40]
-
-
-@pytest.mark.parametrize("how", ["none", "similar"])
-def test_an_unknown_way_to_draw_is_refused(how):
-    with pytest.raises(UsageError, match=rf"distractors is '{how}'\.\nExpected: none or random or"):
-        drawn(MANY, how=how)
 
 
 # Fewer options ----------------------------------------------------------------------------------

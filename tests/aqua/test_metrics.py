@@ -43,7 +43,7 @@ from neuronllm_eval.aqua.metrics import (
     process_results,
 )
 from neuronllm_eval.aqua.proxies import LETTERS, MultipleChoiceDoc, make_proxies
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 
 QUESTION_METRICS = (acc_consistent, acc_majority, fortuity)
 STDERRS = (

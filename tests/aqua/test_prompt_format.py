@@ -6,9 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.aqua.prompt_format import LETTER_STYLES, format_question, require_letter_style
-from neuronllm_eval.aqua.proxies import MultipleChoiceDoc, Proxy, make_proxies
-from neuronllm_eval.errors import UsageError
+from neuronllm_eval.aqua.proxies import (
+    LETTER_STYLES,
+    MultipleChoiceDoc,
+    Proxy,
+    format_question,
+    make_proxies,
+)
 
 lines = st.text(alphabet="ab {}%.:", max_size=10)
 
@@ -58,12 +62,3 @@ def test_24_orders_give_the_same_prompt_but_for_the_option_lines(question, passa
         assert prompt[-5:-1] == [
             mark + text for mark, text in zip(marks, proxy.choices, strict=True)
         ]
-
-
-@pytest.mark.parametrize("style", ["a.", "", "1."])
-def test_an_unknown_letter_style_is_refused_with_those_there_are(style):
-    message = r"letter_style is '.*'\.\nExpected: A\. or A\) or \(A\) or A:\.\nRemedy: use A\."
-    with pytest.raises(UsageError, match=message):
-        require_letter_style(style)
-    with pytest.raises(UsageError, match=message):
-        format_question(proxies()[0], style)

@@ -338,14 +338,14 @@ def test_two_to_twenty_six_options_are_asked(n_options):
 @pytest.mark.parametrize("n_proxies", [0, -3])
 @pytest.mark.parametrize("orders", ORDERS)
 def test_fewer_than_one_proxy_is_refused(n_proxies, orders):
-    message = rf"n_proxies is {n_proxies}\.\nExpected: 1 or more.*\nRemedy: set n_proxies"
+    message = rf"n_proxies {n_proxies}\.\nExpected: .*1 or more copies.*\nRemedy: set n_proxies"
     with pytest.raises(UsageError, match=message):
         make_proxies(CAPITAL, n_proxies, orders=orders)
 
 
 @pytest.mark.parametrize("orders", ORDERS)
 def test_one_option_cannot_be_ordered(orders):
-    with pytest.raises(UsageError, match=r"n_options is 1\.\nExpected: 2 or more"):
+    with pytest.raises(UsageError, match=r"n_options is 1, n_proxies 3\.\nExpected: 2 or more"):
         option_orders(1, 3, seed=0, question_id="q", orders=orders)
 
 

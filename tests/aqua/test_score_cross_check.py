@@ -39,7 +39,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks.score.utils import calculate_consistency_rate
 
 from neuronllm_eval.aqua.proxies import LETTERS, option_orders
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 
 SCORE = Path(lm_eval.__file__).parent / "tasks" / "score"
 N_QUESTIONS = 12

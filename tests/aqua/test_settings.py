@@ -1,4 +1,4 @@
-"""Settings of AQUA tasks: checked when they are made, slips of the pen refused, the rest passed."""
+"""Settings of AQUA tasks: checked when they are made, typos refused, the rest passed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from neuronllm_eval.aqua.dataset import TASK_NAMES
 from neuronllm_eval.aqua.dataset_source import DatasetSource
 from neuronllm_eval.aqua.distractors import DISTRACTORS
-from neuronllm_eval.aqua.prompt_format import LETTER_STYLES
-from neuronllm_eval.aqua.proxies import LETTERS, ORDERS
+from neuronllm_eval.aqua.proxies import LETTER_STYLES, LETTERS, ORDERS
 from neuronllm_eval.aqua.settings import (
     ON_BAD_DOC,
     SETTING_NAMES,
@@ -90,23 +89,19 @@ def test_values_that_are_accepted(name, values):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("n_proxies", 0, r"n_proxies is 0\.\nExpected: 1 or more"),
-        ("n_proxies", "3", r"n_proxies is '3'\.\nExpected: a whole number"),
-        ("n_proxies", 3.0, r"n_proxies is 3\.0\.\nExpected: a whole number"),
+        ("n_proxies", 0, r"n_proxies is 0\.\nExpected: a whole number, 1 or more"),
+        ("n_proxies", "x", r"n_proxies is 'x'\.\nExpected: a whole number"),
         ("n_proxies", True, r"n_proxies is True\.\nExpected: a whole number"),
-        ("seed", None, r"seed is None\.\nExpected: a whole number"),
-        ("seed", -1, r"seed is -1\.\nExpected: 0 or more"),
+        ("seed", -1, r"seed is -1\.\nExpected: a whole number, 0 or more"),
         ("orders", "random", r"orders is 'random'\.\nExpected: auto or original or drawn or swap"),
         ("letter_style", "1.", r"letter_style is '1\.'\.\nExpected: A\. or A\) or"),
-        ("n_options", 1, r"n_options is 1\.\nExpected: 2 to 26"),
-        ("n_options", 27, r"n_options is 27\.\nExpected: 2 to 26"),
-        ("n_options", "4", r"n_options is '4'\.\nExpected: a whole number"),
+        ("n_options", 1, r"n_options is 1\.\nExpected: a whole number, 2 to 26"),
+        ("n_options", 27, r"n_options is 27\.\nExpected: a whole number, 2 to 26"),
         ("distractors", "near", r"distractors is 'near'\.\nExpected: none or random or length"),
-        ("distractors", None, r"distractors is None\.\nExpected: none or"),
         ("on_bad_doc", "warn", r"on_bad_doc is 'warn'\.\nExpected: skip or fail"),
-        ("n_demonstrations", -1, r"n_demonstrations is -1\.\nExpected: 0 or more"),
+        ("n_demonstrations", -1, r"n_demonstrations is -1\.\nExpected: a whole number, 0 or more"),
         ("n_demonstrations", 1.5, r"n_demonstrations is 1\.5\.\nExpected: a whole number"),
-        ("max_selection", 0, r"max_selection is 0\.\nExpected: 1 or more"),
+        ("max_selection", 0, r"max_selection is 0\.\nExpected: a whole number, 1 or more"),
         ("max_selection", False, r"max_selection is False\.\nExpected: a whole number"),
     ],
 )
@@ -134,8 +129,8 @@ def test_values_that_no_task_can_make_right_are_refused(name, value, message):
         ("override", "overrides"),
     ],
 )
-def test_a_slip_of_the_pen_is_refused_with_the_close_name(slip, close):
-    message = rf"the setting '{slip}' is unknown\.\nExpected: '{close}', perhaps\.\nRemedy: mend"
+def test_a_typo_is_refused_with_the_close_name(slip, close):
+    message = rf"the setting '{slip}' is unknown\.\nExpected: '{close}', perhaps\.\nRemedy: fix"
     with pytest.raises(UsageError, match=message):
         split_settings({slip: 1}, SOURCE_NAMES)
 

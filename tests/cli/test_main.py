@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from neuronllm_eval.cli import evaluate as commands
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.demo import MODEL_DIR
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.tasks import load_tasks
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM

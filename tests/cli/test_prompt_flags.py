@@ -11,7 +11,7 @@ from neuronllm_eval.aqua.proxies import content_key
 from neuronllm_eval.errors import TaskError
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.stages.evaluate import requested_settings
-from neuronllm_eval.stages.load_questions import (
+from neuronllm_eval.stages.load import (
     load_run_tasks,
     selection_questions,
     validation_questions,
@@ -197,7 +197,7 @@ def test_questions_without_wrong_options_need_distractors(folder):
     single = [a_doc(number, 0, 1) for number in range(24)]
     folder.write("single", {"train": single, "test": some_docs(100)}, aqua=True)
     with pytest.raises(
-        TaskError, match=r"no question is left of the 24 docs of split 'train'.*fewer than 2"
+        TaskError, match=r"no usable question among the 24 docs of split 'train'.*fewer than 2"
     ):
         choosing(folder, task="single")
     found = docs(choosing(folder, "--distractors", "random", task="single"))

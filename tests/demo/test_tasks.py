@@ -12,12 +12,12 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import TaskIndex
 
+from neuronllm_eval import harness
 from neuronllm_eval.aqua import dataset as aqua_task
 from neuronllm_eval.demo import FAMILIES, load_questions
 from neuronllm_eval.demo import tasks as demo_tasks
 from neuronllm_eval.errors import ArtifactError, TaskError
-from neuronllm_eval.harness import packaged_tasks as tasks_path
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 from tests.fixtures.harness import model_dir
 
 TASKS = tuple(f"demo_{family}" for family in FAMILIES)
@@ -212,8 +212,8 @@ def test_an_unknown_family_is_refused_with_those_there_are():
 
 def test_tasks_of_a_wheel_come_before_those_of_a_checkout(monkeypatch, tmp_path):
     package = tmp_path / "neuronllm_eval"
-    monkeypatch.setattr(tasks_path, "_PACKAGE_DIR", package)
-    with pytest.raises(ArtifactError, match=r"(?s)no demo/demo\.yaml in .*\nRemedy: install"):
+    monkeypatch.setattr(harness, "_PACKAGE", package)
+    with pytest.raises(ArtifactError, match=r"(?s)no demo/demo\.yaml in .*\nRemedy: reinstall"):
         tasks_dir()
     for parent in (tmp_path, package):
         (parent / "tasks" / "demo").mkdir(parents=True)

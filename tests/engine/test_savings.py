@@ -130,7 +130,11 @@ def assert_equal_on(
 # The same numbers -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+# Attention, positions and FFN of different types; of all architectures the run in one batch is
+# compared with full passes below.
+@pytest.mark.parametrize(
+    "architecture", ["llama", "gpt2", "gemma3_mixed", "mistral_sliding", "opt", "falcon"]
+)
 @pytest.mark.parametrize("name", BATCHES)
 def test_savings_change_no_number(architecture, name):
     run, batches = BATCHES[name]

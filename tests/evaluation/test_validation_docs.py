@@ -9,7 +9,7 @@ import pytest
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.validation_docs import DocText, read_doc_texts
-from neuronllm_eval.harness.doc_excerpts import doc_lines, question_words
+from neuronllm_eval.harness.requests import doc_lines, question_words
 from tests.fixtures.cli import finished_run, jsonl
 from tests.fixtures.doc_tables import the_table
 

@@ -159,7 +159,7 @@ def test_docs_that_cannot_be_asked_are_skipped_and_counted(folder, lm, caplog):
         "options that become the same tokens": 1,
     }
     assert built.counts == {"skipped": built.skipped}
-    assert "odd: 5 of 9 docs cannot be asked and are skipped: fewer than 2 options (2)" in (
+    assert "odd: 5 of 9 docs cannot be used and are skipped: fewer than 2 options (2)" in (
         caplog.text
     )
     assert "the first: doc 1 of task odd has gold 9" in caplog.text

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 from tests.fixtures.cli import call, finished_run
 from tests.fixtures.harness import model_dir
 

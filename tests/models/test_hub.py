@@ -107,7 +107,7 @@ def test_several_runs_lie_side_by_side(fake, copied):
     lm = NeuronMaskedLM(
         str(model_dir()), f"hf://{REPO}@v1/demo_topic", "enhance", device="cpu", batch_size=4
     )
-    assert lm.neurons_source == f"hf://{REPO}@{commit}/demo_topic"
+    assert lm.options.source == f"hf://{REPO}@{commit}/demo_topic"
 
 
 def test_what_cannot_be_read(fake):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import neuronllm_eval
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
 
 PACKAGE = Path(neuronllm_eval.__file__).parent
 SOURCES = [*sorted(PACKAGE.rglob("*.py")), *sorted(tasks_dir().rglob("*.py"))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import lm_eval
@@ -11,7 +10,7 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
-from neuronllm_eval.aqua.prompt_format import ROLE_LINE
+from neuronllm_eval.aqua.proxies import ROLE_LINE
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.runs.directory import RunDirectory
@@ -94,7 +93,7 @@ def expected(task: str) -> dict[str, dict]:
     return {
         role: {
             "data": {"split": split, "docs": 9, "questions": 7, "skipped": skipped},
-            "asked": dataclasses.asdict(AquaSettings(**ASKED)),
+            "asked": AquaSettings(**ASKED).model_dump(),
             "prompts": prompts,
         }
         for role, split in (("selection", "train"), ("validation", "test"))
@@ -238,7 +237,7 @@ def test_the_neurons_say_how_the_questions_were_asked(run):
     if run.path.name == "plain_odd":
         assert asked == {}
     else:
-        assert asked == dataclasses.asdict(AquaSettings(**ASKED))
+        assert asked == AquaSettings(**ASKED).model_dump()
         assert provenance["seed"] == asked["seed"]
 
 

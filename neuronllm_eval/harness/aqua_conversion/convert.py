@@ -1,17 +1,16 @@
 """Any multiple-choice task of the harness as an AQUA task: `aqua:<name>`.
 
-1. The harness loads the task it is made of; `read_task.HarnessSource` reads its docs.
-2. The rest is as for every AQUA task (`aqua_task.build_splits`, `tasks/aqua/_aqua.yaml`).
+1. The harness loads the source task; `read_task.HarnessSource` reads its docs.
+2. The rest is as for every AQUA task (`aqua.dataset.build_splits`, `tasks/aqua/_aqua.yaml`).
 3. `write_yaml` writes such a task as a YAML that the stock `lm_eval --include_path` runs.
 
-A task that cannot be turned is refused with the reason. Nothing is kept between calls: tasks and
-their data are read as they are at the time.
+A task that cannot be converted is refused with the reason. Nothing is cached between calls.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,50 +22,49 @@ from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from neuronllm_eval.aqua.dataset import TASK_NAMES, AquaSplits, build_splits, filled_counts
-from neuronllm_eval.aqua.harness_task import AquaTask
 from neuronllm_eval.aqua.metrics import METRICS
 from neuronllm_eval.aqua.settings import PREFIX, split_settings, with_overrides
 from neuronllm_eval.errors import TaskError, UsageError
+from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
-from neuronllm_eval.harness.tasks import load_tasks, task_manager
+from neuronllm_eval.harness.tasks import AquaTask, load_tasks, task_manager
 
 SOURCE_NAMES = ("harness_task", "harness_yaml", "include_path", "selection_split")
 _HARNESS_TASKS = Path(lm_eval.tasks.__file__).parent
 
 
 def load_converted(**values: Any) -> AquaSplits:
-    """The splits of `aqua:<name>`, as the harness asks for them (`custom_dataset`).
+    """The splits of `aqua:<name>`, as the harness loads them (`custom_dataset`).
 
     Args:
-        values: `harness_task`, the name of the task it is made of; `harness_yaml`, where its YAML
-            lies below the harness's tasks, to find it faster; `include_path`, folders of further
-            tasks; `selection_split`; and what `aqua_task.load_aqua` takes as `metadata`.
+        values: `harness_task`, the name of the source task; `harness_yaml`, the path of its YAML
+            below the harness's tasks, to find it faster; `include_path`, folders of further
+            tasks; `selection_split`; and what `aqua.dataset.load_aqua` takes as `metadata`.
 
     Raises:
-        TaskError: the task is unknown, cannot be loaded or cannot be turned.
+        TaskError: the task is unknown, cannot be loaded or cannot be converted.
         UsageError: a setting is not acceptable.
         DocError: a bad doc, with `on_bad_doc: fail`.
     """
     name = str(values["harness_task"])
-    place = _HARNESS_TASKS / str(values.get("harness_yaml") or "")
-    folders = _folders(place, values.get("include_path") or ())
+    path = _HARNESS_TASKS / str(values.get("harness_yaml") or "")
+    folders = _folders(path, values.get("include_path") or ())
     return _converted_splits(load_tasks([name], folders)[name], values)
 
 
-def _folders(place: Path | None, include_path: Sequence[str | Path]) -> list[str | Path]:
-    """Where to look for a task whose YAML lies at a place: not in thousands of other files."""
-    before: list[str | Path] = [place.parent] if place is not None and place.is_file() else []
+def _folders(path: Path | None, include_path: Sequence[str | Path]) -> list[str | Path]:
+    """Where to look for a task with a YAML at `path`, instead of in thousands of other files."""
+    before: list[str | Path] = [path.parent] if path is not None and path.is_file() else []
     return [*before, *include_path]
 
 
 def _converted_splits(task: ConfigurableTask, values: Mapping[str, Any]) -> AquaSplits:
-    known = with_overrides(values, SOURCE_NAMES)
-    settings = split_settings(known, [*SOURCE_NAMES, *TASK_NAMES])
-    found = build_splits(HarnessSource(task, known.get("selection_split")), settings)
+    merged = with_overrides(values, SOURCE_NAMES)
+    settings = split_settings(merged, [*SOURCE_NAMES, *TASK_NAMES])
+    splits = build_splits(HarnessSource(task, merged.get("selection_split")), settings)
     if isinstance(counts := values.get("counts"), dict):
-        counts.update(filled_counts(found))
-    return found
+        counts.update(filled_counts(splits))
+    return splits
 
 
 def load_any_tasks(
@@ -75,28 +73,19 @@ def load_any_tasks(
     metadata: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, ConfigurableTask]:
-    """As `harness_tasks.load_tasks`, with `aqua:<name>` for any multiple-choice task or group.
+    """As `tasks.load_tasks`, with `aqua:<name>` for any multiple-choice task or group.
 
     Raises:
-        TaskError: as there, or a task cannot be turned.
+        TaskError: as there, or a task cannot be converted.
         UsageError: as there.
     """
     plain = [name for name in names if not name.startswith(PREFIX)]
     tasks = load_tasks(plain, include_path, metadata, overrides) if plain else {}
     for name in names:
         if name.startswith(PREFIX):
-            tasks |= _converted_tasks(name.removeprefix(PREFIX), include_path, metadata, overrides)
+            sources = load_tasks([name.removeprefix(PREFIX)], include_path, metadata)
+            tasks |= _converted(sources, include_path, metadata, overrides)
     return tasks
-
-
-def _converted_tasks(
-    name: str,
-    include_path: Sequence[str | Path],
-    metadata: Mapping[str, Any] | None,
-    overrides: Mapping[str, Any] | None,
-) -> dict[str, ConfigurableTask]:
-    """The AQUA form of a task, or of every task of a group."""
-    return _converted(load_tasks([name], include_path, metadata), include_path, metadata, overrides)
 
 
 def _converted(
@@ -105,31 +94,29 @@ def _converted(
     metadata: Mapping[str, Any] | None,
     overrides: Mapping[str, Any] | None,
 ) -> dict[str, ConfigurableTask]:
-    return {
-        f"{PREFIX}{leaf}": _converted_task(leaf, task, include_path, metadata, overrides)
-        for leaf, task in tasks.items()
-    }
+    """The AQUA form of each task, by `aqua:<name>`."""
+    converted: dict[str, ConfigurableTask] = {}
+    for leaf, task in tasks.items():
+        config: dict[str, Any] = dict(load_yaml(_template(), resolve_func=True))
+        config["task"] = f"{PREFIX}{leaf}"
+        config["custom_dataset"] = _loader(task)
+        config["dataset_kwargs"] = {"harness_task": leaf}
+        if include_path:
+            config["dataset_kwargs"]["include_path"] = [str(path) for path in include_path]
+        values = {**config["metadata"], "counts": {}, **(metadata or {})}
+        values["overrides"] = {**values.get("overrides", {}), **(overrides or {})}
+        config["metadata"] = values
+        converted[config["task"]] = AquaTask(config=config)
+    return converted
 
 
-def _converted_task(
-    leaf: str,
-    task: ConfigurableTask,
-    include_path: Sequence[str | Path],
-    metadata: Mapping[str, Any] | None,
-    overrides: Mapping[str, Any] | None,
-) -> ConfigurableTask:
+def _loader(task: ConfigurableTask) -> Callable[..., AquaSplits]:
+    """`load_converted` for a task that is loaded already."""
+
     def load_converted_task(**values: Any) -> AquaSplits:
         return _converted_splits(task, values)
 
-    config: dict[str, Any] = dict(load_yaml(_template(), resolve_func=True))
-    config["task"] = f"{PREFIX}{leaf}"
-    config["custom_dataset"] = load_converted_task
-    config["dataset_kwargs"] = {"harness_task": leaf}
-    if include_path:
-        config["dataset_kwargs"]["include_path"] = [str(path) for path in include_path]
-    own = {**config["metadata"], "counts": {}, **(metadata or {})}
-    config["metadata"] = {**own, "overrides": {**own.get("overrides", {}), **(overrides or {})}}
-    return AquaTask(config=config)
+    return load_converted_task
 
 
 def _template() -> Path:
@@ -146,8 +133,7 @@ def write_yaml(
 
     Args:
         name: a multiple-choice task or group of the harness.
-        folder: where `aqua_<name>.yaml` is written, for a group also those of its tasks; made if
-            missing.
+        folder: for `aqua_<name>.yaml`, and for a group also those of its tasks; made if missing.
         include_path: folders of further tasks.
         overrides: AQUA settings, which become the YAML's.
 
@@ -155,7 +141,7 @@ def write_yaml(
         The files; that of the group last.
 
     Raises:
-        TaskError: the task is unknown, cannot be loaded or cannot be turned.
+        TaskError: the task is unknown, cannot be loaded or cannot be converted.
         UsageError: `folder` cannot be written to, a file would be replaced, or the package has
             a task of that name.
     """
@@ -169,8 +155,8 @@ def write_yaml(
     _require_new([name], folder)
     manager = task_manager([name], include_path)
     entry = manager.task_index.get(name)
-    place = entry.yaml_path if entry is not None and entry.kind is not Kind.GROUP else None
-    tasks = load_tasks([name], _folders(place, include_path))
+    path = entry.yaml_path if entry is not None and entry.kind is not Kind.GROUP else None
+    tasks = load_tasks([name], _folders(path, include_path))
     leaves = list(tasks)
     _require_new(leaves, folder)
     _converted(tasks, include_path, None, overrides)  # refused before anything is written
@@ -181,13 +167,13 @@ def write_yaml(
 
 
 def _require_new(names: Sequence[str], folder: Path) -> None:
-    """Refuse to write tasks that are there already, before any work."""
+    """Refuse to write tasks that exist already, before any work."""
     ready = TaskManager(include_path=str(tasks_dir()), include_defaults=False).all_tasks
     clash = [f"aqua_{name}" for name in names if f"aqua_{name}" in ready]
     if clash:
         raise UsageError(
             f"the package has {', '.join(clash[:3])}{' and more' if clash[3:] else ''} already",
-            expected="a task that has no ready AQUA form",
+            expected="a task without a packaged AQUA form",
             remedy=f"pass --tasks {clash[0]}, to lm_eval with --include_path {tasks_dir()}",
         )
     for name in names:
@@ -206,14 +192,14 @@ def _task_yaml(
     if leaf not in manager.task_index:
         raise TaskError(
             f"task {leaf} is defined within a group and has no name of its own",
-            expected="a task with a YAML of its own",
-            remedy="give it a YAML of its own",
+            expected="a task with its own YAML",
+            remedy="write a YAML for it",
         )
     settings = dict(overrides)
     source: dict[str, Any] = {"harness_task": leaf}
-    place = manager.task_index[leaf].yaml_path
-    if place is not None and Path(place).is_relative_to(_HARNESS_TASKS):
-        source["harness_yaml"] = Path(place).relative_to(_HARNESS_TASKS).as_posix()
+    path = manager.task_index[leaf].yaml_path
+    if path is not None and Path(path).is_relative_to(_HARNESS_TASKS):
+        source["harness_yaml"] = Path(path).relative_to(_HARNESS_TASKS).as_posix()
     if include_path:
         source["include_path"] = [str(Path(path).resolve()) for path in include_path]
     if (selection_split := settings.pop("selection_split", None)) is not None:

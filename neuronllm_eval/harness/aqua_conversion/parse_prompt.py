@@ -1,13 +1,13 @@
-"""Take a benchmark's prompt apart: stem, options, cue. Pure text.
+"""Parse a benchmark's prompt: stem, options, cue. Pure text.
 
-A harness task knows its prompt only as a whole (`doc_to_text`). To shuffle the options, the stem
-has to be told from the option list and from the cue behind it:
+A harness task gives its prompt only as a whole (`doc_to_text`). To shuffle the options, the stem
+has to be separated from the option list and from the cue after it:
 
-1. Where the task's choices are labels (`labels_of`), the options are what the prompt shows behind
-   these labels (`lettered_options`). A reading all of whose options stand in the doc as texts of
-   their own is certain; another is taken only if the prompt can be read in no second way.
-2. Where the choices are texts, a list of them in the prompt is taken out (`text_stem`).
-3. The cue at the end ("Answer:") and the heading of the list ("Options:") are taken off where they
+1. Where the task's choices are labels (`labels_of`), the options are what the prompt shows after
+   these labels (`lettered_options`). A reading all of whose options are separate texts of the doc
+   is certain; another is accepted only if it is the only reading.
+2. Where the choices are texts, a list of them in the prompt is removed (`text_stem`).
+3. The cue at the end ("Answer:") and the heading of the list ("Options:") are removed where they
    are known words for these. All other text is kept.
 
 Where a prompt can be read in two ways, or shows another list than the choices, the doc is refused.
@@ -31,7 +31,7 @@ from neuronllm_eval.harness.aqua_conversion.prompt_cues import (
 Span = tuple[int, int]
 Brackets = tuple[str, str]
 
-# What stands around a label before an option; the first style that fits is taken.
+# What stands around a label before an option; the first style that fits is used.
 _BRACKETS: tuple[Brackets, ...] = (
     ("(", ")"),
     ("[", "]"),
@@ -45,7 +45,7 @@ _BRACKETS: tuple[Brackets, ...] = (
     ("", " -"),
     ("", " –"),
 )
-# So loose that they count only where the doc has the options as texts.
+# Accepted only where the doc has the options as texts.
 _LOOSE: tuple[Brackets, ...] = (("", ","), ("", " "))
 _INLINE = _BRACKETS[:4]
 # Labels by which a list is known even where the prompt shows none.
@@ -58,7 +58,7 @@ _LONGEST_BULLET = 20
 
 
 @dataclass(frozen=True)
-class TakenApart:
+class ParsedPrompt:
     """A prompt without its cue.
 
     Attributes:
@@ -94,7 +94,7 @@ def begins_alphabet(labels: Sequence[str]) -> bool:
 
 
 def labelled_texts(choices: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """Labels and texts of choices such as `(A) a text`; None if they are not of this form.
+    """Labels and texts of choices such as `(A) a text`; None if they have another form.
 
     The labels must be the first of an alphabet or of the numbers, in order and in one style.
     """
@@ -102,18 +102,18 @@ def labelled_texts(choices: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, 
         pattern = "".join(map(re.escape, (brackets[0], "@", brackets[1]))).replace(
             "@", r"(\w{1,2})"
         )
-        found = [re.match(rf"\s*{pattern}\s*(\S.*)", choice, re.DOTALL) for choice in choices]
-        if len(found) < 2 or not all(found):
+        matches = [re.match(rf"\s*{pattern}\s*(\S.*)", choice, re.DOTALL) for choice in choices]
+        if len(matches) < 2 or not all(matches):
             continue
-        labels = tuple(match[1] for match in found if match)
+        labels = tuple(match[1] for match in matches if match)
         runs = [*map(tuple, _ALPHABETS), _NUMBERS]
         if any(labels == run[: len(labels)] for run in runs):
-            return labels, tuple(match[2].strip() for match in found if match)
+            return labels, tuple(match[2].strip() for match in matches if match)
     return None
 
 
 def texts_in(doc: Any) -> Iterator[str]:
-    """Every text and number in a doc, however deep."""
+    """Every text and number in a doc, at any depth."""
     if isinstance(doc, str):
         yield doc
     elif isinstance(doc, (int, float)):
@@ -126,17 +126,17 @@ def texts_in(doc: Any) -> Iterator[str]:
             yield from texts_in(value)
 
 
-def lettered_options(prompt: str, choices: Sequence[str], doc: Any) -> TakenApart | None:
-    """The options that a prompt shows behind labels.
+def lettered_options(prompt: str, choices: Sequence[str], doc: Any) -> ParsedPrompt | None:
+    """The options that a prompt shows after labels.
 
     Args:
         prompt: the whole prompt.
         choices: the labels, with or without brackets, `[n_choices]`.
-        doc: the doc it was made from; options that stand in it as texts of their own are certain.
+        doc: the doc it was made from; options that are separate texts of it are certain.
 
     Returns:
         The stem and as many options as choices; fewer only where the choices are bracketed, the
-        prompt shows these very choices, and nothing but a cue stands behind the last. None where
+        prompt shows these choices, and only a cue follows the last. None where
         the labels are not found.
 
     Raises:
@@ -146,7 +146,7 @@ def lettered_options(prompt: str, choices: Sequence[str], doc: Any) -> TakenApar
     if labels is None:
         return None
     texts = frozenset(text.strip() for text in texts_in(doc)) - {""}
-    orders = list(dict.fromkeys((labels, tuple(sorted(labels, key=_place)))))
+    orders = list(dict.fromkeys((labels, tuple(sorted(labels, key=_order)))))
     for order in orders:
         if (certain := _read_certain(prompt, order, texts)) is not None:
             return certain
@@ -154,19 +154,21 @@ def lettered_options(prompt: str, choices: Sequence[str], doc: Any) -> TakenApar
     for order in orders:
         if (plain := _read_plain(prompt, order)) is not None:
             if are_numbers:
-                raise _ambiguous(labels, "the numbers may count the listed, or name them")
+                raise _ambiguous(labels, "the numbers may be labels or counts")
             return plain
     return _read_fewer(prompt, choices, labels)
 
 
-def _place(label: str) -> tuple[int, str]:
+def _order(label: str) -> tuple[int, str]:
     """Sorts 2 before 10."""
     return (int(label), "") if label.isdecimal() else (0, label)
 
 
-def _read_certain(prompt: str, labels: tuple[str, ...], texts: frozenset[str]) -> TakenApart | None:
+def _read_certain(
+    prompt: str, labels: tuple[str, ...], texts: frozenset[str]
+) -> ParsedPrompt | None:
     """The reading all of whose options are texts of the doc."""
-    found: dict[tuple[Span, ...], TakenApart] = {}
+    readings: dict[tuple[Span, ...], ParsedPrompt] = {}
 
     def is_text(start: int, end: int) -> bool:
         return _bare(prompt[start:end]) in texts or prompt[start:end].strip() in texts
@@ -175,33 +177,33 @@ def _read_certain(prompt: str, labels: tuple[str, ...], texts: frozenset[str]) -
         return _longest_text(prompt[start:], texts) is not None
 
     for brackets in (*_BRACKETS, *_LOOSE):
-        spans = _places(prompt, labels, brackets, True, True)
+        spans = _spans(prompt, labels, brackets, True, True)
         for run in _runs(spans, is_text, is_last):
             rest = prompt[run[-1][1] :].lstrip()
             last = _longest_text(rest, texts) or ""
-            found[run] = _taken(prompt, labels, run, brackets, last, rest[len(last) :], texts)
-    if len(found) > 1:
+            readings[run] = _split_at(prompt, labels, run, brackets, last, rest[len(last) :], texts)
+    if len(readings) > 1:
         raise _ambiguous(labels, "the same options are listed more than once")
-    return next(iter(found.values()), None)
+    return next(iter(readings.values()), None)
 
 
 def _bare(option: str) -> str:
-    """An option without what separates it from the next."""
+    """An option without its separator."""
     return option.strip().rstrip(",;").rstrip()
 
 
-def _read_plain(prompt: str, labels: tuple[str, ...]) -> TakenApart | None:
+def _read_plain(prompt: str, labels: tuple[str, ...]) -> ParsedPrompt | None:
     """The only reading of a prompt whose options no column of the doc holds."""
     for inline in (False, True):
         styles = [(brackets, inline) for brackets in (_INLINE if inline else _BRACKETS)]
         found = [(run, style[0]) for style in styles for run in _all_runs(prompt, labels, style)]
         if len(found) > 1:
-            raise _ambiguous(labels, "its labels stand in it more than once")
+            raise _ambiguous(labels, "its labels occur more than once")
         if found:
             run, brackets = found[0]
             everywhere = [(each, True) for each in _INLINE]
             if any(_all_runs(prompt, labels, style, set(run)) for style in everywhere):
-                raise _ambiguous(labels, "it lists options in two places")
+                raise _ambiguous(labels, "it lists options twice")
             return _plain(prompt, labels, run, brackets)
     return None
 
@@ -212,44 +214,46 @@ def _all_runs(
     style: tuple[Brackets, bool],
     taken: Collection[Span] = (),
 ) -> list[tuple[Span, ...]]:
-    """Up to two runs of labels in a style, whatever stands between them.
+    """Up to two runs of labels in a style, whatever is between them.
 
     Args:
         prompt: where.
         labels: the labels, in order.
         style: brackets, and whether a label may stand within a line.
-        taken: places that another run has; those that overlap with one do not count.
+        taken: spans of another run; spans that overlap with one do not count.
     """
-    places = [
+    free = [
         [one for one in spans if not any(one[0] < end and start < one[1] for start, end in taken)]
-        for spans in _places(prompt, labels, *style)
+        for spans in _spans(prompt, labels, *style)
     ]
-    return _runs(places, lambda start, end: True, lambda start: True)
+    return _runs(free, lambda start, end: True, lambda start: True)
 
 
 def _plain(
     prompt: str, labels: tuple[str, ...], run: tuple[Span, ...], brackets: Brackets
-) -> TakenApart:
+) -> ParsedPrompt:
     rest = prompt[run[-1][1] :].lstrip()
     line, _, behind = rest.partition("\n")
     last = CUE_BEHIND_OPTION.sub("", line).strip()
-    found = _taken(prompt, labels, run, brackets, last, behind)
+    found = _split_at(prompt, labels, run, brackets, last, behind)
     # The options of a list have one form: where the others are of one line, so is the last.
-    others_end_at_lines = all("\n" not in option for option in found.options[:-1])
-    if not others_end_at_lines and without_cue_behind_list(behind):
-        raise _ambiguous(labels, "where the last option ends cannot be told")
+    others_are_lines = all("\n" not in option for option in found.options[:-1])
+    if not others_are_lines and without_cue_behind_list(behind):
+        raise _ambiguous(labels, "the end of the last option is unclear")
     return found
 
 
-def _read_fewer(prompt: str, choices: Sequence[str], labels: tuple[str, ...]) -> TakenApart | None:
-    """Fewer options than choices: only with the choices' own brackets, and nothing behind them."""
+def _read_fewer(
+    prompt: str, choices: Sequence[str], labels: tuple[str, ...]
+) -> ParsedPrompt | None:
+    """Fewer options than choices: only in the choices' brackets, and with nothing after them."""
     bare = [choice.strip() for choice in choices]
     if not all(choice == f"({label})" for choice, label in zip(bare, labels, strict=True)):
         return None
     for count in range(len(labels) - 1, 1, -1):
         runs = _all_runs(prompt, labels[:count], (("(", ")"), False))
         if len(runs) > 1:
-            raise _ambiguous(labels, "its labels stand in it more than once")
+            raise _ambiguous(labels, "its labels occur more than once")
         if runs:
             behind = prompt[runs[0][-1][1] :].lstrip().partition("\n")[2]
             is_end = not without_cue_behind_list(behind)
@@ -257,20 +261,20 @@ def _read_fewer(prompt: str, choices: Sequence[str], labels: tuple[str, ...]) ->
     return None
 
 
-def _places(
+def _spans(
     prompt: str, labels: Sequence[str], brackets: Brackets, inline: bool, close: bool = False
 ) -> list[list[Span]]:
-    """(start, end) of labels with their brackets, wherever they can stand before an option.
+    """(start, end) of labels with their brackets, wherever they can precede an option.
 
     Args:
         prompt: where.
         labels: the letters or numbers.
         brackets: what stands around each.
-        inline: whether it may stand within a line.
+        inline: whether it may be within a line.
         close: whether the option may then follow without a space.
 
     Returns:
-        `[n_labels][n_places]`; `[]` if one of the labels stands nowhere.
+        `[n_labels][n_spans]`; `[]` if one of the labels does not occur.
     """
     before = r"(?:(?<=\s)|^)" if inline else r"(?:(?<=\n)|^)[^\S\n]*"
     after = r"(?=\s)" if inline and not close and not brackets[0] else ""
@@ -298,32 +302,32 @@ def _runs(
     """Up to two ways to take one span of each label, in order.
 
     Args:
-        spans: where each label stands, `[n_labels][n_places]`; `[]` for no run.
-        is_option: whether what stands between two places can be an option.
-        is_last: whether what begins at a place can be the last option.
+        spans: of each label, `[n_labels][n_spans]`; `[]` for no run.
+        is_option: whether the text from one position to another can be an option.
+        is_last: whether the text from a position can begin with the last option.
     """
     if not spans:
         return []
-    # From the last label to the first: the runs that begin at each place of it.
+    # From the last label to the first: the runs that begin at each of its spans.
     runs: dict[Span, list[tuple[Span, ...]]] = {
         span: [(span,)] for span in spans[-1] if is_last(span[1])
     }
-    for places in reversed(spans[:-1]):
+    for label_spans in reversed(spans[:-1]):
         longer: dict[Span, list[tuple[Span, ...]]] = {}
-        for place in places:
+        for span in label_spans:
             found: list[tuple[Span, ...]] = [
-                (place, *run)
+                (span, *run)
                 for following, rest in runs.items()
-                if following[0] >= place[1] and is_option(place[1], following[0])
+                if following[0] >= span[1] and is_option(span[1], following[0])
                 for run in rest
             ]
             if found:
-                longer[place] = found[:2]
+                longer[span] = found[:2]
         runs = longer
     return [run for each in runs.values() for run in each][:2]
 
 
-def _taken(
+def _split_at(
     prompt: str,
     labels: tuple[str, ...],
     run: tuple[Span, ...],
@@ -331,8 +335,8 @@ def _taken(
     last: str,
     behind: str,
     texts: frozenset[str] = frozenset(),
-) -> TakenApart:
-    """The prompt as a run of labels divides it; text behind the list that is no cue is kept."""
+) -> ParsedPrompt:
+    """The prompt divided by a run of labels; text after the list that is not a cue is kept."""
     ends = [start for start, _ in run[1:]]
     between = [prompt[mark[1] : end].strip() for mark, end in zip(run, ends, strict=False)]
     options = [
@@ -343,11 +347,11 @@ def _taken(
     if re.match(mark + r"\s", kept) and brackets not in _LOOSE:
         raise _ambiguous(labels, "more options are listed than the task has choices")
     stem = without_heading(prompt[: run[0][0]])
-    return TakenApart("\n".join(filter(None, (stem, kept))), (*options, last), labels)
+    return ParsedPrompt("\n".join(filter(None, (stem, kept))), (*options, last), labels)
 
 
 def _longest_text(rest: str, texts: frozenset[str]) -> str | None:
-    """The longest text of the doc that the rest of a prompt begins with, and that ends there."""
+    """The longest text of the doc that is the rest of a prompt up to a cue or a line's end."""
     rest = rest.lstrip()
     found = [text for text in texts if rest.startswith(text) and _ends(rest[len(text) :])]
     return max(found, key=len, default=None)
@@ -362,7 +366,7 @@ def _ambiguous(labels: Sequence[str], why: str) -> DocError:
     return DocError(
         f"the prompt can be read in two ways: {why}",
         expected=f"one list of options, with the labels {', '.join(labels)}",
-        remedy="leave the question out",
+        remedy="exclude the question",
         reason="options ambiguous",
     )
 
@@ -391,21 +395,21 @@ def text_stem(prompt: str, choices: Sequence[str]) -> str:
                 "the prompt shows a list with the letters "
                 f"{', '.join(letters)}, which is not that of the choices",
                 expected="choices that are listed as they are, or not at all",
-                remedy="leave the question out",
+                remedy="exclude the question",
                 reason="another lettered list",
             )
     return stem
 
 
 def _require_own_texts(prompt: str, texts: Sequence[str]) -> None:
-    """Refuse choices like `Option A`, `Option B`, which the prompt explains."""
+    """Refuse choices such as `Option A`, `Option B`, which the prompt explains."""
     if len(texts) < 2:
         return
-    befores = {text.rpartition(" ")[0] for text in texts}
+    prefixes = {text.rpartition(" ")[0] for text in texts}
     labels = labels_of([text.rpartition(" ")[2] for text in texts])
-    word = max(befores).rpartition(" ")[2]
+    word = max(prefixes).rpartition(" ")[2]
     if (
-        len(befores) == 1
+        len(prefixes) == 1
         and word
         and labels
         and all(re.search(rf"\b{re.escape(word)} {label}\b", prompt) for label in labels)

@@ -1,6 +1,6 @@
-"""Words around a question: what asks for the answer, what heads the options. Pure text.
+"""Words around a question: cues for the answer, headings of the options. Pure text.
 
-Only known words are taken off, in the languages of the harness's tasks: any other text, such as
+Only known words are removed, in the languages of the harness's tasks: any other text, such as
 `Plausible:` or `Antonym:`, may be the question itself.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-# What asks for the answer, in the languages of the harness's tasks. Without regard to case.
+# Cues for the answer, in the languages of the harness's tasks. Without regard to case.
 _ANSWER_WORDS = (
     "answer|correct answer|the answer is|the correct answer is|response|label|assistant"
     "|respuesta|respuesta correcta|resposta|réponse|erantzuna|risposta|la risposta corretta è"
@@ -34,13 +34,13 @@ _CUE_LINE = re.compile(
     rf"{_ORNAMENT}\Z",
     re.IGNORECASE,
 )
-# Within a line only behind the end of a sentence, so that no sentence loses its last word.
+# Within a line only after the end of a sentence, so that no sentence loses its last word.
 _SENTENCE_END = r"(?<=[.?!。\uff1f\uff01؟:：)\]\"'”»])"
 _CUE_INLINE = re.compile(
     rf"{_SENTENCE_END}\s+(?:a|{_ANSWER_WORDS}){_COLON}{_ORNAMENT}\Z", re.IGNORECASE
 )
 CUE_BEHIND_OPTION = re.compile(rf"\s+(?:{_ANSWER_WORDS}){_COLON}\s*\Z", re.IGNORECASE)
-# Behind lettered options a line asks for the letter if it begins or ends like this.
+# After lettered options, how a line that asks for the letter begins or ends.
 _CUE_BEHIND_LIST = re.compile(
     rf"\A{_ORNAMENT}(?:(?:a|{_ANSWER_WORDS}){_COLON}.*|(?:\S+\s+){{0,9}}(?:answer|option|choice) is"
     rf"(?:{_COLON})?|(?:\S+\s+){{0,2}}\S*{_COLON}|(?:\S+\s+){{0,2}}(?:choose|select|pick)\b.*)"
@@ -69,9 +69,9 @@ def without_heading(stem: str) -> str:
 
 
 def passage_and_question(stem: str) -> tuple[str, str]:
-    """A stem in two: what comes before a line that begins with `Question:`, and the rest.
+    """A stem in two: the text before a line that begins with `Question:`, and the rest.
 
-    The word itself is taken off, since prompts of AQUA tasks have it already.
+    The word itself is removed, since prompts of AQUA tasks add it.
     """
     lines = stem.strip().split("\n")
     for index in range(len(lines) - 1, -1, -1):
@@ -83,7 +83,7 @@ def passage_and_question(stem: str) -> tuple[str, str]:
 
 
 def without_cue_behind_list(text: str) -> str:
-    """What stands behind a list of options, without a last line that asks for the letter."""
+    """The text after a list of options, without a last line that asks for the letter."""
     text = text.strip()
     before, _, line = text.rpartition("\n")
     return before.strip() if _CUE_BEHIND_LIST.match(line) else text

@@ -1,10 +1,10 @@
-"""The questions of a harness task, read through the task's own functions.
+"""The questions of a harness task, read through the task's functions.
 
-1. A doc's prompt, choices and target are what `doc_to_text`, `doc_to_choice` and `doc_to_target`
-   say (`TaskFields`).
-2. The prompt is taken apart (`parse_prompt`): options behind labels, or the choices as texts.
-3. The gold is the target; where the task scores answers by a function of its own, that function is
-   asked which options it takes as right.
+1. A doc's prompt, choices and target are those of `doc_to_text`, `doc_to_choice` and
+   `doc_to_target` (`TaskFields`).
+2. The prompt is parsed (`parse_prompt`): options after labels, or the choices as texts.
+3. The gold is the target; where the task scores answers by its own `process_results`, that must
+   agree.
 4. `HarnessSource` does so for the splits, and refuses a task none of whose docs can be read.
 """
 
@@ -42,9 +42,9 @@ from neuronllm_eval.harness.aqua_conversion.parse_prompt import (
 from neuronllm_eval.harness.aqua_conversion.prompt_cues import passage_and_question
 from neuronllm_eval.harness.tasks import is_aqua, seed_as_lm_eval, validation_split
 
-# So many docs of a split are looked at before it is taken.
+# Docs of a split that are read before it is used.
 _SAMPLE = 20
-# Names of splits that a data set may have though its task does not name them.
+# Splits that a data set may have though its task does not name them.
 _SPARE_SPLITS = ("train", "validation", "dev")
 _NO_TEXT = ("", "None", "nan")
 
@@ -68,11 +68,11 @@ class TaskFields:
     def choices(self, doc: dict[str, Any]) -> list[str]:
         """The choices, `[n_choices]`."""
         rendered = self._rendered(self.task.config.doc_to_choice, doc)
-        found = self.task.doc_to_choice(doc) if rendered is None else ast.literal_eval(rendered)
-        return [str(choice) for choice in found]
+        choices = self.task.doc_to_choice(doc) if rendered is None else ast.literal_eval(rendered)
+        return [str(choice) for choice in choices]
 
     def target(self, doc: dict[str, Any]) -> Any:
-        """The right choice: an index, a choice, or a list."""
+        """The gold: an index, a choice, or a list."""
         rendered = self._rendered(self.task.config.doc_to_target, doc)
         if rendered is None:
             return self.task.doc_to_target(doc)
@@ -86,7 +86,7 @@ class TaskFields:
         return rendered
 
     def _rendered(self, field: Any, doc: dict[str, Any]) -> str | None:
-        """What a field that is a template gives; None for one that is not."""
+        """A field that is a template, rendered; None for any other."""
         is_template = isinstance(field, str) and field not in self.task.features
         if not is_template or self.task.prompt is not None:
             return None
@@ -102,16 +102,16 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 class HarnessSource:
-    """The questions of a harness task; see `aqua_sources.QuestionSource`.
+    """The questions of a harness task; see `dataset_source.QuestionSource`.
 
     Args:
         task: a task of `output_type: multiple_choice`.
-        selection_split: split that chooses neurons; None for the task's training split, or
-            another that it does not judge on, whichever is the first with docs that can be read.
-            Where there is none, the judging split is halved.
+        selection_split: split that neurons are selected on; None for the first with usable docs
+            of the task's training split and others that it does not evaluate. Without one, the
+            validation split is halved.
 
     Raises:
-        TaskError: the task cannot be turned; says why.
+        TaskError: the task cannot be converted; says why.
     """
 
     def __init__(self, task: ConfigurableTask, selection_split: str | None = None) -> None:
@@ -123,14 +123,14 @@ class HarnessSource:
         self.splits: Mapping[str, str] = self._splits(selection_split)
 
     def _splits(self, override: str | None) -> dict[str, str]:
-        config, judging = self.task.config, validation_split(self.task)
-        known = list(self.task.dataset)
+        config, validation = self.task.config, validation_split(self.task)
+        existing = list(self.task.dataset)
         if override is not None:
-            if override not in known or override == judging:
+            if override not in existing or override == validation:
                 raise TaskError(
                     f"the selection split of {config.task} is to be {override!r}",
-                    expected=f"a split other than {judging!r}, which judges; the data set has: "
-                    + ", ".join(known),
+                    expected=f"a split other than {validation!r}, the validation split; the data "
+                    "set has: " + ", ".join(existing),
                     remedy="pass another --selection_split",
                 )
             self._require_readable(override)
@@ -141,22 +141,22 @@ class HarnessSource:
         usable = (
             split
             for split in candidates
-            if split in known and split != judging and self._is_usable(split, split in named)
+            if split in existing and split != validation and self._is_usable(split, split in named)
         )
-        chosen = next(usable, None)
-        if chosen is None:
+        selection = next(usable, None)
+        if selection is None:
             logger.warning(
-                "%s: no split but %r can choose neurons; it is halved, and half of it judges",
+                "%s: no split but %r can be used; it is halved for selection and validation",
                 config.task,
-                judging,
+                validation,
             )
-        found = {SELECTION: chosen or judging, VALIDATION: judging}
-        if fewshot in known and fewshot not in found.values() and self._golds(fewshot):
-            found[DEMONSTRATION] = fewshot
-        return found
+        splits = {SELECTION: selection or validation, VALIDATION: validation}
+        if fewshot in existing and fewshot not in splits.values() and self._golds(fewshot):
+            splits[DEMONSTRATION] = fewshot
+        return splits
 
     def read(self, role: str, most: int | None, seed: int, counts: DocCounts) -> Iterator[Any]:
-        """The docs of a role's split; see `aqua_sources.QuestionSource`."""
+        """The docs of a role's split; see `dataset_source.QuestionSource`."""
         docs = self._docs(self.splits[role])
         for row in drawn_rows(len(docs), most, seed, counts):
             yield self._read_doc(row, docs[row])
@@ -165,7 +165,7 @@ class HarnessSource:
         if split not in self._processed:
             docs, process_docs = self.task.dataset[split], self.task.config.process_docs
             if process_docs is not None:
-                # Some shuffle options: alike whenever, and by whomever, the docs are read.
+                # Some shuffle options: the same way whenever the docs are read.
                 seed_as_lm_eval()
                 docs = process_docs(docs)
             self._processed[split] = docs
@@ -179,8 +179,8 @@ class HarnessSource:
         except Exception as error:  # noqa: BLE001 - whatever the task's functions raise on this doc
             return DocError(
                 f"the doc cannot be read: {type(error).__name__}: {error}",
-                expected="a doc of the form that the task is made for",
-                remedy="leave it out",
+                expected="a doc in the form that the task expects",
+                remedy="exclude it",
                 reason="unreadable",
             )
 
@@ -189,31 +189,31 @@ class HarnessSource:
         return [self._read_doc(row, docs[row]) for row in range(min(_SAMPLE, len(docs)))]
 
     def _is_usable(self, split: str, is_named: bool) -> bool:
-        """Whether a split's first docs can be asked; a warning if the task itself names it."""
+        """Whether a split's first docs are usable; a warning if not, and the task names it."""
         golds = self._golds(split)
         if not golds and is_named:
             logger.warning(
-                "%s: its split %r is passed over, since none of its first docs can be asked",
+                "%s: its split %r is skipped, since none of its first docs can be used",
                 self.task.config.task,
                 split,
             )
         return bool(golds)
 
     def _golds(self, split: str) -> list[int]:
-        """The golds of a split's first docs that can be asked; none if it cannot be read."""
+        """The golds of a split's first usable docs; none if it cannot be read."""
         try:
-            found = self._sample(split)
-        except Exception as error:  # noqa: BLE001 - a split the task does not use need not be of its form
+            sample = self._sample(split)
+        except Exception as error:  # noqa: BLE001 - a split the task does not use may have another form
             logger.info("%s: split %r: %s", self.task.config.task, split, error)
             return []
-        questions = [each for each in found if isinstance(each, RawQuestion)]
+        questions = [each for each in sample if isinstance(each, RawQuestion)]
         return [each.answer for each in questions if 0 <= each.answer < len(each.choices)]
 
     def _require_readable(self, split: str) -> None:
-        """Refuse a task none of whose first docs can be asked, before all are read."""
-        found = self._sample(split)
-        errors = [each for each in found if isinstance(each, DocError)]
-        questions = [each for each in found if isinstance(each, RawQuestion)]
+        """Refuse a task none of whose first docs can be used, before all are read."""
+        sample = self._sample(split)
+        errors = [each for each in sample if isinstance(each, DocError)]
+        questions = [each for each in sample if isinstance(each, RawQuestion)]
         if errors and not questions:
             reason, _ = Counter(error.reason for error in errors).most_common(1)[0]
             first = next(error for error in errors if error.reason == reason)
@@ -223,14 +223,14 @@ class HarnessSource:
             raise self._refusal("its target counts from 1", "an index that counts from 0")
         if golds and not any(0 <= gold < n for gold, n in golds):
             raise self._refusal(
-                f"no doc of the split {split!r} says which option is right: the target of the "
+                f"no doc of the split {split!r} has a gold option: the target of the "
                 f"first is {golds[0][0]}",
                 "the index of an option",
             )
 
     def _refusal(self, found: str, expected: str) -> TaskError:
         return TaskError(
-            f"task {self.task.config.task} cannot be turned into an AQUA task: {found}",
+            f"task {self.task.config.task} cannot be converted to an AQUA task: {found}",
             expected=expected,
             remedy="choose another task, or write an AQUA task for its data set (docs/tasks.md)",
         )
@@ -243,14 +243,14 @@ def _require_text_task(task: Any) -> None:
     if not isinstance(task, ConfigurableTask) or type(task).doc_to_text is not (
         ConfigurableTask.doc_to_text
     ):
-        found = f"task {name} is written as a class of its own, {type(task).__name__}"
+        found = f"task {name} has its own class, {type(task).__name__}"
     elif task.config.doc_to_image or task.config.doc_to_audio:
-        found = f"task {name} shows pictures or sound"
+        found = f"task {name} has images or audio"
     elif is_aqua(task):
         found = f"task {name} is an AQUA task already"
     if found is not None:
         raise TaskError(
-            f"{found}; it cannot be turned into one",
+            f"{found}; it cannot be converted to one",
             expected="a multiple-choice task of text, given by doc_to_text, doc_to_choice and "
             "doc_to_target",
             remedy="choose another task",
@@ -264,12 +264,12 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
         The question; its answer is an index, which may be out of range (a doc without label).
 
     Raises:
-        DocError: the prompt cannot be taken apart, or no single option is right.
+        DocError: the prompt cannot be parsed, or not exactly one option is gold.
     """
     prompt, choices = fields.text(doc), fields.choices(doc)
     if not isinstance(prompt, str):
         raise DocError(
-            f"each option has a context of its own (doc_to_text gives {prompt!r}, not a text)",
+            f"each option has its own context (doc_to_text gives {prompt!r}, not a text)",
             expected="one context, several options",
             remedy="choose another task",
             reason="a context for each option",
@@ -278,34 +278,34 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
     if (labelled := labelled_texts(choices)) is not None:
         choices, texts = list(labelled[0]), labelled[1]
     labels = labels_of(choices)
-    found = lettered_options(prompt, choices, [doc, *texts])
-    if found is None and labels is not None and not texts and begins_alphabet(labels):
+    parsed = lettered_options(prompt, choices, [doc, *texts])
+    if parsed is None and labels is not None and not texts and begins_alphabet(labels):
         raise DocError(
             f"the choices are the letters {', '.join(labels)}, but the prompt shows no option "
-            "behind each",
+            "after each",
             expected="lines such as 'A. an option'",
             remedy="choose another task",
             reason="options not found in the prompt",
         )
-    if found is not None and labels is not None:
-        _require_options(found.options)
-        stem, options = found.stem, found.options
-        behind = dict(zip(found.labels, options, strict=True))
-        gold = _gold(fields.target(doc), choices, [behind.get(label, "") for label in labels])
-        _require_one_right(fields.task, doc, len(choices), gold)
+    if parsed is not None and labels is not None:
+        _require_options(parsed.options)
+        stem, options = parsed.stem, parsed.options
+        option_of = dict(zip(parsed.labels, options, strict=True))
+        gold = _gold(fields.target(doc), choices, [option_of.get(label, "") for label in labels])
+        _require_one_gold(fields.task, doc, len(choices), gold)
         # From the order of the choices to the order in which the prompt shows them.
-        shown = 0 <= gold < len(labels) and labels[gold] in found.labels
-        answer = found.labels.index(labels[gold]) if shown else -1
+        is_shown = 0 <= gold < len(labels) and labels[gold] in parsed.labels
+        answer = parsed.labels.index(labels[gold]) if is_shown else -1
     else:
         options = tuple(choice.strip() for choice in texts or choices)
         stem = text_stem(prompt, options)
         answer = _gold(fields.target(doc), choices, options)
-        _require_one_right(fields.task, doc, len(choices), answer)
+        _require_one_gold(fields.task, doc, len(choices), answer)
     passage, question = passage_and_question(stem)
     if not question:
         raise DocError(
             f"the prompt {prompt!r} has no stem",
-            expected="a question, or a text to go on from, that is not itself the options",
+            expected="a question, or a text to complete, that is not itself the options",
             remedy="choose another task",
             reason="no question",
         )
@@ -326,18 +326,18 @@ def _require_options(options: Sequence[str]) -> None:
         raise DocError(
             f"an option is {missing[0]!r}",
             expected="a text for each letter",
-            remedy="leave the question out",
+            remedy="exclude the question",
             reason="missing option",
         )
 
 
 def _gold(target: Any, choices: Sequence[str], options: Sequence[str] = ()) -> int:
-    """The index in `choices` that a task's target stands for, in range or not.
+    """The index in `choices` of a task's target, in range or not.
 
     Args:
         target: an index, a choice, a label, an option's text, or a list of one of them.
-        choices: what the task's answers are, `[n_choices]`.
-        options: the texts behind them, where they are labels.
+        choices: the task's answers, `[n_choices]`.
+        options: their texts, where they are labels.
 
     Raises:
         DocError: none of these, or several.
@@ -363,30 +363,30 @@ def _gold(target: Any, choices: Sequence[str], options: Sequence[str] = ()) -> i
     return gold_index(target, choices)
 
 
-def _require_one_right(
+def _require_one_gold(
     task: ConfigurableTask, doc: dict[str, Any], n_choices: int, gold: int
 ) -> None:
-    """Ask a task that scores answers by a function of its own which options it takes as right."""
+    """Check the gold against `process_results` of a task that scores answers itself."""
     if not callable(task.config.process_results) or not 0 <= gold < n_choices:
         return
     scores = _scores(task, doc, n_choices)
     best = max(scores)
-    right = [choice for choice, score in enumerate(scores) if score == best]
-    if right == [gold]:
+    correct = [choice for choice, score in enumerate(scores) if score == best]
+    if correct == [gold]:
         return
-    several = gold in right
+    several = gold in correct
     raise DocError(
-        f"the task's own scoring takes {len(right)} of {n_choices} options as right"
+        f"the task's own scoring accepts {len(correct)} of {n_choices} options"
         if several
-        else f"the task's own scoring takes option {right[0]} as right, its target is {gold}",
-        expected="one right option, the target",
-        remedy="leave the question out; AQUA needs one right option",
+        else f"the task's own scoring accepts option {correct[0]}, its target is {gold}",
+        expected="one correct option, the target",
+        remedy="exclude the question; AQUA needs one gold option",
         reason="several right answers" if several else "scoring and target disagree",
     )
 
 
 def _scores(task: ConfigurableTask, doc: dict[str, Any], n_choices: int) -> list[float]:
-    """The task's own scores, `[n_choices]`, by the first metric that tells answers apart."""
+    """The task's own scores, `[n_choices]`, by the first metric that distinguishes answers."""
     scored = []
     for choice in range(n_choices):
         results = [(0.0, True) if each == choice else (-100.0, False) for each in range(n_choices)]
@@ -399,8 +399,8 @@ def _scores(task: ConfigurableTask, doc: dict[str, Any], n_choices: int) -> list
         if len(set(scores)) > 1:
             return scores
     raise DocError(
-        "the task scores answers by a function of its own, which does not tell right from wrong",
-        expected="a metric that is a number for each question, higher where the answer is right",
+        "the task scores answers by its own function, which does not distinguish them",
+        expected="a metric that is a number for each question, higher for the correct answer",
         remedy="choose another task",
         reason="own scoring",
     )

@@ -191,7 +191,7 @@ def test_numpy_numbers_and_functions():
 
 
 def test_several_right_answers():
-    with pytest.raises(TaskError, match="2 right answers"):
+    with pytest.raises(TaskError, match="2 gold answers"):
         source_of({"test": docs(answer=[0, 1])}, **TEXT_TASK)
 
 
@@ -201,8 +201,8 @@ def test_a_target_that_counts_from_1():
         source_of({"test": rows}, **TEXT_TASK)
 
 
-def test_a_judging_split_without_labels():
-    with pytest.raises(TaskError, match="no doc of the split 'test' says which option is right"):
+def test_a_validation_split_without_labels():
+    with pytest.raises(TaskError, match="no doc of the split 'test' has a gold option"):
         source_of({"test": docs(answer=-1)}, **TEXT_TASK)
 
 
@@ -272,14 +272,14 @@ def test_own_scoring_is_asked_which_options_are_right():
         )
 
     assert len(read(scored(lambda distance: distance == 0))) == 24
-    with pytest.raises(TaskError, match="takes 2 of 3 options as right"):
+    with pytest.raises(TaskError, match="accepts 2 of 3 options"):
         scored(lambda distance: distance < 2)
-    with pytest.raises(TaskError, match="takes option 1 as right, its target is 0"):
+    with pytest.raises(TaskError, match="accepts option 1, its target is 0"):
         scored(lambda distance: distance == 1)
 
 
 def test_pictures_are_refused():
-    with pytest.raises(TaskError, match="shows pictures or sound"):
+    with pytest.raises(TaskError, match="has images or audio"):
         source_of({"test": docs()}, **TEXT_TASK, doc_to_image="question")
 
 
@@ -345,7 +345,7 @@ def test_the_selection_split_can_be_named():
         with pytest.raises(TaskError, match=f"is to be '{name}'"):
             source_of(rows, name, **TEXT_TASK)
     rows["extra"] = docs(answer=-1)
-    with pytest.raises(TaskError, match="no doc of the split 'extra' says"):
+    with pytest.raises(TaskError, match="no doc of the split 'extra' has"):
         source_of(rows, "extra", **TEXT_TASK)
 
 
@@ -523,7 +523,7 @@ def test_a_group_with_a_task_that_is_ready(tasks, tmp_path):
 def test_nothing_is_written_of_a_task_that_cannot_be_turned(tasks, tmp_path):
     write_task(tasks, "pairs", doc_to_text="")
     (tasks / "some.yaml").write_text("group: some\ntask: [own, pairs]\n")
-    with pytest.raises(TaskError, match=r"task pairs cannot be turned .* has no stem"):
+    with pytest.raises(TaskError, match=r"task pairs cannot be converted .* has no stem"):
         write_yaml("some", tmp_path / "made", [tasks])
     assert not (tmp_path / "made").exists()
 
@@ -593,5 +593,5 @@ def test_a_task_that_is_a_class(tmp_path, tasks):
     text = yaml.safe_dump(config) + "class: !function kind.Kind\n"
     (tasks / "kind.yaml").write_text(text)
     assert load_tasks(["kind"], [tasks])
-    with pytest.raises(TaskError, match="task kind is written as a class of its own, Kind"):
+    with pytest.raises(TaskError, match="task kind has its own class, Kind"):
         load_any_tasks(["aqua:kind"], [tasks])

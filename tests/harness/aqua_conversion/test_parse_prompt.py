@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.harness.aqua_conversion.parse_prompt import (
-    TakenApart,
+    ParsedPrompt,
     begins_alphabet,
     label_of,
     labelled_texts,
@@ -96,20 +96,22 @@ def test_texts_in_a_doc_however_deep():
 def test_options_that_the_doc_has_are_found_in_any_style(style, between):
     prompt = f"Which colour?\n{listed(COLOURS, style, between)}\nAnswer:"
     found = lettered_options(prompt, ABCD, {"choices": list(COLOURS)})
-    assert found == TakenApart("Which colour?", COLOURS, tuple("ABCD"))
+    assert found == ParsedPrompt("Which colour?", COLOURS, tuple("ABCD"))
 
 
 def test_stems_that_look_like_options():
     stem = "A. Smith (B) met C) at D. Then\nA question\nB or not B"
     prompt = f"{stem}\n{listed(COLOURS)}\nAnswer:"
-    assert lettered_options(prompt, ABCD, list(COLOURS)) == TakenApart(stem, COLOURS, tuple("ABCD"))
+    assert lettered_options(prompt, ABCD, list(COLOURS)) == ParsedPrompt(
+        stem, COLOURS, tuple("ABCD")
+    )
 
 
 def test_options_of_several_lines_with_labels_in_them():
     options = ("if x:\nA. y", "both (A) and (B)", "B. z\n\nC. z", "last\nline\nD. end")
     prompt = f"What is printed?\n{listed(options)}\nAnswer:"
     found = lettered_options(prompt, ABCD, {"choices": list(options)})
-    assert found == TakenApart("What is printed?", options, tuple("ABCD"))
+    assert found == ParsedPrompt("What is printed?", options, tuple("ABCD"))
 
 
 def test_an_option_that_begins_like_another_text_of_the_doc():
@@ -124,14 +126,14 @@ def test_a_cue_on_the_line_of_the_last_option():
     prompt = f"Which colour? {listed(COLOURS, between=' ')} Answer:"
     for doc in ({"choices": list(COLOURS)}, {"prompt": prompt}):
         found = lettered_options(prompt, ABCD, doc)
-        assert found == TakenApart("Which colour?", COLOURS, tuple("ABCD"))
+        assert found == ParsedPrompt("Which colour?", COLOURS, tuple("ABCD"))
 
 
 def test_text_behind_the_options_is_kept():
     prompt = f"Text.\n{listed(COLOURS)}\nQuestion: which is it?\nAnswer:"
     for doc in (list(COLOURS), {}):
         found = lettered_options(prompt, ABCD, doc)
-        assert found == TakenApart("Text.\nQuestion: which is it?", COLOURS, tuple("ABCD"))
+        assert found == ParsedPrompt("Text.\nQuestion: which is it?", COLOURS, tuple("ABCD"))
 
 
 def test_the_same_list_twice_is_ambiguous():
@@ -150,7 +152,7 @@ def test_more_options_than_choices():
 
 def test_choices_in_another_order_than_the_prompt_shows():
     found = lettered_options("Q?\n (A) yes\n (B) no\n\nAssistant:", [" (B)", " (A)"], {})
-    assert found == TakenApart("Q?", ("yes", "no"), ("A", "B"))
+    assert found == ParsedPrompt("Q?", ("yes", "no"), ("A", "B"))
 
 
 # --- lettered options, known from the prompt alone --------------------------------------------
@@ -160,7 +162,7 @@ def test_choices_in_another_order_than_the_prompt_shows():
 def test_the_only_reading_is_taken(style):
     prompt = f"Which colour?\nOptions:\n{listed(COLOURS, style)}\nAnswer:"
     found = lettered_options(prompt, ABCD, {"prompt": prompt})
-    assert found == TakenApart("Which colour?", COLOURS, tuple("ABCD"))
+    assert found == ParsedPrompt("Which colour?", COLOURS, tuple("ABCD"))
 
 
 @pytest.mark.parametrize(
@@ -179,13 +181,13 @@ def test_labels_in_the_stem_are_ambiguous(stem):
 
 def test_a_name_within_a_line_is_no_option():
     found = lettered_options(f"Vitamin A. Which colour?\n{listed(COLOURS)}\nA:", ABCD, {})
-    assert found == TakenApart("Vitamin A. Which colour?", COLOURS, tuple("ABCD"))
+    assert found == ParsedPrompt("Vitamin A. Which colour?", COLOURS, tuple("ABCD"))
 
 
 def test_where_the_last_option_ends_cannot_be_told():
     options = ("one\nline", "two\nlines", "three\nlines")
     prompt = f"Q?\n{listed((*options, 'four'))}\nand more\nAnswer:"
-    with pytest.raises(DocError, match="where the last option ends"):
+    with pytest.raises(DocError, match="the end of the last option"):
         lettered_options(prompt, ABCD, {})
     # Nothing but a cue behind it: then it can.
     found = lettered_options(f"Q?\n{listed((*options, 'four'))}\nAnswer:", ABCD, {})
@@ -197,19 +199,19 @@ def test_fewer_options_only_in_the_choices_own_brackets():
     choices = ["(A)", "(B)", "(C)", "(D)"]
     prompt = f"Q?\nOptions:\n{listed(COLOURS[:3], '({}) {}')}\nA:"
     found = lettered_options(prompt, choices, {})
-    assert found == TakenApart("Q?", COLOURS[:3], tuple("ABC"))
+    assert found == ParsedPrompt("Q?", COLOURS[:3], tuple("ABC"))
     assert lettered_options(prompt, ABCD, {}) is None
     assert lettered_options(prompt.replace("A:", "D) grey\nA:"), choices, {}) is None
 
 
 def test_numbers_that_may_be_answers_themselves():
     prompt = "How many are right?\n1. Cats bark.\n2. Dogs bark.\nAnswer:"
-    with pytest.raises(DocError, match="may count the listed, or name them"):
+    with pytest.raises(DocError, match="may be labels or counts"):
         lettered_options(prompt, ["1", "2"], {"prompt": prompt})
     options = ("Cats bark.", "Dogs bark.")
     for choices, doc in ((["1", "2"], list(options)), (["1.", "2."], {})):
         found = lettered_options(prompt, choices, doc)
-        assert found == TakenApart("How many are right?", options, ("1", "2"))
+        assert found == ParsedPrompt("How many are right?", options, ("1", "2"))
     assert lettered_options("How many are right?", ["1", "2"], {}) is None
 
 
@@ -232,7 +234,7 @@ def test_with_the_texts_in_the_doc_no_prompt_is_read_wrongly(stem, options, styl
         found = lettered_options(prompt, labels, {"choices": options})
     except DocError:
         return
-    assert found == TakenApart(f"Stem {stem}!", tuple(options), tuple(labels))
+    assert found == ParsedPrompt(f"Stem {stem}!", tuple(options), tuple(labels))
 
 
 lines = st.text(st.sampled_from("abc ABCD().:-? 12"), max_size=20).map(str.strip)
@@ -250,7 +252,7 @@ def test_without_them_no_prompt_is_read_wrongly(stem, options, style):
         found = lettered_options(prompt, labels, {"prompt": prompt})
     except DocError:
         return
-    assert found == TakenApart(f"Stem {stem}!", tuple(options), tuple(labels))
+    assert found == ParsedPrompt(f"Stem {stem}!", tuple(options), tuple(labels))
 
 
 # --- choices that are texts -------------------------------------------------------------------

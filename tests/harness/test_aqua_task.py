@@ -9,8 +9,8 @@ import pytest
 from lm_eval.caching import cache
 from lm_eval.tasks import TaskManager
 
-from neuronllm_eval.aqua.harness_task import AquaTask
-from neuronllm_eval.harness.packaged_tasks import tasks_dir
+from neuronllm_eval.harness import tasks_dir
+from neuronllm_eval.harness.tasks import AquaTask
 from tests.fixtures.harness import SpyLM, model_dir, some_docs
 
 NAME = "aqua_cached"
