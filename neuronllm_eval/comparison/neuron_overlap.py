@@ -12,7 +12,7 @@ from neuronllm_eval.comparison.rows import ComparedRun
 from neuronllm_eval.comparison.words import directories, model_labels
 from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.formats.tables import Section
-from neuronllm_eval.neurons.overlap import COMPARED, Places
+from neuronllm_eval.neurons.overlap import COMPARED, Locations
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100
@@ -53,31 +53,26 @@ def overlaps(runs: Sequence[ComparedRun]) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), left_out
 
 
-def _places(run: ComparedRun) -> dict[str, Places]:
+def _places(run: ComparedRun) -> dict[str, Locations]:
     neurons = run.neurons
     return {
-        "good": Places.of(neurons.good, neurons.n_layers),
-        "bad": Places.of(neurons.bad, neurons.n_layers),
+        "good": Locations.of(neurons.good, neurons.n_layers),
+        "bad": Locations.of(neurons.bad, neurons.n_layers),
     }
 
 
 def _overlap(
-    one: tuple[ComparedRun, dict[str, Places]],
-    other: tuple[ComparedRun, dict[str, Places]],
+    one: tuple[ComparedRun, dict[str, Locations]],
+    other: tuple[ComparedRun, dict[str, Locations]],
     sets: tuple[str, str],
 ) -> dict[str, Any]:
     facts, others = one[0].facts, other[0].facts
     overlap = one[1][sets[0]].overlap(other[1][sets[1]], one[0].neurons.shape[1])
+    named = ("task", "method", "seed")
     return {
-        "model": facts.model,
-        "model_hash": facts.model_hash,
-        "task": facts.task,
-        "method": facts.method,
-        "seed": facts.seed,
+        **{name: getattr(facts, name) for name in ("model", "model_hash", *named)},
         "run": facts.path,
-        "other_task": others.task,
-        "other_method": others.method,
-        "other_seed": others.seed,
+        **{f"other_{name}": getattr(others, name) for name in named},
         "other_run": others.path,
         "neurons": sets[0],
         "other_neurons": sets[1],

@@ -1,4 +1,4 @@
-"""What each condition did to the benchmark, with interval, test and random controls.
+"""The effect of each condition on the benchmark, with interval, test and random controls.
 
 Read first: `condition_effects.py`.
 """

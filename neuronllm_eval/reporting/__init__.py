@@ -1,4 +1,4 @@
-"""The artifacts of one run become text and pages; loads no model.
+"""From the artifacts of one run to report.md and report.html; loads no model.
 
-Read first: `report_markdown.py`.
+Read first: `write_reports.py`, then `sections.py`.
 """

@@ -43,8 +43,8 @@ from neuronllm_eval.reporting.neuron_tables import (
 from neuronllm_eval.reporting.task_report import TaskReport
 
 _DOSE_MARKS = (
-    "In the panels, delta in points with its 95% interval; grey: the range of the point's own "
-    "random controls; square: the unmasked model."
+    "Delta in points with its 95% interval; grey: the range of the point's own random controls; "
+    "square: the unmasked model."
 )
 
 
@@ -124,7 +124,7 @@ def page_facts(report: TaskReport) -> list[tuple[str, str]]:
 
 def report_sections(report: TaskReport) -> list[Section]:
     """The sections of `report.html`."""
-    return [*effect_sections(report), *_detail_sections(report)]
+    return [*_effect_sections(report), *_detail_sections(report)]
 
 
 def markdown_sections(report: TaskReport) -> list[Section]:
@@ -136,7 +136,7 @@ def markdown_sections(report: TaskReport) -> list[Section]:
 
 def console_sections(report: TaskReport) -> list[Section]:
     """The sections that commands print."""
-    return [*effect_sections(report), _selection(report)]
+    return [*_effect_sections(report), _selection(report)]
 
 
 def _detail_sections(report: TaskReport) -> list[Section]:
@@ -151,7 +151,7 @@ def _detail_sections(report: TaskReport) -> list[Section]:
     return [*sections, _neurons(report), _provenance(report)]
 
 
-def effect_sections(report: TaskReport) -> list[Section]:
+def _effect_sections(report: TaskReport) -> list[Section]:
     """The sections about the conditions' effects; none before validation."""
     return [_conditions(report), *_dose(report)] if report.summaries else []
 
@@ -211,8 +211,8 @@ def _dose(report: TaskReport) -> list[Section]:
                 figures.append(Figure(tuple(drawings), title=f"{title}, by {axis}"))
     if not tables:
         return []
-    text = (DOSE_NOTE, _DOSE_MARKS)
-    return [Section("dose", "Dose-response", text, tuple(figures), tables)]
+    figures[:1] = [replace(figure, caption=_DOSE_MARKS) for figure in figures[:1]]
+    return [Section("dose", "Dose-response", (DOSE_NOTE,), tuple(figures), tables)]
 
 
 def _flips(report: TaskReport, condition: str) -> list[Section]:

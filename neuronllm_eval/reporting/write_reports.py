@@ -166,7 +166,7 @@ def page_of(
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return _template("report.html.j2").render(
         title=title,
-        headline=one_line(headline),
+        headline=one_line(headline, LONGEST_PROSE),
         facts=[(name, one_line(value)) for name, value in facts],
         sections=[_printable(section) for section in sections],
         style=Markup(style),  # noqa: S704
