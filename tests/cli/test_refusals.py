@@ -218,7 +218,7 @@ def test_too_many_neurons_for_the_last_run_are_refused_before_the_first_is_evalu
     second.neurons.write_text(NeuronSet.load(second.neurons).top(3).to_json())
     before = first.conditions.read_bytes()
     result = call("validate", tmp_path / "runs", "--top_k", "2,5", "--n_random", 0)
-    assert_one_message(result, 2, "top_k=5 of a set chosen with top_k=3")
+    assert_one_message(result, 2, "top_k=5 of a set selected with top_k=3")
     assert first.conditions.read_bytes() == before
 
 
