@@ -19,8 +19,14 @@ from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import escaped, markdown_table, one_line
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
-from neuronllm_eval.reporting.condition_tables import CONTROLS_NOTE, Table
+from neuronllm_eval.reporting.condition_tables import (
+    CONTROLS_NOTE,
+    Table,
+    change_cells,
+    control_cells,
+)
 from neuronllm_eval.reporting.sections import Figure, Section
+from neuronllm_eval.reporting.wording import interval_text
 from neuronllm_eval.reporting.write_reports import page_of
 from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory
 from neuronllm_eval.runs.search import find_runs
@@ -28,17 +34,17 @@ from neuronllm_eval.runs.search import find_runs
 logger = logging.getLogger(__name__)
 _GENERATOR = "neuronllm-eval overview"
 _HEADS = ("accuracy %", "delta (points)", "95% interval", "random controls", "beyond")
-_LONGEST = 48  # signs of a fact; a path tells most by its end
+_LONGEST = 48  # characters of a fact; a path is cut at its start
 _HEAD_BYTES = 65536  # the style sheet is in the head, and small
 
 
 def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[ComparedRun]:
-    """`write_overview` for every folder that one of the runs lies in, `top` or below it.
+    """`write_overview` for every folder with one of the runs in it, at `top` or below.
 
-    Above `top`, as of a single run, a page is written anew where there is one already.
+    Above `top`, a page is only rewritten where there is one already.
 
     Returns:
-        What the runs came to, in their order; those that were not read, or cannot be, are left out.
+        The runs in their order, without those that were not or cannot be read.
     """
     found: dict[Path, ComparedRun] = {}
     for folder in dict.fromkeys(run.path.parent for run in runs):
@@ -48,12 +54,12 @@ def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[ComparedRun
 
 
 def write_overview(folder: Path) -> dict[Path, ComparedRun]:
-    """Write the page of a folder; where there are not several runs in it, remove an earlier one.
+    """Write the page of a folder with several runs; remove an earlier page if there are fewer.
 
-    Runs that cannot be read are left out with a warning: they may be of other commands.
+    Runs that cannot be read are skipped with a warning: they may be of other commands.
 
     Returns:
-        What the runs in it came to, by their directories.
+        The runs by their directories.
 
     Raises:
         ArtifactError: a folder is in the page's place.
@@ -64,7 +70,9 @@ def write_overview(folder: Path) -> dict[Path, ComparedRun]:
         try:
             results[run.path] = read_run(run, with_docs=True)
         except ArtifactError as error:
-            logger.warning("%s is left out of %s: %s", run.path, folder / PAGE_FILE, error.found)
+            logger.warning(
+                "%s is not included in %s: %s", run.path, folder / PAGE_FILE, error.found
+            )
     if len(results) > 1:
         title = one_line(folder.resolve().name)
         write_whole(folder / PAGE_FILE, render_overview(title, list(results.values())))
@@ -74,7 +82,7 @@ def write_overview(folder: Path) -> dict[Path, ComparedRun]:
 
 
 def _is_overview(path: Path) -> bool:
-    """Whether a file is a page of several runs, as this module writes it."""
+    """Whether a file is a page of several runs, written by this module."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -89,10 +97,10 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
         title: above it.
         results: of the tasks, in order.
     """
-    judged = [each for each in results if each.rows]
-    terms = differing(judged or results)
-    conditions = shared_conditions(judged)
-    together = {} if terms or not judged else over_tasks(judged)
+    validated = [each for each in results if each.rows]
+    terms = differing(validated or results)
+    conditions = shared_conditions(validated)
+    together = {} if terms or not validated else over_tasks(validated)
     main = conditions[0] if conditions else None
     links = tuple(
         (one_line(each.facts.task), f"{quote(Path(each.facts.path).name)}/{PAGE_FILE}")
@@ -101,24 +109,24 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
     section = Section(
         "tasks",
         "By task",
-        figures=() if main is None else (_figure(judged, main),),
-        tables=(*_together(judged, together), *_by_condition(judged), *_waiting(results)),
+        figures=() if main is None else (_figure(validated, main),),
+        tables=(*_together(validated, together), *_by_condition(validated), *_waiting(results)),
         links=links,
     )
     facts = [
         (name.capitalize(), value if len(value) <= _LONGEST else f"…{value[1 - _LONGEST :]}")
-        for name, value in (judged or results)[0].shared.items()
+        for name, value in (validated or results)[0].shared.items()
         if value and name not in differing(results)
     ]
-    said = _headline(results, judged, main, None if main is None else together.get(main))
+    said = _headline(results, validated, main, None if main is None else together.get(main))
     return page_of(title, said, facts, [section], _GENERATOR)
 
 
 def _together(
-    judged: Sequence[ComparedRun], effects: Mapping[str, ConditionSummary]
+    validated: Sequence[ComparedRun], effects: Mapping[str, ConditionSummary]
 ) -> list[Table]:
-    """What each condition did over all tasks."""
-    if not effects or len(judged) < 2:
+    """Effect of each condition over all tasks."""
+    if not effects or len(validated) < 2:
         return []
     first = next(iter(effects.values())).accuracy
     note = (
@@ -130,10 +138,10 @@ def _together(
     return [Table("All tasks together", ("condition", *_HEADS), rows, f"{note} {CONTROLS_NOTE}")]
 
 
-def _by_condition(judged: Sequence[ComparedRun]) -> list[Table]:
-    """A table for each condition, a row for each task that was judged under it."""
+def _by_condition(validated: Sequence[ComparedRun]) -> list[Table]:
+    """A table for each condition, a row for each task that was validated with it."""
     tables = []
-    terms = differing(judged) if judged else []
+    terms = differing(validated) if validated else []
     for name in CONDITIONS[1:]:
         rows = tuple(
             (
@@ -143,7 +151,7 @@ def _by_condition(judged: Sequence[ComparedRun]) -> list[Table]:
                 f"{each.conditions[UNMASKED].summary.accuracy.condition:.1f}",
                 *_cells_or_note(each.conditions[name]),
             )
-            for each in judged
+            for each in validated
             if name in each.conditions
         )
         heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
@@ -158,7 +166,7 @@ def _waiting(results: Sequence[ComparedRun]) -> list[Table]:
         for each in results
         if not each.rows
     )
-    return [Table("Not judged yet", ("task", *terms), rows)] if rows else []
+    return [Table("Not validated yet", ("task", *terms), rows)] if rows else []
 
 
 def _cells_or_note(row: Row) -> tuple[str, ...]:
@@ -169,21 +177,13 @@ def _cells_or_note(row: Row) -> tuple[str, ...]:
 
 def _cells(effect: ConditionSummary) -> tuple[str, ...]:
     """As in `_HEADS`."""
-    accuracy, controls = effect.accuracy, effect.controls
-    row = (
-        f"{accuracy.condition:.1f}",
-        f"{accuracy.delta:+.1f}",
-        f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
-    )
-    if controls is None or not effect.n_controls:
-        return (*row, "none", "")
-    spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
-    return (*row, spread, f"{effect.n_beyond} of {controls.n_controls}")
+    controls = control_cells(effect) if effect.n_controls else ("none", "")
+    return (*change_cells(effect), *controls)
 
 
-def _figure(judged: Sequence[ComparedRun], condition: str) -> Figure:
-    names = [one_line(each.facts.task) for each in judged]
-    effects = [each.conditions[condition].summary for each in judged]
+def _figure(validated: Sequence[ComparedRun], condition: str) -> Figure:
+    names = [one_line(each.facts.task) for each in validated]
+    effects = [each.conditions[condition].summary for each in validated]
     before = [each.accuracy.unmasked for each in effects]
     after = [each.accuracy.condition for each in effects]
     spans = [
@@ -192,7 +192,7 @@ def _figure(judged: Sequence[ComparedRun], condition: str) -> Figure:
         else None
         for each in effects
     ]
-    caption = "Accuracy on each task; those that lost most stand first."
+    caption = "Accuracy on each task; the largest losses come first."
     if any(spans):
         caption += " Grey: from the lowest to the highest random control."
     return Figure((charts.groups(names, before, after, condition, spans),), caption)
@@ -200,47 +200,47 @@ def _figure(judged: Sequence[ComparedRun], condition: str) -> Figure:
 
 def _headline(
     results: Sequence[ComparedRun],
-    judged: Sequence[ComparedRun],
+    validated: Sequence[ComparedRun],
     condition: str | None,
     effect: ConditionSummary | None,
 ) -> str:
     if condition is None:
         return f"{len(results)} tasks."
-    changes = [each.conditions[condition].summary.accuracy.delta for each in judged]
+    changes = [each.conditions[condition].summary.accuracy.delta for each in validated]
     if effect is None:
-        known = " and ".join(differing(judged))
+        terms = " and ".join(differing(validated))
         return (
-            f"Over {len(judged)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
-            f"{max(changes):+.1f} points{_outdone(judged, condition)}; no mean, since they differ "
-            f"in {known}."
+            f"Over {len(validated)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
+            f"{max(changes):+.1f} points{_exceeded(validated, condition)}; no mean, since they differ "
+            f"in {terms}."
         )
     accuracy = effect.accuracy
     beside = f", beyond {effect.n_beyond} of {effect.n_controls} random controls"
     if not effect.n_controls:
-        some = any(each.conditions[condition].summary.n_controls for each in judged)
+        some = any(each.conditions[condition].summary.n_controls for each in validated)
         beside = f", without random controls{' that all of them have' if some else ''}"
     return (
-        f"Over {len(judged)} task{'s' if len(judged) > 1 else ''}, {condition} changes accuracy by "
+        f"Over {len(validated)} task{'s' if len(validated) > 1 else ''}, {condition} changes accuracy by "
         f"{accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f})"
         f"{beside}; by task from {min(changes):+.1f} to {max(changes):+.1f}."
     )
 
 
-def _outdone(judged: Sequence[ComparedRun], condition: str) -> str:
-    effects = [each.conditions[condition].summary for each in judged]
+def _exceeded(validated: Sequence[ComparedRun], condition: str) -> str:
+    effects = [each.conditions[condition].summary for each in validated]
     all_of_them = sum(0 < each.n_controls == each.n_beyond for each in effects)
     if not any(each.n_controls for each in effects):
         return ", without random controls"
     return f", in {all_of_them} of them beyond all random controls"
 
 
-# The table that a command over several runs ends with -------------------------------------------
+# The table at the end of a command on several runs -----------------------------------------------
 
-# Of the conditions, those that a line has room for.
+# The conditions that a line has room for.
 _CLOSING = ("suppress_good", "degrade", "enhance")
 _CLOSING_NOTE = (
     "Accuracy without intervention; its change in points (95% interval by question), and how many "
-    "of the layer-matched random controls the condition outdid."
+    "of the layer-matched random controls the condition exceeds."
 )
 _TOGETHER_NOTE = (
     "All: the mean over the docs of all tasks, and the tasks' controls pooled in their order."
@@ -248,17 +248,13 @@ _TOGETHER_NOTE = (
 
 
 def closing_table(results: Sequence[ComparedRun]) -> str | None:
-    """The table; None where fewer than two runs were judged, or under no condition in common.
-
-    Args:
-        results: of the runs, in order.
-    """
-    judged = [each for each in results if each.rows]
-    shared = shared_conditions(judged)
+    """The table; None with fewer than two validated runs, or without a condition in common."""
+    validated = [each for each in results if each.rows]
+    shared = shared_conditions(validated)
     names = [name for name in _CLOSING if name in shared] or shared[:1]
-    if len(judged) < 2 or not names:
+    if len(validated) < 2 or not names:
         return None
-    terms = differing(judged)
+    terms = differing(validated)
     rows = [
         [
             escaped(each.facts.task),
@@ -266,11 +262,11 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
             f"{each.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
             *(_closing_cell(each.conditions[name].summary) for name in names),
         ]
-        for each in judged
+        for each in validated
     ]
     note = _CLOSING_NOTE
     if not terms:
-        together = over_tasks(judged)
+        together = over_tasks(validated)
         unmasked = f"{together[names[0]].accuracy.unmasked:.1f}"
         rows.append(["all", unmasked, *(_closing_cell(together[name]) for name in names)])
         note = f"{note} {_TOGETHER_NOTE}"
@@ -278,6 +274,5 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
 
 
 def _closing_cell(effect: ConditionSummary) -> str:
-    change = effect.accuracy
-    outdone = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
-    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}"
+    exceeded = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
+    return f"{interval_text(effect.accuracy)}{exceeded}"
