@@ -211,8 +211,8 @@ def _headline(
         terms = " and ".join(differing(validated))
         return (
             f"Over {len(validated)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
-            f"{max(changes):+.1f} points{_exceeded(validated, condition)}; no mean, since they differ "
-            f"in {terms}."
+            f"{max(changes):+.1f} points{_exceeded(validated, condition)}; no mean, since they "
+            f"differ in {terms}."
         )
     accuracy = effect.accuracy
     beside = f", beyond {effect.n_beyond} of {effect.n_controls} random controls"
@@ -220,8 +220,8 @@ def _headline(
         some = any(each.conditions[condition].summary.n_controls for each in validated)
         beside = f", without random controls{' that all of them have' if some else ''}"
     return (
-        f"Over {len(validated)} task{'s' if len(validated) > 1 else ''}, {condition} changes accuracy by "
-        f"{accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f})"
+        f"Over {len(validated)} task{'s' if len(validated) > 1 else ''}, {condition} changes "
+        f"accuracy by {accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f})"
         f"{beside}; by task from {min(changes):+.1f} to {max(changes):+.1f}."
     )
 
