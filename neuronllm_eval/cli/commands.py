@@ -15,7 +15,6 @@ from typing import Any
 
 from neuronllm_eval import __version__
 from neuronllm_eval.cli.flags import LogSettings, Parser, add_config_flag, add_flags, read
-from neuronllm_eval.export.manifest import FORMATS
 from neuronllm_eval.formats.settings_model import (
     FilePath,
     FilePaths,
@@ -115,7 +114,7 @@ class ExportSettings(StoredRunSettings):
         unset="all",
     )
     format: str = setting(
-        "peft", "an IA3 adapter, or a full checkpoint", group="where to", choices=FORMATS
+        "peft", "an IA3 adapter, or a full checkpoint", group="where to", choices=("peft", "merged")
     )
     output_path: FilePath = setting(..., "folder to make", group="where to", flags=("-o",))
     overwrite: bool = setting(False, "replace an existing export", group="where to")

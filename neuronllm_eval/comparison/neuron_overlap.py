@@ -12,7 +12,7 @@ from neuronllm_eval.comparison.rows import ComparedRun
 from neuronllm_eval.comparison.words import directories, model_labels
 from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.formats.tables import Section
-from neuronllm_eval.neurons.overlap import COMPARED, Places
+from neuronllm_eval.neurons.overlap import COMPARED, Locations
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100
@@ -53,17 +53,17 @@ def overlaps(runs: Sequence[ComparedRun]) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows), left_out
 
 
-def _places(run: ComparedRun) -> dict[str, Places]:
+def _places(run: ComparedRun) -> dict[str, Locations]:
     neurons = run.neurons
     return {
-        "good": Places.of(neurons.good, neurons.n_layers),
-        "bad": Places.of(neurons.bad, neurons.n_layers),
+        "good": Locations.of(neurons.good, neurons.n_layers),
+        "bad": Locations.of(neurons.bad, neurons.n_layers),
     }
 
 
 def _overlap(
-    one: tuple[ComparedRun, dict[str, Places]],
-    other: tuple[ComparedRun, dict[str, Places]],
+    one: tuple[ComparedRun, dict[str, Locations]],
+    other: tuple[ComparedRun, dict[str, Locations]],
     sets: tuple[str, str],
 ) -> dict[str, Any]:
     facts, others = one[0].facts, other[0].facts

@@ -78,7 +78,10 @@ class StoredSummary:
 
     def to_json(self) -> str:
         """The content of the file; null stands for what is not a number."""
-        return json.dumps(_without_nan(dataclasses.asdict(self)), indent=1) + "\n"
+        values = _without_nan(dataclasses.asdict(self))
+        # Files are read with sorted keys, a stage counts in an order of its own.
+        values["docs"] = json.loads(json.dumps(self.docs, sort_keys=True))
+        return json.dumps(values, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> StoredSummary:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from numpy.typing import NDArray
+from pydantic import PlainValidator
 from torch import nn
 
 from neuronllm_eval.errors import ArtifactError
@@ -23,6 +24,14 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 logger = logging.getLogger(__name__)
 EXPORT_FILE = "neuronllm.json"
 FORMATS = ("peft", "merged")
+
+
+def _both_scales(value: Any) -> Scales:
+    """Both factors, of which `Scales` itself may leave out either."""
+    is_whole = isinstance(value, dict) and value.keys() == {"suppress", "enhance"}
+    if is_whole and all(type(factor) in (int, float) for factor in value.values()):
+        return Scales(**value)
+    raise ValueError(f"{value!r:.100} is not two factors, suppress and enhance")
 
 
 @artifact
@@ -44,7 +53,7 @@ class Export:
     format: Annotated[str, one_of(FORMATS)]
     condition: str
     top_k: Count
-    scales: Scales
+    scales: Annotated[Scales, PlainValidator(_both_scales)]
     n_scaled: Count
     n_layers: Count
     width: Count

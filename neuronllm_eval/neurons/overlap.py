@@ -1,4 +1,4 @@
-"""How far two sets of neurons overlap, and how far layer-matched random sets would. Pure."""
+"""The overlap of two sets of neurons, and that expected of layer-matched random sets. Pure."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Overlap:
 
     Attributes:
         sizes: of the two sets.
-        shared: neurons that are in both.
-        jaccard: shared over those in either, 0 to 1; None if both sets are empty.
-        chance: the Jaccard index that is expected of random sets with as many neurons in each
-            layer.
+        shared: number of neurons in both.
+        jaccard: shared over the number in either, 0 to 1; None if both sets are empty.
+        chance: the expected Jaccard index of random sets with as many neurons in each layer; None
+            if both sets are empty.
     """
 
     sizes: tuple[int, int]
@@ -38,32 +38,27 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Places:
-    """A set of neurons as far as overlaps ask for it, so that one set can meet many others.
+class Locations:
+    """Where the neurons of a set are, to compare one set with many others.
 
     Attributes:
-        places: (layer, index) of each neuron.
-        by_layer: [layers] how many lie in each.
+        locations: (layer, index) of each neuron.
+        by_layer: [layers] number of neurons in each.
     """
 
-    places: frozenset[tuple[int, int]]
+    locations: frozenset[tuple[int, int]]
     by_layer: tuple[int, ...]
 
     @classmethod
-    def of(cls, neurons: Sequence[Neuron], n_layers: int) -> Places:
-        """Of distinct neurons of a model with so many layers."""
-        places = frozenset(neuron.location for neuron in neurons)
-        return cls(places, tuple(layer_counts(neurons, n_layers)))
+    def of(cls, neurons: Sequence[Neuron], n_layers: int) -> Locations:
+        """The locations of distinct neurons of a model with `n_layers` layers."""
+        locations = frozenset(neuron.location for neuron in neurons)
+        return cls(locations, tuple(layer_counts(neurons, n_layers)))
 
-    def overlap(self, other: Places, width: int) -> Overlap:
-        """How far this set and another of the same model overlap.
-
-        Args:
-            other: the second set.
-            width: neurons of a layer.
-        """
-        sizes = (len(self.places), len(other.places))
-        shared = len(self.places & other.places)
+    def overlap(self, other: Locations, width: int) -> Overlap:
+        """The overlap with another set of the same model, whose layers have `width` neurons."""
+        sizes = (len(self.locations), len(other.locations))
+        shared = len(self.locations & other.locations)
         if not any(sizes):
             return Overlap(sizes, shared, None, None)
         chance = _chance_of_shared(self.by_layer, other.by_layer, width)
@@ -77,21 +72,15 @@ class Places:
 
 
 def overlap(first: Sequence[Neuron], second: Sequence[Neuron], shape: tuple[int, int]) -> Overlap:
-    """How far two sets overlap.
-
-    Args:
-        first: distinct neurons.
-        second: distinct neurons of the same model.
-        shape: the model's [layers, neurons].
-    """
+    """The overlap of two sets of distinct neurons of a model of shape [layers, neurons]."""
     n_layers, width = shape
-    return Places.of(first, n_layers).overlap(Places.of(second, n_layers), width)
+    return Locations.of(first, n_layers).overlap(Locations.of(second, n_layers), width)
 
 
 def _chance_of_shared(
     first: Sequence[int], second: Sequence[int], width: int
 ) -> NDArray[np.float64]:
-    """Probabilities that 0, 1, ... neurons are shared, where each layer's are drawn by chance.
+    """Probabilities that 0, 1, ... neurons are shared by two random sets.
 
     Args:
         first: [layers] neurons of the first set.
@@ -107,7 +96,7 @@ def _chance_of_shared(
 
 @lru_cache(maxsize=1 << 14)
 def _chance_in_a_layer(width: int, one: int, two: int) -> NDArray[np.float64]:
-    """Probabilities that 0, 1, ... of one layer's neurons are shared, up to where they vanish.
+    """Probabilities that 0, 1, ... neurons of one layer are shared, up to where they vanish.
 
     The hypergeometric distribution; scipy's own takes milliseconds for sets of hundreds.
     """
@@ -117,8 +106,8 @@ def _chance_in_a_layer(width: int, one: int, two: int) -> NDArray[np.float64]:
     return chance[: np.flatnonzero(chance > _NEGLIGIBLE)[-1] + 1]
 
 
-def _log_choose(of: int, taken: ArrayLike) -> NDArray[np.float64]:
-    """Logarithms of binomial coefficients; -inf where more are taken than there are."""
-    taken = np.asarray(taken, dtype=np.float64)
-    found: NDArray[np.float64] = gammaln(of + 1) - gammaln(taken + 1)
-    return np.where(taken <= of, found - gammaln(np.maximum(of - taken, 0) + 1), -np.inf)
+def _log_choose(n: int, k: ArrayLike) -> NDArray[np.float64]:
+    """Logarithms of binomial coefficients; -inf where k exceeds n."""
+    k = np.asarray(k, dtype=np.float64)
+    logs: NDArray[np.float64] = gammaln(n + 1) - gammaln(k + 1)
+    return np.where(k <= n, logs - gammaln(np.maximum(n - k, 0) + 1), -np.inf)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.neurons.neuron_set import AMBIGUOUS, Neuron, NeuronSet
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 
 
@@ -36,18 +37,14 @@ def select_neurons(
     """The `top_k` neurons of highest positive and of lowest negative score, over the whole model.
 
     Args:
-        scores: what identification found.
-        top_k: neurons of each kind, a count or a share of all neurons.
+        scores: of all neurons.
+        top_k: good and bad neurons to select, a count or a share of all neurons.
         ambiguous: `drop` leaves out neurons that some question put in G_e and another in B_e.
         or_none: the set may be empty.
 
     Raises:
-        UsageError: a bad `top_k` or `ambiguous`, or no neuron has a score other than zero.
+        UsageError: `top_k` is not possible, or no neuron has a score other than zero.
     """
-    if ambiguous not in AMBIGUOUS:
-        raise UsageError(
-            f"ambiguous is {ambiguous!r}", expected=" or ".join(AMBIGUOUS), remedy="use keep"
-        )
     count = resolve_count(top_k, scores.score.size, "top_k")
     score = scores.score
     if ambiguous == "drop":
@@ -63,8 +60,8 @@ def select_neurons(
     return NeuronSet(
         n_layers=n_layers,
         width=width,
-        good=tuple(Neuron(*place, float(score[place])) for place in good),
-        bad=tuple(Neuron(*place, float(score[place])) for place in bad),
+        good=tuple(Neuron(*location, float(score[location])) for location in good),
+        bad=tuple(Neuron(*location, float(score[location])) for location in bad),
         top_k=count,
         ambiguous=ambiguous,
         provenance=scores.provenance,
@@ -72,48 +69,40 @@ def select_neurons(
 
 
 def _highest(values: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
-    """(layer, index) of the `count` highest positive values, ties by place."""
+    """(layer, index) of the `count` highest positive values; equal ones by location."""
     order = np.argsort(-values, axis=None, kind="stable")[:count]
-    places = [divmod(int(flat), values.shape[1]) for flat in order]
-    return [place for place in places if values[place] > 0]
+    locations = [divmod(int(flat), values.shape[1]) for flat in order]
+    return [location for location in locations if values[location] > 0]
 
 
 def random_like(neurons: NeuronSet, seed: int) -> NeuronSet:
     """A layer-matched random control: as many neurons in each layer as the good and bad sets have.
 
-    The random `good` and `bad` sets do not overlap. They are drawn from all neurons of the layer
-    that are in neither of the chosen sets, or from all of them where too few are left.
+    The random `good` and `bad` sets do not overlap. They are drawn from the neurons of the layer
+    that are in neither selected set, or from all of the layer where too few are left.
 
     Args:
         neurons: the set to match.
-        seed: which of the controls.
+        seed: of the draw.
     """
     generator = np.random.default_rng([seed, 0x5EED])
-    taken = {neuron.location for neuron in neurons.good + neurons.bad}
+    selected = {neuron.location for neuron in neurons.good + neurons.bad}
     good_counts = Counter(neuron.layer for neuron in neurons.good)
     bad_counts = Counter(neuron.layer for neuron in neurons.bad)
     good: list[Neuron] = []
     bad: list[Neuron] = []
     for layer in range(neurons.n_layers):
-        wanted = good_counts[layer] + bad_counts[layer]
-        free = [index for index in range(neurons.width) if (layer, index) not in taken]
-        pool = free if len(free) >= wanted else range(neurons.width)
-        drawn = generator.permutation(np.asarray(pool))[:wanted]
-        chosen = [Neuron(layer, int(index), 0.0) for index in drawn]
-        good += chosen[: good_counts[layer]]
-        bad += chosen[good_counts[layer] :]
-    return NeuronSet(
-        n_layers=neurons.n_layers,
-        width=neurons.width,
-        good=tuple(good),
-        bad=tuple(bad),
-        top_k=neurons.top_k,
-        ambiguous=neurons.ambiguous,
-        provenance=neurons.provenance,
-    )
+        count = good_counts[layer] + bad_counts[layer]
+        free = [index for index in range(neurons.width) if (layer, index) not in selected]
+        pool = free if len(free) >= count else range(neurons.width)
+        drawn = generator.permutation(np.asarray(pool))[:count]
+        random = [Neuron(layer, int(index), 0.0) for index in drawn]
+        good += random[: good_counts[layer]]
+        bad += random[good_counts[layer] :]
+    return replace(neurons, good=tuple(good), bad=tuple(bad))
 
 
 def layer_counts(neurons: Sequence[Neuron], n_layers: int) -> list[int]:
-    """[layers] how many of the neurons lie in each layer."""
+    """[layers] number of the neurons in each layer."""
     counts = Counter(neuron.layer for neuron in neurons)
     return [counts[layer] for layer in range(n_layers)]

@@ -48,6 +48,16 @@ def word_without_secrets(word: str) -> str:
     return _SECRET.sub(lambda match: match[1] + LEFT_OUT, word)
 
 
+class _File:
+    """An attribute that is the path of a file or folder of the run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunDirectory, _: type[RunDirectory]) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """One task's run: the folder `<output_path>/<task>/`, and the values of its files so far."""
@@ -69,90 +79,23 @@ class RunDirectory:
 
     # Files ----------------------------------------------------------------------------------------
 
-    @property
-    def settings(self) -> Path:
-        """run.yaml: resolved settings and versions."""
-        return self.path / SETTINGS_FILE
-
-    @property
-    def neurons(self) -> Path:
-        """neurons.json: good and bad neurons."""
-        return self.path / NEURONS_FILE
-
-    @property
-    def scores(self) -> Path:
-        """scores.safetensors: scores of all neurons."""
-        return self.path / SCORES_FILE
-
-    @property
-    def questions(self) -> Path:
-        """questions.jsonl: the unmasked model's answers to the selection questions."""
-        return self.path / "questions.jsonl"
-
-    @property
-    def tokens(self) -> Path:
-        """tokens.json: what the top neurons promote and demote."""
-        return self.path / "tokens.json"
-
-    @property
-    def conditions(self) -> Path:
-        """conditions.jsonl: per doc, option log-likelihoods under every condition."""
-        return self.path / "conditions.jsonl"
-
-    @property
-    def validation(self) -> Path:
-        """validation.json: how many neurons were validated, and with which factors."""
-        return self.path / "validation.json"
-
-    @property
-    def validation_docs(self) -> Path:
-        """validation_docs.jsonl: the first words of the validation docs."""
-        return self.path / "validation_docs.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        """summary.json: what each condition did to the benchmark."""
-        return self.path / "summary.json"
-
-    @property
-    def report(self) -> Path:
-        """report.md: the same, as text."""
-        return self.path / "report.md"
-
-    @property
-    def page(self) -> Path:
-        """report.html: the same, as a page."""
-        return self.path / PAGE_FILE
-
-    @property
-    def card(self) -> Path:
-        """README.md: the model card that the Hub shows, with the report."""
-        return self.path / CARD_FILE
-
-    @property
-    def explanation(self) -> Path:
-        """explain.json: what the top neurons do."""
-        return self.path / "explain.json"
-
-    @property
-    def explanation_text(self) -> Path:
-        """explain.md: the same, as text."""
-        return self.path / "explain.md"
-
-    @property
-    def commands(self) -> Path:
-        """commands.jsonl: one line for each start of a stage."""
-        return self.path / COMMANDS_FILE
-
-    @property
-    def identifying(self) -> Path:
-        """checkpoint/identify/: an unfinished identification."""
-        return self.path / "checkpoint" / "identify"
-
-    @property
-    def validating(self) -> Path:
-        """checkpoint/validate/: an unfinished validation."""
-        return self.path / "checkpoint" / "validate"
+    settings = _File(SETTINGS_FILE)  # resolved settings and versions
+    neurons = _File(NEURONS_FILE)  # good and bad neurons
+    scores = _File(SCORES_FILE)  # scores of all neurons
+    questions = _File("questions.jsonl")  # the unmasked model's answers to the selection questions
+    tokens = _File("tokens.json")  # what the top neurons promote and demote
+    conditions = _File("conditions.jsonl")  # per doc, option log-likelihoods under every condition
+    validation = _File("validation.json")  # how many neurons were validated, and with which factors
+    validation_docs = _File("validation_docs.jsonl")  # the first words of the validation docs
+    summary = _File("summary.json")  # what each condition did to the benchmark
+    report = _File("report.md")  # the same, as text
+    page = _File(PAGE_FILE)  # the same, as a page
+    card = _File(CARD_FILE)  # the model card that the Hub shows, with the report
+    explanation = _File("explain.json")  # what the top neurons do
+    explanation_text = _File("explain.md")  # the same, as text
+    commands = _File(COMMANDS_FILE)  # one line for each start of a stage
+    identifying = _File("checkpoint/identify")  # an unfinished identification
+    validating = _File("checkpoint/validate")  # an unfinished validation
 
     def set_aside(self, role: str) -> Path:
         """set_aside_<role>.jsonl: questions excluded for NaN or infinity.

@@ -76,7 +76,7 @@ def test_a_run_of_one_is_not_gone_on_with_as_the_other(chosen, tmp_path):
     result = call(*identify(run.path.parent, *TOP_K, "--resume"))
     assert_one_message(result, 2, "positions", "'scored'", "'all'")
     change_settings(run, positions="scored")
-    assert_one_message(call("validate", run.path, *QUICK), 1, "chosen at positions='all'")
+    assert_one_message(call("validate", run.path, *QUICK), 1, "has positions 'all'")
     change_settings(run, positions="everywhere")
     assert_one_message(call("report", run.path), 1, "positions is 'everywhere'", "scored or all")
 

@@ -23,9 +23,8 @@ from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.overlap import COMPARED, Overlap
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_model import load_model
-from neuronllm_eval.stages.load_questions import load_run_task, selection_questions
-from neuronllm_eval.stages.rescore_sample import Attributing
+from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
+from neuronllm_eval.stages.verify import Attributing
 from tests.fixtures.cli import (
     assert_one_message,
     call,
@@ -279,7 +278,7 @@ def test_another_shape(copied):
 
 def test_another_task(copied):
     change_settings(copied, task="demo_sentiment")
-    assert_one_message(call("explain", copied.path, *QUICK), 1, "of task 'demo_topic'")
+    assert_one_message(call("explain", copied.path, *QUICK), 1, "task 'demo_topic'")
 
 
 def test_a_task_that_asks_otherwise(copied):
@@ -300,10 +299,13 @@ def spoilt(run: RunDirectory, change) -> RunDirectory:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (lambda lines: lines[1].update(gold=[7, 0, 1]), ("line 2 has gold [7, 0, 1]",)),
-        (lambda lines: lines.pop(), ("is of 9 prompts, the scores of 12",)),
+        (
+            lambda lines: lines[1].update(gold=[7, 0, 1]),
+            ("the gold letters [0, 1", "with 4 letters"),
+        ),
+        (lambda lines: lines.pop(), ("has 9 prompts", "the scores 12 prompts")),
         (lambda lines: lines[0].update(question_id="stranger"), ("'stranger'", "demo_topic")),
-        (lambda lines: lines[0].pop("question_id"), ("'None'", "demo_topic")),
+        (lambda lines: lines[0].pop("question_id"), ("line 1: question_id is missing",)),
     ],
 )
 def test_damaged_questions(copied, change, parts):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import struct
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -241,7 +242,7 @@ def line_of(rows) -> dict:
     values = np.array(rows, dtype=np.float32)
     doc = DocScores("q-1", 3, 1, values, values > 0)
     names = [UNMASKED, "degrade"][: len(values)]
-    return json.loads(json.dumps(_condition_line(doc, names, SETTINGS, "dev")))
+    return json.loads(json.dumps(asdict(_condition_line(doc, names, SETTINGS, "dev"))))
 
 
 def test_a_line_of_conditions():
@@ -256,7 +257,7 @@ def test_a_line_of_conditions():
     }
 
 
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1))
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=2))
 def test_lines_keep_every_bit_of_a_float32(values):
     restored = np.array(line_of([values])["loglikelihoods"]["unmasked"], dtype=np.float32)
     before = np.array(values, dtype=np.float32)

@@ -162,14 +162,6 @@ def test_nothing_to_choose_is_refused():
     assert str(refusal.value) == message
 
 
-def test_an_unknown_rule_for_ambiguous_neurons_is_refused():
-    with pytest.raises(UsageError) as refusal:
-        select_neurons(scores([[1.0]]), top_k=1, ambiguous="maybe")
-    assert str(refusal.value) == (
-        "ambiguous is 'maybe'.\nExpected: keep or drop.\nRemedy: use keep."
-    )
-
-
 def test_more_neurons_than_the_model_has_are_refused():
     with pytest.raises(UsageError, match=r"top_k is 3\.\nExpected: a share of 2 neur"):
         select_neurons(scores([[1.0, 2.0]]), top_k=3)

@@ -21,13 +21,19 @@ from hypothesis import strategies as st
 from neuronllm_eval.aqua.settings import SETTING_NAMES, AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.evaluation.doc_table import doc_table
+from neuronllm_eval.evaluation.summary_file import load_summary
 from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.interventions.conditions import ConditionName, control_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.reporting.write_reports import report_task
-from neuronllm_eval.runs.artifacts import load_metrics, load_validation
+from neuronllm_eval.runs.artifacts import (
+    load_commands,
+    load_metrics,
+    load_questions,
+    load_validation,
+)
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import IdentifySettings, load_run_file
 from tests.fixtures.cli import finished_run
@@ -56,6 +62,9 @@ READERS: dict[str, Callable[[RunDirectory], object]] = {
     "tokens.json": lambda run: read_tokens(run.tokens),
     "validation.json": lambda run: load_validation(fresh(run)),
     "conditions.jsonl": read_conditions,
+    "questions.jsonl": lambda run: load_questions(fresh(run)),
+    "commands.jsonl": lambda run: load_commands(fresh(run)),
+    "summary.json": lambda run: load_summary(fresh(run)),
     "results/unmasked.json": lambda run: load_metrics(fresh(run), "unmasked", TASK),
 }
 
@@ -177,7 +186,9 @@ def as_yaml(value: Any) -> bytes:
     return yaml.safe_dump(value, allow_unicode=True).encode(errors="surrogatepass")
 
 
-@pytest.mark.parametrize("name", ["neurons.json", "validation.json", "results/unmasked.json"])
+@pytest.mark.parametrize(
+    "name", ["neurons.json", "validation.json", "results/unmasked.json", "summary.json"]
+)
 def test_altered_json(run, name):
     @given(altered(json.loads(original(name))))
     def reads(values: Any) -> None:
