@@ -221,8 +221,8 @@ def _headline(
         beside = f", without random controls{' that all of them have' if some else ''}"
     return (
         f"Over {len(validated)} task{'s' if len(validated) > 1 else ''}, {condition} changes "
-        f"accuracy by {accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f})"
-        f"{beside}; by task from {min(changes):+.1f} to {max(changes):+.1f}."
+        f"accuracy by {accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to "
+        f"{accuracy.high:+.1f}){beside}; by task from {min(changes):+.1f} to {max(changes):+.1f}."
     )
 
 
