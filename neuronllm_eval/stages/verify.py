@@ -1,7 +1,7 @@
 """Whether a run's artifacts are what its model and its tasks give: part of it is recomputed.
 
-1. What follows from other artifacts is derived again: the neurons from the scores, the accuracies of
-   the result files from the docs' log-likelihoods.
+1. What follows from other artifacts is derived again: the neurons from the scores, the accuracies
+   of the result files from the docs' log-likelihoods.
 2. What the run was made of is compared by its digests: weights, task, package versions.
 3. A sample of questions is recomputed, under every condition, and compared to float rounding. When
    the sample is all of them, all scores are recomputed.
@@ -370,7 +370,8 @@ def sampled(
         seed: which.
 
     Returns:
-        the questions in the file's order, none if one is missing from the task; that one, or an empty text.
+        the questions in the file's order, none if one is missing from the task; that one's id, or
+        an empty text.
     """
     known = {question.question_id: question for question in questions.questions}
     missing = next((name for name in lines if name not in known), "")
