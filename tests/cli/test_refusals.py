@@ -174,8 +174,8 @@ def test_a_refused_command_leaves_the_run_that_was_there(copied, tmp_path, flag,
         (("--conditions", "degrade,", "harm.random_1"), 2, ("unknown condition 'harm.random_1'",)),
         (("--n_random", -1), 2, ("n_random is -1",)),
         (("--enhance_scale", "nan"), 2, ("enhance_scale is 'nan'",)),
-        (("--top_k", 7), 2, ("top_k=7 of a set chosen with top_k=6", "1 to 6")),
-        (("--top_k", "2,7"), 2, ("top_k=7 of a set chosen with top_k=6", "identify", "larger")),
+        (("--top_k", 7), 2, ("top_k=7 of a set selected with top_k=6", "1 to 6")),
+        (("--top_k", "2,7"), 2, ("top_k=7 of a set selected with top_k=6", "identify", "larger")),
         (("--top_k", "97"), 2, ("top_k is 97", "1 to 96")),
         (("--top_k", "2,six"), 2, ("top_k is '2,six'", "numbers with commas", "--top_k")),
         (("--top_k", ""), 2, ("top_k is ''", "numbers with commas")),
@@ -194,7 +194,7 @@ def test_a_refused_command_leaves_the_run_that_was_there(copied, tmp_path, flag,
             2,
             ("no condition takes scale 4: degrade, suppress_bad", "enhance_good", "--conditions"),
         ),
-        (("--conditions", "suppress_good.k7.x0"), 1, ("top_k=7 of a set chosen with top_k=6",)),
+        (("--conditions", "suppress_good.k7.x0"), 1, ("top_k=7 of a set selected with top_k=6",)),
         (("--conditions", "suppress_good.k3"), 2, ("unknown condition 'suppress_good.k3'",)),
         (("--limit", 0), 2, ("limit is 0",)),
         (("--batch_size", 0), 2, ("batch_size is 0",)),
@@ -218,7 +218,7 @@ def test_too_many_neurons_for_the_last_run_are_refused_before_the_first_is_evalu
     second.neurons.write_text(NeuronSet.load(second.neurons).top(3).to_json())
     before = first.conditions.read_bytes()
     result = call("validate", tmp_path / "runs", "--top_k", "2,5", "--n_random", 0)
-    assert_one_message(result, 2, "top_k=5 of a set chosen with top_k=3")
+    assert_one_message(result, 2, "top_k=5 of a set selected with top_k=3")
     assert first.conditions.read_bytes() == before
 
 

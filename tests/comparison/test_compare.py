@@ -386,7 +386,7 @@ def test_verify_computes_a_methods_scores_again(compared):
         (["--method_args", "threshold=1"], ("no chosen method has a setting 'threshold'", "none")),
         (
             ["--method", "qrnca", "--method_args", "top_v=x"],
-            ("top_v of method qrnca is 'x'", "a whole number"),
+            ("top_v of method qrnca is 'x'", "a valid integer"),
         ),
         (["--method_args", "nonsense"], ("no chosen method has a setting 'nonsense'",)),
     ],
