@@ -30,8 +30,7 @@ from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_model import load_model
-from neuronllm_eval.stages.load_questions import load_run_tasks, selection_questions
+from neuronllm_eval.stages.load import load_model, load_run_tasks, selection_questions
 
 FULL = "float32"
 HALVES = ("bfloat16", "float16")

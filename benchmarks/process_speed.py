@@ -31,7 +31,7 @@ def timed(folder: Path, rank: int) -> None:
     from neuronllm_eval.runtime.resumable_work import SharedWork
 
     torch.set_num_threads(1)
-    real = SharedWork._units
+    real = SharedWork._checkpointed
 
     def units(self: SharedWork, *arguments: Any) -> Iterator[range]:
         self.ranks.wait()  # both are at work at the same time
@@ -43,7 +43,7 @@ def timed(folder: Path, rank: int) -> None:
         path = folder / f"{self.folder.name}_{rank}.json"
         path.write_text(json.dumps([n_questions, *seconds]), encoding="utf-8")
 
-    SharedWork._units = units  # type: ignore[method-assign]
+    SharedWork._checkpointed = units  # type: ignore[method-assign]
 
 
 def speeds(n_ranks: int, limit: int) -> dict[str, tuple[float, float]]:

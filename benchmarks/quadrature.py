@@ -26,8 +26,7 @@ from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_model import LoadedModel, load_model
-from neuronllm_eval.stages.load_questions import load_run_tasks, selection_questions
+from neuronllm_eval.stages.load import LoadedModel, load_model, load_run_tasks, selection_questions
 
 N_NODES = (1, 2, 3, 4, 5, 8, 16, 32)
 

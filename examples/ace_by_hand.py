@@ -11,8 +11,7 @@ import torch
 from neuronllm_eval import identify
 from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
 from neuronllm_eval.engine.build import ReplayEngine
-from neuronllm_eval.stages.load_model import load_model
-from neuronllm_eval.stages.load_questions import load_run_task, selection_questions
+from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
 
 (run,) = identify(
     tasks="demo_topic", limit=4, top_z=20, quadrature="gauss_legendre", n_steps=4,

@@ -31,10 +31,9 @@ from neuronllm_eval.formats.settings_model import Settings, shown_default
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import IdentifySettings, LaunchSettings, ValidateSettings
 from neuronllm_eval.runtime.progress import hidden
-from neuronllm_eval.stages.cost_estimate import Estimate
-from neuronllm_eval.stages.cost_table import estimate_line
+from neuronllm_eval.stages.cost_estimate import Estimate, estimate_line
 from neuronllm_eval.stages.evaluate import Listeners, Load, identify_runs, validate_runs
-from neuronllm_eval.stages.load_model import wrap_model
+from neuronllm_eval.stages.load import wrap_model
 
 logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])

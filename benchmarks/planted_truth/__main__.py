@@ -32,8 +32,8 @@ from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
-from neuronllm_eval.stages.load_model import load_model
-from neuronllm_eval.stages.load_questions import (
+from neuronllm_eval.stages.load import (
+    load_model,
     load_run_task,
     selection_questions,
     validation_questions,

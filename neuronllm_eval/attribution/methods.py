@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from neuronllm_eval.attribution.integrated_gradients import Attributions, Quantity
@@ -51,6 +53,8 @@ _LOSS = Quantity(gold_loglikelihood, path=False)
 class Method:
     """A way to score neurons. The fields of a subclass are its settings (`--method_args`).
 
+    `make_method` checks settings by the fields' types, such as `Annotated[int, Field(ge=1)]`.
+
     Attributes:
         name: what `--method` calls it.
         quantity: what is attributed; None if the activations are enough.
@@ -60,6 +64,7 @@ class Method:
         measures: what `values` are, in words, for reports.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
     name: ClassVar[str]
     quantity: ClassVar[Quantity | None] = None
     votes: ClassVar[bool] = False
@@ -172,27 +177,13 @@ class QRNCA(Method):
         top_v: 1 or more.
     """
 
-    threshold: float = 0.2
-    common: float = 0.3
-    top_v: int = 10
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    common: Annotated[float, Field(gt=0, le=1)] = 0.3
+    top_v: Annotated[int, Field(ge=1)] = 10
 
     name = "qrnca"
     quantity = _PROBABILITY
     measures = f"{KN.measures}, where above the prompt's threshold"
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "threshold": (0 <= self.threshold < 1, "0 or more, below 1"),
-            "common": (0 < self.common <= 1, "above 0, at most 1"),
-            "top_v": (self.top_v >= 1, "1 or more"),
-        }
-        for name, (in_range, expected) in ranges.items():
-            if not in_range:
-                raise UsageError(
-                    f"{name} of method qrnca is {getattr(self, name)}",
-                    expected=expected,
-                    remedy="check --method_args",
-                )
 
     def values(self, attributions: Attributions) -> Tensor:
         """[layers, neurons] attributions above the prompt's threshold, others 0."""
@@ -306,17 +297,9 @@ class Random(ACE):
         seed: of the permutation, 0 or more.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     name = "random"
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(
-                f"seed of method random is {self.seed}",
-                expected="0 or more",
-                remedy="check --method_args",
-            )
 
     def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
         """See `Method.halves`; each half has its own permutation."""
@@ -383,23 +366,25 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         raise UsageError(
             f"unknown method {name!r:.100}", expected=", ".join(METHODS), remedy="check --method"
         )
-    defaults = {field.name: field.default for field in dataclasses.fields(METHODS[name])}
-    settings = settings or {}
-    for setting, value in settings.items():
-        if setting not in defaults:
+    settings, method = settings or {}, METHODS[name]
+    names = [field.name for field in dataclasses.fields(method)]
+    for setting in settings:
+        if setting not in names:
             raise UsageError(
                 f"method {name} has no setting {setting!r:.100}",
-                expected=", ".join(defaults) or "none",
+                expected=", ".join(names) or "none",
                 remedy="check --method_args",
             )
-        number_type = type(defaults[setting])
-        if isinstance(value, bool) or not isinstance(value, (int, number_type)):
-            raise UsageError(
-                f"{setting} of method {name} is {value!r:.100}",
-                expected="a number" if number_type is float else "a whole number",
-                remedy="check --method_args",
-            )
-    return METHODS[name](**settings)
+    try:
+        TypeAdapter(method).validate_json(json.dumps(dict(settings), default=str))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(
+            f"{problem['loc'][0]} of method {name} is {problem['input']!r:.100}",
+            expected=problem["msg"].removeprefix("Input should be "),
+            remedy="check --method_args",
+        ) from error
+    return method(**settings)
 
 
 def to_scores(

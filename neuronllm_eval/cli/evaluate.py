@@ -23,12 +23,12 @@ from neuronllm_eval.runs.settings import (
     ValidateSettings,
 )
 from neuronllm_eval.runtime.process import DISK_ERRORS, own_rank
-from neuronllm_eval.stages.cost_estimate import Estimate
-from neuronllm_eval.stages.cost_table import estimate_line
+from neuronllm_eval.stages.cost_estimate import Estimate, estimate_line
 from neuronllm_eval.stages.evaluate import Listeners, identify_runs, validate_runs
-from neuronllm_eval.stages.load_model import load_model, require_trust
-from neuronllm_eval.stages.load_questions import (
+from neuronllm_eval.stages.load import (
+    load_model,
     load_run_task,
+    require_trust,
     selection_questions,
     validation_questions,
 )
@@ -152,11 +152,13 @@ def verify(asked: VerifySettings, show: Show) -> int:
             run,
             asked.limit,
         )
-        rows = [[check.name, "yes" if check.sound else "NO", check.detail] for check in checks]
+        rows = [[check.name, "yes" if check.passed else "NO", check.detail] for check in checks]
         if not own_rank():  # every process verifies for itself, and one prints
-            n_wrong = sum(not check.sound for check in checks)
-            verdict = f"{n_wrong} of {len(checks)} checks failed" if n_wrong else "All is sound"
-            table = markdown_table(["check", "sound", "detail"], rows)
+            n_wrong = sum(not check.passed for check in checks)
+            verdict = (
+                f"{n_wrong} of {len(checks)} checks failed" if n_wrong else "All checks passed"
+            )
+            table = markdown_table(["check", "passed", "detail"], rows)
             show(f"{run.path}\n\n{table}\n\n{verdict}.")
-        passed = passed and all(check.sound for check in checks)
+        passed = passed and all(check.passed for check in checks)
     return 0 if passed else 1

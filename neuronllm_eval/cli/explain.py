@@ -18,8 +18,13 @@ from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.process import own_rank
 from neuronllm_eval.stages.explain import StoredRun, explain_run
-from neuronllm_eval.stages.load_model import LoadedModel, load_model, require_trust
-from neuronllm_eval.stages.load_questions import load_run_task, selection_questions
+from neuronllm_eval.stages.load import (
+    LoadedModel,
+    load_model,
+    load_run_task,
+    require_trust,
+    selection_questions,
+)
 
 
 def explain(asked: ExplainSettings, show: Callable[[str], object]) -> int:

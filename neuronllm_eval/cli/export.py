@@ -34,7 +34,7 @@ from neuronllm_eval.runs.artifacts import load_neurons, load_scores, load_settin
 from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
 from neuronllm_eval.runs.search import find_runs
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_model import load_model, require_trust
+from neuronllm_eval.stages.load import load_model, require_trust
 
 
 def export(asked: ExportSettings, show: Callable[[str], object]) -> int:

@@ -9,7 +9,7 @@ import shtab
 from neuronllm_eval.cli.commands import CompletionSettings, MakeTasksSettings, main_parser
 from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
-from neuronllm_eval.stages.load_questions import aqua_overrides
+from neuronllm_eval.stages.load import aqua_overrides
 
 Show = Callable[[object], object]
 

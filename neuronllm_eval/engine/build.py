@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, mask_styles
+from neuronllm_eval.engine.attention_masks import mask_styles
 from neuronllm_eval.engine.equivalence_check import Mismatch, gradient_mismatch, score_mismatch
 from neuronllm_eval.engine.fan_out import ROWS_PER_PROMPT, FanOutEngine, Savings
 from neuronllm_eval.engine.interface import Engine
@@ -85,71 +85,51 @@ def _exact_fan_out(
     replay: ReplayEngine,
     n_nodes: int,
 ) -> tuple[FanOutEngine | None, str]:
-    """The fan-out engine with the first mask style that is exact; or None, and why."""
+    """The fan-out engine that saves most among those that are exact; or None, and why."""
     several = sum(not prompt.one_token_options for prompt in prompts)
     if several:
         return None, f"{several} of {len(prompts)} prompts have options of several tokens"
     styles = mask_styles(model)
     if not styles:
         return None, "the model mixes in attention layers that take no ordinary mask"
-    reasons: list[str] = []
-    level = logging.INFO
-    for style in styles:
-        outcome = _most_savings(model, layers, style, prompts, replay, n_nodes)
-        if isinstance(outcome, FanOutEngine):
-            if reasons:
-                logger.log(level, "another mask is taken: %s", "; ".join(reasons))
-            return outcome, ""
-        reasons.append(f"mask style {style.value}: {outcome}")
-        level = max(level, outcome.log_level)
-    return None, "; ".join(reasons)
-
-
-def _most_savings(
-    model: nn.Module,
-    layers: FFNLayers,
-    style: MaskStyle,
-    prompts: Sequence[Prompt],
-    replay: ReplayEngine,
-    n_nodes: int,
-) -> FanOutEngine | Mismatch:
-    """The engine that saves most among those that are exact, or why even saving nothing is not."""
     probes = _probe_prompts(prompts)
     contexts = [prompt.context for prompt in prompts]
     rows = max(ROWS_PER_PROMPT, n_nodes + 2)  # a layer's nodes, alpha = 0 and the unedited copy
-    mismatch = None
-    for savings in Savings:
-        fan_out = FanOutEngine(
-            model,
-            layers,
-            mask_style=style,
-            contexts=contexts,
-            savings=savings,
-            rows_per_prompt=rows,
-        )
-        if fan_out.savings is not savings or (savings is Savings.LATE and not n_nodes):
-            continue  # the next one is the same
-        reason = score_mismatch(fan_out, replay, probes)
-        if reason is None and n_nodes and savings is not Savings.NONE:
-            reason = gradient_mismatch(fan_out, probes)
-        if reason is None:
-            _log_choice(savings, mismatch)
-            return fan_out
-        mismatch = reason
-    assert mismatch is not None
-    return mismatch
+    of_styles: list[Mismatch] = []
+    for style in styles:
+        mismatch = Mismatch("")
+        for savings in Savings:
+            fan_out = FanOutEngine(
+                model,
+                layers,
+                mask_style=style,
+                contexts=contexts,
+                savings=savings,
+                rows_per_prompt=rows,
+            )
+            if fan_out.savings is not savings or (savings is Savings.LATE and not n_nodes):
+                continue  # the next one is the same
+            reason = score_mismatch(fan_out, replay, probes)
+            if reason is None and n_nodes and savings is not Savings.NONE:
+                reason = gradient_mismatch(fan_out, probes)
+            if reason is None:
+                _log_choice(savings, mismatch, of_styles)
+                return fan_out, ""
+            mismatch = reason
+        of_styles.append(Mismatch(f"mask style {style.value}: {mismatch}", mismatch.raised))
+    return None, "; ".join(map(str, of_styles))
 
 
-def _log_choice(savings: Savings, mismatch: Mismatch | None) -> None:
-    """Why nothing more is saved."""
+def _log_choice(savings: Savings, mismatch: Mismatch, of_styles: Sequence[Mismatch]) -> None:
+    """Why nothing more is saved, and why other mask styles were not taken."""
     if savings is Savings.NONE:
         logger.warning("computing every token, row and logit: %s", mismatch)
-    elif mismatch is not None:
-        logger.log(
-            mismatch.log_level,
-            "copies join at the layer that edits them, not behind it: %s",
-            mismatch,
-        )
+    elif mismatch.text:
+        message = "copies join at the layer that edits them, not behind it: %s"
+        logger.log(mismatch.log_level, message, mismatch)
+    if of_styles:
+        level = max(reason.log_level for reason in of_styles)
+        logger.log(level, "another mask is taken: %s", "; ".join(map(str, of_styles)))
 
 
 def _probe_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:

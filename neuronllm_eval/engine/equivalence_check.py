@@ -11,8 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +58,17 @@ class Mismatch:
 
     @classmethod
     def of(cls, error: Exception) -> Mismatch:
-        """Type and first line of an error."""
+        """Type and first line of an error in `BROKEN`.
+
+        Raises:
+            ModelError: running out of memory, which says nothing about the model's attention.
+        """
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ModelError(
+                f"out of memory while checking the engine on a few prompts: {error}",
+                expected="room for three prompts",
+                remedy="use a smaller model, dtype=bfloat16, or parallelize=True in --model_args",
+            ) from error
         first_line = str(error).split("\n", 1)[0]
         return cls(f"{type(error).__name__}: {first_line}", raised=True)
 
@@ -83,8 +92,7 @@ def score_mismatch(
     scales = _probe_scales(fan_out.layers, fan_out.rows_per_prompt)
     checked = [0, -2, -1]  # full passes are expensive; a few edits do for them
     try:
-        with _memory_errors_named():
-            fast = [scores.loglikelihoods for scores in fan_out.score(prompts, scales)]
+        fast = [scores.loglikelihoods for scores in fan_out.score(prompts, scales)]
     except BROKEN as error:
         return Mismatch.of(error)
     slow = [scores.loglikelihoods for scores in replay.score(prompts, scales[checked])]
@@ -114,9 +122,8 @@ def gradient_mismatch(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> Misma
     )
     nodes, weights = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 4.0, 1.0]) / 6  # Simpson
     try:
-        with _memory_errors_named():
-            expected = plain.integrate(prompts, nodes, weights, option_cross_entropy)
-            results = fan_out.integrate(prompts, nodes, weights, option_cross_entropy)
+        expected = plain.integrate(prompts, nodes, weights, option_cross_entropy)
+        results = fan_out.integrate(prompts, nodes, weights, option_cross_entropy)
     except BROKEN as error:
         return Mismatch.of(error)
     share = GRADIENT_TOLERANCE.get(next(fan_out.model.parameters()).dtype, 0.3)
@@ -147,19 +154,6 @@ def _difference(
     if gap <= tolerance:
         return None
     return Mismatch(f"{what} by {gap:.3g} log-nats (tolerance {tolerance:.3g})")
-
-
-@contextmanager
-def _memory_errors_named() -> Iterator[None]:
-    """Running out of memory says nothing about the model's attention, so it ends the check."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"out of memory while checking the fan-out engine on a few prompts: {error}",
-            expected="room for three prompts",
-            remedy="use a smaller model, dtype=bfloat16, or parallelize=True in --model_args",
-        ) from error
 
 
 def _tolerance(

@@ -29,7 +29,6 @@ from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
     OptionScores,
-    PathIntegral,
     PathIntegrals,
     Target,
 )
@@ -161,16 +160,12 @@ class FanOutEngine(Engine):
         activations = torch.cat([one.activations for one in passes], dim=1)
         loglikelihoods = passes[-1].loglikelihoods
         return [
-            PathIntegrals(
-                tuple(
-                    PathIntegral(
-                        attribution[index, row],
-                        node_targets[index, row],
-                        float(integrand.target(loglikelihoods[row], prompt.gold)),
-                        loglikelihoods[row],
-                    )
-                    for index, integrand in enumerate(integrands)
-                ),
+            PathIntegrals.of_prompt(
+                prompt.gold,
+                integrands,
+                attribution[:, row],
+                node_targets[:, row],
+                loglikelihoods[row],
                 activations[row],
             )
             for row, prompt in enumerate(prompts)

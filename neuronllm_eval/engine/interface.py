@@ -116,6 +116,27 @@ class PathIntegrals(NamedTuple):
     integrals: tuple[PathIntegral, ...]
     activations: Tensor
 
+    @classmethod
+    def of_prompt(
+        cls,
+        gold: int,
+        integrands: Sequence[Integrand],
+        attribution: Tensor,
+        node_targets: Tensor,
+        loglikelihoods: Tensor,
+        activations: Tensor,
+    ) -> PathIntegrals:
+        """One prompt's integrals; of `attribution` and `node_targets` one for each integrand."""
+        integrals = (
+            PathIntegral(
+                of_target, at_nodes, float(integrand.target(loglikelihoods, gold)), loglikelihoods
+            )
+            for integrand, of_target, at_nodes in zip(
+                integrands, attribution, node_targets, strict=True
+            )
+        )
+        return cls(tuple(integrals), activations)
+
 
 class Engine(Protocol):
     """Scores and differentiates prompts under many edits of their neurons.

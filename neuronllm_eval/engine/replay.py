@@ -20,7 +20,6 @@ from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
     OptionScores,
-    PathIntegral,
     PathIntegrals,
     Target,
 )
@@ -124,18 +123,11 @@ class ReplayEngine(Engine):
                     weights = weights * integrand.slopes(at_nodes).to(product.device)
                     attribution[index, layer] += (product * weights[:, None]).sum(0).to(home)
                     node_targets[index, layer, start:stop] = integrand.values(at_nodes).to(home)
-        activations = [sequences.activations(unedited[layer]) for layer in range(shape[1])]
-        return PathIntegrals(
-            tuple(
-                PathIntegral(
-                    attribution[index],
-                    node_targets[index],
-                    float(integrand.target(loglikelihoods, prompt.gold)),
-                    loglikelihoods,
-                )
-                for index, integrand in enumerate(integrands)
-            ),
-            torch.stack([neurons.to(home) for neurons in activations]),
+        activations = torch.stack(
+            [sequences.activations(unedited[layer]).to(home) for layer in range(shape[1])]
+        )
+        return PathIntegrals.of_prompt(
+            prompt.gold, integrands, attribution, node_targets, loglikelihoods, activations
         )
 
     def _node_gradients(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -27,6 +28,7 @@ from pydantic.fields import FieldInfo
 
 from neuronllm_eval.errors import UsageError
 
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")  # as a flag has it
 _Model = TypeVar("_Model", bound="Settings")
 
 
@@ -132,7 +134,9 @@ def first_problem(
     expected = expected_words(model.model_fields[name])
     if problem["type"] == "missing":
         return name, f"{name} is missing", expected
-    return name, f"{name} is {values[name]!r:.100}", expected
+    value = values[name]
+    shown = value if isinstance(value, str) and _NUMBER.fullmatch(value) else repr(value)
+    return name, f"{name} is {shown:.100}", expected
 
 
 def shown_default(field: FieldInfo) -> str:

@@ -105,7 +105,7 @@ class Sweep:
         counts = sorted({resolve_count(count, total, "top_k") for count in self.top_k})
         if counts and counts[-1] > neurons.top_k:
             raise UsageError(
-                f"top_k={counts[-1]} of a set chosen with top_k={neurons.top_k}",
+                f"top_k={counts[-1]} of a set selected with top_k={neurons.top_k}",
                 expected=f"1 to {neurons.top_k}",
                 remedy="check --top_k, or run `neuronllm-eval identify` with a larger one",
             )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,29 +36,6 @@ logger = logging.getLogger(__name__)
 # ((context, continuation), context ids, continuation ids), as TemplateLM hands it over.
 _Request = tuple[tuple[str, str] | None, list[int], list[int]]
 _Answer = tuple[float, bool]
-
-
-@dataclass
-class _Group:
-    """Requests with one context; of one doc where some positions alone are edited.
-
-    Attributes:
-        context: token ids.
-        indices: per continuation the indices of its requests.
-    """
-
-    context: tuple[int, ...]
-    indices: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
-
-    @property
-    def fork(self) -> Fork:
-        """The context and its continuations."""
-        return Fork(self.context, tuple(self.indices))
-
-    @property
-    def one_token(self) -> bool:
-        """Whether all continuations have one token, so that no part of them shares any."""
-        return all(len(continuation) == 1 for continuation in self.indices)
 
 
 class MaskedScoringLM(HFLM):
@@ -120,56 +96,56 @@ class MaskedScoringLM(HFLM):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         # Once for all that follows: several processes must ask for it equally often.
         n_rows = self._rows_per_batch(requests, override_bs)
-        groups = self._groups(requests)
-        results: list[_Answer | None] = [None] * len(requests)
-        forkable = [group for group in groups if self._may_fork(group)]
-        for group, answers in self._score_forks(forkable, n_rows, disable_tqdm):
-            for indices, answer in zip(group.indices.values(), answers, strict=True):
+        forks = self._forks(requests)
+        results: dict[int, _Answer] = {}
+        for fork, answers in self._score_forks(list(forks), n_rows, disable_tqdm):
+            for indices, answer in zip(forks[fork], answers, strict=True):
                 for index in indices:
                     results[index] = answer
-                    self._remember(requests[index], answer, group)
-        left = [
-            (index, group)
-            for group in groups
-            for indices in group.indices.values()
-            for index in indices
-            if results[index] is None
-        ]
-        left.sort(key=lambda pair: pair[0])
+                    self._remember(requests[index], answer, fork)
+        fork_of = {index: fork for fork in forks for indices in forks[fork] for index in indices}
+        left = [index for index in range(len(requests)) if index not in results]
         if left:
-            rows = [requests[index] for index, _ in left]
-            n_shared = [group.fork.n_shared for _, group in left]
+            rows = [requests[index] for index in left]
+            n_shared = [fork_of[index].n_shared for index in left]
             answers = self._score_rows(rows, n_shared, disable_tqdm, n_rows)
-            for (index, group), answer in zip(left, answers, strict=True):
+            for index, answer in zip(left, answers, strict=True):
                 results[index] = answer
-                self._remember(requests[index], answer, group)
-        return results  # type: ignore[return-value]
+                self._remember(requests[index], answer, fork_of[index])
+        return [results[index] for index in range(len(requests))]
 
-    def _groups(self, requests: list[_Request]) -> list[_Group]:
-        """Requests whose continuations are scored together.
+    def _forks(self, requests: list[_Request]) -> dict[Fork, list[list[int]]]:
+        """Requests whose continuations are scored together; by continuation their indices.
 
         Where some positions are edited, these are the options of one doc: which positions they
         share must not depend on what else the same call scores. A window of a rolling
         log-likelihood, which has no text of its own, is alone.
         """
         docs = self._docs if len(self._docs) == len(requests) else [None] * len(requests)
-        groups: dict[Any, _Group] = {}
+        groups: dict[Any, dict[tuple[int, ...], list[int]]] = {}
         for index, ((text, context, continuation), doc) in enumerate(
             zip(requests, docs, strict=True)
         ):
-            ids = tuple(context)
             owner = (index if text is None else doc) if self._masks_some_positions else None
-            group = groups.setdefault((owner, ids), _Group(ids))
-            group.indices.setdefault(tuple(continuation), []).append(index)
-        return list(groups.values())
+            group = groups.setdefault((owner, tuple(context)), {})
+            group.setdefault(tuple(continuation), []).append(index)
+        forks: dict[Fork, list[list[int]]] = {}
+        for (_, context), group in groups.items():
+            fork = Fork(context, tuple(group))
+            known = forks.setdefault(fork, [[] for _ in group])
+            for indices, more in zip(known, group.values(), strict=True):
+                indices += more
+        return forks
 
-    def _remember(self, request: _Request, answer: _Answer, group: _Group) -> None:
+    def _remember(self, request: _Request, answer: _Answer, fork: Fork) -> None:
         """Put an answer into lm_eval's cache (`--use_cache`), if it is the request's own.
 
         A run that is cut off leaves some options of a doc in the cache. What the options share
-        would then be lost on the others, and with it which positions are edited.
+        would then be lost on the others, and with it which positions are edited: of options of one
+        token each, no part shares any.
         """
-        if request[0] is not None and (not self._masks_some_positions or group.one_token):
+        one_token = all(len(continuation) == 1 for continuation in fork.continuations)
+        if request[0] is not None and (not self._masks_some_positions or one_token):
             self.cache_hook.add_partial("loglikelihood", request[0], answer)
 
     def _rows_per_batch(self, requests: list[_Request], override_bs: int | None) -> int:
@@ -182,32 +158,30 @@ class MaskedScoringLM(HFLM):
 
     # Forks --------------------------------------------------------------------------------------
 
-    def _may_fork(self, group: _Group) -> bool:
-        """Whether a group is one for forks: not if it loses its beginning for some continuation."""
+    def _may_fork(self, fork: Fork) -> bool:
+        """Whether no beginning is lost for some continuation, in a model that scores forks."""
         if not self.fast or self.backend != "causal" or self.mixed_precision_dtype is not None:
             return False
-        return len(group.context) > 1 and all(
-            len(continuation) > 0 and not self._is_cut(group.context, continuation)
-            for continuation in group.indices
+        return len(fork.context) > 1 and all(
+            len(continuation) > 0 and not self._is_cut(fork.context, continuation)
+            for continuation in fork.continuations
         )
 
     def _is_cut(self, context: Sequence[int], continuation: Sequence[int]) -> bool:
         return len(context) + len(continuation) > self.max_length + 1
 
     def _score_forks(
-        self, groups: Sequence[_Group], n_rows: int, disable_tqdm: bool
-    ) -> Iterator[tuple[_Group, list[_Answer]]]:
-        """Groups and their continuations' answers; nothing if rows give other numbers here."""
-        owners: dict[Fork, list[_Group]] = {}
-        for group in groups:
-            owners.setdefault(group.fork, []).append(group)
-        fork_families = families(list(owners), 2 * n_rows)
+        self, forks: Sequence[Fork], n_rows: int, disable_tqdm: bool
+    ) -> Iterator[tuple[Fork, list[_Answer]]]:
+        """Forks and their continuations' answers; nothing if rows give other numbers here."""
+        forks = [fork for fork in forks if self._may_fork(fork)]
+        fork_families = families(forks, 2 * n_rows)
         style = self._style([fork for family in fork_families for fork in family], n_rows)
         if style is None:
             return
         with bar(
             shown=not disable_tqdm and self.rank == 0,
-            total=sum(len(fork.continuations) for fork in owners),
+            total=sum(len(fork.continuations) for fork in forks),
             desc="Running loglikelihood requests",
         ) as progress:
             for family in fork_families:
@@ -226,8 +200,7 @@ class MaskedScoringLM(HFLM):
                     size = fitting if fitting < len(batch) else size
                     start += len(batch)
                     for fork, answers in zip(batch, scores, strict=True):
-                        for group in owners[fork]:
-                            yield group, answers
+                        yield fork, answers
                         progress.update(len(answers))
 
     def _style(self, forks: list[Fork], n_rows: int) -> ForkStyle | None:

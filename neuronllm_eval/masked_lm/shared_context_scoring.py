@@ -28,7 +28,7 @@ from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks, ma
 from neuronllm_eval.engine.equivalence_check import BROKEN, Mismatch, rounding_tolerance
 from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix, group_by_stem
-from neuronllm_eval.models.hooks import PlacedFactors, scale_neurons
+from neuronllm_eval.models.hooks import FactorCache, scale_neurons
 from neuronllm_eval.prompts import shared_leading_tokens
 
 logger = logging.getLogger(__name__)
@@ -94,11 +94,11 @@ class Mask:
     modules: Sequence[nn.Module]
     factors: Tensor
     all_positions: bool
-    _placed: PlacedFactors = field(default_factory=dict, repr=False, compare=False)
+    _cache: FactorCache = field(default_factory=dict, repr=False, compare=False)
 
     def on(self, columns: Tensor | None = None) -> AbstractContextManager[None]:
         """Within the context the mask acts, at these columns [batch, positions] only if given."""
-        return scale_neurons(self.modules, self.factors, columns, self._placed)
+        return scale_neurons(self.modules, self.factors, columns, self._cache)
 
 
 class ForkScorer:
@@ -335,8 +335,6 @@ def _mismatch(
 ) -> Mismatch | None:
     try:
         answers = scorer.score(probes)
-    except torch.OutOfMemoryError:
-        raise
     except BROKEN as error:
         return Mismatch.of(error)
     gap = float((_values(answers) - expected).abs().max())

@@ -76,38 +76,39 @@ def find_ffn_layers(model: nn.Module) -> FFNLayers:
     Of a model that also sees or hears, they are those of its text decoder.
 
     Raises:
-        ModelError: no known down-projection is found, several stacks have one, some layers lack
-            one (mixtures of experts, hybrid layers), or the layers differ in width.
+        ModelError: no known down-projection is found, several stacks have one, some layers have
+            none (mixtures of experts, hybrid layers), or the layers differ in width.
     """
-    found: dict[tuple[str, str], dict[int, tuple[str, nn.Module]]] = defaultdict(dict)
+    # (stack, path of the down-projection) -> layer -> its name and module.
+    by_stack: dict[tuple[str, str], dict[int, tuple[str, nn.Module]]] = defaultdict(dict)
     for name, module in model.named_modules():
         match = _LAYER.match(name)
         if match and match["path"] in DOWN_PROJECTIONS:
             layer = int(match["layer"])
-            found[match["stack"], match["path"]][layer] = (name, module)
-    kind = type(model).__name__
-    if not found:
+            by_stack[match["stack"], match["path"]][layer] = (name, module)
+    model_type = type(model).__name__
+    if not by_stack:
         raise ModelError(
-            f"{kind} has no FFN down-projection under a known name",
+            f"{model_type} has no FFN down-projection under a known name",
             expected="decoder layers with one of " + ", ".join(DOWN_PROJECTIONS),
             remedy="mixture-of-experts and encoder-only models are not supported; for a new dense "
-            "architecture add its path to architectures.DOWN_PROJECTIONS",
+            "architecture add its path to DOWN_PROJECTIONS in models/ffn_layers.py",
         )
-    stacks = _of_text_decoder(model, list(found)) if len(found) > 1 else list(found)
+    stacks = _of_text_decoder(model, list(by_stack)) if len(by_stack) > 1 else list(by_stack)
     if len(stacks) != 1:
         raise ModelError(
-            f"{kind} has several stacks of FFN layers: "
-            + ", ".join(sorted(stack + "N." + path for stack, path in found)),
+            f"{model_type} has several stacks of FFN layers: "
+            + ", ".join(sorted(stack + "N." + path for stack, path in by_stack)),
             expected="one stack in the text decoder that its get_decoder() names",
             remedy="encoder-decoders and models of several decoders are not supported",
         )
-    layers = found[stacks[0]]
+    layers = by_stack[stacks[0]]
     n_layers = max(layers) + 1
     if hasattr(model, "config"):
         n_layers = int(getattr(text_config(model), "num_hidden_layers", n_layers))
     if missing := sorted(set(range(n_layers)) - set(layers)):
         raise ModelError(
-            f"{kind} has {n_layers} decoder layers, and layers {missing} have no dense FFN",
+            f"{model_type} has {n_layers} decoder layers, and layers {missing} have no dense FFN",
             expected="a dense FFN with a down-projection in every layer",
             remedy="models with experts or without an FFN in some layers are not supported",
         )
@@ -115,7 +116,7 @@ def find_ffn_layers(model: nn.Module) -> FFNLayers:
     widths = [input_width(module) for module in modules]
     if len(set(widths)) > 1:
         raise ModelError(
-            f"{kind} has FFN layers of different widths {widths}",
+            f"{model_type} has FFN layers of different widths {widths}",
             expected="the same number of neurons in every layer",
             remedy="models with layers of different widths are not supported",
         )

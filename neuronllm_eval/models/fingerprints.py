@@ -9,14 +9,15 @@ import hashlib
 import json
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import xxhash
-from torch import nn
 
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.neurons.neuron_set import NeuronSet
+
+if TYPE_CHECKING:  # digests of texts need no torch
+    from torch import nn
 
 _CHUNK = 1 << 28  # bytes
 
@@ -58,6 +59,8 @@ def base_model_hash(model: nn.Module) -> str:
 
 
 def _hash(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
+    import torch
+
     state = xxhash.xxh3_128()
     for name, parameter in sorted(parameters):
         if parameter.is_meta:

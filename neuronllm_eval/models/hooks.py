@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 # (layer, neurons entering the down-projection [..., neurons]) -> what enters instead.
 NeuronEdit = Callable[[int, Tensor], Tensor]
-# Each layer's factors on the devices and in the types that they have been needed in.
-PlacedFactors = dict[tuple[int, torch.device, torch.dtype], Tensor]
+# Each layer's factors, by layer and by the device and type in which they were needed.
+FactorCache = dict[tuple[int, torch.device, torch.dtype], Tensor]
 
 
 def _edit_first_argument(
@@ -53,9 +53,9 @@ def scale_neurons(
     modules: Sequence[nn.Module],
     scale: Tensor,
     columns: Tensor | None = None,
-    placed: PlacedFactors | None = None,
+    cache: FactorCache | None = None,
 ) -> Iterator[None]:
-    """Within the context, neurons are multiplied by `scale` on the way into the down-projection.
+    """Within the context, neurons are multiplied by `scale` before the down-projection.
 
     Layers whose scales are all one get no hook, so an empty mask leaves the model bit-identical.
 
@@ -63,22 +63,22 @@ def scale_neurons(
         modules: down-projections, one per layer.
         scale: [layers, neurons] factors; 0 suppresses, 1 leaves alone, 2 doubles.
         columns: [batch, positions] bool, the positions to edit; all of them if None.
-        placed: keeps the factors where they were needed, for contexts to come with the same scale.
+        cache: of the factors on their devices, shared by contexts with the same scale.
     """
-    touched = torch.nonzero((scale != 1).any(dim=-1)).flatten().tolist()
-    known = {} if placed is None else placed
+    edited_layers = torch.nonzero((scale != 1).any(dim=-1)).flatten().tolist()
+    factors: FactorCache = {} if cache is None else cache
 
     def edit(layer: int, neurons: Tensor) -> Tensor:
         key = (layer, neurons.device, neurons.dtype)
-        if key not in known:  # move each layer's row to its device once, not per call
-            known[key] = scale[layer].to(neurons.device, neurons.dtype)
-        scaled = neurons * known[key]
+        if key not in factors:  # move each layer's row to its device once, not per call
+            factors[key] = scale[layer].to(neurons.device, neurons.dtype)
+        scaled = neurons * factors[key]
         if columns is None:
             return scaled
         keep = columns.to(neurons.device).reshape(*neurons.shape[:-1], 1)
         return torch.where(keep, scaled, neurons)
 
-    with edit_neurons(modules, edit, touched):
+    with edit_neurons(modules, edit, edited_layers):
         yield
 
 

@@ -12,13 +12,12 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-
-import torch
-import transformers
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from neuronllm_eval.errors import ModelError, NeuronLLMError, UsageError
+
+if TYPE_CHECKING:  # checking arguments needs neither torch nor transformers
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 # Arguments whose values lm_eval does not check.
@@ -117,6 +116,9 @@ def model_skeleton(model_args: Mapping[str, Any]) -> nn.Module:
     Raises:
         ModelError: its configuration cannot be read.
     """
+    import torch
+    import transformers
+
     given = {name: model_args[name] for name in _CONFIG_ARGS if model_args.get(name) is not None}
     with readable_loading(model_args.get("pretrained")):
         config = transformers.AutoConfig.from_pretrained(model_args["pretrained"], **given)

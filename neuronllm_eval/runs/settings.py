@@ -394,10 +394,12 @@ class RunSettings(SelectionSettings):
     @classmethod
     def load(cls, path: Path) -> RunSettings:
         """The settings in a `run.yaml`; see `load_run_file`."""
-        return load_run_file(path)[0]
+        return load_run_file(path, cls)[0]
 
 
-def load_run_file(path: Path) -> tuple[RunSettings, dict[str, Any]]:
+def load_run_file(
+    path: Path, model: type[RunSettings] | None = None
+) -> tuple[RunSettings, dict[str, Any]]:
     """Read a `run.yaml`: the settings, and what became of the selection split's docs.
 
     Raises:
@@ -406,16 +408,17 @@ def load_run_file(path: Path) -> tuple[RunSettings, dict[str, Any]]:
     """
     content = check(_RunFile, read_yaml(path), str(path), _REMEDY)
     values = content.settings
-    if missing := sorted(RunSettings.model_fields.keys() - values):
+    model = model or RunSettings
+    if missing := sorted(model.model_fields.keys() - values):
         raise ArtifactError(
             f"{path}: settings are missing: {', '.join(missing)}",
             expected="every setting, as identify writes them",
             remedy=_REMEDY,
         )
     try:
-        settings = RunSettings.model_validate(values)
+        settings = model.model_validate(values)
     except ValidationError as error:
-        _, found, expected = first_problem(RunSettings, values, error)
+        _, found, expected = first_problem(model, values, error)
         raise ArtifactError(
             f"{path}: settings: {found}", expected=expected, remedy=_REMEDY
         ) from error

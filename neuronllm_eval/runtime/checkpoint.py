@@ -141,7 +141,7 @@ class Part:
                 f"{self.folder}: the parts {self.name} and {other.name} both hold units "
                 f"{sorted(twice)[:5]}",
                 expected="every unit in one part",
-                remedy="pass --overwrite to start anew",
+                remedy="pass --overwrite to start over",
             )
         with open(other.lines, "rb") as file:
             for chunk in _chunks(file, other._n_bytes):
@@ -159,22 +159,22 @@ class Part:
 
     @classmethod
     def read(cls, folder: Path, name: str, fingerprint: str) -> Part:
-        """The newest sound generation of a part; an empty part if there is none.
+        """The newest intact generation of a part; an empty part if there is none.
 
-        What is damaged is named in the log. Its questions are computed again.
+        What is damaged is named in the log. Its questions are recomputed.
         """
-        sound, damaged = [], []
+        intact, damaged = [], []
         for ending in _STATES:
             path = folder / f"{name}.{ending}"
             if not path.exists():
                 continue
             try:
-                sound.append(cls._read(path, folder, name, fingerprint))
+                intact.append(cls._read(path, folder, name, fingerprint))
             except ArtifactError as error:
                 damaged.append(error.found)
-        newest = max(sound, key=lambda part: part._sequence, default=None)
+        newest = max(intact, key=lambda part: part._sequence, default=None)
         if damaged:
-            so = "the generation before is used" if newest else "its questions are computed again"
+            so = "the generation before is used" if newest else "its questions are recomputed"
             logger.warning("%s; %s", "; ".join(damaged), so)
         return newest or cls(folder, name, fingerprint)
 
@@ -209,17 +209,17 @@ class Part:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The records of all finished units, in the units' order."""
-        places = {}
+        starts = {}
         if not self.done:
             return
         with open(self.lines, "rb") as file:
             start = 0
             while start < self._n_bytes:
                 line = file.readline()
-                places[int(json.loads(line)["unit"])] = start
+                starts[int(json.loads(line)["unit"])] = start
                 start += len(line)
-            for unit in sorted(places):
-                file.seek(places[unit])
+            for unit in sorted(starts):
+                file.seek(starts[unit])
                 yield from json.loads(file.readline())["records"]
 
 
@@ -270,7 +270,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise ArtifactError(
             f"the checkpoint {path} cannot be written: {error.strerror or error}",
             expected="a disk with room, that can be written",
-            remedy="make room, then repeat the command: it goes on from the checkpoint before",
+            remedy="make room, then repeat the command: it resumes from the checkpoint before",
         ) from error
 
 

@@ -21,11 +21,11 @@ from neuronllm_eval.formats.typed_files import artifact, load
 from neuronllm_eval.prompts import Question
 
 WORK_FILE = "work.json"
-_REMEDY = "repeat the command as it was, or pass --overwrite to start anew"
+_REMEDY = "repeat the command as it was, or pass --overwrite to start over"
 
 
 def units_of(questions: Sequence[Question], batch_size: int) -> tuple[range, ...]:
-    """Places of the questions that go together: about `batch_size` prompts, whole questions."""
+    """Ranges of questions that go together: about `batch_size` prompts, whole questions."""
     found, start = [], 0
     while start < len(questions):
         stop = end_of_batch(questions, start, len(questions), batch_size)
@@ -74,7 +74,7 @@ class Work:
 
     Attributes:
         identity: everything that decides the numbers, by names a user knows; JSON values.
-        units: places of the questions that go together, in order.
+        units: ranges of the questions that go together, in order.
         batch_size: from which the units were made.
     """
 
@@ -101,7 +101,7 @@ class Work:
         return dump_json(asdict(WorkFile(self.identity, self.batch_size, self.fingerprint)))
 
     def require_same(self, path: Path) -> None:
-        """Refuse to go on with the work of the `work.json` at `path` unless it is this.
+        """Refuse to resume the work of the `work.json` at `path` unless it is this.
 
         Raises:
             UsageError: it is other work; names what differs.
@@ -144,7 +144,7 @@ def _difference(now: Any, there: Any) -> str:
     if isinstance(now, list) and isinstance(there, list):
         parts = [
             (_beyond(now, there), "has {} more than there"),
-            (_beyond(there, now), "lacks {} of there"),
+            (_beyond(there, now), "is missing {}"),
         ]
         if said := " and ".join(text.format(_short(each)) for each, text in parts if each):
             return said

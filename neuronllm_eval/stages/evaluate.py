@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from neuronllm_eval.attribution.methods import Method, make_method
 from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
@@ -34,13 +35,14 @@ from neuronllm_eval.runs.settings import (
 )
 from neuronllm_eval.runtime.distributed import Ranks
 from neuronllm_eval.runtime.resumable_work import Launch
-from neuronllm_eval.stages.cost_estimate import Estimate
-from neuronllm_eval.stages.cost_table import estimate_table
-from neuronllm_eval.stages.identify import Announce, identify_by_methods
-from neuronllm_eval.stages.load_model import LoadedModel, load_model, require_trust
-from neuronllm_eval.stages.load_questions import (
+from neuronllm_eval.stages.cost_estimate import Estimate, estimate_table
+from neuronllm_eval.stages.identify import Announce, identify_task
+from neuronllm_eval.stages.load import (
+    LoadedModel,
+    load_model,
     load_run_task,
     load_run_tasks,
+    require_trust,
     selection_questions,
     validation_questions,
 )
@@ -49,7 +51,7 @@ from neuronllm_eval.stages.prepare import (
     estimate_validation,
     quadrature_of,
 )
-from neuronllm_eval.stages.resume import refuse_before_work, validation_goes_on
+from neuronllm_eval.stages.resume import refuse_before_work, validation_is_left
 from neuronllm_eval.stages.validate import validate_task
 from neuronllm_eval.stages.write_identified import MethodRun, method_runs
 
@@ -92,74 +94,94 @@ def identify_runs(
     Raises:
         NeuronLLMError: settings, tasks, the model or the folder cannot be used.
     """
-    # What the settings alone can be wrong in is refused before any work.
+    # Whatever settings alone can be wrong in is refused before any work.
     plan = condition_plan(asked) if isinstance(asked, EvaluateSettings) else None
-    settings = requested_settings(asked)
+    requested = requested_settings(asked)
     methods = chosen_methods(asked)
     RunDirectory(asked.output_path).require_writable()
     with launched(asked, how) as launch:
-        tasks = [
-            (method_runs(asked.output_path, methods, name), own, task)
-            for name, (own, task) in load_run_tasks(settings).items()
-        ]
-        runs = [(each.run, each.settings(own)) for own_runs, own, _ in tasks for each in own_runs]
+        tasks = load_run_tasks(requested)
+        runs = {name: method_runs(asked.output_path, methods, name) for name in tasks}
+        directories = [each.run for name in tasks for each in runs[name]]
+        as_asked = [each.settings(tasks[name][0]) for name in tasks for each in runs[name]]
         launch.ranks.on_first(
             lambda: refuse_before_work(
-                runs,
+                list(zip(directories, as_asked, strict=True)),
                 validating=plan is not None,
                 overwrite=launch.overwrite,
                 resume=launch.keep,
             )
         )
         if not how.dry_run:
-            take_locks(launch, [run for run, _ in runs])
+            take_locks(launch, directories)
         launch = dataclasses.replace(launch, keep=True)  # what is left would have been refused
-        model = (load or load_model)(settings)
+        model = (load or load_model)(requested)
         # All questions of all tasks are built first: what is wrong with one of them shows at once.
-        questions = [
-            (selection_questions(model.lm, own, task), validation_questions(model.lm, own, task))
-            for _, own, task in tasks
-        ]
+        selection = {
+            name: selection_questions(model.lm, settings, task)
+            for name, (settings, task) in tasks.items()
+        }
+        validation = {
+            name: validation_questions(model.lm, settings, task)
+            for name, (settings, task) in tasks.items()
+        }
         if how.dry_run:
             estimates: list[Estimate] = []
-            for (own_runs, own, _), (selecting, validating) in zip(tasks, questions, strict=True):
-                path = own_runs[0].run.path
-                estimates.append(estimate_identification(model, own, selecting, path, methods))
-                if plan is not None:
-                    validation = estimate_validation(model, own, validating, plan, path)
-                    estimates += [validation] * len(methods)
-            if launch.ranks.is_first:
-                listeners.show(estimate_table(estimates))
-            return []
-        timed = _Seconds(seconds)
-        for (own_runs, own, _), (selecting, validating) in zip(tasks, questions, strict=True):
-            left = [each for each in own_runs if launch.overwrite or not each.run.neurons.is_file()]
-            with timed(_pass_name(own.task, left), bool(left)):
-                sets = identify_by_methods(
-                    model, own, selecting, own_runs, launch, listeners.announce
+            for name, (settings, _) in tasks.items():
+                path = runs[name][0].run.path
+                estimates.append(
+                    estimate_identification(model, settings, selection[name], path, methods)
                 )
-            for each, neurons in zip(own_runs, sets, strict=True):
                 if plan is not None:
-                    points, mine = plan.over(neurons), each.settings(own)
-                    is_left = launch.overwrite or not each.run.conditions.is_file()
-                    with timed(f"validate {own.task} {each.method.name}", is_left):
+                    one = estimate_validation(model, settings, validation[name], plan, path)
+                    estimates += [one] * len(methods)
+            return _show_estimates(estimates, launch, listeners)
+        timed = _Seconds(seconds)
+        announce = listeners.announce
+        for name, (settings, _) in tasks.items():
+            left = [each for each in runs[name] if launch.overwrite or not _exists(each.run)]
+            with timed(_pass_name(name, left), bool(left)):
+                sets = identify_task(model, settings, selection[name], runs[name], launch, announce)
+            for each, neurons in zip(runs[name], sets, strict=True):
+                run, own = each.run, each.settings(settings)
+                if plan is not None:
+                    is_left = launch.overwrite or not run.conditions.is_file()
+                    with timed(f"validate {name} {each.method.name}", is_left):
+                        top, points = plan.over(neurons)
                         validate_task(
-                            model, mine, validating, *points, each.run, launch, listeners.announce
+                            model, own, validation[name], top, points, run, launch, announce
                         )
                 if launch.ranks.is_first:
-                    report_task(each.run, listeners.show, brief=True)
+                    report_task(run, listeners.show, brief=True)
         if launch.ranks.is_first:
-            results = write_overviews([run for run, _ in runs], asked.output_path)
-            if (table := closing_table(results)) is not None:
-                listeners.show(table)
+            _show_overview(directories, asked.output_path, listeners)
             listeners.show(f"written to {asked.output_path}")
-    return [run for run, _ in runs]
+    return directories
+
+
+def _exists(run: RunDirectory) -> bool:
+    return run.neurons.is_file()
 
 
 def _pass_name(task: str, left: Sequence[MethodRun]) -> str:
     """The stage that finds the neurons: one time for all methods that share the pass."""
     names = ", ".join(each.method.name for each in left)
     return f"identify {task} ({names} together)" if len(left) > 1 else f"identify {task} {names}"
+
+
+def _show_estimates(
+    estimates: Sequence[Estimate], launch: Launch, listeners: Listeners
+) -> list[RunDirectory]:
+    if launch.ranks.is_first:
+        listeners.show(estimate_table(estimates))
+    return []
+
+
+def _show_overview(runs: Sequence[RunDirectory], folder: Path, listeners: Listeners) -> None:
+    """Write the page of several runs, and show them in one table."""
+    table = closing_table(write_overviews(runs, folder))
+    if table is not None:
+        listeners.show(table)
 
 
 class _Seconds:
@@ -196,28 +218,26 @@ def validate_runs(
     plan = condition_plan(asked)
     with launched(asked, how) as launch:
         # A number of neurons that one of the runs does not have is refused before any validation.
-        runs = []
+        work = []
         for run in runs_below([asked.run_dir]):
             settings = load_settings(run)
-            positions = asked.positions or settings.positions
-            own_plan = dataclasses.replace(plan, positions=positions)
-            runs.append((run, settings, *own_plan.over(load_neurons(run, settings))))
+            own = dataclasses.replace(plan, positions=asked.positions or settings.positions)
+            work.append((run, settings, *own.over(load_neurons(run, settings))))
+        runs = [run for run, *_ in work]
         if not how.dry_run:
-            for run, _, _, _ in runs:
+            for run in runs:
                 run.require_writable()
-            take_locks(launch, [run for run, _, _, _ in runs])
-        goes_on = launch.ranks.on_first(
-            lambda: any(validation_goes_on(run) for run, _, _, _ in runs)
-        )
-        launch = dataclasses.replace(launch, keep=(launch.keep or goes_on) and not launch.overwrite)
-        model, loaded = None, None
+            take_locks(launch, runs)
+        is_left = launch.ranks.on_first(lambda: any(validation_is_left(run) for run in runs))
+        launch = dataclasses.replace(launch, keep=(launch.keep or is_left) and not launch.overwrite)
+        model, model_args = None, None
         estimates: list[Estimate] = []
-        for run, saved, neurons, points in runs:
+        for run, saved, neurons, points in work:
             settings = saved.model_copy(update=asked.overrides())
             require_trust(settings, asked.trust_remote_code)
             task = load_run_task(settings)
-            if model is None or loaded != settings.model_args:
-                model, loaded = (load or load_model)(settings), settings.model_args
+            if model is None or model_args != settings.model_args:
+                model, model_args = (load or load_model)(settings), settings.model_args
             questions = validation_questions(model.lm, settings, task)
             if how.dry_run:
                 estimates.append(
@@ -229,14 +249,10 @@ def validate_runs(
             if launch.ranks.is_first:
                 report_task(run, listeners.show, brief=len(runs) > 1)
         if how.dry_run:
-            if launch.ranks.is_first:
-                listeners.show(estimate_table(estimates))
-            return []
+            return _show_estimates(estimates, launch, listeners)
         if launch.ranks.is_first:
-            results = write_overviews([run for run, _, _, _ in runs], asked.run_dir)
-            if (table := closing_table(results)) is not None:
-                listeners.show(table)
-    return [run for run, _, _, _ in runs]
+            _show_overview(runs, asked.run_dir, listeners)
+    return runs
 
 
 # What the settings ask for ------------------------------------------------------------------------
@@ -337,7 +353,7 @@ def launched(asked: IdentifySettings | ValidateSettings, how: LaunchSettings) ->
         how.checkpoint_every,
         how.overwrite,
         how.resume,
-        command=(*asked.program, *command_words(asked, how)),
+        command=(*asked.program, *command_words(asked)),
     )
     try:
         yield launch

@@ -52,14 +52,14 @@ from neuronllm_eval.runs.artifacts import (
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.rescore_sample import Attributing, origins, sampled
+from neuronllm_eval.stages.load import LoadedModel
+from neuronllm_eval.stages.verify import Attributing, origins, sampled
 
 
 def gather(
     attributing: Attributing, chosen: Sequence[Question], locations: Sequence[Location]
 ) -> Evidence:
-    """Ask the questions again, and keep what the neurons at `locations` do.
+    """Recompute the questions, and keep what the neurons at `locations` do.
 
     Raises:
         DocError: a number is not finite.
@@ -68,7 +68,7 @@ def gather(
     sums = np.zeros((len(chosen), len(locations)))
     rows, right, question_of = [], [], []
     with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
-        for index, found in attributing.again(chosen):
+        for index, found in attributing.recomputed(chosen):
             for prompt, each in zip(chosen[index].prompts, found, strict=True):
                 values = attributing.method.values(each)[layers, indices]
                 sums[index] += values.double().cpu().numpy()

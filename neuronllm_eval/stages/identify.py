@@ -1,13 +1,26 @@
-"""The first stage of a run: find a task's neurons, and write what they were found by."""
+"""The first stage of a run: find a task's good and bad neurons.
+
+1. Runs of several methods share one pass over the questions; finished ones are kept.
+2. The engine, the quadrature and the batch size are settled (`prepare.prepare_identification`).
+3. Runs of other settings are refused; then the work is started or resumed.
+4. Every question is attributed and added to the sums, with checkpoints in between.
+5. The first rank writes each method's scores, neurons and adapters (`write_identified`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from neuronllm_eval.attribution.identify import empty_sums, identify, tally_of
-from neuronllm_eval.attribution.methods import make_method
+from neuronllm_eval.attribution.identify import (
+    IdentificationSettings,
+    Sums,
+    empty_sums,
+    identify,
+    tally_of,
+)
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.harness.tasks import is_aqua
@@ -16,16 +29,19 @@ from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import load_neurons
-from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
+from neuronllm_eval.runtime.checkpoint import Part
+from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, close
 from neuronllm_eval.runtime.work_units import WORK_FILE, Work, recorded_identity
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate_if_long
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.load_questions import doc_counts
-from neuronllm_eval.stages.non_finite_questions import set_aside, without_set_aside
+from neuronllm_eval.stages.load import LoadedModel, doc_counts
 from neuronllm_eval.stages.prepare import prepare_identification
-from neuronllm_eval.stages.resume import identity, keeps_neurons
+from neuronllm_eval.stages.resume import (
+    identity,
+    keeps_neurons,
+    record_excluded,
+    without_excluded,
+)
 from neuronllm_eval.stages.write_identified import (
     MethodRun,
     write_neurons,
@@ -35,9 +51,9 @@ from neuronllm_eval.stages.write_identified import (
 
 logger = logging.getLogger(__name__)
 _METHODS = "methods"  # in the identity of a pass
-# Below this many questions the log warns, for choosing and for judging.
+# Below this many questions the log warns, in selection and in validation.
 FEW_QUESTIONS = 30
-# Is told beforehand what a long stage will take.
+# Receives beforehand what a long stage will take.
 Announce = Callable[[Estimate], object]
 
 
@@ -45,35 +61,8 @@ def identify_task(
     model: LoadedModel,
     settings: RunSettings,
     questions: QuestionSet,
-    run: RunDirectory,
-    launch: Launch | None = None,
-    announce: Announce | None = None,
-) -> NeuronSet:
-    """Find a task's neurons: scores.safetensors, neurons.json and what belongs to them.
-
-    Args:
-        model: whose neurons.
-        settings: of the run.
-        questions: of the selection split (`run_tasks.selection_questions`).
-        run: where the artifacts go.
-        launch: the processes, and what becomes of what is there; one process that goes on with
-            unfinished work if not given.
-        announce: is told beforehand what a long stage will take.
-
-    Raises:
-        UsageError: the directory holds unfinished work of other settings.
-    """
-    method = make_method(settings.method, settings.method_args)
-    only = MethodRun(method, run)
-    return identify_by_methods(model, settings, questions, [only], launch, announce)[0]
-
-
-def identify_by_methods(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
     runs: Sequence[MethodRun],
-    launch: Launch | None = None,
+    launch: Launch,
     announce: Announce | None = None,
 ) -> list[NeuronSet]:
     """The neurons of several methods, from one pass over the questions.
@@ -82,140 +71,164 @@ def identify_by_methods(
         model: whose neurons.
         settings: of the run; each method's own are its `MethodRun`'s.
         questions: of the selection split.
-        runs: at least one. The directory of the first holds the checkpoint.
-        launch: see `identify_task`.
-        announce: see `identify_task`.
+        runs: at least one. The directory of the first that is left holds the checkpoint.
+        launch: the processes, and what becomes of existing runs.
+        announce: receives beforehand what a long stage will take.
 
     Raises:
-        UsageError: a directory holds unfinished work of other settings.
+        UsageError: a directory holds a run or unfinished work of other settings.
     """
     with computing_in(model.lm.model, settings.attribution_dtype):
-        return _identify(model, settings, questions, runs, launch or Launch(), announce)
+        indices = launch.ranks.on_first(lambda: _left(runs, launch.overwrite))
+        left = [runs[index] for index in indices]
+        home = (left or runs)[0].run
+        how, stage = prepare_identification(
+            model,
+            settings,
+            questions,
+            home.path,
+            [each.method for each in left or runs],
+            recorded=launch.recorded_batch_size(home.identifying),
+            ranks=launch.ranks,
+        )
+        resolved = _resolved(settings, how, questions)
+        _require_same(model, resolved, questions, runs, left, launch)
+        if left:
+            work = _open(model, resolved, questions, left, stage, launch)
+            announce_if_long(stage, announce, launch)
+            sums = empty_sums(stage.engine, questions.questions, how.methods)
+            with work.units(f"identify {settings.task}", lambda: tally_of(sums)) as units:
+                for question, record in identify(
+                    stage.engine, questions.questions, how, sums, units
+                ):
+                    if isinstance(record, DocError):
+                        record_excluded(question, record, settings, work)
+                    else:
+                        work.record(dataclasses.asdict(record))
+            finished = work.finish()
+            if finished is not None:
+                or_none = len(runs) > 1
+                _write(model, resolved, questions, left, stage, sums, finished, or_none)
+            launch.ranks.wait()
+        return [load_neurons(each.run, each.settings(settings)) for each in runs]
 
 
-def _identify(
+def _left(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
+    """Indices of the runs whose neurons are to be found; first the one with the checkpoint.
+
+    An interrupted pass is resumed for all its methods. Finished runs are kept.
+    """
+    for home, holder in enumerate(runs):
+        recorded = None if overwrite else recorded_identity(holder.run.identifying / WORK_FILE)
+        if recorded is not None:
+            names = recorded.get(_METHODS, {holder.method.name: {}})
+            others = [
+                index
+                for index, each in enumerate(runs)
+                if index != home and (each.method.name in names or not each.run.neurons.is_file())
+            ]
+            return [home, *others]
+    return [index for index, each in enumerate(runs) if overwrite or not each.run.neurons.is_file()]
+
+
+def _resolved(
+    settings: RunSettings, how: IdentificationSettings, questions: QuestionSet
+) -> RunSettings:
+    """The settings, with what the task and the model decided where the user left it open."""
+    changes: dict[str, Any] = {
+        "quadrature": how.quadrature.name,
+        "n_steps": how.quadrature.n_steps,
+        "num_fewshot": questions.num_fewshot,
+    }
+    if not is_aqua(questions.task):  # whose name of the split says nothing about the data set's
+        changes["selection_split"] = questions.split
+    return settings.model_copy(update=changes)
+
+
+def _require_same(
     model: LoadedModel,
-    settings: RunSettings,
+    resolved: RunSettings,
     questions: QuestionSet,
     runs: Sequence[MethodRun],
+    left: Sequence[MethodRun],
     launch: Launch,
-    announce: Announce | None,
-) -> list[NeuronSet]:
-    ranks = launch.ranks
-    waiting = [runs[place] for place in ranks.on_first(lambda: _waiting(runs, launch.overwrite))]
-    of_pass = waiting or runs
-    home = of_pass[0].run
-    how, stage = prepare_identification(
-        model,
-        settings,
-        questions,
-        home.path,
-        lambda choose: batch_size_of(home.identifying, launch, choose),
-        [each.method for each in of_pass],
-    )
-    engine, quadrature = stage.engine, how.quadrature
-    resolved = settings.model_copy(
-        update={
-            "quadrature": quadrature.name,
-            "n_steps": quadrature.n_steps,
-            # An AQUA task's own name of the split says nothing about the data set's.
-            "selection_split": settings.selection_split
-            if is_aqua(questions.task)
-            else questions.split,
-            "num_fewshot": questions.num_fewshot,
-        }
-    )
-    kept = [each for each in runs if each not in waiting]
-    ranks.on_first(
+) -> None:
+    """Refuse finished runs of other settings."""
+    finished = [each for each in runs if each not in left]
+    launch.ranks.on_first(
         lambda: [
-            keeps_neurons(each.run, each.settings(resolved), model, questions) for each in kept
+            keeps_neurons(each.run, each.settings(resolved), model, questions) for each in finished
         ]
     )
-    if not waiting:
-        return [load_neurons(each.run, each.settings(settings)) for each in runs]
-    warn_of_few(questions, "choose the neurons; expect unstable scores")
-    made_of = identity(model, waiting[0].settings(resolved), questions, engine)
-    made_of[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in waiting}
-    work = Work.plan(made_of, questions.questions, how.batch_size)
 
-    def begin() -> None:  # everything that could be refused has been
-        for each in waiting:
+
+def _open(
+    model: LoadedModel,
+    resolved: RunSettings,
+    questions: QuestionSet,
+    left: Sequence[MethodRun],
+    stage: Stage,
+    launch: Launch,
+) -> SharedWork:
+    """Start the runs, or resume them. Everything that could be refused has been."""
+    warn_of_few(questions, "select the neurons; expect unstable scores")
+    made_of = identity(model, left[0].settings(resolved), questions, stage.engine)
+    made_of[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in left}
+    plan = Work.plan(made_of, questions.questions, stage.batch_size)
+    home = left[0].run
+    if launch.ranks.is_first and not launch.resumes(plan, home.identifying):
+        for each in left:
             launch.locks.take(each.run.path)
             each.run.start()
-
-    shared = SharedWork(work, home.identifying, launch, begin)
-    if ranks.is_first:
-        for each in waiting:
-            each.run.note_command("identify", launch.command, ranks.n_ranks, versions())
-    announce_if_long(stage, announce, launch)
-
-    def write_settings(each: MethodRun) -> None:
-        written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
-        write_whole(each.run.settings, written.to_yaml(versions(), docs))
-        each.run.keep(each.run.settings, (written, docs))
-
-    if ranks.is_first:
-        write_settings(waiting[0])
-    sums = empty_sums(engine, questions.questions, how.methods)
-
-    def attribute(units: Iterable[range]) -> None:
-        for question, record in identify(engine, questions.questions, how, sums, units):
-            if isinstance(record, DocError):
-                set_aside(question, record, settings, shared)
-            else:
-                shared.record(dataclasses.asdict(record))
-
-    shared.run(f"identify {settings.task}", attribute, lambda: tally_of(sums))
-    whole = shared.finish()
-    if whole is not None:
-        records = list(whole.records())
-        for each in reversed(waiting):  # the first is finished last: it says that all are
-            name = each.method.name
-            counted = without_set_aside(records, each.run, "selection")
-            gaps, notes = write_questions(counted, name, each.run)
-            largest = max((gap for gap in gaps if gap is not None), default=0.0)
-            added = sums[name].of(whole.tally, largest, f"{name}/")
-            scores = write_scores(model, resolved, questions, stage, each, added, notes)
-            context = questions.prompts[0].context
-            write_neurons(model, scores, resolved, each, context=context, or_none=len(runs) > 1)
-            write_settings(each)  # from now on it is a run of its own
-        close(home.identifying)
-    ranks.wait()
-    return [load_neurons(each.run, each.settings(settings)) for each in runs]
+    work = SharedWork(plan, home.identifying, launch)
+    if launch.ranks.is_first:
+        for each in left:
+            each.run.note_command("identify", launch.command, launch.ranks.n_ranks, versions())
+        _write_settings(left[0], resolved, questions)
+    return work
 
 
-def _waiting(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
-    """Places of the runs whose neurons are to be found; first the one that holds the checkpoint.
+def _write(
+    model: LoadedModel,
+    resolved: RunSettings,
+    questions: QuestionSet,
+    left: Sequence[MethodRun],
+    stage: Stage,
+    sums: Sums,
+    finished: Part,
+    or_none: bool,
+) -> None:
+    """The files of every method's run; of the first last: it says that all are written."""
+    records = list(finished.records())
+    for each in reversed(left):
+        name = each.method.name
+        counted = without_excluded(records, each.run, "selection")
+        gaps, notes = write_questions(counted, name, each.run)
+        largest = max((gap for gap in gaps if gap is not None), default=0.0)
+        total = sums[name].of(finished.tally, largest, f"{name}/")
+        scores = write_scores(model, resolved, questions, stage, each, total, notes)
+        context = questions.prompts[0].context
+        write_neurons(model, scores, resolved, each, context=context, or_none=or_none)
+        _write_settings(each, resolved, questions)  # from now on it is a run of its own
+    close(left[0].run.identifying)
 
-    An interrupted pass is gone on with for all its methods. Runs that are finished are kept.
-    """
-    for place, home in enumerate(runs):
-        identity = None if overwrite else recorded_identity(home.run.identifying / WORK_FILE)
-        if identity is not None:
-            names = identity.get(_METHODS, {home.method.name: {}})
-            left = [
-                other
-                for other, each in enumerate(runs)
-                if other != place and (each.method.name in names or not each.run.neurons.is_file())
-            ]
-            return [place, *left]
-    return [place for place, each in enumerate(runs) if overwrite or not each.run.neurons.is_file()]
+
+def _write_settings(each: MethodRun, resolved: RunSettings, questions: QuestionSet) -> None:
+    written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
+    write_whole(each.run.settings, written.to_yaml(versions(), docs))
+    each.run.keep(each.run.settings, (written, docs))
 
 
 def announce_if_long(stage: Stage, announce: Announce | None, launch: Launch) -> None:
-    """Tell what a stage will take, if it takes long; the first process does for all."""
-    if announce is None or not launch.ranks.is_first:
-        return
-    if (expected := estimate_if_long(stage)) is not None:
-        announce(expected)
+    """Announce what a stage will take, if it takes long; the first process does for all."""
+    if announce is not None and launch.ranks.is_first:
+        expected = estimate_if_long(stage)
+        if expected is not None:
+            announce(expected)
 
 
 def warn_of_few(questions: QuestionSet, what: str) -> None:
     """Log a warning that so few questions `what`."""
     if len(questions.questions) < FEW_QUESTIONS:
-        logger.warning(
-            "%s: only %d questions %s",
-            questions.task.config.task,
-            len(questions.questions),
-            what,
-        )
+        task = questions.task.config.task
+        logger.warning("%s: only %d questions %s", task, len(questions.questions), what)

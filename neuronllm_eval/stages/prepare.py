@@ -21,7 +21,7 @@ from neuronllm_eval.attribution.integrated_gradients import (
     choose_quadrature,
     takes_one_pass,
 )
-from neuronllm_eval.attribution.methods import Method, make_method
+from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.harness.results import harness_metrics
@@ -35,20 +35,15 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL
 from neuronllm_eval.runs.settings import RunSettings, SelectionSettings
+from neuronllm_eval.runtime.distributed import Ranks
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate
-from neuronllm_eval.stages.load_model import LoadedModel
+from neuronllm_eval.stages.load import LoadedModel
 
 logger = logging.getLogger(__name__)
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
 _ADAPTER_TEXTS = 6_500  # an adapter's configuration, card and provenance
-# Gets the way to choose a batch size, and returns the one to use.
-SettleBatchSize = Callable[[Callable[[], int]], int]
-
-
-def _as_chosen(choose: Callable[[], int]) -> int:
-    return choose()
 
 
 def quadrature_of(settings: SelectionSettings) -> Quadrature:
@@ -65,8 +60,10 @@ def prepare_identification(
     settings: RunSettings,
     questions: QuestionSet,
     directory: Path,
-    settle: SettleBatchSize = _as_chosen,
-    methods: Sequence[Method] = (),
+    methods: Sequence[Method],
+    *,
+    recorded: int | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[IdentificationSettings, Stage]:
     """How a task is identified, and with which engine.
 
@@ -75,21 +72,21 @@ def prepare_identification(
         settings: of the run.
         questions: of the selection split.
         directory: of the run.
-        settle: which batch size it is to be, given how one is chosen.
-        methods: that share the pass; the settings' if not given.
+        methods: that share the pass.
+        recorded: batch size of the work to resume.
+        ranks: the processes, of which the first settles an automatic batch size.
 
     Raises:
         UsageError: settings that no model can make right, or not this one.
     """
     layers = model.layers
-    methods = tuple(methods) or (make_method(settings.method, settings.method_args),)
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
     engine = build_engine(
         model.lm.model, layers, questions.prompts, settings.engine, most, settings.positions
     )
-    how = IdentificationSettings(methods, top_z=settings.top_z, positions=settings.positions)
+    how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
     one_pass = takes_one_pass(engine, how.quantities)
     if one_pass and settings.quadrature == AUTO_QUADRATURE:
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
@@ -103,7 +100,7 @@ def prepare_identification(
             settings.fixed_batch_size or 1,
         )
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
-    batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
+    batch_size = recorded or _batch_size(model, settings, questions, passes, ranks)
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
     if settings.positions == ALL and not one_pass:
         logger.warning(
@@ -145,11 +142,11 @@ def estimate_identification(
     settings: RunSettings,
     questions: QuestionSet,
     directory: Path,
-    methods: Sequence[Method] = (),
+    methods: Sequence[Method],
 ) -> Estimate:
     """What identifying a task will take; see `prepare_identification`."""
     with computing_in(model.lm.model, settings.attribution_dtype):
-        _, stage = prepare_identification(model, settings, questions, directory, methods=methods)
+        _, stage = prepare_identification(model, settings, questions, directory, methods)
         return estimate(stage)
 
 
@@ -163,9 +160,11 @@ def prepare_validation(
     factors: NDArray[Any],
     plan: ConditionPlan,
     directory: Path,
-    settle: SettleBatchSize = _as_chosen,
+    *,
+    recorded: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Stage:
-    """With which engine and batch size neurons are judged.
+    """With which engine and batch size neurons are validated.
 
     Args:
         model: whose neurons.
@@ -174,7 +173,8 @@ def prepare_validation(
         factors: [conditions, layers, neurons].
         plan: the conditions.
         directory: of the run.
-        settle: which batch size it is to be, given how one is chosen.
+        recorded: batch size of the work to resume.
+        ranks: the processes, of which the first settles an automatic batch size.
     """
     engine = build_engine(
         model.lm.model,
@@ -191,7 +191,7 @@ def prepare_validation(
             len(plan.names),
         )
     passes = Pass(len(plan.names), gradients=False)
-    batch_size = settle(lambda: _batch_size(model, settings, questions, passes))
+    batch_size = recorded or _batch_size(model, settings, questions, passes, ranks)
     docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]
     n_files = len(plan.with_results)
     return Stage(
@@ -202,14 +202,14 @@ def prepare_validation(
         batch_size=batch_size,
         passes=passes,
         run=lambda some: list(score_conditions(engine, some, factors, batch_size)),
-        finish=_judging(questions),
+        finish=_metrics_of_one_condition(questions),
         n_files=n_files,
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
         directory=directory,
     )
 
 
-def _judging(questions: QuestionSet) -> Callable[[], object]:
+def _metrics_of_one_condition(questions: QuestionSet) -> Callable[[], object]:
     """The harness's metrics of one condition, on answers that are made up."""
     answers = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}
     return lambda: harness_metrics(questions, answers)
@@ -223,7 +223,7 @@ def estimate_validation(
     directory: Path,
     neurons: NeuronSet | None = None,
 ) -> Estimate:
-    """What judging neurons will take; see `prepare_validation`.
+    """What validating neurons will take; see `prepare_validation`.
 
     Args:
         model: whose neurons.
@@ -231,7 +231,7 @@ def estimate_validation(
         questions: of the validation split.
         plan: the conditions, with the points of their sweep if neurons are given.
         directory: of the run.
-        neurons: what is judged; None if it is yet to be found.
+        neurons: what is validated; None if it is yet to be found.
 
     Raises:
         ModelError: the neurons are another model's.
@@ -249,8 +249,12 @@ def estimate_validation(
 
 
 def _batch_size(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, passes: Pass
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    passes: Pass,
+    ranks: Ranks | None,
 ) -> int:
-    return settings.fixed_batch_size or auto_batch_size(
-        model.lm.model, model.layers, questions.prompts, passes
+    return settings.fixed_batch_size or (ranks or Ranks()).on_first(
+        lambda: auto_batch_size(model.lm.model, model.layers, questions.prompts, passes)
     )

@@ -1,32 +1,39 @@
-"""What a repeated command finds in its run directories, and whether it is its own.
+"""What a repeated command does with existing run directories, and with questions that fail.
 
-A stage that was interrupted is gone on with, one that is finished is kept, and neither if it was
-made under other settings.
+An interrupted stage is resumed, a finished one is kept; either is refused if it was made with other
+settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
 from neuronllm_eval.engine.interface import Engine
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.errors import ArtifactError, DocError
 from neuronllm_eval.evaluation.doc_table import doc_table
+from neuronllm_eval.formats.atomic import write_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.models.fingerprints import digest, task_hash, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.runs.artifacts import excluded_ids, load_neurons, load_settings, load_validation
+from neuronllm_eval.prompts import Question
+from neuronllm_eval.runs.artifacts import (
+    ExcludedQuestion,
+    excluded_ids,
+    load_neurons,
+    load_settings,
+    load_validation,
+)
 from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.resumable_work import is_unfinished
+from neuronllm_eval.runtime.resumable_work import SharedWork, is_unfinished
 from neuronllm_eval.runtime.work_units import other_settings
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.load_questions import how_asked
+from neuronllm_eval.stages.load import LoadedModel, how_asked, prompt_settings
 
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
@@ -51,7 +58,7 @@ def refuse_before_work(
         runs: the directories, and the settings as the user gave them.
         validating: whether the command goes on to validate.
         overwrite: whether what is there may be replaced.
-        resume: whether the user expects finished runs.
+        resume: whether the user said to keep finished runs.
 
     Raises:
         UsageError: a directory cannot be written, or holds a run of other settings; or all hold
@@ -65,24 +72,25 @@ def refuse_before_work(
         return
     for run, settings in runs:
         if run.settings.exists():
-            now, kept = _comparable(settings), _comparable(load_settings(run))
+            now = _comparable(settings)
+            stored = _comparable(load_settings(run))
             left_open = {name for name in _RESOLVED if now[name] is None}
             if now["quadrature"] == AUTO_QUADRATURE:
                 left_open |= {"quadrature", "n_steps"}
             for name in left_open:
                 del now[name]
-            _require_equal(run, now, kept)
-    goes_on = [_goes_on(run, validating) for run, _ in runs]
+            _require_equal(run, now, stored)
+    is_left = [_is_left(run, validating) for run, _ in runs]
     for run, _ in runs:
-        if not (resume or any(goes_on)) or _is_foreign(run):
+        if not (resume or any(is_left)) or _is_foreign(run):
             run.require_free(overwrite)
 
 
-def _goes_on(run: RunDirectory, validating: bool) -> bool:
+def _is_left(run: RunDirectory, validating: bool) -> bool:
     """Whether something is left to do in a run directory that is this package's."""
     if not run.neurons.is_file() or is_unfinished(run.identifying):
         return True
-    return validation_goes_on(run) if validating else not run.report.is_file()
+    return validation_is_left(run) if validating else not run.report.is_file()
 
 
 def _is_foreign(run: RunDirectory) -> bool:
@@ -91,10 +99,10 @@ def _is_foreign(run: RunDirectory) -> bool:
     return unfinished and not is_unfinished(run.identifying)
 
 
-def validation_goes_on(run: RunDirectory) -> bool:
-    """Whether a run with neurons has yet to be judged, or to be reported on."""
-    judged = run.conditions.is_file() and not is_unfinished(run.validating)
-    return not (judged and run.summary.is_file() and run.report.is_file())
+def validation_is_left(run: RunDirectory) -> bool:
+    """Whether a run with neurons has yet to be validated, or to be reported on."""
+    validated = run.conditions.is_file() and not is_unfinished(run.validating)
+    return not (validated and run.summary.is_file() and run.report.is_file())
 
 
 def _comparable(settings: RunSettings) -> dict[str, Any]:
@@ -105,8 +113,8 @@ def _comparable(settings: RunSettings) -> dict[str, Any]:
     return {**known, "model_args": model_args}
 
 
-def _require_equal(run: RunDirectory, now: dict[str, Any], kept: dict[str, Any]) -> None:
-    differing = {name: (now[name], kept[name]) for name in now if now[name] != kept[name]}
+def _require_equal(run: RunDirectory, now: dict[str, Any], stored: dict[str, Any]) -> None:
+    differing = {name: (now[name], stored[name]) for name in now if now[name] != stored[name]}
     if differing:
         raise other_settings(run.path, differing)
 
@@ -148,10 +156,10 @@ def validation_identity(
 def keeps_neurons(
     run: RunDirectory, settings: RunSettings, model: LoadedModel, questions: QuestionSet
 ) -> bool:
-    """Whether a run's neurons are found already, under these resolved settings.
+    """Whether a run's neurons are identified already, with these resolved settings.
 
     Raises:
-        UsageError: they were found under others.
+        UsageError: they were identified with others.
     """
     if not run.neurons.is_file() or is_unfinished(run.identifying):
         return False
@@ -162,25 +170,25 @@ def keeps_neurons(
         "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
     }
     _require_equal(run, now, {name: getattr(known, name) for name in now})
-    logger.warning("%s: its neurons are found already, under the same settings", run.path)
+    logger.warning("%s: neurons already identified with the same settings; skipping", run.path)
     return True
 
 
 def keeps_validation(
-    run: RunDirectory, names: Sequence[str], judged: dict[str, Any], questions: QuestionSet
+    run: RunDirectory, names: Sequence[str], how: dict[str, Any], questions: QuestionSet
 ) -> bool:
-    """Whether a run is judged already, under the same conditions and on the same docs.
+    """Whether a run is validated already, under the same conditions and on the same docs.
 
     A validation that cannot be read counts as none.
 
     Args:
         run: of the neurons.
-        names: of all that is scored.
-        judged: the content of validation.json, but for the batch size, which may be another.
-        questions: what would be asked.
+        names: all conditions and controls.
+        how: the content of validation.json, except the batch size, which may differ.
+        questions: of the validation split.
 
     Raises:
-        UsageError: it was judged otherwise; names what differs.
+        UsageError: it was validated otherwise; names what differs.
     """
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
@@ -190,14 +198,18 @@ def keeps_validation(
         table = doc_table(run, str(questions.task.config.task))
         counted = questions.without(excluded_ids(run, "validation")).questions
     except ArtifactError as error:
-        logger.warning("%s is judged anew: %s", run.path, error.found)
+        logger.warning(
+            "%s: validating again, since the earlier validation cannot be read: %s",
+            run.path,
+            error.found,
+        )
         return False
     asked = [prompt.doc_id for question in counted for prompt in question.prompts]
-    now = {**judged, **_by_flag(names), "docs asked": asked}
-    kept = {**known, **_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
-    _require_equal(run, now, kept)
+    now = {**how, **_by_flag(names), "docs asked": asked}
+    stored = {**known, **_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
+    _require_equal(run, now, stored)
     _require_equal(run, {"conditions": list(names)}, {"conditions": list(table.conditions)})
-    logger.warning("%s: it is judged already, under the same conditions", run.path)
+    logger.warning("%s: already validated under the same conditions; skipping", run.path)
     return True
 
 
@@ -210,3 +222,57 @@ def _by_flag(names: Sequence[str]) -> dict[str, Any]:
         "n_random": len(seeds),
         "seed": min(seeds, default=None),
     }
+
+
+# Questions that give NaN or infinity --------------------------------------------------------------
+
+
+def record_excluded(
+    question: Question, error: DocError, settings: RunSettings, work: SharedWork
+) -> None:
+    """Record a question that gives NaN or infinity, or let it end the run if the user says so.
+
+    Raises:
+        DocError: the question's, with `--on_bad_doc fail`.
+    """
+    if prompt_settings(settings).on_bad_doc == "fail":
+        raise error
+    doc_ids = [prompt.doc_id for prompt in question.prompts]
+    known = {"question_id": question.question_id, "doc_ids": doc_ids}
+    work.record({"set_aside": {**known, "reason": error.reason}})
+
+
+def without_excluded(
+    records: Iterable[dict[str, Any]], run: RunDirectory, role: str
+) -> list[dict[str, Any]]:
+    """The records of questions that count; the others go to a file of their own, if there are any.
+
+    Raises:
+        DocError: none counts.
+    """
+    counted, excluded = [], []
+    for record in records:
+        if "set_aside" in record:
+            excluded.append(record["set_aside"])
+        else:
+            counted.append(record)
+    if excluded:
+        example = f"question {excluded[0]['question_id']}"
+        logger.warning(
+            "%s: %d questions of the %s split give %s and are excluded, such as %s",
+            run.path, len(excluded), role, excluded[0]["reason"], example,
+        )  # fmt: skip
+        write_lines(run.set_aside(role), excluded)
+        lines = [
+            ExcludedQuestion(line["question_id"], tuple(line["doc_ids"]), line["reason"])
+            for line in excluded
+        ]
+        run.keep(run.set_aside(role), lines)
+    if not counted:
+        raise DocError(
+            f"{run.path}: every question of the {role} split gives NaN or infinite numbers",
+            expected="finite log-likelihoods and gradients",
+            remedy="load the model in float32 or bfloat16 (--model_args dtype=float32), or use "
+            "smaller scales; then pass --overwrite",
+        )
+    return counted

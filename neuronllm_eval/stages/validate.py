@@ -1,9 +1,16 @@
-"""The second stage of a run: judge a task's neurons under conditions, by the harness's metrics."""
+"""The second stage of a run: what conditions on its neurons do, by the harness's metrics.
+
+1. The neurons must be of this model; a validation of the same conditions and docs is kept.
+2. The engine and the batch size are settled (`prepare.prepare_validation`).
+3. The work is started or resumed.
+4. Every question is scored under all conditions in one pass, with checkpoints in between.
+5. The first rank writes conditions.jsonl and the harness's result files.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,14 +39,24 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
 from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, batch_size_of, close
+from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, close
 from neuronllm_eval.runtime.work_units import Work
 from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.load_questions import data_split, doc_counts, how_asked, prompt_settings
-from neuronllm_eval.stages.non_finite_questions import set_aside, without_set_aside
+from neuronllm_eval.stages.load import (
+    LoadedModel,
+    data_split,
+    doc_counts,
+    how_asked,
+    prompt_settings,
+)
 from neuronllm_eval.stages.prepare import prepare_validation
-from neuronllm_eval.stages.resume import identity, keeps_validation, validation_identity
+from neuronllm_eval.stages.resume import (
+    identity,
+    keeps_validation,
+    record_excluded,
+    validation_identity,
+    without_excluded,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +68,25 @@ def validate_task(
     neurons: NeuronSet,
     plan: ConditionPlan,
     run: RunDirectory,
-    launch: Launch | None = None,
+    launch: Launch,
     announce: Announce | None = None,
 ) -> None:
-    """Judge the neurons: conditions.jsonl, results/<condition>.json.
+    """Validate neurons: conditions.jsonl, results/<condition>.json.
 
     Args:
         model: whose neurons.
         settings: of the run.
-        questions: of the validation split (`run_tasks.validation_questions`).
-        neurons: what is judged.
+        questions: of the validation split (`load.validation_questions`).
+        neurons: what is validated.
         plan: under which conditions.
         run: where the artifacts go.
         launch: as in `identify_task`.
-        announce: is told beforehand what a long stage will take.
+        announce: receives beforehand what a long stage will take.
 
     Raises:
         UsageError: the directory holds an unfinished validation of other settings, or a finished
             one where finished ones are kept.
     """
-    launch = launch or Launch()
     ranks = launch.ranks
     names, factors = plan.names, plan.factors(neurons)
     require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
@@ -79,11 +95,11 @@ def validate_task(
     )
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
-    judged = {
+    how = {
         **judged_with(neurons.top_k, plan.scales, plan.positions),
         "docs": doc_counts(questions),
     }
-    if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, judged, questions)):
+    if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, how, questions)):
         return
     stage = prepare_validation(
         model,
@@ -92,53 +108,54 @@ def validate_task(
         factors,
         plan,
         run.path,
-        lambda choose: batch_size_of(run.validating, launch, choose),
+        recorded=launch.recorded_batch_size(run.validating),
+        ranks=ranks,
     )
     engine, batch_size = stage.engine, stage.batch_size
-    warn_of_few(questions, "judge the neurons; expect wide intervals")
-    made_of = identity(model, settings, questions, engine)
-    work = Work.plan(validation_identity(made_of, plan, neurons), questions.questions, batch_size)
-
-    def begin() -> None:
-        launch.locks.take(run.path)
-        if run.conditions.is_file():
-            logger.warning("%s: the earlier validation is replaced", run.path)
-        run.clear_validation()
-
-    shared = SharedWork(work, run.validating, launch, begin)
-    if ranks.is_first:
-        run.note_command("validate", launch.command, ranks.n_ranks, versions())
+    warn_of_few(questions, "validate the neurons; expect wide intervals")
+    made_of = validation_identity(identity(model, settings, questions, engine), plan, neurons)
+    work = _open(Work.plan(made_of, questions.questions, batch_size), run, launch)
     announce_if_long(stage, announce, launch)
-
-    def score(units: Iterable[range]) -> None:
+    with work.units(f"validate {settings.task}") as units:
         for question, docs in score_conditions(
             engine, questions.questions, factors, batch_size, units
         ):
             if isinstance(docs, DocError):
-                set_aside(question, docs, settings, shared)
+                record_excluded(question, docs, settings, work)
                 continue
             for doc in docs:
-                shared.record(doc.to_record())
-
-    shared.run(f"validate {settings.task}", score)
-    whole = shared.finish()
-    if whole is not None:
-        records = without_set_aside(whole.records(), run, "validation")
-        docs = [DocScores.from_record(record) for record in records]
+                work.record(doc.to_record())
+    finished = work.finish()
+    if finished is not None:
+        records = without_excluded(finished.records(), run, "validation")
+        scores = [DocScores.from_record(record) for record in records]
         questions = questions.without(excluded_ids(run, "validation"))
-        record = ValidationRecord(**judged, batch_size=batch_size)
+        record = ValidationRecord(**how, batch_size=batch_size)
         write_whole(run.validation, dump_json(asdict(record)))
         run.keep(run.validation, record)
-        lines = [_condition_line(doc, names, settings, split) for doc in docs]
+        lines = [_condition_line(doc, names, settings, split) for doc in scores]
         write_lines(run.conditions, map(asdict, lines))
         run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
         texts = list(doc_lines(questions))
         write_lines(run.validation_docs, texts)
-        kept = (DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
-        run.keep(run.validation_docs, tuple(kept))
-        write_results(model.lm, settings, questions, docs, neurons, plan, run)
+        docs_written = (DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
+        run.keep(run.validation_docs, tuple(docs_written))
+        write_results(model.lm, settings, questions, scores, neurons, plan, run)
         close(run.validating)
     ranks.wait()
+
+
+def _open(plan: Work, run: RunDirectory, launch: Launch) -> SharedWork:
+    """Start the validation, or resume it. Everything that could be refused has been."""
+    if launch.ranks.is_first and not launch.resumes(plan, run.validating):
+        launch.locks.take(run.path)
+        if run.conditions.is_file():
+            logger.warning("%s: the earlier validation is replaced", run.path)
+        run.clear_validation()
+    work = SharedWork(plan, run.validating, launch)
+    if launch.ranks.is_first:
+        run.note_command("validate", launch.command, launch.ranks.n_ranks, versions())
+    return work
 
 
 def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -> None:

@@ -3,13 +3,13 @@
 1. What follows from other artifacts is derived anew: the neurons from the scores, the accuracies of
    the result files from the docs' log-likelihoods.
 2. What the run was made of is compared by its digests: weights, task, package versions.
-3. A sample of questions is asked again, under every condition, and compared to float rounding. When
-   the sample is all of them, the scores are computed again as a whole.
+3. A sample of questions is recomputed, under every condition, and compared to float rounding. When
+   the sample is all of them, all scores are recomputed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from neuronllm_eval.attribution.identify import empty_sums, identify
-from neuronllm_eval.attribution.methods import to_scores
+from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
+from neuronllm_eval.attribution.integrated_gradients import (
+    Attributions,
+    Quadrature,
+    attribute_all,
+    not_finite,
+)
+from neuronllm_eval.attribution.methods import Method, make_method, to_scores
+from neuronllm_eval.engine.batching import in_batches
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.equivalence_check import rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
@@ -28,11 +35,11 @@ from neuronllm_eval.formats.typed_files import load_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.conditions import condition_factors
 from neuronllm_eval.interventions.score_conditions import score_conditions
-from neuronllm_eval.models.fingerprints import versions
+from neuronllm_eval.models.fingerprints import task_hash, tokenizer_hash, versions
 from neuronllm_eval.models.precision import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import select_neurons
-from neuronllm_eval.prompts import Question
+from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runs.artifacts import (
     VALIDATE_REMEDY,
     ValidationRecord,
@@ -46,8 +53,7 @@ from neuronllm_eval.runs.artifacts import (
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.progress import bar
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.rescore_sample import Attributing, origins, sampled
+from neuronllm_eval.stages.load import LoadedModel, how_asked
 
 # Relative to the largest score: what another batch size, thread or machine may change.
 SCORE_TOLERANCE = 1e-3
@@ -59,12 +65,12 @@ class Check:
 
     Attributes:
         name: what.
-        sound: whether it is as it should be.
+        passed: whether it is as it should be.
         detail: figures, or what differs.
     """
 
     name: str
-    sound: bool
+    passed: bool
     detail: str
 
 
@@ -185,7 +191,7 @@ def check_questions(
             gap = record.completeness_gap[attributing.method.name]
             gaps.append(_gap_difference(gap, line.completeness_gap))
             progress.update()
-    checks = [_within("selection questions asked again", chosen, gaps, attributing.engine)]
+    checks = [_within("selection questions recomputed", chosen, gaps, attributing.engine)]
     if len(chosen) == len(lines):
         checks.append(_check_scores(attributing, questions, neurons, run))
     return checks
@@ -207,7 +213,7 @@ def _check_scores(
     gap = float(np.abs(found.score - known.score).max()) / largest
     same = found.to_bytes() == known.to_bytes()
     detail = "to the bit" if same else f"largest difference {gap:.1e} of the largest score"
-    return Check("scores computed again", gap <= SCORE_TOLERANCE, detail)
+    return Check("scores recomputed", gap <= SCORE_TOLERANCE, detail)
 
 
 def check_conditions(
@@ -263,7 +269,7 @@ def check_conditions(
                 ]
                 progress.update()
     return [
-        _within(f"validation docs asked again under {len(names)} conditions", chosen, gaps, engine)
+        _within(f"validation docs recomputed under {len(names)} conditions", chosen, gaps, engine)
     ]
 
 
@@ -314,7 +320,7 @@ def verify(
         choosing: questions of the selection split.
         judging: of the whole validation split.
         run: what is checked.
-        sample: how many questions of each split are asked again.
+        sample: how many questions of each split are recomputed.
 
     Raises:
         ArtifactError: an artifact cannot be read.
@@ -328,3 +334,110 @@ def verify(
         validated = record.validated(neurons, run.validation)
         found += check_conditions(model, settings, judging, validated, record, run, sample)
     return found
+
+
+# Questions of a finished run, recomputed as the run computed them ---------------------------------
+
+
+def origins(
+    model: LoadedModel, questions: QuestionSet, neurons: NeuronSet
+) -> dict[str, tuple[str, str]]:
+    """Of weights, tokenizer and task the digests: of what is at hand, and of what neurons are of.
+
+    Args:
+        model: as it is loaded now.
+        questions: of the task as it is now.
+        neurons: of a run.
+    """
+    known = neurons.provenance
+    task = task_hash(questions.task.dump_config(), how_asked(questions.task))
+    return {
+        "weights": (model.hash, known.model_hash),
+        "tokenizer": (tokenizer_hash(model.lm.tokenizer), known.tokenizer_hash),
+        "task": (task, known.task_hash),
+    }
+
+
+def sampled(
+    questions: QuestionSet, lines: Mapping[str, Any], sample: int, seed: int = 0
+) -> tuple[list[Question], str]:
+    """Some of the questions that a file tells of, and the first that the task has not.
+
+    Args:
+        questions: of the task.
+        lines: what the file says, by question.
+        sample: how many; all of them if there are no more.
+        seed: which.
+
+    Returns:
+        the questions in the file's order, none if the task lacks one; that one, or an empty text.
+    """
+    known = {question.question_id: question for question in questions.questions}
+    missing = next((name for name in lines if name not in known), "")
+    if missing:
+        return [], missing
+    order = np.random.default_rng(seed).permutation(len(lines))[:sample]
+    names = list(lines)
+    return [known[names[place]] for place in sorted(order.tolist())], ""
+
+
+@dataclass(frozen=True)
+class Attributing:
+    """How a run attributes its prompts.
+
+    Attributes:
+        engine: what computes.
+        how: what is attributed, by which rule, and how many prompts go together.
+    """
+
+    engine: Engine
+    how: IdentificationSettings
+
+    @property
+    def method(self) -> Method:
+        """The run's method."""
+        return self.how.methods[0]
+
+    @classmethod
+    def of(
+        cls, model: LoadedModel, settings: RunSettings, questions: QuestionSet, neurons: NeuronSet
+    ) -> Attributing:
+        """How this run does.
+
+        Args:
+            model: the run's, in the type that neurons were attributed in (`computing_in`).
+            settings: of the run, resolved.
+            questions: all of the selection split, on which the engine is checked.
+            neurons: of the run.
+        """
+        rule = Quadrature(settings.quadrature, settings.n_steps)
+        engine = build_engine(
+            model.lm.model,
+            model.layers,
+            questions.prompts,
+            settings.engine,
+            rule.n_steps or 1,
+            settings.positions,
+        )
+        method = make_method(settings.method, settings.method_args)
+        batch_size = settings.fixed_batch_size or neurons.provenance.batch_size
+        how = IdentificationSettings(
+            (method,), rule, settings.top_z, batch_size, settings.positions
+        )
+        return cls(engine, how)
+
+    def recomputed(self, chosen: Sequence[Question]) -> Iterator[tuple[int, list[Attributions]]]:
+        """Each question's index, and the attributions of its prompts, in order.
+
+        Raises:
+            DocError: a number is not finite.
+        """
+        how = self.how
+
+        def attributed(prompts: Sequence[Prompt]) -> list[Attributions]:
+            found = attribute_all(self.engine, prompts, how.quadrature, how.quantities)
+            if (error := not_finite(prompts, found)) is not None:
+                raise error
+            return found
+
+        return in_batches(chosen, how.batch_size, attributed)

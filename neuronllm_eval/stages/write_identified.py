@@ -26,8 +26,7 @@ from neuronllm_eval.neurons.selection import resolve_count, select_neurons
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.cost_estimate import Stage
-from neuronllm_eval.stages.load_model import LoadedModel
-from neuronllm_eval.stages.load_questions import data_split, how_asked
+from neuronllm_eval.stages.load import LoadedModel, data_split, how_asked
 
 logger = logging.getLogger(__name__)
 # Share of |F(h) - F(0)| that the completeness gap may have before the log warns.

@@ -406,12 +406,12 @@ def test_every_method_says_what_it_is(name):
     [
         ("magic", {}, ("unknown method 'magic'", "ace, kn, qrnca")),
         ("ace", {"seed": 1}, ("method ace has no setting 'seed'", "none")),
-        ("qrnca", {"top_v": 1.5}, ("top_v of method qrnca is 1.5", "a whole number")),
-        ("qrnca", {"top_v": 0}, ("top_v of method qrnca is 0", "1 or more")),
-        ("qrnca", {"threshold": 1}, ("threshold of method qrnca is 1", "below 1")),
-        ("qrnca", {"common": "many"}, ("common of method qrnca is 'many'", "a number")),
-        ("random", {"seed": -1}, ("seed of method random is -1", "0 or more")),
-        ("random", {"seed": True}, ("seed of method random is True", "a whole number")),
+        ("qrnca", {"top_v": 1.5}, ("top_v of method qrnca is 1.5", "a valid integer")),
+        ("qrnca", {"top_v": 0}, ("top_v of method qrnca is 0", "greater than or equal to 1")),
+        ("qrnca", {"threshold": 1}, ("threshold of method qrnca is 1", "less than 1")),
+        ("qrnca", {"common": "many"}, ("common of method qrnca is 'many'", "a valid number")),
+        ("random", {"seed": -1}, ("seed of method random is -1", "greater than or equal to 0")),
+        ("random", {"seed": True}, ("seed of method random is True", "a valid integer")),
     ],
 )
 def test_impossible_methods_are_refused(name, settings, parts):

@@ -11,7 +11,7 @@ from neuronllm_eval.aqua.proxies import content_key
 from neuronllm_eval.errors import TaskError
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.stages.evaluate import requested_settings
-from neuronllm_eval.stages.load_questions import (
+from neuronllm_eval.stages.load import (
     load_run_tasks,
     selection_questions,
     validation_questions,

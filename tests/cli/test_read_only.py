@@ -141,10 +141,10 @@ def test_a_disk_that_turns_read_only_keeps_the_last_checkpoint(tmp_path, monkeyp
     with read_only(tmp_path / "nothing"), monkeypatch.context() as patch:
         patch.setattr(Part, "save", save)
         result = call(*command, entry=cli.run_eval_main)
-    assert_one_message(result, 1, "cannot be written: Read-only file system", "it goes on")
+    assert_one_message(result, 1, "cannot be written: Read-only file system", "it resumes")
     code, _, err = call(*command, entry=cli.run_eval_main)
     assert code == 0, err
-    assert "going on; 2 of 4 units are done" in caplog.text
+    assert "resuming; 2 of 4 units are finished" in caplog.text
     done = RunDirectory(output / "demo_topic")
     for path in ("scores.safetensors", "neurons.json", "conditions.jsonl"):
         assert (done.path / path).read_bytes() == (finished_run().path / path).read_bytes()

@@ -106,10 +106,10 @@ def test_tasks_that_are_refused(tmp_path, odd_tasks, only_own_tasks, task, code,
         (("--top_k", 2.5), 2, ("top_k is 2.5",)),
         (("--top_z", 0), 2, ("top_z is 0", "1 to 48")),
         (("--top_z", 49), 2, ("top_z is 49", "1 to 48")),
-        (("--limit", 0), 2, ("limit is '0'", "1 or more")),
-        (("--batch_size", 0), 2, ("batch_size is '0'",)),
-        (("--n_proxies", 0), 2, ("n_proxies is '0'",)),
-        (("--num_fewshot", -1), 2, ("num_fewshot is '-1'", "0 or more")),
+        (("--limit", 0), 2, ("limit is 0", "1 or more")),
+        (("--batch_size", 0), 2, ("batch_size is 0",)),
+        (("--n_proxies", 0), 2, ("n_proxies is 0",)),
+        (("--num_fewshot", -1), 2, ("num_fewshot is -1", "0 or more")),
         (("--include_path", "no/such/folder"), 2, ("no/such/folder is not a directory",)),
         (("--selection_split", "dev"), 1, ("no split 'dev'", "selection, validation")),
         (("--selection_split", "validation"), 1, ("also the validation split", "different docs")),
@@ -119,7 +119,7 @@ def test_tasks_that_are_refused(tmp_path, odd_tasks, only_own_tasks, task, code,
         (("--model_args", "pretrained"), 1, ("the model '' cannot be loaded", "pretrained=NAME")),
         (("--model_args", "pretrained={model},dtype=float99"), 1, ("float99",)),
         (("--model_args", "pretrained={model},no_such_setting=1"), 1, ("no_such_setting",)),
-        (("--n_options", 27), 2, ("n_options is '27'", "2 to 26")),
+        (("--n_options", 27), 2, ("n_options is 27", "2 to 26")),
         (("--metadata", '{"n_option": 2}'), 2, ("'n_option' is unknown", "'n_options'")),
         (("--metadata", '{"orders": "any"}'), 2, ("orders is 'any'", "original")),
         (("--apply_chat_template",), None, ("chat template",)),  # the tokenizer has none
@@ -174,8 +174,8 @@ def test_a_refused_command_leaves_the_run_that_was_there(copied, tmp_path, flag,
         (("--conditions", "degrade,", "harm.random_1"), 2, ("unknown condition 'harm.random_1'",)),
         (("--n_random", -1), 2, ("n_random is -1",)),
         (("--enhance_scale", "nan"), 2, ("enhance_scale is 'nan'",)),
-        (("--top_k", 7), 2, ("top_k=7 of a set chosen with top_k=6", "1 to 6")),
-        (("--top_k", "2,7"), 2, ("top_k=7 of a set chosen with top_k=6", "identify", "larger")),
+        (("--top_k", 7), 2, ("top_k=7 of a set selected with top_k=6", "1 to 6")),
+        (("--top_k", "2,7"), 2, ("top_k=7 of a set selected with top_k=6", "identify", "larger")),
         (("--top_k", "97"), 2, ("top_k is 97", "1 to 96")),
         (("--top_k", "2,six"), 2, ("top_k is '2,six'", "numbers with commas", "--top_k")),
         (("--top_k", ""), 2, ("top_k is ''", "numbers with commas")),
@@ -194,10 +194,10 @@ def test_a_refused_command_leaves_the_run_that_was_there(copied, tmp_path, flag,
             2,
             ("no condition takes scale 4: degrade, suppress_bad", "enhance_good", "--conditions"),
         ),
-        (("--conditions", "suppress_good.k7.x0"), 1, ("top_k=7 of a set chosen with top_k=6",)),
+        (("--conditions", "suppress_good.k7.x0"), 1, ("top_k=7 of a set selected with top_k=6",)),
         (("--conditions", "suppress_good.k3"), 2, ("unknown condition 'suppress_good.k3'",)),
-        (("--limit", 0), 2, ("limit is '0'",)),
-        (("--batch_size", 0), 2, ("batch_size is '0'",)),
+        (("--limit", 0), 2, ("limit is 0",)),
+        (("--batch_size", 0), 2, ("batch_size is 0",)),
     ],
 )
 def test_validate_refuses_and_keeps_what_is_there(copied, flags, code, parts):
@@ -218,7 +218,7 @@ def test_too_many_neurons_for_the_last_run_are_refused_before_the_first_is_evalu
     second.neurons.write_text(NeuronSet.load(second.neurons).top(3).to_json())
     before = first.conditions.read_bytes()
     result = call("validate", tmp_path / "runs", "--top_k", "2,5", "--n_random", 0)
-    assert_one_message(result, 2, "top_k=5 of a set chosen with top_k=3")
+    assert_one_message(result, 2, "top_k=5 of a set selected with top_k=3")
     assert first.conditions.read_bytes() == before
 
 

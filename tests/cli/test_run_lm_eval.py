@@ -17,8 +17,6 @@ from lm_eval.utils import (
     sanitize_model_name,
 )
 
-from neuronllm_eval import __main__
-from neuronllm_eval.cli import main as cli
 from neuronllm_eval.cli.run_lm_eval import refuse_run, run_lm_eval
 from neuronllm_eval.errors import NeuronLLMError
 from neuronllm_eval.harness import tasks_dir
@@ -37,7 +35,6 @@ HEAVY = (
     "datasets",
     "accelerate",
     "lm_eval.tasks",
-    "neuronllm_eval.cli.main",
 )
 SOME_TASK = ("--model", "neuronllm", "--tasks", "demo_topic")
 
@@ -90,7 +87,7 @@ def test_what_is_refused(given, parts):
 def test_an_output_path_that_cannot_be_used_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     given = ("--model", "hf", "--tasks", "x", "--output_path")
-    assert "no directory that can be written" in refused(*given, tmp_path / "file" / "deeper")
+    assert "not a directory that can be written" in refused(*given, tmp_path / "file" / "deeper")
     refuse_run([*given, str(tmp_path / "results.json")])  # lm_eval writes into its folder
 
 
@@ -109,16 +106,6 @@ def test_what_may_be_right_is_left_to_lm_eval(tmp_path):
                 "condition=suppress_good.k2.x0.5,top_k=3"])  # fmt: skip
     refuse_run([*SOME_TASK, "--config", str(tmp_path / "some.yaml")])  # which may name the model
     refuse_run(["--model", "hf", "--tasks", "no_such_task"])
-
-
-@pytest.mark.parametrize(("rank", "first"), [("0", True), ("1", False)])
-def test_the_first_of_several_processes_refuses(rank, first, monkeypatch, capsys):
-    """The others come to the same later, and say it after the first."""
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setattr(sys, "argv", ["neuronllm-eval", "run", "--tasks", "aqua:x"])
-    monkeypatch.setattr(cli, "main", lambda _: 77)
-    assert __main__.main() == (2 if first else 77)
-    assert capsys.readouterr().err.startswith("error: lm_eval does not know aqua:x") == first
 
 
 def test_what_lm_eval_refuses_itself_ends_with_its_message(capsys, tmp_path):

@@ -195,7 +195,7 @@ def test_methods_are_held_against_ace_on_the_same_docs(compared):
         )
         assert each["delta"] == pytest.approx(own - other)
         assert each["p_value"] <= each["p_holm"] <= 2 * each["p_value"]
-        assert f"{each['delta']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}] p " in out
+        assert f"{each['delta']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}]" in out
 
 
 def test_compare_reads_runs_that_are_there(compared, tmp_path):
@@ -386,7 +386,7 @@ def test_verify_computes_a_methods_scores_again(compared):
         (["--method_args", "threshold=1"], ("no chosen method has a setting 'threshold'", "none")),
         (
             ["--method", "qrnca", "--method_args", "top_v=x"],
-            ("top_v of method qrnca is 'x'", "a whole number"),
+            ("top_v of method qrnca is 'x'", "a valid integer"),
         ),
         (["--method_args", "nonsense"], ("no chosen method has a setting 'nonsense'",)),
     ],
@@ -419,14 +419,14 @@ def test_models_in_turn(tmp_path):
 
 
 def test_a_model_that_fails_leaves_the_others_table(tmp_path, monkeypatch):
-    done = evaluate.identify_by_methods
+    done = evaluate.identify_task
 
     def failing(model, settings, *rest):
         if settings.seed == 1:
             raise ModelError("no such weights")
         return done(model, settings, *rest)
 
-    monkeypatch.setattr(evaluate, "identify_by_methods", failing)
+    monkeypatch.setattr(evaluate, "identify_task", failing)
     result = call(*flags(tmp_path, "--method", "ace,tn", "--seeds", 0, 1))
     assert result[0] == 1
     assert "no such weights" in result[2]

@@ -627,7 +627,7 @@ def test_running_out_of_memory_while_checking_is_said(call, monkeypatch):
     with pytest.raises(ModelError) as refusal:
         build_engine(model, layers, **BUILD)
     assert str(refusal.value) == (
-        "out of memory while checking the fan-out engine on a few prompts: no room.\n"
+        "out of memory while checking the engine on a few prompts: no room.\n"
         "Expected: room for three prompts.\n"
         "Remedy: use a smaller model, dtype=bfloat16, or parallelize=True in --model_args."
     )

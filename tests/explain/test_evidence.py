@@ -22,7 +22,7 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.explain.evidence import Mean
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.stages.explain import gather
-from neuronllm_eval.stages.rescore_sample import Attributing
+from neuronllm_eval.stages.verify import Attributing
 from tests.fixtures.tiny_models import loaded, n_hooks, proxies
 
 PLACES = [(2, 5), (0, 47), (1, 0), (2, 6)]

@@ -23,9 +23,8 @@ from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.overlap import COMPARED, Overlap
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_model import load_model
-from neuronllm_eval.stages.load_questions import load_run_task, selection_questions
-from neuronllm_eval.stages.rescore_sample import Attributing
+from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
+from neuronllm_eval.stages.verify import Attributing
 from tests.fixtures.cli import (
     assert_one_message,
     call,

@@ -43,7 +43,7 @@ def test_a_new_field_is_everything_else(tmp_path):
     parser = argparse.ArgumentParser()
     flags.add_flags(parser, [More])
     assert "how long to wait (default: 3)" in parser.format_help()
-    with pytest.raises(UsageError, match=r"patience is '10'.\nExpected: a whole number, 1 to 9"):
+    with pytest.raises(UsageError, match=r"patience is 10.\nExpected: a whole number, 1 to 9"):
         read(["--patience", "10"])
     # A key of a file.
     config = tmp_path / "own.yaml"

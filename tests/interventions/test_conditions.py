@@ -199,7 +199,7 @@ def test_a_points_control_is_matched_to_its_own_neurons():
 
 
 def test_a_point_of_more_neurons_than_there_are():
-    with pytest.raises(ArtifactError, match=r"top_k=3 of a set chosen with top_k=2"):
+    with pytest.raises(ArtifactError, match=r"top_k=3 of a set selected with top_k=2"):
         condition_scales(NEURONS, "suppress_good.k3.x0")
 
 

@@ -544,7 +544,7 @@ def test_a_point_of_a_sweep_is_a_condition_too():
     ("settings", "error", "match"),
     [
         ({"scale": 0.25}, UsageError, r"scale=0\.25 with condition=.*\n.*one place\.\n.*top_k and"),
-        ({"top_k": 1}, ArtifactError, r"top_k=2 of a set chosen with top_k=1"),
+        ({"top_k": 1}, ArtifactError, r"top_k=2 of a set selected with top_k=1"),
     ],
 )
 def test_a_point_and_arguments_that_contradict_it(settings, error, match):
@@ -584,7 +584,7 @@ def test_arguments_that_are_refused(settings, match):
 @pytest.mark.parametrize("top_k", [0, 3])
 def test_more_neurons_than_the_set_has(top_k):
     with pytest.raises(
-        ArtifactError, match=rf"(?s)top_k={top_k} of a set chosen with top_k=2.*1 to 2"
+        ArtifactError, match=rf"(?s)top_k={top_k} of a set selected with top_k=2.*1 to 2"
     ):
         masked("degrade", SMALL, path="no/such/model", top_k=top_k)
 

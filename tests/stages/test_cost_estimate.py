@@ -27,11 +27,14 @@ from neuronllm_eval.stages import validate as validate_stage
 from neuronllm_eval.stages.cost_estimate import (
     Estimate,
     Stage,
+    duration,
     estimate_if_long,
+    estimate_line,
+    estimate_table,
     longest_questions,
     median_questions,
+    size,
 )
-from neuronllm_eval.stages.cost_table import duration, estimate_line, estimate_table, size
 from tests.fixtures.cli import (
     QUICK,
     assert_one_message,

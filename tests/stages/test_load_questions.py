@@ -7,7 +7,7 @@ import pytest
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_questions import load_run_task, selection_questions
+from neuronllm_eval.stages.load import load_run_task, selection_questions
 from tests.fixtures.harness import TaskFolder, a_doc, harness_model, model_dir, some_docs
 
 

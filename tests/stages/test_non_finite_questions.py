@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load_questions import (
+from neuronllm_eval.stages.load import (
     load_run_tasks,
     selection_questions,
     validation_questions,

@@ -17,7 +17,7 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.runtime import checkpoint
 from neuronllm_eval.runtime.checkpoint import Part
-from neuronllm_eval.runtime.run_lock import RunLocks
+from neuronllm_eval.runtime.resumable_work import RunLocks
 from neuronllm_eval.stages import evaluate
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
@@ -90,7 +90,7 @@ def test_a_signal_writes_a_last_checkpoint_and_says_how_to_go_on(tmp_path, numbe
     assert got == code
     last = err.strip().splitlines()[-1]
     assert last.startswith("interrupted; what is finished is kept in ")
-    assert last.endswith("; the same command goes on from there")
+    assert last.endswith("; the same command resumes from there")
     assert n_done(tmp_path) == 2
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     code, _, err = run_eval(tmp_path)
@@ -286,13 +286,13 @@ def test_a_validation_of_other_conditions_is_not_gone_on_with(tmp_path):
     [
         (
             ("--conditions", "degrade"),
-            "conditions has ['degrade'] more than there and lacks ['suppress_good'] of there.",
+            "conditions has ['degrade'] more than there and is missing ['suppress_good'].",
         ),
         (("--n_random", 2), "n_random is 2, there 1"),
         (("--suppress_scale", 0.5), "suppress_scale is 0.5, there 0.0"),
         (("--scale", "0,0.5"), "conditions has ['suppress_good.k41.x0.5'] more than there.\n"),
         (("--top_k", 3), "top_k is 3, there 41"),
-        (("--limit", 4), "docs asked lacks ["),
+        (("--limit", 4), "docs asked is missing ["),
     ],
 )
 def test_a_finished_validation_of_other_settings_is_refused(done, flags, named):

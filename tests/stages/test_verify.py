@@ -1,4 +1,4 @@
-"""`verify`: a sound run passes, and whatever was changed in one is named."""
+"""`verify`: a consistent run passes, and whatever was changed in one is named."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def rewrite(path: Path, lines: list[dict]) -> None:
 def test_a_sound_run_is_sound_to_the_bit(run):
     code, found = verdicts(run, "--limit", 4)
     assert (code, unsound(found)) == (0, set())
-    assert found["scores computed again"] == "yes to the bit"
+    assert found["scores recomputed"] == "yes to the bit"
     assert len(found) == 10
 
 
 def test_a_sample_leaves_the_scores_alone(run):
     code, found = verdicts(run, "--limit", 2)
     assert (code, unsound(found)) == (0, set())
-    assert "scores computed again" not in found
-    assert "2 questions" in found["selection questions asked again"]
+    assert "scores recomputed" not in found
+    assert "2 questions" in found["selection questions recomputed"]
 
 
 def test_another_batch_size_is_only_rounding(run):
@@ -88,7 +88,7 @@ def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
     monkeypatch.setattr(identification, "attribute_all", attribute_all)
     code, found = verdicts(run, "--limit", 4)
     assert (code, unsound(found)) == (0, set())
-    assert found["scores computed again"] == "yes to the bit"
+    assert found["scores recomputed"] == "yes to the bit"
     assert max(sizes) == 6
     sizes.clear()
     assert verdicts(run, "--limit", 4, "--batch_size", 3)[0] == 0
@@ -107,7 +107,7 @@ def test_changed_log_likelihoods_of_a_question(run):
     lines[1]["loglikelihoods"][0][2] += 0.01
     rewrite(run.questions, lines)
     code, found = verdicts(run, "--limit", 4)
-    assert (code, unsound(found)) == (1, {"selection questions asked again"})
+    assert (code, unsound(found)) == (1, {"selection questions recomputed"})
 
 
 def test_a_missing_question(run):
@@ -132,7 +132,7 @@ def test_changed_log_likelihoods_of_a_condition(run):
     rewrite(run.conditions, lines)
     code, found = verdicts(run, "--limit", 4)
     assert code == 1
-    assert any("asked again under 7 conditions" in name for name in unsound(found))
+    assert any("recomputed under 7 conditions" in name for name in unsound(found))
 
 
 def test_a_changed_result_file(run):
@@ -154,7 +154,7 @@ def test_changed_scores(run):
     save_file(arrays, run.scores, metadata)
     code, found = verdicts(run, "--limit", 4)
     assert code == 1
-    assert {"neurons follow from the scores", "scores computed again"} <= unsound(found)
+    assert {"neurons follow from the scores", "scores recomputed"} <= unsound(found)
 
 
 def test_other_weights(run):
@@ -163,7 +163,7 @@ def test_other_weights(run):
     code, found = verdicts(run, "--limit", 2)
     assert code == 1
     assert "weights are the run's" in unsound(found)
-    assert "selection questions asked again" in unsound(found)
+    assert "selection questions recomputed" in unsound(found)
 
 
 def test_a_damaged_line_is_one_message(run):
@@ -191,7 +191,7 @@ def test_neurons_attributed_in_another_type_than_the_models(tmp_path):
     assert call("validate", run.path, "--device", "cpu", "--limit", 2)[0] == 0
     code, found = verdicts(run, "--limit", 4)
     assert (code, unsound(found)) == (0, set())
-    assert found["scores computed again"] == "yes to the bit"
+    assert found["scores recomputed"] == "yes to the bit"
 
 
 def test_docs_that_are_no_list_are_one_message(run):
