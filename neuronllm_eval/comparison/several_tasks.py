@@ -26,7 +26,6 @@ from neuronllm_eval.reporting.condition_tables import (
     control_cells,
 )
 from neuronllm_eval.reporting.sections import Figure, Section
-from neuronllm_eval.reporting.wording import interval_text
 from neuronllm_eval.reporting.write_reports import page_of
 from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory
 from neuronllm_eval.runs.search import find_runs
@@ -34,45 +33,49 @@ from neuronllm_eval.runs.search import find_runs
 logger = logging.getLogger(__name__)
 _GENERATOR = "neuronllm-eval overview"
 _HEADS = ("accuracy %", "delta (points)", "95% interval", "random controls", "beyond")
-_LONGEST = 48  # characters of a fact; a path is cut at its start
+_LONGEST = 48  # characters of a fact; a path tells most by its end
 _HEAD_BYTES = 65536  # the style sheet is in the head, and small
 
 
 def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[ComparedRun]:
-    """`write_overview` for every folder with one of the runs in it, at `top` or below.
+    """`write_overview` for every folder that one of the runs lies in, `top` or below it.
 
-    Above `top`, a page is only rewritten where there is one already.
+    Above `top`, as of a single run, an existing page is rewritten.
 
     Returns:
-        The runs in their order, without those that were not or cannot be read.
+        The runs with their rows, in order; those that cannot be read are left out.
     """
-    found: dict[Path, ComparedRun] = {}
+    results: dict[Path, ComparedRun] = {}
     for folder in dict.fromkeys(run.path.parent for run in runs):
         if folder.resolve().is_relative_to(top.resolve()) or _is_overview(folder / PAGE_FILE):
-            found |= write_overview(folder)
-    return [found[run.path] for run in runs if run.path in found]
+            results |= write_overview(folder, runs)
+    return [results[run.path] for run in runs if run.path in results]
 
 
-def write_overview(folder: Path) -> dict[Path, ComparedRun]:
-    """Write the page of a folder with several runs; remove an earlier page if there are fewer.
+def write_overview(folder: Path, known: Sequence[RunDirectory] = ()) -> dict[Path, ComparedRun]:
+    """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
-    Runs that cannot be read are skipped with a warning: they may be of other commands.
+    Runs that cannot be read are left out with a warning: they may be of other commands.
+
+    Args:
+        folder: of the runs.
+        known: runs whose files have been read already.
 
     Returns:
-        The runs by their directories.
+        The runs in it, by their directories.
 
     Raises:
         ArtifactError: a folder is in the page's place.
     """
+    by_path = {run.path: run for run in known}
     runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
+    runs = [by_path.get(run.path, run) for run in runs]
     results: dict[Path, ComparedRun] = {}
     for run in runs:
         try:
             results[run.path] = read_run(run, with_docs=True)
         except ArtifactError as error:
-            logger.warning(
-                "%s is not included in %s: %s", run.path, folder / PAGE_FILE, error.found
-            )
+            logger.warning("%s is left out of %s: %s", run.path, folder / PAGE_FILE, error.found)
     if len(results) > 1:
         title = one_line(folder.resolve().name)
         write_whole(folder / PAGE_FILE, render_overview(title, list(results.values())))
@@ -82,7 +85,7 @@ def write_overview(folder: Path) -> dict[Path, ComparedRun]:
 
 
 def _is_overview(path: Path) -> bool:
-    """Whether a file is a page of several runs, written by this module."""
+    """Whether a file is a page that this module wrote."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -97,10 +100,10 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
         title: above it.
         results: of the tasks, in order.
     """
-    validated = [each for each in results if each.rows]
-    terms = differing(validated or results)
-    conditions = shared_conditions(validated)
-    together = {} if terms or not validated else over_tasks(validated)
+    evaluated = [each for each in results if each.rows]
+    terms = differing(evaluated or results)
+    conditions = shared_conditions(evaluated)
+    together = {} if terms or not evaluated else over_tasks(evaluated)
     main = conditions[0] if conditions else None
     links = tuple(
         (one_line(each.facts.task), f"{quote(Path(each.facts.path).name)}/{PAGE_FILE}")
@@ -109,24 +112,24 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
     section = Section(
         "tasks",
         "By task",
-        figures=() if main is None else (_figure(validated, main),),
-        tables=(*_together(validated, together), *_by_condition(validated), *_waiting(results)),
+        figures=() if main is None else (_figure(evaluated, main),),
+        tables=(*_together(evaluated, together), *_by_condition(evaluated), *_waiting(results)),
         links=links,
     )
     facts = [
         (name.capitalize(), value if len(value) <= _LONGEST else f"…{value[1 - _LONGEST :]}")
-        for name, value in (validated or results)[0].shared.items()
+        for name, value in (evaluated or results)[0].shared.items()
         if value and name not in differing(results)
     ]
-    said = _headline(results, validated, main, None if main is None else together.get(main))
+    said = _headline(results, evaluated, main, None if main is None else together.get(main))
     return page_of(title, said, facts, [section], _GENERATOR)
 
 
 def _together(
-    validated: Sequence[ComparedRun], effects: Mapping[str, ConditionSummary]
+    evaluated: Sequence[ComparedRun], effects: Mapping[str, ConditionSummary]
 ) -> list[Table]:
-    """Effect of each condition over all tasks."""
-    if not effects or len(validated) < 2:
+    """What each condition did over all tasks."""
+    if not effects or len(evaluated) < 2:
         return []
     first = next(iter(effects.values())).accuracy
     note = (
@@ -138,10 +141,10 @@ def _together(
     return [Table("All tasks together", ("condition", *_HEADS), rows, f"{note} {CONTROLS_NOTE}")]
 
 
-def _by_condition(validated: Sequence[ComparedRun]) -> list[Table]:
-    """A table for each condition, a row for each task that was validated with it."""
+def _by_condition(evaluated: Sequence[ComparedRun]) -> list[Table]:
+    """A table for each condition, a row for each task that was evaluated under it."""
     tables = []
-    terms = differing(validated) if validated else []
+    terms = differing(evaluated) if evaluated else []
     for name in CONDITIONS[1:]:
         rows = tuple(
             (
@@ -151,7 +154,7 @@ def _by_condition(validated: Sequence[ComparedRun]) -> list[Table]:
                 f"{each.conditions[UNMASKED].summary.accuracy.condition:.1f}",
                 *_cells_or_note(each.conditions[name]),
             )
-            for each in validated
+            for each in evaluated
             if name in each.conditions
         )
         heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
@@ -181,9 +184,9 @@ def _cells(effect: ConditionSummary) -> tuple[str, ...]:
     return (*change_cells(effect), *controls)
 
 
-def _figure(validated: Sequence[ComparedRun], condition: str) -> Figure:
-    names = [one_line(each.facts.task) for each in validated]
-    effects = [each.conditions[condition].summary for each in validated]
+def _figure(evaluated: Sequence[ComparedRun], condition: str) -> Figure:
+    names = [one_line(each.facts.task) for each in evaluated]
+    effects = [each.conditions[condition].summary for each in evaluated]
     before = [each.accuracy.unmasked for each in effects]
     after = [each.accuracy.condition for each in effects]
     spans = [
@@ -192,7 +195,7 @@ def _figure(validated: Sequence[ComparedRun], condition: str) -> Figure:
         else None
         for each in effects
     ]
-    caption = "Accuracy on each task; the largest losses come first."
+    caption = "Accuracy on each task; those that lost most stand first."
     if any(spans):
         caption += " Grey: from the lowest to the highest random control."
     return Figure((charts.groups(names, before, after, condition, spans),), caption)
@@ -200,47 +203,48 @@ def _figure(validated: Sequence[ComparedRun], condition: str) -> Figure:
 
 def _headline(
     results: Sequence[ComparedRun],
-    validated: Sequence[ComparedRun],
+    evaluated: Sequence[ComparedRun],
     condition: str | None,
     effect: ConditionSummary | None,
 ) -> str:
     if condition is None:
         return f"{len(results)} tasks."
-    changes = [each.conditions[condition].summary.accuracy.delta for each in validated]
+    changes = [each.conditions[condition].summary.accuracy.delta for each in evaluated]
     if effect is None:
-        terms = " and ".join(differing(validated))
+        known = " and ".join(differing(evaluated))
         return (
-            f"Over {len(validated)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
-            f"{max(changes):+.1f} points{_exceeded(validated, condition)}; no mean, since they "
-            f"differ in {terms}."
+            f"Over {len(evaluated)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
+            f"{max(changes):+.1f} points{_outdone(evaluated, condition)}; no mean, since they "
+            f"differ in {known}."
         )
     accuracy = effect.accuracy
     beside = f", beyond {effect.n_beyond} of {effect.n_controls} random controls"
     if not effect.n_controls:
-        some = any(each.conditions[condition].summary.n_controls for each in validated)
+        some = any(each.conditions[condition].summary.n_controls for each in evaluated)
         beside = f", without random controls{' that all of them have' if some else ''}"
+    tasks = f"{len(evaluated)} task{'s' if len(evaluated) > 1 else ''}"
     return (
-        f"Over {len(validated)} task{'s' if len(validated) > 1 else ''}, {condition} changes "
-        f"accuracy by {accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to "
-        f"{accuracy.high:+.1f}){beside}; by task from {min(changes):+.1f} to {max(changes):+.1f}."
+        f"Over {tasks}, {condition} changes accuracy by {accuracy.delta:+.1f} points "
+        f"(95% {accuracy.low:+.1f} to {accuracy.high:+.1f}){beside}; by task from "
+        f"{min(changes):+.1f} to {max(changes):+.1f}."
     )
 
 
-def _exceeded(validated: Sequence[ComparedRun], condition: str) -> str:
-    effects = [each.conditions[condition].summary for each in validated]
+def _outdone(evaluated: Sequence[ComparedRun], condition: str) -> str:
+    effects = [each.conditions[condition].summary for each in evaluated]
     all_of_them = sum(0 < each.n_controls == each.n_beyond for each in effects)
     if not any(each.n_controls for each in effects):
         return ", without random controls"
     return f", in {all_of_them} of them beyond all random controls"
 
 
-# The table at the end of a command on several runs -----------------------------------------------
+# The table that a command over several runs ends with -------------------------------------------
 
-# The conditions that a line has room for.
+# Of the conditions, those that a line has room for.
 _CLOSING = ("suppress_good", "degrade", "enhance")
 _CLOSING_NOTE = (
     "Accuracy without intervention; its change in points (95% interval by question), and how many "
-    "of the layer-matched random controls the condition exceeds."
+    "of the layer-matched random controls the condition outdid."
 )
 _TOGETHER_NOTE = (
     "All: the mean over the docs of all tasks, and the tasks' controls pooled in their order."
@@ -248,13 +252,17 @@ _TOGETHER_NOTE = (
 
 
 def closing_table(results: Sequence[ComparedRun]) -> str | None:
-    """The table; None with fewer than two validated runs, or without a condition in common."""
-    validated = [each for each in results if each.rows]
-    shared = shared_conditions(validated)
+    """The table; None where fewer than two runs were evaluated, or under no condition in common.
+
+    Args:
+        results: of the runs, in order.
+    """
+    evaluated = [each for each in results if each.rows]
+    shared = shared_conditions(evaluated)
     names = [name for name in _CLOSING if name in shared] or shared[:1]
-    if len(validated) < 2 or not names:
+    if len(evaluated) < 2 or not names:
         return None
-    terms = differing(validated)
+    terms = differing(evaluated)
     rows = [
         [
             escaped(each.facts.task),
@@ -262,11 +270,11 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
             f"{each.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
             *(_closing_cell(each.conditions[name].summary) for name in names),
         ]
-        for each in validated
+        for each in evaluated
     ]
     note = _CLOSING_NOTE
     if not terms:
-        together = over_tasks(validated)
+        together = over_tasks(evaluated)
         unmasked = f"{together[names[0]].accuracy.unmasked:.1f}"
         rows.append(["all", unmasked, *(_closing_cell(together[name]) for name in names)])
         note = f"{note} {_TOGETHER_NOTE}"
@@ -274,5 +282,6 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
 
 
 def _closing_cell(effect: ConditionSummary) -> str:
-    exceeded = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
-    return f"{interval_text(effect.accuracy)}{exceeded}"
+    change = effect.accuracy
+    outdone = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
+    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}"

@@ -248,7 +248,7 @@ def test_a_damaged_summary_is_refused(folder, damage, caplog):
         read_run(run, with_docs=True)
     write_overview(folder)  # of the other alone there is none
     assert not (folder / "report.html").exists()
-    assert "one is not included in" in caplog.text
+    assert "one is left out of" in caplog.text
 
 
 def test_runs_are_found_at_any_depth_and_nothing_is_written_above(tmp_path):
