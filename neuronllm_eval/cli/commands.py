@@ -308,7 +308,7 @@ COMMANDS = (
     Command(
         "tasks",
         "print the folder of the packaged tasks, or make AQUA tasks of others",
-        "tasks:print_folder",
+        "evaluate:print_folder",
         (),
         (
             ("the folder of the packaged tasks", ""),
@@ -319,13 +319,13 @@ COMMANDS = (
     Command(
         "tasks make",
         "write a multiple-choice task or group as AQUA tasks that stock lm_eval runs",
-        "tasks:make",
+        "evaluate:make",
         (MakeTasksSettings,),
     ),
     Command(
         "completion",
         "print a script that completes commands and flags",
-        "tasks:complete",
+        "evaluate:complete",
         (CompletionSettings,),
         (
             ("bash", "bash > ~/.local/share/bash-completion/completions/neuronllm-eval"),
