@@ -59,7 +59,7 @@ def command(output: Path, limit: int, n_ranks: int) -> Launched:
 
 def content(run: Path) -> dict[str, bytes]:
     """A run's artifacts as they are compared."""
-    found = {name: without_commands((run / name).read_bytes()) for name in SAME_BYTES}
+    found = {name: (run / name).read_bytes() for name in SAME_BYTES}
     for path in sorted((run / "adapters").glob("*/*")):
         found[path.relative_to(run).as_posix()] = path.read_bytes()
     for path in sorted((run / "results").iterdir()):
