@@ -19,7 +19,12 @@ from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import escaped, markdown_table, one_line
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
-from neuronllm_eval.reporting.condition_tables import CONTROLS_NOTE, Table
+from neuronllm_eval.reporting.condition_tables import (
+    CONTROLS_NOTE,
+    Table,
+    change_cells,
+    control_cells,
+)
 from neuronllm_eval.reporting.sections import Figure, Section
 from neuronllm_eval.reporting.write_reports import page_of
 from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory
@@ -175,16 +180,8 @@ def _cells_or_note(row: Row) -> tuple[str, ...]:
 
 def _cells(effect: ConditionSummary) -> tuple[str, ...]:
     """As in `_HEADS`."""
-    accuracy, controls = effect.accuracy, effect.controls
-    row = (
-        f"{accuracy.condition:.1f}",
-        f"{accuracy.delta:+.1f}",
-        f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
-    )
-    if controls is None or not effect.n_controls:
-        return (*row, "none", "")
-    spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
-    return (*row, spread, f"{effect.n_beyond} of {controls.n_controls}")
+    controls = control_cells(effect) if effect.n_controls else ("none", "")
+    return (*change_cells(effect), *controls)
 
 
 def _figure(evaluated: Sequence[ComparedRun], condition: str) -> Figure:
