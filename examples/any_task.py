@@ -39,7 +39,7 @@ metric_list: [{metric: acc}]
     tasks="aqua:sums", include_path=folder, limit=8, batch_size=48, output_path="runs/any",
     overwrite=True,
 )  # fmt: skip
-orders = {tuple(question["gold"]) for question in run.questions}
+orders = {question.gold for question in run.questions}
 print(f"{run.task}: the gold option has the indices {sorted(orders)}")
 assert len(orders) > 1  # it always stood second in the data
 

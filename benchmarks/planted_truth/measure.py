@@ -167,7 +167,7 @@ def evaluate(
     shuffled, letter_sums = _score(biased, questions)
     position = biased.of_kind(POSITION)
     planted = skilled.neurons + biased.neurons
-    correct = {neuron.place for neuron in skilled.of_kind(CORRECT)}
+    correct = {neuron.location for neuron in skilled.of_kind(CORRECT)}
     ahead = [place for place in _first(scores[ACE.name], k) if place[0] not in skilled.chosen]
     indices = [*sorted(correct), *sorted(ahead)]
     effects = _single_effects(skilled, questions, scores[ACE.name], indices)
@@ -178,7 +178,7 @@ def evaluate(
             name: {kind: _found(skilled, kind, values) for kind in SKILL_KINDS}
             for name, values in scores.items()
         },
-        intruders=sum(neuron.place in first for neuron in harmless),
+        intruders=sum(neuron.location in first for neuron in harmless),
         unshuffled=_unshuffled(biased, questions),
         shuffled={name: _share_found(biased, position, each) for name, each in shuffled.items()},
         planted_effects=effects[:k],
@@ -235,7 +235,7 @@ def _engine(planted: PlantedModel, questions: Sequence[Question]) -> Engine:
 def _found(planted: PlantedModel, kind: str, scores: Scores) -> Recovery:
     signed = {CORRECT: scores, INCORRECT: -scores}.get(kind, np.abs(scores))
     ranked = _ranked(planted, signed)
-    own = {neuron.place for neuron in planted.of_kind(kind)}
+    own = {neuron.location for neuron in planted.of_kind(kind)}
     k, wide = len(own), round(WIDE * len(planted.chosen) * planted.layers.width)
     found = (_first(ranked, k), _first(ranked, wide), _first(signed, k))
     return Recovery(*(len(own & each) / k for each in found))
@@ -250,7 +250,7 @@ def _first(scores: Scores, count: int) -> set[tuple[int, int]]:
 
 def _share_found(planted: PlantedModel, neurons: Sequence[PlantedNeuron], scores: Scores) -> float:
     first = _first(_ranked(planted, scores), len(planted.of_kind(CORRECT)))
-    return sum(neuron.place in first for neuron in neurons) / len(neurons)
+    return sum(neuron.location in first for neuron in neurons) / len(neurons)
 
 
 def _unshuffled(planted: PlantedModel, questions: Sequence[Question]) -> dict[str, float]:

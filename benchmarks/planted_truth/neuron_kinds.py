@@ -47,7 +47,7 @@ class PlantedNeuron:
     effect: float = 0.0
 
     @property
-    def place(self) -> tuple[int, int]:
+    def location(self) -> tuple[int, int]:
         """(layer, index)."""
         return self.layer, self.index
 

@@ -82,19 +82,21 @@ class AquaSplits(datasets.DatasetDict):
         self.counts = counts
 
 
+# Task hashes follow from the source of this function, docstring included: it must stay as it is, or
+# finished runs are taken for those of another task.
 def load_aqua(**values: Any) -> AquaSplits:
     """The splits of an AQUA task over any data set.
 
     Args:
         values: `dataset_kwargs` (the arguments of `DatasetSource`) and `metadata` (those of
-            `AquaSettings`; `counts`, a dict that is filled; and `overrides`, which take
-            precedence) of the task's YAML.
+            `AquaSettings`; `counts`, a dict that is filled; and `overrides`, which go before
+            all else) of the task's YAML.
 
     Returns:
         `selection`, `validation` and `demonstration`, with the columns `PROXY_COLUMNS`.
 
     Raises:
-        TaskError: no such split or column, or no usable question.
+        TaskError: no such split or column, or no question is left.
         UsageError: a setting is not acceptable.
         DocError: a bad doc, with `on_bad_doc: fail`.
     """
@@ -104,7 +106,7 @@ def load_aqua(**values: Any) -> AquaSplits:
     if "choices" in overrides and "labels" not in overrides:  # instead of the task's labels
         values["labels"] = None
     settings = split_settings(values, [*names, *TASK_NAMES])
-    # None means not given, so that an override can unset a setting.
+    # None stands for what is not given, so that an override can take a setting back.
     source = {name: values[name] for name in names if values.get(name) is not None}
     if "data_files" in source:
         folder = Path(str(values.get("config_source", ""))).parent

@@ -64,17 +64,22 @@ class Answer(NamedTuple):
     chosen: int
 
 
+# The harness dumps the source of functions that YAML files name into its result files, and task
+# hashes follow from it: the text of the functions without an underscore, docstrings included, must
+# stay as it is, or finished runs are taken for those of another task.
+
+
 def process_results(
     doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]
 ) -> dict[str, float | Answer]:
     """A doc's value of each metric.
 
     Args:
-        doc: a proxy, with the columns `dataset.PROXY_COLUMNS`.
-        results: per option (log-likelihood, whether greedy decoding gives it).
+        doc: a proxy, with the columns `aqua_task.PROXY_COLUMNS`.
+        results: per option (log-likelihood, whether greedy decoding would say it).
 
     Returns:
-        1.0 or 0.0 for `acc`; for all others the answer, since they are by question.
+        1.0 or 0.0 for `acc`; for all others what is needed to know it by question.
     """
     predicted = int(np.argmax([loglikelihood for loglikelihood, _ in results]))
     answer = Answer(
@@ -88,7 +93,7 @@ def process_results(
     values: dict[str, float | Answer] = {"acc": float(predicted == answer.gold)}
     for metric in METRICS:
         values.setdefault(metric, answer)
-        # After its metric, for which the harness itself writes a standard error, or "N/A".
+        # After its metric, for which the harness writes a standard error of its own, or "N/A".
         values[f"{metric}_stderr"] = answer
     return values
 
@@ -98,8 +103,8 @@ class _Questions:
     """Answers by question, in the order of their ids.
 
     Attributes:
-        n_answered: `[questions]` proxies answered.
-        n_correct: `[questions]` proxies answered correctly.
+        n_asked: `[questions]` proxies answered.
+        n_right: `[questions]` proxies answered correctly.
         complete: `[questions]` whether all proxies were answered.
         first: `[questions]` 1 if the first proxy answered is correct, else 0.
         majority: `[questions]` 1 if the option predicted most often is the gold, 1 / k if it ties
@@ -107,8 +112,8 @@ class _Questions:
         letters: `[questions, letters]` how much more often a letter is predicted than gold.
     """
 
-    n_answered: NDArray[np.int64]
-    n_correct: NDArray[np.int64]
+    n_asked: NDArray[np.int64]
+    n_right: NDArray[np.int64]
     complete: NDArray[np.bool_]
     first: NDArray[np.int64]
     majority: NDArray[np.float64]
@@ -138,17 +143,17 @@ def _grouped(answers: tuple[Answer, ...]) -> _Questions:
         return cells.reshape(n, len(LETTERS))
 
     correct = (gold == predicted).astype(np.int64)
-    n_answered = np.bincount(question)
-    n_correct = np.bincount(question, weights=correct).astype(np.int64)
+    n_asked = np.bincount(question)
+    n_right = np.bincount(question, weights=correct).astype(np.int64)
     votes = count(chosen)
     most = votes.max(axis=1)
     winners = (votes == most[:, None]).sum(axis=1)
     return _Questions(
-        n_answered=n_answered,
-        n_correct=n_correct,
-        complete=n_answered == n_proxies[starts],
+        n_asked=n_asked,
+        n_right=n_right,
+        complete=n_asked == n_proxies[starts],
         first=correct[starts],
-        majority=np.where(n_correct == most, 1 / winners, 0.0),
+        majority=np.where(n_right == most, 1 / winners, 0.0),
         letters=count(predicted) - count(gold),
     )
 
@@ -156,7 +161,7 @@ def _grouped(answers: tuple[Answer, ...]) -> _Questions:
 def _consistent(answers: Sequence[Answer]) -> NDArray[Any]:
     """[complete questions] whether every proxy is correct."""
     questions = _by_question(answers)
-    return (questions.n_correct == questions.n_answered)[questions.complete]
+    return (questions.n_right == questions.n_asked)[questions.complete]
 
 
 def _majority(answers: Sequence[Answer]) -> NDArray[Any]:
@@ -168,9 +173,7 @@ def _majority(answers: Sequence[Answer]) -> NDArray[Any]:
 def _fortuitous(answers: Sequence[Answer]) -> NDArray[Any]:
     """[complete questions] whether the first proxy is correct, and another is not."""
     questions = _by_question(answers)
-    return ((questions.first == 1) & (questions.n_correct < questions.n_answered))[
-        questions.complete
-    ]
+    return ((questions.first == 1) & (questions.n_right < questions.n_asked))[questions.complete]
 
 
 def _mean(scores: NDArray[Any]) -> float:
@@ -187,15 +190,15 @@ def acc_stderr(answers: Sequence[Answer]) -> float:
     With one proxy per question it is the harness's `mean_stderr`.
     """
     questions = _by_question(answers)
-    n, n_docs = len(questions.n_answered), questions.n_answered.sum()
+    n, n_docs = len(questions.n_asked), questions.n_asked.sum()
     if n < 2:
         return math.nan
-    residuals = questions.n_correct - questions.n_answered * (questions.n_correct.sum() / n_docs)
+    residuals = questions.n_right - questions.n_asked * (questions.n_right.sum() / n_docs)
     return float(math.sqrt(n / (n - 1) * np.square(residuals).sum()) / n_docs)
 
 
 def acc_consistent(answers: Sequence[Answer]) -> float:
-    """Share of complete questions that are correct on every proxy."""
+    """Share of complete questions that are right on every proxy."""
     return _mean(_consistent(answers))
 
 
@@ -205,7 +208,7 @@ def acc_consistent_stderr(answers: Sequence[Answer]) -> float:
 
 
 def acc_majority(answers: Sequence[Answer]) -> float:
-    """Share of complete questions whose most frequent answer is correct; ties count in part."""
+    """Share of complete questions whose most frequent answer is right; ties count in part."""
     return _mean(_majority(answers))
 
 
@@ -215,7 +218,7 @@ def acc_majority_stderr(answers: Sequence[Answer]) -> float:
 
 
 def fortuity(answers: Sequence[Answer]) -> float:
-    """Share of complete questions correct on the first proxy, but not on every proxy."""
+    """Share of complete questions right on the first proxy, but not on every proxy."""
     return _mean(_fortuitous(answers))
 
 
@@ -225,26 +228,26 @@ def fortuity_stderr(answers: Sequence[Answer]) -> float:
 
 
 def position_bias(answers: Sequence[Answer]) -> float:
-    """Total variation distance, 0 to 1, between predicted and gold letters over all docs.
+    """Total variation, 0 to 1, between the predicted letters and the golds' over all docs.
 
-    Chance alone makes it positive where answers are wrong, more so with fewer questions.
+    Chance alone makes it positive where answers are wrong, the more so the fewer questions.
     """
     questions = _by_question(answers)
     excess = np.abs(questions.letters.sum(axis=0)).sum()
-    return float(excess / 2 / questions.n_answered.sum())
+    return float(excess / 2 / questions.n_asked.sum())
 
 
 def position_bias_stderr(answers: Sequence[Answer]) -> float:
     """Bootstrap standard error of `position_bias`, over questions; repeatable."""
     questions = _by_question(answers)
-    n = len(questions.n_answered)
+    n = len(questions.n_asked)
     if n < 2:
         return math.nan
-    # Drawing questions is drawing distinct rows by their frequency, and those are fewer.
-    rows, counts = np.unique(
-        np.column_stack([questions.n_answered, questions.letters]), axis=0, return_counts=True
+    # To draw questions is to draw kinds of questions by their frequency, and those are fewer.
+    kinds, counts = np.unique(
+        np.column_stack([questions.n_asked, questions.letters]), axis=0, return_counts=True
     )
     draws = np.random.default_rng(0).multinomial(n, counts / n, size=N_RESAMPLES)
-    sums = draws.astype(np.float64) @ rows
+    sums = draws.astype(np.float64) @ kinds
     biases = np.abs(sums[:, 1:]).sum(axis=1) / 2 / sums[:, 0]
     return float(np.std(biases, ddof=1))

@@ -8,11 +8,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 
-from neuronllm_eval.cli.commands import CompareSettings
-from neuronllm_eval.comparison.compare import View, compare_runs, render
+from neuronllm_eval.comparison.compare import compare_runs, render, require_possible
+from neuronllm_eval.comparison.settings import CompareSettings
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.formats.atomic import require_writable, write_whole
 from neuronllm_eval.formats.terminal import terminal_width
@@ -45,15 +44,13 @@ def compare(
         ArtifactError: there is no run, or none with results; after all else, some are damaged.
     """
     files = _files(asked.output_path, asked.format)
-    values = {field.name: getattr(asked, field.name) for field in fields(View)}
-    view = View(**values | {"columns": tuple(dict.fromkeys(asked.columns))})
     for form in files.values() or [asked.format or "table"]:
-        view.require(form)
-    found = compare_runs(asked.run_dir, view, seconds)
+        require_possible(asked, form)
+    found = compare_runs(asked, seconds)
     if len(files) != 1:
-        show(render(found, asked.format or "table", view, terminal_width()).rstrip("\n"))
+        show(render(found, asked.format or "table", asked, terminal_width()).rstrip("\n"))
     for path, form in files.items():
-        write_whole(path, render(found, form, view))
+        write_whole(path, render(found, form, asked))
     if files:
         show(f"written to {asked.output_path}")
     found.require_undamaged()

@@ -14,13 +14,10 @@ from typing import Any
 
 from pydantic import ConfigDict, with_config
 
-from neuronllm_eval.cli.commands import (
-    CompareMethodsSettings,
-    CompareSettings,
-    ModelTypeSettings,
-)
+from neuronllm_eval.cli.commands import CompareMethodsSettings, ModelTypeSettings
 from neuronllm_eval.cli.compare import COMPARISON, compare
 from neuronllm_eval.cli.evaluate import announce
+from neuronllm_eval.comparison.settings import CompareSettings
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError, UsageError
 from neuronllm_eval.formats.settings_model import parse_pairs
 from neuronllm_eval.formats.typed_files import load

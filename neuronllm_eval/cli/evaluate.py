@@ -1,4 +1,4 @@
-"""`run_eval.py` and `neuronllm-eval identify | validate | report | verify`."""
+"""`run_eval.py` and `neuronllm-eval identify | validate | report | verify | tasks | completion`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import shtab
 import torch
 
-from neuronllm_eval.cli.commands import ModelTypeSettings, ReportSettings, VerifySettings
+from neuronllm_eval.cli.commands import (
+    CompletionSettings,
+    MakeTasksSettings,
+    ModelTypeSettings,
+    ReportSettings,
+    VerifySettings,
+    main_parser,
+)
 from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.markdown import markdown_table
+from neuronllm_eval.harness import tasks_dir
+from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.search import runs_below
@@ -26,6 +36,7 @@ from neuronllm_eval.runtime.process import DISK_ERRORS, own_rank
 from neuronllm_eval.stages.cost_estimate import Estimate, estimate_line
 from neuronllm_eval.stages.evaluate import Listeners, identify_runs, validate_runs
 from neuronllm_eval.stages.load import (
+    aqua_overrides,
     load_model,
     load_run_task,
     require_trust,
@@ -162,3 +173,27 @@ def verify(asked: VerifySettings, show: Show) -> int:
             show(f"{run.path}\n\n{table}\n\n{verdict}.")
         passed = passed and all(check.passed for check in checks)
     return 0 if passed else 1
+
+
+# Tasks and completion -----------------------------------------------------------------------------
+
+
+def print_folder(show: Show) -> int:
+    """Print the folder of the packaged tasks."""
+    show(tasks_dir())
+    return 0
+
+
+def make(settings: MakeTasksSettings, show: Show) -> int:
+    """Write AQUA tasks, and print their paths."""
+    folders = [str(path) for path in settings.include_path]
+    overrides = aqua_overrides(settings)
+    for path in write_yaml(settings.task, settings.output_path, folders, overrides):
+        show(path)
+    return 0
+
+
+def complete(settings: CompletionSettings, show: Show) -> int:
+    """Print the script of a shell."""
+    show(shtab.complete(main_parser(), settings.shell))
+    return 0

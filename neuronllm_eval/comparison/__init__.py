@@ -1,4 +1,4 @@
-"""Many runs become one table, ranked or not, in every format.
+"""Many finished runs become one table, side by side or ranked, in every format.
 
-Read first: `comparability.py`.
+Read first: `compare.py`; a row and where it comes from: `rows.py`.
 """

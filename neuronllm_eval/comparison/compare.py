@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from neuronllm_eval.comparison.ranking import (
     wanted,
 )
 from neuronllm_eval.comparison.rows import ComparedRun, Row, read_run
+from neuronllm_eval.comparison.settings import CompareSettings
 from neuronllm_eval.comparison.tables import (
     ranked_sections,
     seconds_section,
@@ -52,57 +53,6 @@ from neuronllm_eval.runs.search import runs_below
 from neuronllm_eval.runtime.progress import bar
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class View:
-    """What of runs is compared, and how it is shown.
-
-    Attributes:
-        rank: every run by itself and ranked; else methods side by side, repeats pooled.
-        against: the method that others are held against (`pooling.reference`).
-        group_by: one of `ranking.GROUPS`: a table for each; None: by task where rows are ranked,
-            else one for all.
-        sort_by: a column, for another order.
-        ascending: whether its smallest comes first.
-        columns: only these; all that tell something if empty.
-        points: with the points of sweeps, run by run.
-        overlaps: only how far the runs' neurons overlap.
-        models: patterns that the model has to fit (`ranking.wanted`).
-        tasks: patterns for the task.
-        methods: patterns for the method.
-        conditions: patterns for conditions and points.
-    """
-
-    rank: bool = False
-    against: str | None = None
-    group_by: str | None = None
-    sort_by: str | None = None
-    ascending: bool = False
-    columns: tuple[str, ...] = ()
-    points: bool = False
-    overlaps: bool = False
-    models: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    conditions: tuple[str, ...] = ()
-
-    def require(self, form: str) -> None:
-        """Refuse what excludes each other, and columns that a format does not have."""
-        for excluded, flags in (
-            (self.overlaps and self.columns, "--columns with --overlaps"),
-            (self.rank and self.against, "--against with --rank"),
-        ):
-            if excluded:
-                raise UsageError(flags, expected="one of them", remedy="leave one of them away")
-        known = COLUMNS if form in ("csv", "json") else HEADS
-        unknown = [name for name in self.columns if name not in known]
-        if unknown:
-            raise UsageError(
-                f"{form} has no column {', '.join(map(repr, unknown)):.200}",
-                expected=f"some of {', '.join(known)}",
-                remedy="check --columns",
-            )
 
 
 @dataclass(frozen=True)
@@ -143,44 +93,60 @@ class Comparison:
             )
 
 
-def compare_runs(
-    paths: Iterable[Path], view: View, seconds: Mapping[str, float] | None = None
-) -> Comparison:
-    """Compare the runs at and below some directories.
+def require_possible(asked: CompareSettings, form: str) -> None:
+    """Refuse what excludes each other, and columns that a format does not have."""
+    for excluded, flags in (
+        (asked.overlaps and asked.columns, "--columns with --overlaps"),
+        (asked.rank and asked.against, "--against with --rank"),
+    ):
+        if excluded:
+            raise UsageError(flags, expected="one of them", remedy="leave one of them away")
+    known = COLUMNS if form in ("csv", "json") else HEADS
+    unknown = [name for name in asked.columns if name not in known]
+    if unknown:
+        raise UsageError(
+            f"{form} has no column {', '.join(map(repr, unknown)):.200}",
+            expected=f"some of {', '.join(known)}",
+            remedy="check --columns",
+        )
+
+
+def compare_runs(asked: CompareSettings, seconds: Mapping[str, float] | None = None) -> Comparison:
+    """Compare the runs at and below `asked.run_dir`.
 
     Raises:
-        UsageError: filters that nothing fits, or no run of `view.against`.
+        UsageError: filters that nothing fits, or no run of `asked.against`.
         ArtifactError: there is no run, none with results, or one twice.
     """
     runs: list[ComparedRun] = []
     damaged: dict[Path, ArtifactError] = {}
-    for directory in bar(iterable=runs_below(paths), desc="read", unit="run", leave=False):
+    for directory in bar(iterable=runs_below(asked.run_dir), desc="read", unit="run", leave=False):
         try:
-            run = read_run(directory, with_docs=not (view.rank or view.overlaps))
+            run = read_run(directory, with_docs=not (asked.rank or asked.overlaps))
         except ArtifactError as error:
             damaged[directory.path] = error
         else:
-            rows = (row for row in run.rows if view.points or not row.summary.is_point)
+            rows = (row for row in run.rows if asked.points or not row.summary.is_point)
             runs.append(replace(run, rows=tuple(rows)))
     if not runs:
         Comparison((), pd.DataFrame(), damaged=damaged).require_undamaged()
-    runs = wanted(runs, {name: getattr(view, name) for name in FILTERS})
+    runs = wanted(runs, {name: getattr(asked, name) for name in FILTERS})
     frame, left_out = overlaps(runs)
     for sentence in left_out:
         logger.warning("%s", sentence)
     found = Comparison(tuple(runs), frame, damaged=damaged, seconds=seconds or {})
-    _require_results(found, view)
-    return found if view.rank or view.overlaps else with_pooled(found, view)
+    _require_results(found, asked)
+    return found if asked.rank or asked.overlaps else with_pooled(found, asked)
 
 
-def _require_results(found: Comparison, view: View) -> None:
-    if view.overlaps and found.overlaps.empty:
+def _require_results(found: Comparison, asked: CompareSettings) -> None:
+    if asked.overlaps and found.overlaps.empty:
         raise ArtifactError(
             f"no two of {len(found.runs)} runs are of one model",
             expected="runs whose neurons can be the same",
             remedy="pass more runs, or leave --overlaps away",
         )
-    if not view.overlaps and not found.rows:
+    if not asked.overlaps and not found.rows:
         others = f"; {', '.join(map(str, found.damaged))} cannot be read" if found.damaged else ""
         raise ArtifactError(
             f"none of {len(found.runs)} runs has results under these conditions{others}",
@@ -192,79 +158,82 @@ def _require_results(found: Comparison, view: View) -> None:
             logger.warning("%s: neuronllm-eval %s comes first", run.facts.path, run.missing)
 
 
-def with_pooled(found: Comparison, view: View) -> Comparison:
+def with_pooled(found: Comparison, asked: CompareSettings) -> Comparison:
     """Repeats as rows, and how their methods differ."""
     groups = repeats([run for run in found.runs if run.docs is not None])
-    held = reference(list(groups), view.against)  # refuses before the work
+    held = reference(list(groups), asked.against)  # refuses before the work
     rows: list[Row] = []
     for key, group in bar(
         iterable=list(groups.items()), desc="compare", unit="method", leave=False
     ):
         rows += pool(key, group)
-    differing = differences(groups, held) if held and not view.conditions else []
-    fitting = tuple(row for row in rows if fits(view.conditions, names_of_row(row)))
+    differing = differences(groups, held) if held and not asked.conditions else []
+    fitting = tuple(row for row in rows if fits(asked.conditions, names_of_row(row)))
     return replace(found, pooled=fitting, differences=tuple(differing))
 
 
-def render(found: Comparison, form: str, view: View, width: int | None = None) -> str:
+def render(found: Comparison, form: str, asked: CompareSettings, width: int | None = None) -> str:
     """A comparison as text.
 
     Args:
         found: the runs.
         form: a format: table, markdown, latex, html, csv or json.
-        view: what is shown.
+        asked: what is shown.
         width: of the terminal that shows the format `table`; None for a file.
 
     Raises:
-        UsageError: there is no column `view.sort_by`.
+        UsageError: there is no column `asked.sort_by`.
     """
     if form == "json":
-        return _json(found, view)
+        return _json(found, asked)
     if form == "csv":
-        if view.overlaps:
+        if asked.overlaps:
             return tables.as_csv(found.overlaps)
-        frame = _ordered(_shown(found, view), view).frame
-        return tables.as_csv(frame[list(view.columns)] if view.columns else frame)
-    sections = _sections(found, view, is_print=form == "latex")
+        return tables.as_csv(_chosen(_ordered(_shown(found, asked), asked).frame, asked))
+    sections = _sections(found, asked, is_print=form == "latex")
     return tables.as_table(sections, width) if form == "table" else tables.PAGES[form](sections)
 
 
-def _shown(found: Comparison, view: View) -> RankedRows:
-    return ranked(found.rows if view.rank else found.pooled)
+def _shown(found: Comparison, asked: CompareSettings) -> RankedRows:
+    return ranked(found.rows if asked.rank else found.pooled)
 
 
-def _ordered(rows: RankedRows, view: View) -> RankedRows:
-    frame = in_order(rows.frame, view.group_by or "task", view.sort_by, view.ascending)
+def _chosen(frame: pd.DataFrame, asked: CompareSettings) -> pd.DataFrame:
+    return frame[list(dict.fromkeys(asked.columns))] if asked.columns else frame
+
+
+def _ordered(rows: RankedRows, asked: CompareSettings) -> RankedRows:
+    frame = in_order(rows.frame, asked.group_by or "task", asked.sort_by, asked.ascending)
     return RankedRows(frame.reset_index(drop=True), rows.sets)
 
 
-def _sections(found: Comparison, view: View, is_print: bool) -> list[tables.Section]:
+def _sections(found: Comparison, asked: CompareSettings, is_print: bool) -> list[tables.Section]:
     overlaps = overlap_sections(found.overlaps, found.runs)
-    if view.overlaps:
+    if asked.overlaps:
         return overlaps
-    rows = _shown(found, view)
-    if view.rank or view.columns or view.sort_by:
-        group_by = view.group_by or "task"
-        ordered = _ordered(rows, view)
-        sections = ranked_sections(ordered, group_by, view.columns, is_print=is_print)
+    rows = _shown(found, asked)
+    if asked.rank or asked.columns or asked.sort_by:
+        group_by = asked.group_by or "task"
+        ordered = _ordered(rows, asked)
+        sections = ranked_sections(ordered, group_by, asked.columns, is_print=is_print)
     else:
         sections = side_by_side(
-            rows, [key_of(row) for row in found.pooled], found.differences, view.group_by
+            rows, [key_of(row) for row in found.pooled], found.differences, asked.group_by
         )
     sections += seconds_section(found.seconds) + unfinished(found.runs)
     # In print their table is for those who ask for it: it is as wide as a page.
-    return sections + (overlaps if view.rank and not is_print else [])
+    return sections + (overlaps if asked.rank and not is_print else [])
 
 
-def _json(found: Comparison, view: View) -> str:
+def _json(found: Comparison, asked: CompareSettings) -> str:
     """All there is; null where there is nothing."""
     overlaps = _records(found.overlaps)
-    if view.overlaps:
+    if asked.overlaps:
         return dump_json({"overlaps": overlaps})
-    rows = _ordered(ranked(found.rows), view)
-    values: dict[str, Any] = {"rows": _records(rows.frame, view.columns)}
+    rows = _ordered(ranked(found.rows), asked)
+    values: dict[str, Any] = {"rows": _records(_chosen(rows.frame, asked))}
     sets = rows.sets
-    if not view.rank:
+    if not asked.rank:
         pooled = ranked(found.pooled)
         sets = pooled.sets
         values["pooled"] = [
@@ -290,10 +259,10 @@ def _json(found: Comparison, view: View) -> str:
     )  # fmt: skip
 
 
-def _records(frame: pd.DataFrame, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {str(name): None if pd.isna(value) else value for name, value in row.items()}
-        for row in (frame[list(columns)] if columns else frame).to_dict("records")
+        for row in frame.to_dict("records")
     ]
 
 

@@ -68,16 +68,11 @@ def _overlap(
 ) -> dict[str, Any]:
     facts, others = one[0].facts, other[0].facts
     overlap = one[1][sets[0]].overlap(other[1][sets[1]], one[0].neurons.shape[1])
+    named = ("task", "method", "seed")
     return {
-        "model": facts.model,
-        "model_hash": facts.model_hash,
-        "task": facts.task,
-        "method": facts.method,
-        "seed": facts.seed,
+        **{name: getattr(facts, name) for name in ("model", "model_hash", *named)},
         "run": facts.path,
-        "other_task": others.task,
-        "other_method": others.method,
-        "other_seed": others.seed,
+        **{f"other_{name}": getattr(others, name) for name in named},
         "other_run": others.path,
         "neurons": sets[0],
         "other_neurons": sets[1],

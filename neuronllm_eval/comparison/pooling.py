@@ -50,6 +50,7 @@ from neuronllm_eval.interventions.conditions import (
     control_name,
     edited_by,
 )
+from neuronllm_eval.neurons.neuron_set import NeuronSet
 
 SWAPPED = "enhance_minus_degrade"
 PAPERS = ("degrade", "enhance")  # conditions whose relative changes the paper reports
@@ -196,15 +197,13 @@ class Repeat:
         run: the run.
         docs: `docs_at` of that number.
         edited: by condition, what it edits.
-        n_good: good neurons that there were.
-        n_bad: bad ones.
+        neurons: good and bad ones; a method may find fewer.
     """
 
     run: ComparedRun
     docs: DocTable
     edited: Mapping[str, Edited]
-    n_good: int
-    n_bad: int
+    neurons: NeuronSet
 
     @property
     def evaluated(self) -> list[str]:
@@ -244,7 +243,7 @@ def _repeat(run: ComparedRun, top_k: int) -> Repeat:
         neurons,
         run.scales,
     )
-    return Repeat(run, docs, edited, len(neurons.good), len(neurons.bad))
+    return Repeat(run, docs, edited, neurons)
 
 
 def _require_other_seeds(group: Sequence[Repeat]) -> None:
@@ -277,8 +276,8 @@ def pool(key: RepeatKey, group: Sequence[Repeat], n_resamples: int = 10_000) -> 
         terms=key.terms,
         top_k=key.top_k,
         summary=summaries[0],
-        n_good=tuple(each.n_good for each in group),
-        n_bad=tuple(each.n_bad for each in group),
+        n_good=tuple(len(each.neurons.good) for each in group),
+        n_bad=tuple(len(each.neurons.bad) for each in group),
     )
     rows = [
         dataclasses.replace(

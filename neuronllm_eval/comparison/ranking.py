@@ -26,34 +26,26 @@ from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 
 GROUPS = ("task", "model", "method")
 _ORDER = (*CONDITIONS, SWAPPED)
-# Names and types of the columns of csv and json, in order.
+# Columns of csv and json, in order.
+_NAMES = """
+task set rank n_ranked model model_hash dtype method method_settings seed n_runs condition name
+top_k scale n_good n_bad n_neurons n_edited n_questions n_docs accuracy note delta low high p_value
+p_holm controls_outdone n_controls n_as_extreme control_p n_lost n_gained mcnemar_p mcnemar_p_holm
+n_tests confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
+rcc_high consistent consistent_delta position_bias position_bias_delta majority seeds run
+""".split()
+_TEXTS = """
+task set model model_hash dtype method method_settings condition name n_neurons n_edited note seeds
+run
+""".split()
+_COUNTS = """
+rank n_ranked seed n_runs top_k n_good n_bad n_questions n_docs controls_outdone n_controls
+n_as_extreme n_lost n_gained n_tests
+""".split()
 COLUMNS = {
-    **dict.fromkeys(("task", "set"), "string"),
-    **dict.fromkeys(("rank", "n_ranked"), "Int64"),
-    **dict.fromkeys(("model", "model_hash", "dtype", "method", "method_settings"), "string"),
-    "seed": "Int64",
-    "n_runs": "Int64",
-    **dict.fromkeys(("condition", "name"), "string"),
-    "top_k": "Int64",
-    "scale": "float64",
-    **dict.fromkeys(("n_good", "n_bad"), "Int64"),
-    **dict.fromkeys(("n_neurons", "n_edited"), "string"),
-    **dict.fromkeys(("n_questions", "n_docs"), "Int64"),
-    "accuracy": "float64",
-    "note": "string",
-    **dict.fromkeys(("delta", "low", "high", "p_value", "p_holm"), "float64"),
-    **dict.fromkeys(("controls_outdone", "n_controls", "n_as_extreme"), "Int64"),
-    "control_p": "float64",
-    **dict.fromkeys(("n_lost", "n_gained"), "Int64"),
-    **dict.fromkeys(("mcnemar_p", "mcnemar_p_holm"), "float64"),
-    "n_tests": "Int64",
-    **dict.fromkeys(("confidence", "confidence_delta", "confidence_low", "confidence_high"),
-                    "float64"),
-    **dict.fromkeys(("rac", "rac_low", "rac_high", "rcc", "rcc_low", "rcc_high"), "float64"),
-    **dict.fromkeys(("consistent", "consistent_delta", "position_bias", "position_bias_delta",
-                     "majority"), "float64"),
-    **dict.fromkeys(("seeds", "run"), "string"),
-}  # fmt: skip
+    name: "string" if name in _TEXTS else "Int64" if name in _COUNTS else "float64"
+    for name in _NAMES
+}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import escaped, markdown_table, one_line
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
-from neuronllm_eval.reporting.condition_tables import CONTROLS_NOTE, Table
+from neuronllm_eval.reporting.condition_tables import (
+    CONTROLS_NOTE,
+    Table,
+    change_cells,
+    control_cells,
+)
 from neuronllm_eval.reporting.sections import Figure, Section
 from neuronllm_eval.reporting.write_reports import page_of
 from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory
@@ -28,37 +33,43 @@ from neuronllm_eval.runs.search import find_runs
 logger = logging.getLogger(__name__)
 _GENERATOR = "neuronllm-eval overview"
 _HEADS = ("accuracy %", "delta (points)", "95% interval", "random controls", "beyond")
-_LONGEST = 48  # signs of a fact; a path tells most by its end
+_LONGEST = 48  # characters of a fact; a path tells most by its end
 _HEAD_BYTES = 65536  # the style sheet is in the head, and small
 
 
 def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[ComparedRun]:
     """`write_overview` for every folder that one of the runs lies in, `top` or below it.
 
-    Above `top`, as of a single run, a page is written anew where there is one already.
+    Above `top`, as of a single run, an existing page is rewritten.
 
     Returns:
-        What the runs came to, in their order; those that were not read, or cannot be, are left out.
+        The runs with their rows, in order; those that cannot be read are left out.
     """
-    found: dict[Path, ComparedRun] = {}
+    results: dict[Path, ComparedRun] = {}
     for folder in dict.fromkeys(run.path.parent for run in runs):
         if folder.resolve().is_relative_to(top.resolve()) or _is_overview(folder / PAGE_FILE):
-            found |= write_overview(folder)
-    return [found[run.path] for run in runs if run.path in found]
+            results |= write_overview(folder, runs)
+    return [results[run.path] for run in runs if run.path in results]
 
 
-def write_overview(folder: Path) -> dict[Path, ComparedRun]:
+def write_overview(folder: Path, known: Sequence[RunDirectory] = ()) -> dict[Path, ComparedRun]:
     """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
     Runs that cannot be read are left out with a warning: they may be of other commands.
 
+    Args:
+        folder: of the runs.
+        known: runs whose files have been read already.
+
     Returns:
-        What the runs in it came to, by their directories.
+        The runs in it, by their directories.
 
     Raises:
         ArtifactError: a folder is in the page's place.
     """
+    by_path = {run.path: run for run in known}
     runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
+    runs = [by_path.get(run.path, run) for run in runs]
     results: dict[Path, ComparedRun] = {}
     for run in runs:
         try:
@@ -74,7 +85,7 @@ def write_overview(folder: Path) -> dict[Path, ComparedRun]:
 
 
 def _is_overview(path: Path) -> bool:
-    """Whether a file is a page of several runs, as this module writes it."""
+    """Whether a file is a page that this module wrote."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -89,10 +100,10 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
         title: above it.
         results: of the tasks, in order.
     """
-    judged = [each for each in results if each.rows]
-    terms = differing(judged or results)
-    conditions = shared_conditions(judged)
-    together = {} if terms or not judged else over_tasks(judged)
+    evaluated = [each for each in results if each.rows]
+    terms = differing(evaluated or results)
+    conditions = shared_conditions(evaluated)
+    together = {} if terms or not evaluated else over_tasks(evaluated)
     main = conditions[0] if conditions else None
     links = tuple(
         (one_line(each.facts.task), f"{quote(Path(each.facts.path).name)}/{PAGE_FILE}")
@@ -101,24 +112,24 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
     section = Section(
         "tasks",
         "By task",
-        figures=() if main is None else (_figure(judged, main),),
-        tables=(*_together(judged, together), *_by_condition(judged), *_waiting(results)),
+        figures=() if main is None else (_figure(evaluated, main),),
+        tables=(*_together(evaluated, together), *_by_condition(evaluated), *_waiting(results)),
         links=links,
     )
     facts = [
         (name.capitalize(), value if len(value) <= _LONGEST else f"…{value[1 - _LONGEST :]}")
-        for name, value in (judged or results)[0].shared.items()
+        for name, value in (evaluated or results)[0].shared.items()
         if value and name not in differing(results)
     ]
-    said = _headline(results, judged, main, None if main is None else together.get(main))
+    said = _headline(results, evaluated, main, None if main is None else together.get(main))
     return page_of(title, said, facts, [section], _GENERATOR)
 
 
 def _together(
-    judged: Sequence[ComparedRun], effects: Mapping[str, ConditionSummary]
+    evaluated: Sequence[ComparedRun], effects: Mapping[str, ConditionSummary]
 ) -> list[Table]:
     """What each condition did over all tasks."""
-    if not effects or len(judged) < 2:
+    if not effects or len(evaluated) < 2:
         return []
     first = next(iter(effects.values())).accuracy
     note = (
@@ -130,10 +141,10 @@ def _together(
     return [Table("All tasks together", ("condition", *_HEADS), rows, f"{note} {CONTROLS_NOTE}")]
 
 
-def _by_condition(judged: Sequence[ComparedRun]) -> list[Table]:
-    """A table for each condition, a row for each task that was judged under it."""
+def _by_condition(evaluated: Sequence[ComparedRun]) -> list[Table]:
+    """A table for each condition, a row for each task that was evaluated under it."""
     tables = []
-    terms = differing(judged) if judged else []
+    terms = differing(evaluated) if evaluated else []
     for name in CONDITIONS[1:]:
         rows = tuple(
             (
@@ -143,7 +154,7 @@ def _by_condition(judged: Sequence[ComparedRun]) -> list[Table]:
                 f"{each.conditions[UNMASKED].summary.accuracy.condition:.1f}",
                 *_cells_or_note(each.conditions[name]),
             )
-            for each in judged
+            for each in evaluated
             if name in each.conditions
         )
         heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
@@ -158,7 +169,7 @@ def _waiting(results: Sequence[ComparedRun]) -> list[Table]:
         for each in results
         if not each.rows
     )
-    return [Table("Not judged yet", ("task", *terms), rows)] if rows else []
+    return [Table("Not validated yet", ("task", *terms), rows)] if rows else []
 
 
 def _cells_or_note(row: Row) -> tuple[str, ...]:
@@ -169,21 +180,13 @@ def _cells_or_note(row: Row) -> tuple[str, ...]:
 
 def _cells(effect: ConditionSummary) -> tuple[str, ...]:
     """As in `_HEADS`."""
-    accuracy, controls = effect.accuracy, effect.controls
-    row = (
-        f"{accuracy.condition:.1f}",
-        f"{accuracy.delta:+.1f}",
-        f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
-    )
-    if controls is None or not effect.n_controls:
-        return (*row, "none", "")
-    spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
-    return (*row, spread, f"{effect.n_beyond} of {controls.n_controls}")
+    controls = control_cells(effect) if effect.n_controls else ("none", "")
+    return (*change_cells(effect), *controls)
 
 
-def _figure(judged: Sequence[ComparedRun], condition: str) -> Figure:
-    names = [one_line(each.facts.task) for each in judged]
-    effects = [each.conditions[condition].summary for each in judged]
+def _figure(evaluated: Sequence[ComparedRun], condition: str) -> Figure:
+    names = [one_line(each.facts.task) for each in evaluated]
+    effects = [each.conditions[condition].summary for each in evaluated]
     before = [each.accuracy.unmasked for each in effects]
     after = [each.accuracy.condition for each in effects]
     spans = [
@@ -200,34 +203,35 @@ def _figure(judged: Sequence[ComparedRun], condition: str) -> Figure:
 
 def _headline(
     results: Sequence[ComparedRun],
-    judged: Sequence[ComparedRun],
+    evaluated: Sequence[ComparedRun],
     condition: str | None,
     effect: ConditionSummary | None,
 ) -> str:
     if condition is None:
         return f"{len(results)} tasks."
-    changes = [each.conditions[condition].summary.accuracy.delta for each in judged]
+    changes = [each.conditions[condition].summary.accuracy.delta for each in evaluated]
     if effect is None:
-        known = " and ".join(differing(judged))
+        known = " and ".join(differing(evaluated))
         return (
-            f"Over {len(judged)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
-            f"{max(changes):+.1f} points{_outdone(judged, condition)}; no mean, since they differ "
-            f"in {known}."
+            f"Over {len(evaluated)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
+            f"{max(changes):+.1f} points{_outdone(evaluated, condition)}; no mean, since they "
+            f"differ in {known}."
         )
     accuracy = effect.accuracy
     beside = f", beyond {effect.n_beyond} of {effect.n_controls} random controls"
     if not effect.n_controls:
-        some = any(each.conditions[condition].summary.n_controls for each in judged)
+        some = any(each.conditions[condition].summary.n_controls for each in evaluated)
         beside = f", without random controls{' that all of them have' if some else ''}"
+    tasks = f"{len(evaluated)} task{'s' if len(evaluated) > 1 else ''}"
     return (
-        f"Over {len(judged)} task{'s' if len(judged) > 1 else ''}, {condition} changes accuracy by "
-        f"{accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f})"
-        f"{beside}; by task from {min(changes):+.1f} to {max(changes):+.1f}."
+        f"Over {tasks}, {condition} changes accuracy by {accuracy.delta:+.1f} points "
+        f"(95% {accuracy.low:+.1f} to {accuracy.high:+.1f}){beside}; by task from "
+        f"{min(changes):+.1f} to {max(changes):+.1f}."
     )
 
 
-def _outdone(judged: Sequence[ComparedRun], condition: str) -> str:
-    effects = [each.conditions[condition].summary for each in judged]
+def _outdone(evaluated: Sequence[ComparedRun], condition: str) -> str:
+    effects = [each.conditions[condition].summary for each in evaluated]
     all_of_them = sum(0 < each.n_controls == each.n_beyond for each in effects)
     if not any(each.n_controls for each in effects):
         return ", without random controls"
@@ -248,17 +252,17 @@ _TOGETHER_NOTE = (
 
 
 def closing_table(results: Sequence[ComparedRun]) -> str | None:
-    """The table; None where fewer than two runs were judged, or under no condition in common.
+    """The table; None where fewer than two runs were evaluated, or under no condition in common.
 
     Args:
         results: of the runs, in order.
     """
-    judged = [each for each in results if each.rows]
-    shared = shared_conditions(judged)
+    evaluated = [each for each in results if each.rows]
+    shared = shared_conditions(evaluated)
     names = [name for name in _CLOSING if name in shared] or shared[:1]
-    if len(judged) < 2 or not names:
+    if len(evaluated) < 2 or not names:
         return None
-    terms = differing(judged)
+    terms = differing(evaluated)
     rows = [
         [
             escaped(each.facts.task),
@@ -266,11 +270,11 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
             f"{each.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
             *(_closing_cell(each.conditions[name].summary) for name in names),
         ]
-        for each in judged
+        for each in evaluated
     ]
     note = _CLOSING_NOTE
     if not terms:
-        together = over_tasks(judged)
+        together = over_tasks(evaluated)
         unmasked = f"{together[names[0]].accuracy.unmasked:.1f}"
         rows.append(["all", unmasked, *(_closing_cell(together[name]) for name in names)])
         note = f"{note} {_TOGETHER_NOTE}"

@@ -202,6 +202,8 @@ def side_by_side(
         differences: of methods to the one they are held against.
         group_by: one of `ranking.GROUPS`, for tables of each; None for tables of all.
     """
+    if found.frame.empty:
+        return []
     words = in_words(found.frame)
     alike = _alike(words, ("method", "top_k", group_by or ""))
     sections = _said_once(alike)
@@ -224,7 +226,7 @@ def side_by_side(
             for title, table, notes in _tables(rows, cells.loc[rows.index], lead)
             if len(table)
         ]
-    sections += _across(found, words, keys, differences)
+    sections += _differences(words, keys, lead, differences)
     sentences = legend(found.sets)
     return [*sections, *([Section("", None, tuple(sentences))] if sentences else [])]
 
@@ -270,62 +272,41 @@ def _pivot(
     return pd.DataFrame(lines, columns=[*heads, *shown], dtype=object)
 
 
-def _across(
-    found: RankedRows,
+def _differences(
     words: pd.DataFrame,
     keys: Sequence[RepeatKey],
+    lead: Sequence[str],
     differences: Sequence[Difference],
 ) -> list[Section]:
-    """Enhance minus degrade, and how methods differ in it: a column for each model and task."""
-    columns = words["task"].copy()
-    if words["model"].nunique() > 1:
-        columns = words["model"] + ": " + columns
-    if any(each.letter != "a" for each in found.sets):
-        columns = columns + " (set " + words["set"] + ")"
-    lines = words.assign(column=columns)[["K", "method", "column"]].to_dict("records")
-    first: dict[RepeatKey, dict[Any, str]] = {}
-    for key, line in zip(keys, lines, strict=True):
-        first.setdefault(key, line)
-
-    def table(texts: Mapping[RepeatKey, str]) -> pd.DataFrame:
-        order = sorted(texts, key=lambda key: key.top_k)
-        rows = pd.DataFrame([{**first[key], "text": texts[key]} for key in order])
-        columns = list(dict.fromkeys(first[key]["column"] for key in texts))
-        return _pivot(rows[["K", "method"]], rows["column"], rows["text"], columns)
-
-    sections = []
-    change = side_by_side_cells(found.frame, words)["change"]
+    """How methods differ in enhance minus degrade, and which are held against none."""
+    lines = dict(zip(reversed(keys), reversed(words.to_dict("records")), strict=True))
+    # Repeats without a condition in common have no line.
+    differences = [each for each in differences if {each.key, each.against} <= lines.keys()]
+    against = " or ".join(dict.fromkeys(lines[each.against]["method"] for each in differences))
+    rows = [
+        [
+            *(lines[each.key][name] for name in lead),
+            f"{each.change.delta:+.1f} [{each.change.low:+.1f}, {each.change.high:+.1f}]",
+            p_text(each.p_holm),
+            f"{len(each.seeds)} of {each.n_repeats}",
+        ]
+        for each in sorted(differences, key=lambda each: each.key.top_k)
+    ]
+    heads = [*(HEADS.get(name, name) for name in lead), "difference", "p (Holm)", "seeds"]
+    title = f"Enhance minus degrade less that of {against}, points"
+    table = pd.DataFrame(rows, columns=heads, dtype=object)
+    sections = [Section(title, table, (_AGAINST_NOTE.format(against),))] if rows else []
     is_swapped = words["condition"] == SWAPPED
-    swapped = {key: text for key, text, is_ in zip(keys, change, is_swapped, strict=True) if is_}
-    if swapped:
-        sections.append(Section("Enhance minus degrade, points", table(swapped)))
-    against = " or ".join(dict.fromkeys(first[each.against]["method"] for each in differences))
-    if differences:
-        sections.append(
-            Section(
-                f"Enhance minus degrade less that of {against}, points",
-                table({each.key: _difference(each) for each in differences}),
-                (_AGAINST_NOTE.format(against),),
-            )
-        )
-    left = [first[key] for key in unpaired(list(swapped), differences)]
+    swapped = [key for key, is_ in zip(keys, is_swapped, strict=True) if is_]
+    left = [lines[key] for key in unpaired(swapped, differences)]
     if left:
-        names = ", ".join(f"{row['method']} ({row['column']}, K {row['K']})" for row in left)
+        names = ", ".join(f"{line['method']} ({line['task']}, K {line['K']})" for line in left)
         note = (
             f"Not held against {against or 'another method'}, since no run of it has the same "
             f"terms, seeds and docs: {names}. `--rank` says in what runs differ."
         )
         sections.append(Section("", None, (note,)))
     return sections
-
-
-def _difference(each: Difference) -> str:
-    change = each.change
-    fewer = f" ({len(each.seeds)} of {each.n_repeats} seeds)"
-    return (
-        f"{change.delta:+.1f} [{change.low:+.1f}, {change.high:+.1f}] p {p_text(each.p_holm)}"
-        f"{fewer if len(each.seeds) < each.n_repeats else ''}"
-    )
 
 
 def seconds_section(seconds: Mapping[str, float]) -> list[Section]:

@@ -41,10 +41,10 @@ class Ia3Site:
     """Where a model takes IA3 vectors.
 
     Attributes:
-        names: of the down-projections, in layer order.
-        targets: what PEFT looks for at the end of modules' names: one ending, or where that is also
-            other modules', as those of a vision tower, the whole names.
-        fan_in_fan_out: whether their weights are [inputs, outputs], as GPT-2's.
+        names: names of the down-projections, in layer order.
+        targets: endings of module names that PEFT looks for: one ending, or the whole names where
+            other modules, such as those of a vision tower, have that ending too.
+        fan_in_fan_out: whether the weights are [inputs, outputs], as GPT-2's.
     """
 
     names: tuple[str, ...]
@@ -56,27 +56,27 @@ def ia3_site(model: nn.Module, layers: FFNLayers) -> Ia3Site:
     """Where PEFT puts IA3 vectors so that they scale the neurons of `layers`.
 
     Args:
-        model: may be on the meta device: only names and kinds of modules are looked at.
+        model: may be on the meta device: only names and types of modules are read.
         layers: its down-projections.
 
     Raises:
-        ModelError: a down-projection is of a kind that PEFT's IA3 does not know.
+        ModelError: a down-projection is of a type that PEFT's IA3 does not know.
     """
-    kinds = {type(module) for module in layers.modules}
-    if odd := [kind.__name__ for kind in kinds if not issubclass(kind, (nn.Linear, Conv1D))]:
+    types = {type(module) for module in layers.modules}
+    if unknown := [each.__name__ for each in types if not issubclass(each, (nn.Linear, Conv1D))]:
         raise ModelError(
-            f"the down-projections are {', '.join(sorted(odd))} modules",
+            f"the down-projections are {', '.join(sorted(unknown))} modules",
             expected="torch.nn.Linear (bitsandbytes' are) or transformers' Conv1D, which is what "
             "PEFT's IA3 takes",
             remedy="load the model without that quantisation, or use "
             "`neuronllm-eval run --model neuronllm` with positions=all",
         )
-    known = (path for path in DOWN_PROJECTIONS if layers.names[0].endswith(f".{path}"))
-    suffix = max(known, key=len)
+    suffixes = (path for path in DOWN_PROJECTIONS if layers.names[0].endswith(f".{path}"))
+    suffix = max(suffixes, key=len)
     # As PEFT finds its targets.
-    found = {name for name, _ in model.named_modules() if name.endswith(f".{suffix}")}
-    targets = (suffix,) if found == set(layers.names) else layers.names
-    return Ia3Site(layers.names, targets, any(issubclass(kind, Conv1D) for kind in kinds))
+    matching = {name for name, _ in model.named_modules() if name.endswith(f".{suffix}")}
+    targets = (suffix,) if matching == set(layers.names) else layers.names
+    return Ia3Site(layers.names, targets, any(issubclass(each, Conv1D) for each in types))
 
 
 def rounded_factors(factors: NDArray[np.float32], dtype: str) -> Tensor:
@@ -101,12 +101,7 @@ def rounded_factors(factors: NDArray[np.float32], dtype: str) -> Tensor:
 
 
 def adapter_weights(site: Ia3Site, factors: Tensor) -> bytes:
-    """The content of `adapter_model.safetensors`.
-
-    Args:
-        site: of the model.
-        factors: [layers, neurons] float32, as `rounded_factors` gives them.
-    """
+    """The content of `adapter_model.safetensors`, of [layers, neurons] `rounded_factors`."""
     vectors = {
         f"base_model.model.{name}.ia3_l": row.reshape(1, -1).clone()
         for name, row in zip(site.names, factors, strict=True)
@@ -115,13 +110,7 @@ def adapter_weights(site: Ia3Site, factors: Tensor) -> bytes:
 
 
 def adapter_config(site: Ia3Site, base_model: str, revision: str) -> str:
-    """The content of `adapter_config.json`.
-
-    Args:
-        site: of the model.
-        base_model: its name or path.
-        revision: of it.
-    """
+    """The content of `adapter_config.json`; `base_model` is a name or path."""
     return dump_json(
         {
             "auto_mapping": None,
@@ -141,7 +130,7 @@ def adapter_config(site: Ia3Site, base_model: str, revision: str) -> str:
 
 
 def require_plain_model(model_args: Mapping[str, Any]) -> None:
-    """Raise ModelError if a run's model is itself one with an adapter or weights added to it."""
+    """Raise ModelError if a run's model has an adapter or added weights itself."""
     for name in ("peft", "delta"):
         if model_args.get(name):
             raise ModelError(
@@ -157,18 +146,18 @@ def adapter_files(
     """The content of an adapter's files, by name.
 
     Args:
-        export: what it is.
+        export: its record.
         factors: [layers, neurons] float32.
         site: where the base model takes them.
-        figures: for the card.
+        figures: its measured effect, for the card.
 
     Raises:
         UsageError: a factor is too large for the model's type.
     """
-    known = export.provenance
+    origin = export.provenance
     return {
-        WEIGHTS_FILE: adapter_weights(site, rounded_factors(factors, known.dtype)),
-        CONFIG_FILE: adapter_config(site, known.model, known.model_revision),
+        WEIGHTS_FILE: adapter_weights(site, rounded_factors(factors, origin.dtype)),
+        CONFIG_FILE: adapter_config(site, origin.model, origin.model_revision),
         EXPORT_FILE: export.to_json(),
         CARD_FILE: adapter_card(export, figures),
     }
@@ -181,16 +170,9 @@ def write_standard_adapters(
     layers: FFNLayers,
     model_args: Mapping[str, Any],
 ) -> None:
-    """adapters/<condition>/ of a run, for every condition at its standard scales.
+    """Write adapters/<condition>/ of a run, for every condition at its standard scales.
 
-    A model that can have none is said to, and the run goes on without; so it does without neurons.
-
-    Args:
-        run: where they go.
-        neurons: of the run.
-        model: whose neurons they are.
-        layers: its down-projections.
-        model_args: of the run.
+    Without neurons none is written. A model that can have no adapter is logged.
     """
     if not (neurons.good or neurons.bad):
         return

@@ -107,21 +107,21 @@ def warn_of_other_base(model: nn.Module, peft: str, revision: str | None, name: 
     Args:
         model: with the adapter.
         peft: its folder, or its name on the Hub.
-        revision: of it, on the Hub.
-        name: of the base model.
+        revision: its revision on the Hub.
+        name: the base model's.
     """
     folder = Path(peft)
     if not folder.is_dir() and is_repo_id(peft):
         try:
             folder = fetch(Reference(peft, revision), EXPORT_FILE).path.parent
         except ArtifactError as error:
-            logger.debug("nothing is known of where %s is from: %s", peft, error)
+            logger.debug("the base model of %s is unknown: %s", peft, error)
     if not (folder / EXPORT_FILE).is_file():
         return
-    known = Export.load(folder).provenance
-    if dtype_name(model) == known.dtype and base_model_hash(model) != known.model_hash:
+    origin = Export.load(folder).provenance
+    if dtype_name(model) == origin.dtype and base_model_hash(model) != origin.model_hash:
         logger.warning(
             "the adapter %s was made for other weights than those of %s (for those of %s), or "
             "lm_eval has fitted the vocabulary to the tokenizer's, as it does with peft=",
-            peft, name, known.model,
+            peft, name, origin.model,
         )  # fmt: skip

@@ -55,8 +55,10 @@ def merge_factors(layers: FFNLayers, factors: Tensor) -> None:
     for name, module, row in zip(layers.names, layers.modules, factors, strict=True):
         weight = module.weight
         assert isinstance(weight, Tensor)
-        own = row.to(weight.device)
-        column = own[:, None] if isinstance(module, Conv1D) else own  # Conv1D: [inputs, outputs]
+        factor = row.to(weight.device)
+        column = (
+            factor[:, None] if isinstance(module, Conv1D) else factor
+        )  # Conv1D: [inputs, outputs]
         # Type promotion: 16-bit weights are multiplied in float32 and rounded once, as PEFT does.
         product = (weight.data * column).to(weight.dtype)
         if not bool(torch.isfinite(product).all()):
@@ -71,15 +73,9 @@ def merge_factors(layers: FFNLayers, factors: Tensor) -> None:
 def save_checkpoint(
     model: transformers.PreTrainedModel, model_args: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write a model and the tokenizer of its base as a checkpoint of safetensors.
-
-    Args:
-        model: a transformers model.
-        model_args: of the run, which name the tokenizer.
-        folder: where to.
-    """
+    """Write a model, and the tokenizer that the run's `model_args` name, as a checkpoint."""
     base = model_args["pretrained"]
-    given = {
+    options = {
         name: model_args[name]
         for name in ("revision", "trust_remote_code", "subfolder", "gguf_file")
         if model_args.get(name) is not None
@@ -88,7 +84,7 @@ def save_checkpoint(
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             model_args.get("tokenizer") or base,
             use_fast=model_args.get("use_fast_tokenizer", True),
-            **given,
+            **options,
         )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

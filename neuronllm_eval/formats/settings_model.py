@@ -2,7 +2,7 @@
 
 From a subclass of `Settings` come the flags of a command (`cli/flags.py`), the keys of a `--config`
 file, the keywords of a Python function, the checks of all three, and the words of a command line
-that says the same (`to_words`). A check that fails is a UsageError with the field's own words.
+that says the same (`command_words`). A check that fails is a UsageError with the field's own words.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def changed(field: FieldInfo, **changes: Any) -> Any:
 
 
 def about_flag(field: FieldInfo) -> dict[str, Any]:
-    """What `setting` was told beside default, help and bounds."""
+    """What `setting` got beside default, help and bounds."""
     about = field.json_schema_extra
     return about if isinstance(about, dict) else {}
 

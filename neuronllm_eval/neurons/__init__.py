@@ -1,4 +1,4 @@
-"""What was found, as values and files: scores, neuron sets, selection, overlap; pure.
+"""Scores and neuron sets as values and files; selection and overlap; pure.
 
 Read first: `neuron_set.py`.
 """

@@ -108,16 +108,22 @@ def _condition_row(summary: ConditionSummary) -> tuple[str, ...]:
         return (summary.name, "", note, "", "", "", "", "")
     return (
         f"{summary.name} ({note})" if note else summary.name,
-        f"{accuracy.condition:.1f}",
-        f"{accuracy.delta:+.1f}",
-        f"{accuracy.low:+.1f} to {accuracy.high:+.1f}",
+        *change_cells(summary),
         p_text(corrected_p(summary)),
         f"{summary.confidence.delta:+.1f}",
-        *_control_cells(summary),
+        *control_cells(summary),
     )
 
 
-def _control_cells(summary: ConditionSummary) -> tuple[str, str]:
+def change_cells(summary: ConditionSummary) -> tuple[str, str, str]:
+    """Accuracy, its change in points, and the interval of that."""
+    accuracy = summary.accuracy
+    interval = f"{accuracy.low:+.1f} to {accuracy.high:+.1f}"
+    return f"{accuracy.condition:.1f}", f"{accuracy.delta:+.1f}", interval
+
+
+def control_cells(summary: ConditionSummary) -> tuple[str, str]:
+    """Deltas of the random controls, and how many of them the condition is beyond."""
     controls = summary.controls
     if controls is None or not controls.n_controls:
         return "", ""

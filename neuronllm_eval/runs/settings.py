@@ -50,16 +50,8 @@ from neuronllm_eval.runs.directory import without_secrets
 ENGINES = ("auto", "fan_out", "replay")
 QUADRATURES = ("auto", "gauss_lobatto", "gauss_legendre", "right_riemann")
 ATTRIBUTION_DTYPES = ("auto", "float32", "bfloat16", "float16")
-METHODS = (
-    "ace",
-    "kn",
-    "qrnca",
-    "tn",
-    "gradxact",
-    "activation",
-    "contrast_activation",
-    "random",
-    "ace_vocabulary",
+METHODS = tuple(
+    "ace kn qrnca tn gradxact activation contrast_activation random ace_vocabulary".split()
 )
 OVERLAP = ("refuse", "drop")
 

@@ -53,7 +53,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         number: of the signal.
-        note: what is kept and how to go on; empty where there is nothing to keep.
+        note: what is saved and how to resume; empty where there is nothing.
     """
 
     def __init__(self, number: int, note: str = "") -> None:

@@ -160,7 +160,7 @@ def aqua_overrides(settings: QuestionSettings, num_fewshot: int | None = None) -
     """What goes before the settings of AQUA tasks."""
     found = {name: getattr(settings, name) for name in QuestionSettings.model_fields}
     if (num_fewshot or 0) > AquaSettings.model_fields["n_demonstrations"].default:
-        # As many as are shown must have been set aside.
+        # The task must have reserved as many as prompts show.
         found["n_demonstrations"] = num_fewshot
     return {name: value for name, value in found.items() if value is not None}
 
@@ -235,8 +235,8 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
 
 def validation_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask) -> QuestionSet:
     """The questions that neurons are validated on."""
-    judged = on_split(task, validation_split(task))
-    return build_questions(lm, judged, prompt_settings(settings), settings.limit)
+    validating = on_split(task, validation_split(task))
+    return build_questions(lm, validating, prompt_settings(settings), settings.limit)
 
 
 def data_split(task: ConfigurableTask, split: str) -> str:

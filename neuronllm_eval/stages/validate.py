@@ -96,7 +96,7 @@ def validate_task(
     _warn_of_other_task(questions, neurons, settings.task)
     split = data_split(questions.task, questions.split)
     how = {
-        **judged_with(neurons.top_k, plan.scales, plan.positions),
+        **conditions_record(neurons.top_k, plan.scales, plan.positions),
         "docs": doc_counts(questions),
     }
     if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, how, questions)):
@@ -165,13 +165,13 @@ def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -
     if known.task == name and known.task_hash != now:
         logger.warning(
             "%s: the task is not the one the neurons were chosen on; questions that chose them may "
-            "be among those that judge",
+            "be among those that validate them",
             name,
         )
 
 
-def judged_with(top_k: int, scales: Scales, positions: str) -> dict[str, Any]:
-    """Which of a run's neurons a validation judged, and how, as validation.json has it."""
+def conditions_record(top_k: int, scales: Scales, positions: str) -> dict[str, Any]:
+    """Which of a run's neurons are validated, and how, as validation.json has it."""
     return {
         "top_k": top_k,
         "suppress_scale": scales.suppress,
@@ -240,7 +240,7 @@ def write_results(
         if name != UNMASKED:
             parts = ConditionName.parse(name)
             top_k, scales = parts.top_k or neurons.top_k, parts.scales(plan.scales)
-            mask |= judged_with(top_k, scales, plan.positions)
+            mask |= conditions_record(top_k, scales, plan.positions)
             masked = neurons
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()

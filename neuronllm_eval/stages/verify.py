@@ -1,7 +1,7 @@
-"""Whether a run's artifacts are what its model and its tasks give: some of it is computed again.
+"""Whether a run's artifacts are what its model and its tasks give: part of it is recomputed.
 
-1. What follows from other artifacts is derived anew: the neurons from the scores, the accuracies of
-   the result files from the docs' log-likelihoods.
+1. What follows from other artifacts is derived again: the neurons from the scores, the accuracies
+   of the result files from the docs' log-likelihoods.
 2. What the run was made of is compared by its digests: weights, task, package versions.
 3. A sample of questions is recomputed, under every condition, and compared to float rounding. When
    the sample is all of them, all scores are recomputed.
@@ -205,7 +205,7 @@ def _check_scores(
     sums = empty_sums(attributing.engine, questions.questions, attributing.how.methods)
     with _bar("verify the scores", questions.questions) as progress:
         for _, record in identify(attributing.engine, questions.questions, attributing.how, sums):
-            if not isinstance(record, DocError):  # those that were set aside count nowhere
+            if not isinstance(record, DocError):  # those that were excluded count nowhere
                 notes.extend(record.notes.values())
             progress.update()
     found = to_scores(attributing.method, sums[attributing.method.name], notes, known.provenance)
@@ -232,8 +232,8 @@ def check_conditions(
         model: the run's.
         settings: of the run.
         questions: of the whole validation split.
-        neurons: what was judged.
-        record: how it was judged.
+        neurons: what was validated.
+        record: how it was validated.
         run: whose `conditions.jsonl` is compared.
         sample: how many questions; all of them if there are no more.
         seed: which.
@@ -307,8 +307,8 @@ def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine
 def verify(
     model: LoadedModel,
     settings: RunSettings,
-    choosing: QuestionSet,
-    judging: QuestionSet,
+    selection: QuestionSet,
+    validation: QuestionSet,
     run: RunDirectory,
     sample: int,
 ) -> list[Check]:
@@ -317,8 +317,8 @@ def verify(
     Args:
         model: the run's.
         settings: of the run, resolved.
-        choosing: questions of the selection split.
-        judging: of the whole validation split.
+        selection: questions of the selection split.
+        validation: questions of the whole validation split.
         run: what is checked.
         sample: how many questions of each split are recomputed.
 
@@ -326,13 +326,13 @@ def verify(
         ArtifactError: an artifact cannot be read.
     """
     neurons = load_neurons(run, settings)
-    found = [*check_artifacts(run), *check_origin(model, choosing, neurons)]
+    found = [*check_artifacts(run), *check_origin(model, selection, neurons)]
     with computing_in(model.lm.model, settings.attribution_dtype):
-        found += check_questions(model, settings, choosing, neurons, run, sample)
+        found += check_questions(model, settings, selection, neurons, run, sample)
     if run.conditions.is_file():
         record = load_validation(run)
         validated = record.validated(neurons, run.validation)
-        found += check_conditions(model, settings, judging, validated, record, run, sample)
+        found += check_conditions(model, settings, validation, validated, record, run, sample)
     return found
 
 
@@ -370,7 +370,8 @@ def sampled(
         seed: which.
 
     Returns:
-        the questions in the file's order, none if the task lacks one; that one, or an empty text.
+        the questions in the file's order, none if one is missing from the task; that one's id, or
+        an empty text.
     """
     known = {question.question_id: question for question in questions.questions}
     missing = next((name for name in lines if name not in known), "")
@@ -378,7 +379,7 @@ def sampled(
         return [], missing
     order = np.random.default_rng(seed).permutation(len(lines))[:sample]
     names = list(lines)
-    return [known[names[place]] for place in sorted(order.tolist())], ""
+    return [known[names[index]] for index in sorted(order.tolist())], ""
 
 
 @dataclass(frozen=True)

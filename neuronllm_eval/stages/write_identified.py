@@ -1,4 +1,4 @@
-"""What is left of identification: a method's run, and the files it is made of."""
+"""The end of identification: the run directory of a method, and the files written there."""
 
 from __future__ import annotations
 
@@ -134,10 +134,10 @@ def write_neurons(
 def _write_tokens(
     model: LoadedModel, neurons: NeuronSet, run: RunDirectory, context: Sequence[int]
 ) -> None:
-    """tokens.json, if it can be told.
+    """tokens.json, if it can be computed.
 
-    What a disk or memory lacks ends the command, as everywhere, which then goes on from its
-    checkpoint; nothing else does, after hours of work that does not need the tokens.
+    A full disk or memory ends the command, as everywhere, which then resumes from its checkpoint;
+    nothing else does, after hours of work that does not need the tokens.
     """
     try:
         unembedding = Unembedding.of(model.lm.model, model.layers, context)

@@ -247,8 +247,14 @@ def test_activations_are_those_of_the_scored_position():
 # One pass for all -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["fan_out", "replay"])
-@pytest.mark.parametrize("quadrature", [Quadrature("gauss_lobatto"), Quadrature("gauss_legendre")])
+@pytest.mark.parametrize(
+    ("engine", "quadrature"),
+    [
+        ("fan_out", Quadrature("gauss_lobatto")),
+        ("fan_out", Quadrature("gauss_legendre")),
+        ("replay", Quadrature("gauss_lobatto")),
+    ],
+)
 def test_methods_say_the_same_together_and_alone(engine, quadrature):
     methods = [make_method(name) for name in METHODS]
     together = identified(*methods, engine=engine, quadrature=quadrature)

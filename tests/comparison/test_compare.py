@@ -195,7 +195,7 @@ def test_methods_are_held_against_ace_on_the_same_docs(compared):
         )
         assert each["delta"] == pytest.approx(own - other)
         assert each["p_value"] <= each["p_holm"] <= 2 * each["p_value"]
-        assert f"{each['delta']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}] p " in out
+        assert f"{each['delta']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}]" in out
 
 
 def test_compare_reads_runs_that_are_there(compared, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from neuronllm_eval.comparison.compare import Comparison, View, render, with_pooled
+from neuronllm_eval.comparison.compare import Comparison, render, with_pooled
 from neuronllm_eval.comparison.pooling import (
     SWAPPED,
     differences,
@@ -23,6 +24,7 @@ from neuronllm_eval.comparison.pooling import (
 )
 from neuronllm_eval.comparison.ranking import ranked
 from neuronllm_eval.comparison.rows import ComparedRun, Row
+from neuronllm_eval.comparison.settings import CompareSettings
 from neuronllm_eval.comparison.tables import side_by_side
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.stats.paired_delta import mean_change, relative_change
@@ -31,6 +33,7 @@ from tests.fixtures.compared_runs import FACTS, TERMS
 from tests.fixtures.doc_tables import answered
 from tests.fixtures.harness import neuron_set
 
+VIEW = CompareSettings(run_dir=(Path("runs"),))
 GOOD, BAD = ([(layer, index) for index in range(5)] for layer in (0, 1))
 OTHER_SETTINGS = '{"top_z": 0.2}'
 
@@ -70,7 +73,7 @@ def masked(runs: Sequence[ComparedRun]) -> dict[str, Any]:
 
 
 def comparison(runs: Sequence[ComparedRun]) -> Comparison:
-    return with_pooled(Comparison(tuple(runs), pd.DataFrame()), View())
+    return with_pooled(Comparison(tuple(runs), pd.DataFrame()), VIEW)
 
 
 def tables(runs: Sequence[ComparedRun]) -> dict[str, pd.DataFrame]:
@@ -83,7 +86,7 @@ def tables(runs: Sequence[ComparedRun]) -> dict[str, pd.DataFrame]:
 
 
 def as_json(runs: Sequence[ComparedRun]) -> dict[str, Any]:
-    return json.loads(render(comparison(runs), "json", View()))
+    return json.loads(render(comparison(runs), "json", VIEW))
 
 
 def test_repeats_are_pooled_over_all_docs():
@@ -281,13 +284,16 @@ def test_a_seed_whose_docs_differ_is_said_to_be_left_out():
     ]
     runs.append(compared("kn", seed=1, questions="abce", **answers))
     (line,) = tables(runs)["Enhance minus degrade less that of ace, points"].to_dict("records")
-    assert line["demo"].endswith("p 1.0000 (1 of 2 seeds)")
+    assert (line["method"], line["p (Holm)"], line["seeds"]) == ("kn", "1.0000", "1 of 2")
 
 
 def test_runs_without_a_common_condition_have_no_row():
     runs = [compared(unmasked="1111", degrade="1000"),
             compared(seed=1, unmasked="1111", suppress_good="1000")]  # fmt: skip
     assert effect(runs) == {}
+    assert list(tables(runs)) == []
+    for form in ("table", "json", "csv"):
+        assert "ace" not in render(comparison(runs), form, VIEW)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +323,7 @@ def test_no_correct_answer_has_no_relative_change():
     rows = {each["condition"]: each for each in as_json(runs)["pooled"]}
     assert {rows["enhance"][name] for name in ("rac", "rac_low", "rac_high")} == {None}
     assert rows["enhance"]["delta"] == 25
-    assert "nan" not in render(comparison(runs), "markdown", View())
+    assert "nan" not in render(comparison(runs), "markdown", VIEW)
 
 
 def test_rows_that_could_be_confused_are_told_apart():
@@ -329,13 +335,16 @@ def test_rows_that_could_be_confused_are_told_apart():
         compared(**answers, terms={"num_fewshot": "0"}),
         compared(**answers, facts={"model": "other/model", "model_hash": "h2"}),
     ]
-    text = render(comparison(runs), "markdown", View())
-    wide = text[text.index("## Enhance minus degrade, points") :]
-    assert wide.count("+25.0 ") == len(runs)
-    for name in ("top_z=0.2", "org/model: demo (set b)", "other/model: demo"):
-        assert name in wide
+    text = render(comparison(runs), "markdown", VIEW)
+    (table,) = (
+        part for part in text.split("## ") if part.startswith("Accuracy under each condition")
+    )
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert len({tuple(line.split("|")[1:5]) for line in rows}) == len(rows) == len(runs)
+    for name in ("top_z=0.2", "other/model"):
+        assert name in table
     for words in ("validation split train instead of test", "0 demonstrations instead of 1"):
-        assert words in wide
+        assert words in " ".join(text.split())
 
 
 def test_intervals_are_those_of_scipys_bootstrap():

@@ -49,7 +49,7 @@ def test_tasks_side_by_side():
         "random controls", "beyond",
         "law", "20", "70.0", "50.0", "-20.0", "-40.0 to -5.0", "+0.0 (-5.0 to +5.0)", "2 of 2",
         "art", "20", "80.0", "75.0", "-5.0", "-15.0 to +0.0", "-2.5 (-5.0 to +0.0)", "1 of 2",
-        "Not judged yet", "task", "history",
+        "Not validated yet", "task", "history",
         "Reports",
     ]  # fmt: skip
     links = [each["href"] for each in page.all("a")]
@@ -123,7 +123,7 @@ def test_without_controls_it_says_so():
 def test_before_validation():
     page = Page(render_overview("runs", [WAITING, WAITING]))
     assert page.said("p")[1] == "2 tasks."
-    assert rows(page) == ["Not judged yet", "task", "history", "history", "Reports"]
+    assert rows(page) == ["Not validated yet", "task", "history", "history", "Reports"]
 
 
 def test_both_marks_are_seen_where_nothing_changed():

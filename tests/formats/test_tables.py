@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from neuronllm_eval.cli.commands import CompareSettings
 from neuronllm_eval.cli.compare import SUFFIXES
-from neuronllm_eval.comparison.compare import Comparison, View, render
+from neuronllm_eval.comparison.compare import Comparison, render
 from neuronllm_eval.comparison.neuron_overlap import MOST_PAIRS, overlap_sections, overlaps
 from neuronllm_eval.comparison.ranking import COLUMNS, RankedRows, in_order, ranked
+from neuronllm_eval.comparison.settings import CompareSettings
 from neuronllm_eval.comparison.tables import legend, ranked_sections, unfinished
 from neuronllm_eval.comparison.words import HEADS
 from neuronllm_eval.formats.settings_model import about_flag
@@ -364,7 +364,11 @@ def test_texts_are_no_formulas_of_a_spreadsheet():
 
 def test_json_is_strict_and_has_the_same_values():
     runs = (run_of("r1", *ROWS), run_of("r2", good=()), run_of("r3", missing="validate"))
-    text = render(Comparison(runs, overlaps(runs)[0]), "json", View(rank=True))
+    text = render(
+        Comparison(runs, overlaps(runs)[0]),
+        "json",
+        CompareSettings(run_dir=(Path("runs"),), rank=True),
+    )
 
     def refuse(constant):
         raise AssertionError(constant)

@@ -63,7 +63,7 @@ def test_neurons_push_their_letters_where_they_are_right_and_hardly_elsewhere():
         for neuron in skilled().of_kind(kind)[2:6]:
             pushed = (neuron.letter + step) % 4
             change = against_others(whole, pushed) - against_others(
-                letters(skilled(), neuron.place), pushed
+                letters(skilled(), neuron.location), pushed
             )
             there, elsewhere = (change[golds == neuron.letter], change[golds != neuron.letter])
             assert there.mean() > 0.5 * STRENGTH
@@ -74,7 +74,7 @@ def test_neurons_push_all_letters_alike():
     whole = letters(skilled())
     signs = []
     for neuron in skilled().of_kind(ALIKE)[:2]:
-        without = letters(skilled(), neuron.place)
+        without = letters(skilled(), neuron.location)
         assert (odds(whole) - odds(without)).abs().mean() > 0.7 * STRENGTH
         contrast = whole.log_softmax(-1) - without.log_softmax(-1)
         assert contrast.abs().max() < 0.2 * STRENGTH
@@ -92,13 +92,13 @@ def test_silent_neurons_are_the_loudest_and_change_nothing():
     for neuron in silent:
         loudness[neuron.layer][neuron.index] = 0
     assert min(own) > max(float(each.max()) for each in loudness)
-    assert torch.equal(letters(skilled()), letters(skilled(), silent[-1].place))
+    assert torch.equal(letters(skilled()), letters(skilled(), silent[-1].location))
 
 
 def test_position_neurons_push_their_letter_whatever_is_asked():
     whole = letters(biased())
     for neuron in biased().of_kind(POSITION)[1:3]:
-        without = letters(biased(), neuron.place)
+        without = letters(biased(), neuron.location)
         change = against_others(whole, neuron.letter) - against_others(without, neuron.letter)
         assert change.min() > 0.5 * STRENGTH
 
@@ -121,7 +121,7 @@ def test_the_model_stays_as_it_is_and_the_seed_chooses_the_places():
         torch.equal(value, again.model.state_dict()[name])
         for name, value in first.model.state_dict().items()
     )
-    assert {n.place for n in first.neurons} != {n.place for n in other.neurons}
+    assert {n.location for n in first.neurons} != {n.location for n in other.neurons}
 
 
 def test_detectors_see_the_letter_and_are_blind_to_what_is_written():

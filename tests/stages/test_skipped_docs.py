@@ -124,8 +124,8 @@ def test_a_result_file_of_an_aqua_task_counts_the_docs_of_all_splits(run):
 def test_the_report_says_so(run):
     counts = {
         "aqua_odd": f"1 skipped ({BAD_GOLD}), 1 skipped (repeated options), 3 prompts with fewer "
-        f"demonstrations, for room, 3 prompts skipped ({TOO_LONG}).",
-        "plain_odd": f"1 prompts with fewer demonstrations, for room, 1 prompts skipped "
+        f"demonstrations (context length), 3 prompts skipped ({TOO_LONG}).",
+        "plain_odd": f"1 prompts with fewer demonstrations (context length), 1 prompts skipped "
         f"({BAD_GOLD}), 1 prompts skipped ({TOO_LONG}).",
     }[run.path.name]
     text = run.report.read_text()
@@ -214,7 +214,7 @@ def test_a_validation_without_docs_leaves_the_earlier_one(run, folder, tmp_path)
 @pytest.mark.parametrize(
     ("name", "change", "parts"),
     [
-        ("run.yaml", {"docs": 3}, ("docs is 3", "a mapping")),
+        ("run.yaml", {"docs": 3}, ("docs is 3", "dictionary")),
         ("run.yaml", {"schema_version": 1}, ("schema_version is 1", "Expected: 3")),
         ("validation.json", {"docs": None}, ("docs is None", "validate again")),
         ("validation.json", {"top_k": "six"}, ("top_k is 'six'", "validate again")),
