@@ -187,6 +187,16 @@ def test_every_module_that_a_page_names_exists(page):
     assert absent | {name for name in folders if not (ROOT / name).is_dir()} == set()
 
 
+def test_every_name_in_the_architecture_stands_in_its_module():
+    """``path.py`: `name``, as the tables have it."""
+    text = read("docs/architecture.md")
+    names = re.findall(r"`([\w/]+\.py)`: `(\w+)`", text)
+    assert len(names) > 5
+    for path, name in names:
+        assert re.search(rf"\b(def|class) {name}\b|^{name}\b", (PACKAGE / path).read_text("utf-8"),
+                         re.MULTILINE), (path, name)  # fmt: skip
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_test_that_a_page_names_exists(page):
     """`test_x.py::test_y`, and further names of the same file behind it."""
