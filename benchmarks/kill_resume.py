@@ -33,9 +33,6 @@ SAME_BYTES = (
 # What may differ between result files of the same run.
 _TIMES = re.compile(r'^ *"(date|start_time|end_time|total_evaluation_time_seconds|neurons)": .*\n',
                     re.MULTILINE)  # fmt: skip
-# Reports end with the commands, which name the folder.
-_COMMANDS = b"Commands of this run"
-
 # The run's commands in its report and model cards: where it lies, and whether it was resumed.
 _COMMANDS = re.compile(rb"(?:(?:run_eval\.py|neuronllm-eval) [^\n<`]*\n?)+")
 
@@ -62,7 +59,7 @@ def command(output: Path, limit: int, n_ranks: int) -> Launched:
 
 def content(run: Path) -> dict[str, bytes]:
     """A run's artifacts as they are compared."""
-    found = {name: (run / name).read_bytes().partition(_COMMANDS)[0] for name in SAME_BYTES}
+    found = {name: (run / name).read_bytes() for name in SAME_BYTES}
     for path in sorted((run / "adapters").glob("*/*")):
         found[path.relative_to(run).as_posix()] = path.read_bytes()
     for path in sorted((run / "results").iterdir()):

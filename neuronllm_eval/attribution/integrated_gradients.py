@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuronllm_eval.engine.batching import compute_in_halves
+from neuronllm_eval.engine.batching import batched
 from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
@@ -323,11 +323,9 @@ def choose_quadrature(
             def compute(batch: list[Prompt], rule: Quadrature = rule) -> list[Attributions]:
                 return attribute_all(engine, batch, rule, [Quantity(option_cross_entropy)])
 
-            for start in range(0, len(probes), batch_size):
-                batch = probes[start : start + batch_size]
-                computed, _ = compute_in_halves(batch, compute)
-                attributions += [of_prompt.first for of_prompt in computed]
-                progress.update(len(batch))
+            for _, of_prompt in batched(probes, batch_size, compute):
+                attributions.append(of_prompt.first)
+                progress.update()
     return lobatto if is_exact_at_zero(results[lobatto], results[legendre]) else legendre
 
 

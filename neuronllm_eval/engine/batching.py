@@ -231,6 +231,19 @@ def in_batches(
             start = stop
 
 
+def batched(
+    items: Sequence[Item], size: int, compute: Callable[[list[Item]], list[Result]]
+) -> Iterator[tuple[Item, Result]]:
+    """Every item with its result, in batches of `size`, smaller ones once memory has run out."""
+    start = 0
+    while start < len(items):
+        batch = list(items[start : start + size])
+        results, fitting = compute_in_halves(batch, compute)
+        size = fitting if fitting < len(batch) else size
+        start += len(batch)
+        yield from zip(batch, results, strict=True)
+
+
 def compute_in_halves(
     items: list[Item], compute: Callable[[list[Item]], list[Result]]
 ) -> tuple[list[Result], int]:

@@ -14,7 +14,7 @@ float rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,12 +46,8 @@ class Columns(NamedTuple):
 
     def rows(self, indices: Tensor) -> Columns:
         """The columns of these rows, which may be repeated."""
-        keys_values = tuple(
-            (
-                keys.index_select(0, indices.to(keys.device)),
-                values.index_select(0, indices.to(values.device)),
-            )
-            for keys, values in self.keys_values
+        keys_values = _changed(
+            self.keys_values, lambda tensor: tensor.index_select(0, indices.to(tensor.device))
         )
         return Columns(keys_values, self.positions[indices])
 
@@ -61,14 +57,14 @@ class Columns(NamedTuple):
             return self
         order = (self.positions < 0).byte().argsort(dim=1, stable=True)[:, :width]
         index = order[:, None, :, None]  # [batch, 1, width, 1]
-        keys_values = tuple(
-            (
-                keys.take_along_dim(index.to(keys.device), 2),
-                values.take_along_dim(index.to(values.device), 2),
-            )
-            for keys, values in self.keys_values
+        keys_values = _changed(
+            self.keys_values, lambda tensor: tensor.take_along_dim(index.to(tensor.device), 2)
         )
         return Columns(keys_values, self.positions.gather(1, order))
+
+
+def _changed(keys_values: KeysValues, change: Callable[[Tensor], Tensor]) -> KeysValues:
+    return tuple((change(keys), change(values)) for keys, values in keys_values)
 
 
 class Prefix(NamedTuple):
@@ -293,9 +289,8 @@ class Prefiller:
         if self._shared is None:
             no_columns = Columns((), torch.empty((1, 0), dtype=torch.long, device=device))
             self._shared = self._extend(no_columns, [self.shared_tokens], [0])
-        keys_values = tuple(
-            (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
-            for keys, values in self._shared.keys_values
+        keys_values = _changed(
+            self._shared.keys_values, lambda tensor: tensor.expand(batch, -1, -1, -1)
         )
         return Columns(keys_values, positions)
 

@@ -18,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from neuronllm_eval.engine.batching import compute_in_halves
+from neuronllm_eval.engine.batching import batched
 from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.masked_lm.shared_context_scoring import (
@@ -193,15 +193,9 @@ class MaskedScoringLM(HFLM):
                     share=style.share,
                     softmax_dtype=self.softmax_dtype,
                 )
-                size, start = n_rows, 0
-                while start < len(family):
-                    batch = list(family[start : start + size])
-                    scores, fitting = compute_in_halves(batch, scorer.score)
-                    size = fitting if fitting < len(batch) else size
-                    start += len(batch)
-                    for fork, answers in zip(batch, scores, strict=True):
-                        yield fork, answers
-                        progress.update(len(answers))
+                for fork, answers in batched(family, n_rows, scorer.score):
+                    yield fork, answers
+                    progress.update(len(answers))
 
     def _style(self, forks: list[Fork], n_rows: int) -> ForkStyle | None:
         """How forks are exact in this model; checked again if they are longer or wider."""

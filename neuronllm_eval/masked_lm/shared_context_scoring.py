@@ -141,7 +141,7 @@ class ForkScorer:
             with nullcontext() if self.mask is None else self.mask.on():
                 return self._read(forks, self._logits(forks, self.prefiller.prefill(contexts)))
         prefix = self.prefiller.prefill(contexts)
-        with self.mask.on(_decisive(forks)):
+        with self.mask.on(_decisive(forks).to(prefix.lengths.device)):
             return self._read(forks, self._logits(forks, prefix))
 
     def _logits(self, forks: Sequence[Fork], prefix: Prefix) -> Tensor:

@@ -327,7 +327,7 @@ def test_an_earlier_run_where_results_cannot_be_written(tmp_path):
     (run.path / "results").write_text("mine")
     before = contents(tmp_path)
     result = call("validate", run.path, "--n_random", 0, "--conditions", "enhance")
-    assert_one_message(result, 1, "results is no folder")
+    assert_one_message(result, 1, "results is not a folder")
     assert contents(tmp_path) == before
 
 

@@ -92,7 +92,7 @@ def test_a_pass_on_another_device_makes_nothing_on_this_one():
     with Elsewhere(), pytest.raises(NotImplementedError, match="meta"):
         engine.score(PROMPTS, random_scales(layers.shape))  # until its numbers are read
     assert len(passed) == 1
-    mask = Mask(layers.modules, random_scales(layers.shape)[2], everywhere=False)
+    mask = Mask(layers.modules, random_scales(layers.shape)[2], all_positions=False)
     forks = [Fork(prompt.context, ((5,), (6, 7))) for prompt in PROMPTS]
     scorer = ForkScorer(model, MaskStyle.SINGLE, forks, mask=mask)
     with Elsewhere(), pytest.raises(NotImplementedError, match="meta"):

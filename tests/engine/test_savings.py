@@ -307,7 +307,7 @@ def test_no_decision_of_validation_changes_with_the_batch_size(architecture):
     model, layers = loaded(architecture)
     prompts = [prompt for question in ASKED for prompt in question.prompts]
     engine = build_engine(model, layers, prompts, "fan_out", n_nodes=4)
-    chosen = select_neurons(identify_all(engine, 48)[1], TOP_K)
+    chosen = select_neurons(ace_scores(engine, 48)[1], TOP_K)
     factors = np.stack([condition_scales(chosen, name) for name in CONDITIONS])
     expected = score_all(engine, ASKED, factors, 1)
     answers = np.stack([doc.loglikelihoods.argmax(-1) for doc in expected])
