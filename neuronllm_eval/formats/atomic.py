@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import jsonlines
 
 from neuronllm_eval.errors import ArtifactError, UsageError
 
@@ -33,9 +34,8 @@ def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
     """Write a JSON-lines file, one object a line; no line is kept if the iterable raises."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for value in values:
-                file.write(json.dumps(value, separators=(",", ":"), ensure_ascii=False) + "\n")
+        with jsonlines.open(temporary, "w", compact=True) as writer:
+            writer.write_all(values)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

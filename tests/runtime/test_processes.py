@@ -275,7 +275,7 @@ def test_fewer_docs_than_processes_is_said(neurons, tmp_path):
         "[rank 1] error: lm_eval stopped: ValueError: task.build_requests() did not find any"
         in (run.output())
     )
-    assert "of several processes, each needs a doc at least" in run.output()
+    assert "with several processes, each needs at least one doc" in run.output()
     assert "Traceback" not in run.output()
 
 
