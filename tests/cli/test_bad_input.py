@@ -235,7 +235,7 @@ def altered(**changes: object) -> dict[str, list[dict]]:
         ({"aqua": True, "data": {**FILES, "path": "no/such"}}, 1, ("Couldn't reach 'no/such'",)),
         ({"aqua": True, "data": {**FILES, "data_files": [1]}}, 1, ("data_files is [1]",)),
         ({"aqua": True, "data": {**FILES, "data_files": {"train": "a.doc", "test": "b.doc"}}}, 1,
-         ("files of the kinds doc", "jsonl")),
+         ("files of the types doc", "jsonl")),
         ({"aqua": True, "data": {**FILES, "data_files": {"train": "no.csv", "test": "no.csv"}}}, 1,
          ("Unable to find", "no.csv")),
         ({"aqua": True, "data": {**FILES, "data_files": {"train": "e.jsonl", "test": "e.jsonl"}}},

@@ -28,7 +28,7 @@ from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.runs.artifacts import ValidationRecord
+from neuronllm_eval.runs.artifacts import load_validation
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import EvaluateSettings, RunSettings
 from neuronllm_eval.stages import prepare as preparation
@@ -329,13 +329,13 @@ def test_the_demo_says_that_it_replaces_one(tmp_path, monkeypatch, caplog, given
 
 
 def test_validate_says_what_batch_size_auto_came_to(copied, monkeypatch):
-    assert ValidationRecord.load(copied.validation).batch_size == 1
+    assert load_validation(RunDirectory(copied.path)).batch_size == 1
     monkeypatch.setattr(preparation, "auto_batch_size", lambda *_: 5)
     assert call("validate", copied.path, *QUICK, "--batch_size", "auto")[0] == 0
-    assert ValidationRecord.load(copied.validation).batch_size == 5
+    assert load_validation(RunDirectory(copied.path)).batch_size == 5
     # Another time it may come to another number: that is no other validation.
     assert call("validate", copied.path, *QUICK, "--batch_size", 2, "--resume")[0] == 0
-    assert ValidationRecord.load(copied.validation).batch_size == 5
+    assert load_validation(RunDirectory(copied.path)).batch_size == 5
 
 
 def test_validate_with_other_scales_says_so(copied):
@@ -624,7 +624,7 @@ def test_run_names_an_unknown_task_without_a_traceback(only_own_tasks):
 def test_a_second_validation_says_that_it_replaces_the_first(copied, caplog):
     assert call("validate", copied.path, *QUICK)[0] == 0
     assert "the earlier validation is replaced" in caplog.text
-    assert "only 4 questions judge the neurons" in caplog.text
+    assert "only 4 questions validate the neurons" in caplog.text
 
 
 def test_weights_are_not_hashed_again_for_each_task(tmp_path, monkeypatch):
@@ -643,7 +643,7 @@ def test_a_large_completeness_gap_is_told_and_a_small_one_is_not(tmp_path, caplo
         assert call(*identify(tmp_path / name, *flags, path=MODEL_DIR))[0] == 0
         share = NeuronSet.load(tmp_path / name / "demo_topic").provenance.completeness_gap_share
         assert ("attributions miss" in caplog.text) == (share > 0.1) == (name == "coarse")
-        assert "only 4 questions choose the neurons" in caplog.text
+        assert "only 4 questions select the neurons" in caplog.text
 
 
 def test_as_many_prompts_as_fit_give_the_same_answers(tmp_path):

@@ -122,7 +122,7 @@ def test_all_at_once_and_verified(tmp_path):
     assert NeuronSet.load(run.neurons).provenance.positions == "all"
     code, out, err = call("verify", tmp_path, "--limit", 4)
     assert code == 0, (out, err)
-    assert "scores computed again" in out
+    assert "scores recomputed" in out
 
 
 def test_integrating_at_all_positions_says_that_it_is_slow(tmp_path, caplog):

@@ -125,7 +125,7 @@ def test_questions_and_activations_are_those_of_the_run(explained):
     stems = {doc["question_id"]: doc["question"] for doc in questions.task.eval_docs}
     sums = {
         questions.questions[index].question_id: sum(each.first.values for each in found)
-        for index, found in again.again(questions.questions)
+        for index, found in again.recomputed(questions.questions)
     }
     for each in read(run)["neurons"]:
         assert (each["right"]["n_prompts"], each["wrong"]["n_prompts"]) == (

@@ -148,11 +148,11 @@ def test_it_is_left_out_where_norms_are_not_understood(tmp_path, monkeypatch, ca
     assert said == [(logging.INFO, "there is no tokens.json: it is odd")]
     assert run.neurons.is_file()
     assert not run.tokens.exists()
-    assert "once `neuronllm-eval explain` was run" in run.report.read_text()
+    assert "Run `neuronllm-eval explain` on this directory" in run.report.read_text()
 
 
 def broken(error: Exception):
-    """In location of `Unembedding.of`."""
+    """In place of `Unembedding.of`."""
 
     def of(*_: object):
         raise error

@@ -102,7 +102,7 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
         (as_bytes("tokenizer_config.json", b"{"), ("cannot be loaded",)),
         (words(), ("the tokenizer cannot encode", "[UNK]", "tokenizer=")),
         (words("<unk>"), ("options that become the same tokens", "letters")),
-        (fewer_tokens, ("the tokenizer gives token", "the model knows 100")),
+        (fewer_tokens, ("the tokenizer gives token", "the model has 100")),
         (gone("config.json"), ("cannot be loaded", "config.json")),
         (as_bytes("config.json", b"{"), ("cannot be loaded", "config.json")),
         (values("config.json", model_type="nope"), ("cannot be loaded", "nope")),
