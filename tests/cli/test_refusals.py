@@ -317,7 +317,7 @@ def test_a_report_that_cannot_be_written_is_printed(copied, monkeypatch, number)
     monkeypatch.setattr(Path, "write_bytes", full)
     result = call("report", copied.path)
     assert_one_message(result, 1, "the report cannot be written", os.strerror(number))
-    assert "goes on" not in result[2]
+    assert "resumes" not in result[2]
     assert result[1] == shown
 
 

@@ -374,7 +374,7 @@ def test_verify_computes_a_methods_scores_again(compared):
     output, _ = compared
     code, out, _ = call("verify", output / "seed_0" / "qrnca", "--limit", 4)
     assert code == 0
-    (line,) = (line for line in out.splitlines() if "scores computed again" in line)
+    (line,) = (line for line in out.splitlines() if "scores recomputed" in line)
     assert "to the bit" in line
 
 

@@ -110,7 +110,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {"a real run": finished_run().page, "an overview": folder / "overview.html"}
     right = {name: 14 - number for number, name in enumerate(CONDITIONS)}
     law = evaluated("law", right | {"degrade.random_0": 13, "suppress_good.random_0": 14})
-    odd = dataclasses.replace(law, task="y" * 290)
+    odd = dataclasses.replace(law, facts=dataclasses.replace(law.facts, task="y" * 290))
     found["an overview"].write_text(render_overview("runs", [law, odd] * 30), encoding="utf-8")
     for number, (name, changes) in enumerate(RUNS.items()):
         found[name] = folder / f"{number}.html"

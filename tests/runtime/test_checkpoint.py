@@ -130,7 +130,7 @@ def test_records_of_all_generations_that_are_damaged(tmp_path, caplog):
     (tmp_path / "rank-0.jsonl").unlink()
     with caplog.at_level(logging.WARNING):
         assert_holds(read(tmp_path))
-    assert "its questions are computed again" in caplog.text
+    assert "its questions are recomputed" in caplog.text
     assert_holds(merge_parts(tmp_path, WORK))
     assert list(tmp_path.iterdir()) == []  # nothing is left that could be taken for newer
 
@@ -153,7 +153,7 @@ def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch, number):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_durably", full)
-        with pytest.raises(ArtifactError, match=r"(?s)rank-0.*cannot be written: no room.*goes on"):
+        with pytest.raises(ArtifactError, match=r"(?s)rank-0.*cannot be written: no room.*resumes"):
             part.save(tally(1, 3, 4))
     assert_holds(read(tmp_path), 1, 4)
 

@@ -202,7 +202,7 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path, monkeypatch, what):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         code, out, err = run_eval(tmp_path)
-    assert_one_message((code, out, err), 1, "cannot be written", "No space left", "goes on")
+    assert_one_message((code, out, err), 1, "cannot be written", "No space left", "resumes")
     code, _, err = run_eval(tmp_path)
     assert code == 0, err
     assert_same_bytes(tmp_path / TASK)
