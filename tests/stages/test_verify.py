@@ -172,7 +172,7 @@ def test_a_damaged_line_is_one_message(run):
         line["loglikelihoods"] = [["x", "y", "z", "w"] for _ in line["doc_ids"]]
     rewrite(run.questions, lines)
     result = call("verify", run.path, "--device", "cpu", "--limit", 4)
-    assert_one_message(result, 1, "does not fit", "run them again")
+    assert_one_message(result, 1, "line 1: loglikelihoods.0.0 is 'x'", "run identify again")
 
 
 def test_a_sample_of_nothing_is_refused(run):
@@ -199,4 +199,4 @@ def test_docs_that_are_no_list_are_one_message(run):
     lines[0]["doc_ids"] = 5
     rewrite(run.questions, lines)
     result = call("verify", run.path, "--device", "cpu", "--limit", 2)
-    assert_one_message(result, 1, "does not fit", "run them again")
+    assert_one_message(result, 1, "line 1: doc_ids is 5", "run identify again")
