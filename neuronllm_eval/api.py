@@ -37,6 +37,8 @@ from neuronllm_eval.stages.load import wrap_model
 
 logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
+# Settings that are no keywords: `run_dir` is a parameter, and there is no one to show a dry run to.
+_NOT_KEYWORDS = ("run_dir", "dry_run")
 
 
 def _takes(*models: type[Settings]) -> Callable[[Function], Function]:
@@ -47,7 +49,7 @@ def _takes(*models: type[Settings]) -> Callable[[Function], Function]:
             name: field
             for model in models
             for name, field in model.model_fields.items()
-            if name != "run_dir"
+            if name not in _NOT_KEYWORDS
         }
         signature = inspect.signature(function)
         own = [each for each in signature.parameters.values() if each.name != "settings"]
@@ -143,7 +145,7 @@ def _read(
     function: Callable[..., Any], settings: Mapping[str, Any], *models: type[Settings]
 ) -> list[Any]:
     """The settings of each model, from keywords."""
-    known = {name for model in models for name in model.model_fields}
+    known = {name for model in models for name in model.model_fields} - {"dry_run"}
     if unknown := [name for name in settings if name not in known]:
         name = function.__name__
         raise TypeError(f"{name}() got an unexpected keyword argument {unknown[0]!r}")

@@ -17,6 +17,7 @@ import neuronllm_eval
 from neuronllm_eval import Run, api, identify, validate
 from neuronllm_eval.cli import commands
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
+from neuronllm_eval.runs.settings import IdentifySettings
 from tests.fixtures.cli import (
     copy_of,
     finished_run,
@@ -109,7 +110,7 @@ def test_the_commands_that_are_noted_do_the_same(run):
 )
 def test_the_keywords_are_the_settings(function, models):
     parameters = inspect.signature(function).parameters
-    settings = {name for model in models for name in model.model_fields} - {"model"}
+    settings = {name for model in models for name in model.model_fields} - {"model", "dry_run"}
     assert set(parameters) - {"model", "tokenizer", "progress"} == settings
     for name in parameters:
         assert f"\n        {name}: " in function.__doc__, "then it is not explained"
@@ -119,6 +120,25 @@ def test_the_keywords_are_the_settings(function, models):
 
 
 # What is refused, and what is said ----------------------------------------------------------------
+
+
+def test_types_and_devices_of_torch_are_taken_as_text(tmp_path):
+    with pytest.raises(NeuronLLMError, match="no_such_task"):  # nothing before that is refused
+        identify(
+            model_args={"pretrained": Path("x"), "dtype": torch.float32},
+            device=torch.device("cpu"),
+            tasks="no_such_task",
+            output_path=tmp_path,
+        )
+    read = IdentifySettings.read(
+        {"model_args": {"dtype": torch.float32}, "device": torch.device("cpu")}
+    )
+    assert (read.model_args, read.device) == ({"dtype": "float32"}, "cpu")
+
+
+def test_an_argument_that_no_file_can_hold_is_refused_before_any_work():
+    with pytest.raises(NeuronLLMError, match="quantization_config is a object"):
+        identify(model_args={"pretrained": "x", "quantization_config": object()})
 
 
 def test_an_unknown_argument_is_a_type_error():

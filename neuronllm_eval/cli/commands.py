@@ -50,13 +50,13 @@ class ModelTypeSettings(Settings):
 
 
 class ReportSettings(Settings):
-    """What `report` is asked for."""
+    """Settings of `report`."""
 
     run_dir: FilePath = changed(StoredRunSettings.model_fields["run_dir"])
 
 
 class VerifySettings(StoredRunSettings, ComputeSettings):
-    """What `verify` is asked for."""
+    """Settings of `verify`."""
 
     limit: int = changed(
         _LIMIT,
@@ -66,7 +66,7 @@ class VerifySettings(StoredRunSettings, ComputeSettings):
 
 
 class ExplainSettings(ComputeSettings):
-    """What `explain` is asked for."""
+    """Settings of `explain`."""
 
     run_dir: FilePaths = changed(StoredRunSettings.model_fields["run_dir"], nargs="+")
     trust_remote_code: bool = changed(StoredRunSettings.model_fields["trust_remote_code"])
@@ -80,7 +80,7 @@ class ExplainSettings(ComputeSettings):
 
 
 class ExportSettings(StoredRunSettings):
-    """What `export` is asked for; names of a condition are those of `neuronllm`'s arguments."""
+    """Settings of `export`; names of a condition are those of `neuronllm`'s arguments."""
 
     condition: str = setting(
         ...,
@@ -112,7 +112,7 @@ class ExportSettings(StoredRunSettings):
 
 
 class CompareMethodsSettings(EvaluateSettings):
-    """What `compare-methods` is asked for: `run_eval.py` for every model, seed and method."""
+    """Settings of `compare-methods`: `run_eval.py` for every model, seed and method."""
 
     models: tuple[str, ...] = setting(
         (),
@@ -139,7 +139,7 @@ class CompareMethodsSettings(EvaluateSettings):
 
 
 class MakeTasksSettings(QuestionSettings):
-    """What `tasks make` is asked for."""
+    """Settings of `tasks make`."""
 
     task: str = setting(..., "a task or group of the harness", positional=True)
     output_path: FilePath = setting(..., "folder for the YAML, for --include_path", flags=("-o",))
@@ -147,7 +147,7 @@ class MakeTasksSettings(QuestionSettings):
 
 
 class CompletionSettings(Settings):
-    """What `completion` is asked for."""
+    """Settings of `completion`."""
 
     shell: str = setting(..., "for which shell", positional=True, choices=("bash", "zsh", "tcsh"))
 

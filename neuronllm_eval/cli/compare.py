@@ -61,7 +61,7 @@ def _files(output: Path | None, form: str | None) -> dict[Path, str]:
     """The files to write, with their formats."""
     if output is None:
         return {}
-    if output.is_dir() or not (form or output.suffix):
+    if output.is_dir() or not (form or output.suffix[1:].isalpha()):  # v1.2 is a folder
         require_writable(output)
         return {output / "comparison.md": "markdown", output / COMPARISON: "json"}
     if form is None and output.suffix not in SUFFIXES:

@@ -102,8 +102,8 @@ def add_config_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML with values of these flags, or the name of a packaged one, such as paper; the "
-        "command line goes before",
+        help="YAML with values of these flags, or the name of a packaged one, such as paper; "
+        "values on the command line take precedence",
     )
 
 

@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(lambda: int(commands.load("run_lm_eval:run_lm_eval")(words[1:])))
     if words[:1] == ["push"]:
         return _guarded(_refuse_push)
+    if words[:1] == ["selftest"]:
+        return _guarded(_refuse_selftest)
     return _guarded(lambda: _run(commands.main_parser(words), words))
 
 
@@ -67,7 +69,15 @@ def _refuse_push() -> int:
         "`neuronllm-eval push` is no longer a command",
         expected="`hf upload`, the Hub's own: run directories and exports hold no secrets",
         remedy="log in with `hf auth login`, then run `hf upload USER/REPO DIR . "
-        "--exclude validation_docs.jsonl`",
+        "--exclude validation_docs.jsonl --exclude .lock`",
+    )
+
+
+def _refuse_selftest() -> int:
+    raise UsageError(
+        "`neuronllm-eval selftest` is no longer a command",
+        expected="the benchmark with planted neurons, in a clone of the repository",
+        remedy="run `python -m benchmarks.planted_truth`",
     )
 
 

@@ -1,4 +1,4 @@
-"""What `compare` is asked for."""
+"""Settings of `compare`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _pattern(what: str) -> Any:
 
 
 class CompareSettings(Settings):
-    """What `compare` is asked for."""
+    """Settings of `compare`."""
 
     run_dir: FilePaths = changed(StoredRunSettings.model_fields["run_dir"], nargs="+")
     rank: bool = setting(

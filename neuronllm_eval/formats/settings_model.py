@@ -107,7 +107,7 @@ class Settings(BaseModel):
         Raises:
             UsageError: a name is unknown, or a value cannot be used.
         """
-        given = {name: value for name, value in values.items() if value is not None}
+        given = {name: _as_text(value) for name, value in values.items() if value is not None}
         try:
             return cls.model_validate(given, strict=False)
         except ValidationError as error:
@@ -133,7 +133,7 @@ def first_problem(
         return name, f"a {type(values).__name__}", f"a mapping of {names}"
     expected = expected_words(model.model_fields[name])
     if problem["type"] == "missing":
-        return name, f"{name} is missing", expected
+        return name, f"{name} is missing", f"{expected} ({model.model_fields[name].description})"
     value = values[name]
     shown = value if isinstance(value, str) and _NUMBER.fullmatch(value) else repr(value)
     return name, f"{name} is {shown:.100}", expected
@@ -219,6 +219,22 @@ def _split(value: Any) -> list[Any]:
     ]
 
 
+def _as_text(value: Any) -> Any:
+    """A path, and a type or device of torch, as text; any other value as it is."""
+    if type(value).__module__ == "torch":  # not imported here
+        return str(value).removeprefix("torch.")
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether YAML and JSON can hold a value."""
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float)
+
+
 def _names(value: Any) -> Any:
     names = tuple(name for name in _split(value) if name != "")
     if not names:
@@ -250,8 +266,15 @@ def _json(value: Any) -> Any:
 def parse_pairs(value: Any) -> Any:
     """`name=value,name=value` as lm_eval reads it; a mapping as it is."""
     if isinstance(value, Mapping):
-        return {str(name): str(each) if isinstance(each, Path) else each
-                for name, each in value.items()}  # fmt: skip
+        pairs = {str(name): _as_text(each) for name, each in value.items()}
+        for name, each in pairs.items():
+            if not _is_plain(each):
+                raise UsageError(
+                    f"{name} is a {type(each).__name__}",
+                    expected="text, a number, true, false, or lists and mappings of these",
+                    remedy=f"pass {name} as it would stand in a file",
+                )
+        return pairs
     from lm_eval.utils import simple_parse_args_string
 
     try:

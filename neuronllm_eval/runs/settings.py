@@ -12,6 +12,7 @@ is quick: names of engines, quadratures, methods and types are repeated, and a t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -45,8 +46,9 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
-from neuronllm_eval.runs.directory import without_secrets
+from neuronllm_eval.runs.directory import SECRETS, without_secrets
 
+logger = logging.getLogger(__name__)
 ENGINES = ("auto", "fan_out", "replay")
 QUADRATURES = ("auto", "gauss_lobatto", "gauss_legendre", "right_riemann")
 ATTRIBUTION_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -189,7 +191,7 @@ class SelectionSettings(QuestionSettings, ComputeSettings):
 
 
 class IdentifySettings(SelectionSettings):
-    """What `identify` is asked for: one run for each task and method."""
+    """Settings of `identify`: one run for each task and method."""
 
     program: ClassVar[tuple[str, ...]] = ("neuronllm-eval", "identify")
 
@@ -272,7 +274,7 @@ class StoredRunSettings(Settings):
 
 
 class ValidateSettings(StoredRunSettings, ConditionSettings, ComputeSettings):
-    """What `validate` is asked for."""
+    """Settings of `validate`."""
 
     program: ClassVar[tuple[str, ...]] = ("neuronllm-eval", "validate")
 
@@ -296,7 +298,7 @@ class ValidateSettings(StoredRunSettings, ConditionSettings, ComputeSettings):
 
 
 class EvaluateSettings(IdentifySettings, ConditionSettings):
-    """What `run_eval.py` is asked for: identification, then validation."""
+    """Settings of `run_eval.py`: identification, then validation."""
 
     program: ClassVar[tuple[str, ...]] = ("run_eval.py",)
 
@@ -414,6 +416,12 @@ def load_run_file(
         raise ArtifactError(
             f"{path}: settings: {found}", expected=expected, remedy=_REMEDY
         ) from error
+    if secrets := settings.model_args.keys() & set(SECRETS):
+        logger.warning(
+            "%s holds %s, as version 0.1.0 wrote it: take it out before you share the directory",
+            path,
+            ", ".join(sorted(secrets)),
+        )
     _require_method(settings, path)
     _require_names_and_places(settings, path)
     require_doc_counts(content.docs, path, _REMEDY)
