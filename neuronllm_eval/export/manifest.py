@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,12 +26,13 @@ EXPORT_FILE = "neuronllm.json"
 FORMATS = ("peft", "merged")
 
 
-def _both_scales(value: Any) -> Scales:
-    """Both factors, of which `Scales` itself may leave out either."""
-    is_whole = isinstance(value, dict) and value.keys() == {"suppress", "enhance"}
+def _all_scales(value: Any) -> Scales:
+    """All factors, of which `Scales` itself may leave out any."""
+    names = {field.name for field in fields(Scales)}
+    is_whole = isinstance(value, dict) and value.keys() == names
     if is_whole and all(type(factor) in (int, float) for factor in value.values()):
         return Scales(**value)
-    raise ValueError(f"{value!r:.100} is not two factors, suppress and enhance")
+    raise ValueError(f"{value!r:.100} is not a factor for each of {', '.join(sorted(names))}")
 
 
 @artifact
@@ -53,7 +54,7 @@ class Export:
     format: Annotated[str, one_of(FORMATS)]
     condition: str
     top_k: Count
-    scales: Annotated[Scales, PlainValidator(_both_scales)]
+    scales: Annotated[Scales, PlainValidator(_all_scales)]
     n_scaled: Count
     n_layers: Count
     width: Count

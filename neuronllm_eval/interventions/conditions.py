@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ class Scales:
     enhance: float = ENHANCE_SCALE
 
     def __post_init__(self) -> None:
-        for name in ("suppress", "enhance"):
+        for name in (field.name for field in fields(self)):
             # Factors are float32; a whole number may have more digits than any float can hold.
             if not abs(getattr(self, name)) <= _LARGEST:
                 raise UsageError(

@@ -70,8 +70,7 @@ def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
     for operation, (name, size) in zip(OPERATIONS[summary.condition], sets.items(), strict=True):
         if operation is not None and size:
             count = min(size, summary.top_k or size) if summary.is_point else size
-            verb = {"suppress": "suppressing", "enhance": "enhancing"}[operation]
-            parts.append(f"{verb} {count} {name}")
+            parts.append(f"{operation.removesuffix('e')}ing {count} {name}")
     text = f"{' and '.join(parts)} neurons"
     if summary.is_point and summary.scale is not None:
         text += f" (factor {factor_text(summary.scale)})"

@@ -468,7 +468,7 @@ def test_a_points_result_file_names_the_model_that_was_judged(swept, name):
     expected = [line["loglikelihoods"][name] for line in jsonl(swept.conditions)]
     np.testing.assert_allclose([v for v, _ in answers], np.ravel(expected), rtol=0, atol=1e-4)
     assert len(lm.options.neurons.good) == arguments["top_k"]
-    assert (lm.scales.suppress, lm.scales.enhance) == {
+    assert (lm.options.scales.suppress, lm.options.scales.enhance) == {
         "suppress_good.k2.x0.5": (0.5, 2.0),
         "enhance_good.k4.x3": (0.0, 3.0),
         "degrade.k2": (0.0, 2.0),

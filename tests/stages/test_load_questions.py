@@ -6,7 +6,7 @@ import pytest
 
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runs.settings import IdentifySettings, RunSettings
 from neuronllm_eval.stages.load import load_run_task, selection_questions
 from tests.fixtures.harness import TaskFolder, a_doc, harness_model, model_dir, some_docs
 
@@ -98,7 +98,6 @@ def test_shared_content_is_dropped_on_request(folder, lm, caplog):
     assert "both: 1 questions dropped from the selection split" in caplog.text
 
 
-def test_an_unknown_way_with_overlaps(folder, lm):
-    settings = RunSettings({}, overlapping(folder), (str(folder.path),), overlap="keep")
+def test_an_unknown_way_with_overlaps():
     with pytest.raises(UsageError, match=r"overlap is 'keep'\.\nExpected: refuse or drop"):
-        chosen(lm, settings)
+        IdentifySettings.read({"overlap": "keep"})
