@@ -14,7 +14,7 @@ SETTINGS = {"tasks": "demo_topic", "limit": 40, "batch_size": 3}
 
 
 def files(run: Run) -> dict[str, bytes]:
-    names = ("neurons.json", "scores.safetensors", "questions.jsonl", "run.yaml", "report.md")
+    names = ("neurons.json", "scores.safetensors", "questions.jsonl", "run.yaml")
     return {name: (run.path / name).read_bytes() for name in names}
 
 
