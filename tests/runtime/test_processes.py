@@ -238,7 +238,7 @@ def test_a_verification_is_told_by_one_process(neurons, tmp_path):
     before = contents(neurons)
     run = Launched(2, ["verify", neurons, "--limit", 2], tmp_path / "log")
     assert run.wait(90) == [0, 0], run.output()
-    assert run.output().count("All is sound.") == 1
+    assert run.output().count("All checks passed.") == 1
     assert "[rank" not in run.output()
     assert contents(neurons) == before
 
