@@ -26,7 +26,7 @@ from neuronllm_eval.aqua.dataset_source import group_of
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness.tasks import doc_content, is_aqua, question_id
 from neuronllm_eval.harness.tokenize import Encoder, PromptSettings, QuestionSet, prompt_format
-from neuronllm_eval.runtime.progress import disable
+from neuronllm_eval.runtime.process import bars_disabled
 
 logger = logging.getLogger(__name__)
 # Of excerpts.
@@ -101,7 +101,7 @@ def _named_bar(task: str) -> Iterator[None]:
     """Within the context the harness's bar of request building names the task."""
     before = lm_eval.api.task.tqdm
     lm_eval.api.task.tqdm = functools.partial(
-        before, disable=disable(), desc=f"prompts of {task}", unit="doc", leave=False
+        before, disable=bars_disabled(), desc=f"prompts of {task}", unit="doc", leave=False
     )
     try:
         yield

@@ -18,7 +18,7 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import POSITIONS
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import RunSettings, load_run_file, require_doc_counts
+from neuronllm_eval.runs.settings import DocCounts, RunSettings, load_run_file
 
 IDENTIFY_REMEDY = "run identify again"
 VALIDATE_REMEDY = "run validate again"
@@ -87,7 +87,7 @@ class ValidationRecord:
     enhance_scale: float
     positions: Annotated[str, one_of(POSITIONS)]
     batch_size: PositiveCount
-    docs: dict[str, Any]
+    docs: DocCounts
 
     def __post_init__(self) -> None:
         self.scales  # noqa: B018 - refuses factors that float32 cannot hold
@@ -196,13 +196,8 @@ def load_validation(run: RunDirectory) -> ValidationRecord:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
-
-    def read() -> ValidationRecord:
-        record = load(ValidationRecord, run.validation, VALIDATE_REMEDY)
-        require_doc_counts(record.docs, run.validation, VALIDATE_REMEDY)
-        return record
-
-    return run.once(run.validation, read)
+    path = run.validation
+    return run.once(path, lambda: load(ValidationRecord, path, VALIDATE_REMEDY))
 
 
 def load_commands(run: RunDirectory) -> list[CommandLine]:
