@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load, load_lines, one_of
@@ -121,7 +121,7 @@ def load_settings(run: RunDirectory) -> RunSettings:
     return run.once(run.settings, lambda: load_run_file(run.settings))[0]
 
 
-def load_doc_counts(run: RunDirectory) -> dict[str, Any]:
+def load_doc_counts(run: RunDirectory) -> DocCounts:
     """What became of the selection split's docs (`run.yaml`).
 
     Raises:

@@ -382,7 +382,7 @@ class RunSettings(SelectionSettings):
         return dump_yaml({**header, "settings": {**first, **values}})
 
 
-def load_run_file(path: Path) -> tuple[RunSettings, dict[str, Any]]:
+def load_run_file(path: Path) -> tuple[RunSettings, DocCounts]:
     """Read a `run.yaml`: the settings, and what became of the selection split's docs.
 
     A setting that an earlier version did not write has its default.
