@@ -6,31 +6,21 @@ with its digest before it reads it, so that a changed byte never becomes a chang
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.atomic import write_whole
+from neuronllm_eval.formats.atomic import digest_of, write_whole
 
 SUMS_FILE = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _LEVELS = 3  # a file of a run lies at most this deep: adapters/<condition>/<file>
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 digest of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def list_digests(folder: Path, paths: Iterable[Path]) -> None:
-    """Add files to the digests of their folder, or replace their lines."""
-    _write(folder, _read(folder) | {_name(folder, path): digest_of(path) for path in paths})
+def list_digests(folder: Path, digests: Mapping[Path, str]) -> None:
+    """Add files with their digests to those of their folder, or replace their lines."""
+    _write(folder, _read(folder) | {_name(folder, path): digests[path] for path in digests})
 
 
 def unlist_digests(folder: Path, paths: Iterable[Path]) -> None:

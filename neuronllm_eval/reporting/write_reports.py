@@ -60,7 +60,12 @@ def report_task(
         show: receives the main tables before anything is written, so that a full disk does not
             keep them back.
         brief: show only one line, `effect_line`.
+
+    Raises:
+        ArtifactError: an artifact is missing or damaged, or a folder has a file's name; then
+            nothing is written.
     """
+    run.require_places()
     report = TaskReport.load(run)
     text, page = console_text(report), render_page(report)
     if show is not None:

@@ -98,14 +98,14 @@ class RunDirectory:
         """
         unlist_digests(self.path, [path])
         if isinstance(content, (str, bytes)):
-            write_whole(path, content)
+            digest = write_whole(path, content)
         else:
-            write_lines(path, content)
-        self.written(path, value)
+            digest = write_lines(path, content)
+        self.written(path, digest, value)
 
-    def written(self, path: Path, value: object = None) -> None:
-        """The same for a file that has just been written."""
-        list_digests(self.path, [path])
+    def written(self, path: Path, digest: str, value: object = None) -> None:
+        """The same for a file that has just been written, and has this digest."""
+        list_digests(self.path, {path: digest})
         if value is not None:
             self._values[path] = value
 

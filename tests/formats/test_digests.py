@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.atomic import digest_of
 from neuronllm_eval.formats.digests import (
     SUMS_FILE,
     changed_files,
@@ -93,20 +94,20 @@ def test_report_and_export_refuse_a_changed_digit(run, tmp_path):
     line["loglikelihoods"]["unmasked"][0] += 1.0
     run.conditions.write_text("".join((*lines[:3], json.dumps(line) + "\n", *lines[4:])))
     before = run.report.read_bytes()
-    assert_one_message(call("report", run.path), "conditions.jsonl was changed", "SHA256SUMS")
+    assert_one_message(call("report", run.path), 1, "conditions.jsonl was changed", "SHA256SUMS")
     assert run.report.read_bytes() == before
     neurons = json.loads(run.neurons.read_text())
     neurons["good"][0], neurons["good"][1] = neurons["good"][1], neurons["good"][0]
     run.neurons.write_text(json.dumps(neurons))
     export = call("export", run.path, "--condition", "enhance", "-o", tmp_path / "adapter")
-    assert_one_message(export, "neurons.json was changed", "SHA256SUMS")
+    assert_one_message(export, 1, "neurons.json was changed", "SHA256SUMS")
 
 
 def test_files_without_digests_pass(run):
     unlist_digests(run.path, [run.report])
     require_unchanged(run.report, "run report again")
     assert changed_files(run.path, [run.report]) == ["report.md is not listed"]
-    list_digests(run.path, [run.report])
+    list_digests(run.path, {run.report: digest_of(run.report)})
     assert changed_files(run.path, [run.report]) == []
 
 

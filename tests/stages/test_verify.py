@@ -194,7 +194,7 @@ def test_a_damaged_line_is_one_message(run):
     for line in lines:
         line["loglikelihoods"] = [["x", "y", "z", "w"] for _ in line["doc_ids"]]
     rewrite(run.questions, lines)
-    result = call("verify", run.path, "--device", "cpu", "--limit", 4)
+    result = call("verify", list_all(run).path, "--device", "cpu", "--limit", 4)
     assert_one_message(result, 1, "line 1: loglikelihoods.0.0 is 'x'", "run identify again")
 
 
@@ -221,5 +221,5 @@ def test_docs_that_are_no_list_are_one_message(run):
     lines = jsonl(run.questions)
     lines[0]["doc_ids"] = 5
     rewrite(run.questions, lines)
-    result = call("verify", run.path, "--device", "cpu", "--limit", 2)
+    result = call("verify", list_all(run).path, "--device", "cpu", "--limit", 2)
     assert_one_message(result, 1, "line 1: doc_ids is 5", "run identify again")
