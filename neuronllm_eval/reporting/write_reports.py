@@ -65,8 +65,8 @@ def report_task(
         ArtifactError: an artifact is missing or damaged, or a folder has a file's name; then
             nothing is written.
     """
-    run.require_places()
     report = TaskReport.load(run)
+    run.require_places()
     text, page = console_text(report), render_page(report)
     if show is not None:
         show(effect_line(report) if brief else text)

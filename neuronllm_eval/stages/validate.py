@@ -19,7 +19,6 @@ from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
-from neuronllm_eval.formats.atomic import digest_of
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
@@ -241,5 +240,5 @@ def write_results(
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
-        result = write_result(run.result(name), metrics, context, arguments, section)
-        run.written(run.result(name), digest_of(run.result(name)), result)
+        result, digest = write_result(run.result(name), metrics, context, arguments, section)
+        run.written(run.result(name), digest, result)
