@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from neuronllm_eval.engine.batching import batched
+from neuronllm_eval.engine.batching import compute_what_fits
 from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
@@ -170,7 +171,7 @@ class Attributions(NamedTuple):
 
     Attributes:
         by_quantity: the first is the one that the prompt's record is about.
-        activations: [layers, neurons] float32, as `PathIntegrals`.
+        activations: [layers, neurons] float32, as `PathIntegral`.
     """
 
     by_quantity: dict[Quantity, Attribution]
@@ -233,12 +234,10 @@ def attribute_all(
         Integrand(quantity.target, weights if quantity.path else at_one) for quantity in quantities
     ]
     results = []
-    for path_integrals in engine.integrate_all(prompts, nodes, integrands):
-        attributions = [
-            _attribution(integral, has_gap=not one_pass) for integral in path_integrals.integrals
-        ]
+    for integrals in engine.integrate_all(prompts, nodes, integrands):
+        attributions = [_attribution(integral, has_gap=not one_pass) for integral in integrals]
         by_quantity = dict(zip(quantities, attributions, strict=True))
-        results.append(Attributions(by_quantity, path_integrals.activations))
+        results.append(Attributions(by_quantity, integrals[0].activations))
     return results
 
 
@@ -285,7 +284,6 @@ def choose_quadrature(
     prompts: Sequence[Prompt],
     name: str,
     n_steps: int | None = None,
-    batch_size: int = 1,
 ) -> Quadrature:
     """The rule of this name; for `auto` the cheapest that is exact on a few of these prompts.
 
@@ -297,7 +295,6 @@ def choose_quadrature(
         prompts: of the run.
         name: one of `QUADRATURES`, or `auto`.
         n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
-        batch_size: prompts per pass.
 
     Raises:
         UsageError: as `Quadrature`.
@@ -319,12 +316,15 @@ def choose_quadrature(
         shown=is_slow and not own_rank(),
     ) as progress:
         for rule, attributions in results.items():
-
-            def compute(batch: list[Prompt], rule: Quadrature = rule) -> list[Attributions]:
-                return attribute_all(engine, batch, rule, [Quantity(option_cross_entropy)])
-
-            for _, of_prompt in batched(probes, batch_size, compute):
-                attributions.append(of_prompt.first)
+            attribute_by_rule = partial(
+                attribute_all,
+                engine,
+                quadrature=rule,
+                quantities=[Quantity(option_cross_entropy)],
+            )
+            for probe in probes:
+                (of_probe,), _ = compute_what_fits([probe], 1, attribute_by_rule)
+                attributions.append(of_probe.first)
                 progress.update()
     return lobatto if is_exact_at_zero(results[lobatto], results[legendre]) else legendre
 

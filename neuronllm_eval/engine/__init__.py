@@ -12,7 +12,6 @@ Two engines behind one interface, and everything they need:
 | `attention_masks` | 4-D masks under which copies and branches do not see each other |
 | `option_logits` | logits -> log-likelihoods of options; the LM head for their tokens alone |
 | `replay` | the general engine: one full forward pass per edit; the oracle of the tests |
-| `gradient_times_activation` | replay's path integral at alpha = 1: one pass for all layers |
 | `equivalence_check` | whether two ways to compute agree within the model's own rounding |
 | `batching` | how many prompts fit into memory, and smaller batches when they do not |
 

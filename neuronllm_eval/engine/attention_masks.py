@@ -55,39 +55,32 @@ def attention_masks(
             each of them sees: earlier ones and itself; of copies of one token, itself alone.
     """
     window = getattr(text_config(model), "sliding_window", None)
-
-    def mask(window: int | None) -> Tensor:
-        visible = _visible(key_positions, query_positions, sees, window)
-        dtype: torch.dtype = model.dtype  # type: ignore[assignment]
-        zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return zeros.masked_fill(~visible, torch.finfo(dtype).min)
-
     layer_types = _layer_types(model)
+    windows: dict[str, int | None]
     if style is MaskStyle.SINGLE:
-        return mask(None if len(layer_types) > 1 else window)
-    masks = {"full_attention": mask(None)}
-    if "sliding_attention" in layer_types:
-        masks["sliding_attention"] = mask(window)
-    return masks
-
-
-def _visible(
-    key_positions: Tensor, query_positions: Tensor, sees: Tensor, window: int | None
-) -> Tensor:
-    """[batch, 1, queries, keys + queries] bool."""
-    prefix = (key_positions >= 0)[:, None, :]
-    fed = sees if sees.ndim == 3 else sees[None]
-    if window is not None:
-        # A window of w lets a token see itself and the w - 1 tokens before it.
-        oldest = query_positions[:, :, None] - window
-        prefix = prefix & (key_positions[:, None, :] > oldest)
-        fed = fed & (query_positions[:, None, :] > oldest)
+        windows = {"all": None if len(layer_types) > 1 else window}
+    else:
+        windows = {"full_attention": None}
+        if "sliding_attention" in layer_types:
+            windows["sliding_attention"] = window
     batch, n_queries = query_positions.shape
     n_keys = key_positions.shape[1]
-    visible = torch.cat(
-        (prefix.expand(batch, n_queries, n_keys), fed.expand(batch, n_queries, n_queries)), dim=-1
-    )
-    return visible[:, None]
+    dtype: torch.dtype = model.dtype  # type: ignore[assignment]
+    masks = {}
+    for layer_type, width in windows.items():
+        prefix = (key_positions >= 0)[:, None, :]
+        fed = sees if sees.ndim == 3 else sees[None]
+        if width is not None:
+            # A window of w lets a token see itself and the w - 1 tokens before it.
+            oldest = query_positions[:, :, None] - width
+            prefix = prefix & (key_positions[:, None, :] > oldest)
+            fed = fed & (query_positions[:, None, :] > oldest)
+        visible = torch.cat(
+            (prefix.expand(batch, n_queries, n_keys), fed.expand(batch, n_queries, n_queries)), -1
+        )[:, None]
+        zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        masks[layer_type] = zeros.masked_fill(~visible, torch.finfo(dtype).min)
+    return masks if style is MaskStyle.PER_TYPE else masks["all"]
 
 
 def _layer_types(model: nn.Module) -> set[str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
-from neuronllm_eval.engine.interface import Engine, option_cross_entropy
+from neuronllm_eval.engine.interface import Engine, Integrand, option_cross_entropy
 from neuronllm_eval.engine.option_logits import score_options
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import FFNLayers, input_device
@@ -121,9 +121,12 @@ def gradient_mismatch(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> Misma
         rows_per_prompt=fan_out.rows_per_prompt,
     )
     nodes, weights = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 4.0, 1.0]) / 6  # Simpson
+    integrand = Integrand(option_cross_entropy, weights)
     try:
-        expected = plain.integrate(prompts, nodes, weights, option_cross_entropy)
-        results = fan_out.integrate(prompts, nodes, weights, option_cross_entropy)
+        expected, results = (
+            [integral for (integral,) in engine.integrate_all(prompts, nodes, [integrand])]
+            for engine in (plain, fan_out)
+        )
     except BROKEN as error:
         return Mismatch.of(error)
     share = GRADIENT_TOLERANCE.get(next(fan_out.model.parameters()).dtype, 0.3)

@@ -93,11 +93,7 @@ def prepare_identification(
     else:
         # Whatever the methods, so that a method's scores do not depend on its company.
         quadrature = choose_quadrature(
-            engine,
-            questions.prompts,
-            settings.quadrature,
-            settings.n_steps,
-            settings.fixed_batch_size or 1,
+            engine, questions.prompts, settings.quadrature, settings.n_steps
         )
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = recorded or _batch_size(model, settings, questions, passes, ranks)
