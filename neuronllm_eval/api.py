@@ -30,7 +30,7 @@ from neuronllm_eval.evaluation.finished_run import Run
 from neuronllm_eval.formats.settings_model import Settings, shown_default
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import IdentifySettings, LaunchSettings, ValidateSettings
-from neuronllm_eval.runtime.progress import hidden
+from neuronllm_eval.runtime.process import without_bars
 from neuronllm_eval.stages.cost_estimate import Estimate, estimate_line
 from neuronllm_eval.stages.evaluate import Listeners, Load, identify_runs, validate_runs
 from neuronllm_eval.stages.load import wrap_model
@@ -157,7 +157,7 @@ def _read(
 
 def _runs(work: Callable[[Listeners], list[RunDirectory]], progress: bool) -> tuple[Run, ...]:
     listeners = Listeners(show=lambda _: None, announce=_log)
-    with nullcontext() if progress else hidden():
+    with nullcontext() if progress else without_bars():
         return tuple(Run(each.path) for each in work(listeners))
 
 

@@ -31,7 +31,7 @@ from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.models.fingerprints import versions
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.runtime.process import bar
 from neuronllm_eval.stages.load import (
     load_model,
     load_run_task,

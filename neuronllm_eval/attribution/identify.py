@@ -1,6 +1,6 @@
 """The pass over questions: attributions -> ES -> G_e, B_e -> the sums of every method.
 
-1. Questions are taken in units of whole questions (`work_units`), of which each process has its
+1. Questions are taken in units of whole questions (`resumable_work`), of which each process has its
    share.
 2. Every prompt is attributed (`attribute_all`), once for all methods. What it says about neurons
    (`Method.values`) is summed over the question's proxies: the example score ES_e.
@@ -33,7 +33,7 @@ from neuronllm_eval.errors import DocError
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL, SCORED, Prompt, Question
 from neuronllm_eval.runtime.checkpoint import Tally
-from neuronllm_eval.runtime.work_units import prompts_digest
+from neuronllm_eval.runtime.resumable_work import prompts_digest
 
 # By method, the sums over questions.
 Sums = dict[str, ScoreSums]

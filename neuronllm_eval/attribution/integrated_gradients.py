@@ -34,8 +34,7 @@ from neuronllm_eval.engine.interface import (
 )
 from neuronllm_eval.errors import DocError, UsageError
 from neuronllm_eval.prompts import ALL, NOT_FINITE, Prompt
-from neuronllm_eval.runtime.process import own_rank
-from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.runtime.process import bar, own_rank
 
 # Quadrature rules -------------------------------------------------------------------------------
 

@@ -265,7 +265,7 @@ COMMANDS = (
     Command(
         "compare-methods",
         "run rival methods on the same questions, and compare what their neurons do",
-        "compare_methods:compare_methods",
+        "compare:compare_methods",
         (CompareMethodsSettings, LaunchSettings, ModelTypeSettings),
         (
             (

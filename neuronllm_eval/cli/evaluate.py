@@ -25,7 +25,7 @@ from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_settings
-from neuronllm_eval.runs.search import runs_below
+from neuronllm_eval.runs.directory import runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
     IdentifySettings,

@@ -31,8 +31,7 @@ from neuronllm_eval.models.fingerprints import require_same_shape, require_same_
 from neuronllm_eval.models.loading import model_skeleton
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import load_neurons, load_scores, load_settings
-from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
-from neuronllm_eval.runs.search import find_runs
+from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, find_runs
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load import load_model, require_trust
 

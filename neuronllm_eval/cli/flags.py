@@ -77,8 +77,10 @@ def add_flags(parser: argparse.ArgumentParser, models: Models) -> None:
         members = {n: f for n, f in fields.items() if about_flag(f)["group"] == title}
         if members:
             group = parser.add_argument_group(title) if title else parser
+            exclusive = {n for n, f in members.items() if about_flag(f).get("exclusive")}
+            one_of = group.add_mutually_exclusive_group() if exclusive else group
             for name, field in members.items():
-                _add_flag(group, name, field)
+                _add_flag(one_of if name in exclusive else group, name, field)
 
 
 def _add_flag(group: argparse._ActionsContainer, name: str, field: FieldInfo) -> None:
@@ -89,7 +91,9 @@ def _add_flag(group: argparse._ActionsContainer, name: str, field: FieldInfo) ->
         options["action"] = "store_true"
     elif about["choices"]:
         options["choices"] = about["choices"]
-    text = f"{field.description}{shown_default(field)}".replace("%", "%%")
+    # A file of flags may give it, so argparse must not demand it.
+    required = " (required)" if field.is_required() and not about.get("positional") else ""
+    text = f"{field.description}{shown_default(field)}{required}".replace("%", "%%")
     group.add_argument(*words, default=argparse.SUPPRESS, help=text, **options)
 
 

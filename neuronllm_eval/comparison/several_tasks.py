@@ -27,8 +27,7 @@ from neuronllm_eval.reporting.condition_tables import (
 )
 from neuronllm_eval.reporting.sections import Figure, Section
 from neuronllm_eval.reporting.write_reports import page_of
-from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory
-from neuronllm_eval.runs.search import find_runs
+from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory, find_runs
 
 logger = logging.getLogger(__name__)
 _GENERATOR = "neuronllm-eval overview"

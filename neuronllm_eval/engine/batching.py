@@ -23,7 +23,7 @@ from neuronllm_eval.engine.replay import SEQUENCES_PER_PASS, TOKENS_PER_PASS
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import FFNLayers, text_config
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.runtime.work_units import end_of_batch, units_of
+from neuronllm_eval.runtime.resumable_work import end_of_batch, units_of
 
 logger = logging.getLogger(__name__)
 AUTO = "auto"

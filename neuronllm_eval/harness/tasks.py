@@ -276,17 +276,20 @@ def is_aqua(task: ConfigurableTask) -> bool:
     return isinstance(task.dataset, AquaSplits)
 
 
-def question_id(task: ConfigurableTask, doc_id: int, doc: dict[str, Any]) -> str:
-    """The question a doc belongs to: AQUA's id, or one made from the task and the doc's index."""
-    return str(doc["question_id"]) if is_aqua(task) else f"{task.config.task}-{doc_id}"
+def question_ids(task: ConfigurableTask) -> list[str]:
+    """The question of each doc: AQUA's id, or one made from the task and the doc's index."""
+    docs = task.eval_docs
+    if is_aqua(task):
+        return [str(identity) for identity in docs["question_id"][:]]
+    return [f"{task.config.task}-{doc_id}" for doc_id in range(len(docs))]
 
 
 def overlapping_questions(one: ConfigurableTask, other: ConfigurableTask) -> set[str]:
     """Question ids of `one` whose content `other` has too, whatever the order of the options."""
     contents = {doc_content(other, doc) for doc in other.eval_docs}
     return {
-        question_id(one, doc_id, doc)
-        for doc_id, doc in enumerate(one.eval_docs)
+        question
+        for question, doc in zip(question_ids(one), one.eval_docs, strict=True)
         if doc_content(one, doc) in contents
     }
 

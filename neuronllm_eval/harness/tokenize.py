@@ -23,7 +23,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError, ModelError
-from neuronllm_eval.harness.tasks import question_id, validation_split
+from neuronllm_eval.harness.tasks import question_ids, validation_split
 from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
 
 logger = logging.getLogger(__name__)
@@ -131,11 +131,10 @@ class Encoder:
         built: dict[int, list[Instance]] = defaultdict(list)
         for instance in self.task.instances:
             built[chosen[instance.doc_id]].append(instance)  # numbered among the chosen
+        identities = question_ids(self.task)
         requests: dict[str, dict[int, list[Instance]]] = defaultdict(dict)
-        for doc_id in chosen:
-            instances = built.get(doc_id, [])  # none for a doc without options, never of AQUA
-            identity = question_id(self.task, doc_id, instances[0].doc if instances else {})
-            requests[identity][doc_id] = instances
+        for doc_id in chosen:  # those without options have no instances
+            requests[identities[doc_id]][doc_id] = built.get(doc_id, [])
         questions, usable = [], {}
         skipped: Counter[str] = Counter()
         n_shortened, first_error = 0, None

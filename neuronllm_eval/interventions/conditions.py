@@ -12,6 +12,7 @@ A name has up to three parts:
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -137,8 +138,10 @@ class ConditionName:
         is_point = top_k is not None
         fits = condition != UNMASKED and (scale is not None) == bool(only_operation(condition))
         if condition not in OPERATIONS or (is_point and not fits) or not _is_canonical(scale):
+            near = difflib.get_close_matches(str(name), CONDITIONS, 1)
             raise UsageError(
-                f"unknown condition {name!r:.100}",
+                f"unknown condition {name!r:.100}"
+                + (f" (perhaps {near[0]} is meant)" if near else ""),
                 expected=", ".join(CONDITIONS)
                 + f", or one of them with .kCOUNT.xFACTOR (degrade and enhance: .kCOUNT), with "
                 f"{_CONTROL}SEED, or with both",

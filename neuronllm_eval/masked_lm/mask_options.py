@@ -29,7 +29,7 @@ from neuronllm_eval.models.fingerprints import digest
 from neuronllm_eval.models.hub import SCHEME, Reference, fetch
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE, NeuronSet
 from neuronllm_eval.prompts import POSITIONS, SCORED
-from neuronllm_eval.runs.search import folders_near, one_of
+from neuronllm_eval.runs.directory import folders_near, one_of
 
 _ABOUT_RUN = "the run directory of `neuronllm-eval identify`"
 

@@ -30,7 +30,7 @@ from neuronllm_eval.masked_lm.shared_context_scoring import (
     exact_style,
     families,
 )
-from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.runtime.process import bar
 
 logger = logging.getLogger(__name__)
 # ((context, continuation), context ids, continuation ids), as TemplateLM hands it over.

@@ -5,6 +5,7 @@ And whether neurons and a model belong together, by shape and by these digests.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a run computes."""
     return {

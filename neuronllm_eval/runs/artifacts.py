@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load, load_lines, one_of
@@ -18,7 +18,7 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import POSITIONS
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import RunSettings, load_run_file, require_doc_counts
+from neuronllm_eval.runs.settings import DocCounts, RunSettings, load_run_file
 
 IDENTIFY_REMEDY = "run identify again"
 VALIDATE_REMEDY = "run validate again"
@@ -87,7 +87,7 @@ class ValidationRecord:
     enhance_scale: float
     positions: Annotated[str, one_of(POSITIONS)]
     batch_size: PositiveCount
-    docs: dict[str, Any]
+    docs: DocCounts
 
     def __post_init__(self) -> None:
         self.scales  # noqa: B018 - refuses factors that float32 cannot hold
@@ -121,7 +121,7 @@ def load_settings(run: RunDirectory) -> RunSettings:
     return run.once(run.settings, lambda: load_run_file(run.settings))[0]
 
 
-def load_doc_counts(run: RunDirectory) -> dict[str, Any]:
+def load_doc_counts(run: RunDirectory) -> DocCounts:
     """What became of the selection split's docs (`run.yaml`).
 
     Raises:
@@ -196,13 +196,8 @@ def load_validation(run: RunDirectory) -> ValidationRecord:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
-
-    def read() -> ValidationRecord:
-        record = load(ValidationRecord, run.validation, VALIDATE_REMEDY)
-        require_doc_counts(record.docs, run.validation, VALIDATE_REMEDY)
-        return record
-
-    return run.once(run.validation, read)
+    path = run.validation
+    return run.once(path, lambda: load(ValidationRecord, path, VALIDATE_REMEDY))
 
 
 def load_commands(run: RunDirectory) -> list[CommandLine]:

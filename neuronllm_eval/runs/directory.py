@@ -1,16 +1,18 @@
-"""Where the artifacts of a run are, and which of them a stage replaces."""
+"""Where the artifacts of a run are, which of them a stage replaces, and where runs are found."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from neuronllm_eval.errors import TaskError, UsageError
+from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
 from neuronllm_eval.formats.atomic import (
     require_no_file,
     require_no_folder,
@@ -21,6 +23,7 @@ from neuronllm_eval.formats.atomic import (
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
 from neuronllm_eval.neurons.scores import SCORES_FILE
 
+logger = logging.getLogger(__name__)
 SETTINGS_FILE = "run.yaml"
 COMMANDS_FILE = "commands.jsonl"
 PAGE_FILE = "report.html"
@@ -35,6 +38,7 @@ _SECRET = re.compile(
     rf'(?<!\w)((?:{"|".join(SECRETS)})(?:=|"\s*:\s*))("(?:[^"\\]|\\.)*"|[^,\s}}]*)'
 )
 _LONGEST_NAME = 200  # of the 255 bytes that file systems allow, with room for temporary names
+_MOST_NAMED = 5  # folders in a remedy
 _Value = TypeVar("_Value")
 
 
@@ -225,3 +229,87 @@ def folder_name(task: str) -> str:
             remedy="fix `task:` in its YAML",
         )
     return name
+
+
+# Finding runs -----------------------------------------------------------------------------------
+
+
+def find_runs(path: Path) -> list[RunDirectory]:
+    """The run at `path`, or those one level below it, by name.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    if (path / SETTINGS_FILE).is_file():
+        return [RunDirectory(path)]
+    runs = sorted(child.parent for child in path.glob(f"*/{SETTINGS_FILE}"))
+    if not runs:
+        raise ArtifactError(
+            f"{path} holds no run",
+            expected=f"a directory with {SETTINGS_FILE}, or with such directories in it",
+            remedy=_remedy_near(path),
+        )
+    return [RunDirectory(run) for run in runs]
+
+
+def runs_below(paths: Iterable[Path]) -> list[RunDirectory]:
+    """The runs at and below each path, at any depth, each once; by path within each tree.
+
+    Folders within a run, hidden folders, and folders seen under another name are not searched; a
+    folder that cannot be read is warned of.
+
+    Raises:
+        ArtifactError: there is none at or below one of the paths.
+    """
+    runs: dict[Path, RunDirectory] = {}
+    for path in paths:
+        for run in _below(path) or find_runs(path):
+            runs.setdefault(run.path.resolve(), run)
+    return list(runs.values())
+
+
+def _below(top: Path) -> list[RunDirectory]:
+    def warn(error: OSError) -> None:
+        logger.warning("%s is not searched: %s", error.filename, error.strerror)
+
+    runs, seen = [], set()
+    for folder, below, files in os.walk(top, onerror=warn, followlinks=True):
+        path = Path(folder)
+        is_run, is_seen = SETTINGS_FILE in files, path.resolve() in seen
+        if is_run:
+            runs.append(RunDirectory(path))
+        seen.add(path.resolve())
+        visible = [name for name in sorted(below) if not name.startswith(".")]
+        below[:] = [] if is_run or is_seen else visible
+    return runs
+
+
+def folders_near(path: Path, name: str) -> list[Path]:
+    """Folders with a file `name`: one or two levels below `path`; else the one `path` lies in.
+
+    Args:
+        path: need not exist.
+        name: of the file.
+    """
+    below = [
+        file.parent for levels in ("*", "*/*") for file in sorted(path.glob(f"{levels}/{name}"))
+    ]
+    above = [folder for folder in list(path.absolute().parents)[:2] if (folder / name).is_file()]
+    return below or above[:1]
+
+
+def one_of(folders: list[Path]) -> str:
+    """Folders as an error's remedy names them."""
+    names = [str(folder) for folder in folders[:_MOST_NAMED]]
+    if len(folders) > _MOST_NAMED:
+        names.append(f"{len(folders) - _MOST_NAMED} more")
+    return ", ".join(names)
+
+
+def _remedy_near(path: Path) -> str:
+    near = folders_near(path, SETTINGS_FILE)
+    if any(path in folder.parents for folder in near):  # deeper runs: the folders they lie in
+        near = sorted({folder.parent for folder in near})
+    if near:
+        return f"pass one of: {one_of(near)}"
+    return "check the path, or run `neuronllm-eval identify` first"

@@ -13,11 +13,19 @@ is quick: names of engines, quadratures, methods and types are repeated, and a t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 from neuronllm_eval.aqua.distractors import DISTRACTORS
@@ -43,6 +51,7 @@ from neuronllm_eval.interventions.conditions import (
     ENHANCE_SCALE,
     FEWEST_CONTROLS,
     SUPPRESS_SCALE,
+    ConditionName,
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
@@ -63,26 +72,30 @@ QUESTIONS = "questions (default: what the task's YAML says)"
 SELECTION, VALIDATION = "attribution and selection", "validation"
 MODEL, INTERRUPTIONS = "model", "interruptions"
 GROUPS = ("", WHAT, PROMPTS, QUESTIONS, SELECTION, VALIDATION, MODEL, INTERRUPTIONS)
+_task = partial(setting, group=WHAT)
+_prompt = partial(setting, group=PROMPTS)
+_question = partial(setting, group=QUESTIONS)
+_selection = partial(setting, group=SELECTION)
+_validation = partial(setting, group=VALIDATION)
+_model = partial(setting, group=MODEL)
+_launch = partial(setting, group=INTERRUPTIONS)
+_one_of_two = partial(_launch, exclusive=True)
 
-
-_HOW_MANY = "prompts per pass, or auto for as many as fit into memory"
+_NUMBERS = "numbers with commas between them, such as 10,50"
 
 
 class ComputeSettings(Settings):
     """How a model is run. Of stages that read a run, what is not given is as the run has it."""
 
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
-        1, _HOW_MANY, group=MODEL, flags=("-b",), expected="a whole number, 1 or more, or auto"
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _model(
+        1,
+        "prompts per pass, or auto for as many as fit into memory",
+        flags=("-b",),
+        expected="a whole number, 1 or more, or auto",
     )
-    device: str | None = setting(
-        None, "such as cuda, cuda:0, cpu", group=MODEL, unset="cuda if there is one"
-    )
-    engine: str = setting(
-        "auto", "auto takes fan_out where it is exact", group=MODEL, choices=ENGINES
-    )
-    limit: int | None = setting(
-        None, "questions per split", group=MODEL, flags=("-L",), unset="all", ge=1
-    )
+    device: str | None = _model(None, "such as cuda, cuda:0, cpu", unset="cuda if there is one")
+    engine: str = _model("auto", "auto takes fan_out where it is exact", choices=ENGINES)
+    limit: int | None = _model(None, "questions per split", flags=("-L",), unset="all", ge=1)
 
     @property
     def fixed_batch_size(self) -> int | None:
@@ -98,30 +111,20 @@ class ComputeSettings(Settings):
 class QuestionSettings(Settings):
     """How questions are asked; None leaves what the task says. Most are of AQUA tasks alone."""
 
-    seed: int | None = setting(None, "seed of every random choice", group=QUESTIONS, ge=0)
-    selection_split: str | None = setting(
-        None, "split whose questions select neurons", group=QUESTIONS
+    seed: int | None = _question(None, "seed of every random choice", ge=0)
+    selection_split: str | None = _question(None, "split whose questions select neurons")
+    on_bad_doc: str | None = _question(
+        None, "docs that cannot be used as questions: skip and count, or fail", choices=ON_BAD_DOC
     )
-    on_bad_doc: str | None = setting(
-        None,
-        "docs that cannot be used as questions: skip and count, or fail",
-        group=QUESTIONS,
-        choices=ON_BAD_DOC,
+    n_proxies: int | None = _question(None, "option-shuffled copies of each question", ge=1)
+    orders: str | None = _question(None, "orders of the options", choices=ORDER_SETTINGS)
+    letter_style: str | None = _question(
+        None, "what stands before an option", choices=tuple(LETTER_STYLES)
     )
-    n_proxies: int | None = setting(
-        None, "option-shuffled copies of each question", group=QUESTIONS, ge=1
-    )
-    orders: str | None = setting(
-        None, "orders of the options", group=QUESTIONS, choices=ORDER_SETTINGS
-    )
-    letter_style: str | None = setting(
-        None, "what stands before an option", group=QUESTIONS, choices=tuple(LETTER_STYLES)
-    )
-    n_options: int | None = setting(None, "options of each question", group=QUESTIONS, ge=2, le=26)
-    distractors: str | None = setting(
+    n_options: int | None = _question(None, "options of each question", ge=2, le=26)
+    distractors: str | None = _question(
         None,
         "wrong options where some are missing: other answers, of any or about the same length",
-        group=QUESTIONS,
         choices=DISTRACTORS,
     )
 
@@ -129,63 +132,45 @@ class QuestionSettings(Settings):
 class SelectionSettings(QuestionSettings, ComputeSettings):
     """What decides which neurons are selected, beside the model, the task and the method."""
 
-    num_fewshot: int | None = setting(
-        None, "demonstrations", group=PROMPTS, flags=("-f",), unset="the task's", ge=0
+    num_fewshot: int | None = _prompt(
+        None, "demonstrations", flags=("-f",), unset="the task's", ge=0
     )
-    apply_chat_template: bool | str = setting(
-        False,
-        "apply the tokenizer's chat template, or the one of this name",
-        group=PROMPTS,
-        nargs="?",
-        const=True,
+    apply_chat_template: bool | str = _prompt(
+        False, "apply the tokenizer's chat template, or the one of this name", nargs="?", const=True
     )
-    system_instruction: str | None = setting(
-        None, "text put before the task's description", group=PROMPTS
+    system_instruction: str | None = _prompt(None, "text put before the task's description")
+    description: str | None = _prompt(
+        None, "role and rule line before everything else", unset="the task's"
     )
-    description: str | None = setting(
-        None, "role and rule line before everything else", group=PROMPTS, unset="the task's"
+    overlap: str = _prompt(
+        "refuse", "questions that selection and validation split share", choices=OVERLAP
     )
-    overlap: str = setting(
-        "refuse",
-        "questions that selection and validation split share",
-        group=PROMPTS,
-        choices=OVERLAP,
-    )
-    positions: str = setting(
+    positions: str = _selection(
         SCORED,
         "where neurons are selected, and with run_eval.py where they are suppressed and enhanced: "
         "at the positions whose logits are scored, or at all (slow, except for --method gradxact "
         "and tn)",
-        group=SELECTION,
         choices=POSITIONS,
     )
-    quadrature: str = setting(
+    quadrature: str = _selection(
         "auto",
         "rule for the path integral; auto takes gauss_lobatto, or gauss_legendre with one node "
         "fewer where the prompts show it to be better",
-        group=SELECTION,
         choices=QUADRATURES,
     )
-    n_steps: int | None = setting(
-        None,
-        "nodes",
-        group=SELECTION,
-        unset="gauss_lobatto 5, gauss_legendre 4, right_riemann 16",
+    n_steps: int | None = _selection(
+        None, "nodes", unset="gauss_lobatto 5, gauss_legendre 4, right_riemann 16"
     )
-    top_z: float = setting(
-        0.1, "neurons per layer that a question votes for: a count, or a share", group=SELECTION
+    top_z: float = _selection(
+        0.1, "neurons per layer that a question votes for: a count, or a share"
     )
-    ambiguous: str = setting(
-        "keep",
-        "neurons that some question calls good and another bad",
-        group=SELECTION,
-        choices=AMBIGUOUS,
+    ambiguous: str = _selection(
+        "keep", "neurons that some question calls good and another bad", choices=AMBIGUOUS
     )
-    attribution_dtype: str = setting(
+    attribution_dtype: str = _selection(
         "auto",
         "type of the model's weights during attribution (auto: the model's own); validation uses "
         "the model as it is loaded",
-        group=SELECTION,
         choices=ATTRIBUTION_DTYPES,
     )
 
@@ -195,71 +180,68 @@ class IdentifySettings(SelectionSettings):
 
     program: ClassVar[tuple[str, ...]] = ("neuronllm-eval", "identify")
 
-    model_args: Pairs | None = setting(
+    model_args: Pairs | None = _task(
         None,
         "as for lm_eval --model hf: pretrained=NAME_OR_PATH[,dtype=...,revision=...]",
-        group=WHAT,
         flags=("-a",),
         unset="the embedded demo model",
         nargs="+",
         expected="key=value,key=value with pretrained=NAME_OR_PATH",
     )
-    tasks: Names = setting(
-        ("demo",), "multiple-choice tasks or groups", group=WHAT, flags=("-t",), nargs="+"
+    tasks: Names = _task(("demo",), "multiple-choice tasks or groups", flags=("-t",), nargs="+")
+    include_path: FilePaths = _task((), "folders of further tasks", nargs="+")
+    output_path: FilePath = _task(
+        Path("runs"), "a run directory per task is made in it", flags=("-o",)
     )
-    include_path: FilePaths = setting((), "folders of further tasks", group=WHAT, nargs="+")
-    output_path: FilePath = setting(
-        Path("runs"), "a run directory per task is made in it", group=WHAT, flags=("-o",)
-    )
-    metadata: Json = setting(
+    metadata: Json = _prompt(
         {},
         "as for lm_eval: JSON added to tasks' metadata",
-        group=PROMPTS,
         json=True,
         expected="a JSON object, such as '{\"n_proxies\": 5}'",
     )
-    method: Names = setting(
+    method: Names = _selection(
         ("ace",),
         f"what scores neurons: {', '.join(METHODS)}. Several share one pass over the questions, "
         "and each writes to its own folder: OUTPUT_PATH/METHOD/TASK",
-        group=SELECTION,
         nargs="+",
     )
-    method_args: Pairs = setting(
+    method_args: Pairs = _selection(
         {},
         "settings of methods, such as threshold=0.2,top_v=10 (qrnca) or seed=1 (random)",
-        group=SELECTION,
         nargs="+",
         metavar="SETTING=VALUE",
         expected="setting=value,setting=value",
     )
-    top_k: Numbers = setting(
+    top_k: Numbers = _selection(
         (0.02,),
         "good and bad neurons to select: a count, or a share of all; with run_eval.py also a list: "
         "the largest is selected, and each is validated",
-        group=SELECTION,
-        expected="numbers with commas between them, such as 10,50",
+        expected=_NUMBERS,
     )
 
 
 class ConditionSettings(Settings):
     """What validation compares."""
 
-    conditions: Names = setting(
-        CONDITIONS, f"of {', '.join(CONDITIONS)}", group=VALIDATION, nargs="+", shown="all"
+    conditions: Names = _validation(
+        CONDITIONS, f"of {', '.join(CONDITIONS)}", nargs="+", shown="all"
     )
-    n_random: int = setting(FEWEST_CONTROLS, "random controls per condition", group=VALIDATION)
-    suppress_scale: float = setting(
-        SUPPRESS_SCALE, "factor of suppressed neurons", group=VALIDATION
-    )
-    enhance_scale: float = setting(ENHANCE_SCALE, "factor of enhanced neurons", group=VALIDATION)
-    scale: Numbers = setting(
+    n_random: int = _validation(FEWEST_CONTROLS, "random controls per condition")
+    suppress_scale: float = _validation(SUPPRESS_SCALE, "factor of suppressed neurons")
+    enhance_scale: float = _validation(ENHANCE_SCALE, "factor of enhanced neurons")
+    scale: Numbers = _validation(
         (),
         "factors to try besides, such as 0,0.5,1.5,2,4: those below 1 for suppress_good and "
         "suppress_bad, those above 1 for enhance_good and enhance_bad",
-        group=VALIDATION,
         expected="numbers with commas between them, such as 0,0.5,2",
     )
+
+    @field_validator("conditions")
+    @classmethod
+    def _known_conditions(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            ConditionName.parse(name)
+        return names
 
 
 class StoredRunSettings(Settings):
@@ -283,7 +265,7 @@ class ValidateSettings(StoredRunSettings, ConditionSettings, ComputeSettings):
         "use the first so many good and bad neurons: a count, a share of all, or a list of either, "
         "such as 10,50,100, to validate each",
         shown="all that were selected",
-        expected="numbers with commas between them, such as 10,50",
+        expected=_NUMBERS,
     )
     positions: str | None = setting(
         None,
@@ -306,18 +288,13 @@ class EvaluateSettings(IdentifySettings, ConditionSettings):
 class LaunchSettings(Settings):
     """How a command is carried out; none of it changes a number."""
 
-    resume: bool = setting(
+    resume: bool = _one_of_two(
         False,
         "keep finished stages and complete the rest; the default, except where all runs are "
         "finished",
-        group=INTERRUPTIONS,
     )
-    overwrite: bool = setting(
-        False, "start from scratch and replace existing runs", group=INTERRUPTIONS
-    )
-    checkpoint_every: float = setting(
-        60.0, "time between checkpoints", group=INTERRUPTIONS, metavar="SECONDS", ge=0
-    )
+    overwrite: bool = _one_of_two(False, "start from scratch and replace existing runs")
+    checkpoint_every: float = _launch(60.0, "time between checkpoints", metavar="SECONDS", ge=0)
     dry_run: bool = setting(
         False, "print what the run would take, in time, memory and disk, and write nothing"
     )
@@ -326,16 +303,35 @@ class LaunchSettings(Settings):
     def _resume_or_overwrite(self) -> Self:
         if self.resume and self.overwrite:
             raise UsageError(
-                "resume and overwrite", expected="one of them, or neither",
+                "resume and overwrite",
+                expected="one of them, or neither",
                 remedy="check --resume and --overwrite",
-            )  # fmt: skip
+            )
         return self
 
 
 # run.yaml ---------------------------------------------------------------------------------------
 
-SCHEMA_VERSION = 3
+SchemaVersion = Literal[3]
+(SCHEMA_VERSION,) = get_args(SchemaVersion)
 _REMEDY = "run identify again with this version of neuronllm_eval"
+
+
+def _numbers_of_docs(docs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    for name in docs.keys() - {"asked"}:
+        counts = {"skipped": {}, **docs[name]}
+        split, skipped = counts.pop("split", ""), counts.pop("skipped")
+        numbers = [*counts.values(), *(skipped.values() if isinstance(skipped, dict) else [-1])]
+        if type(split) is not str or any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError(f"{name} has {docs[name]!r:.100}, which are not numbers of docs")
+    return docs
+
+
+# What became of the docs of a split: of an AQUA task, reading them (`data`, with the name of the
+# split, and skipped docs by reason) and its settings (`asked`); of all, encoding the `prompts`.
+DocCounts = Annotated[
+    dict[Literal["data", "asked", "prompts"], dict[str, Any]], AfterValidator(_numbers_of_docs)
+]
 
 
 class _RunFile(BaseModel):
@@ -343,9 +339,9 @@ class _RunFile(BaseModel):
 
     model_config = STRICT
 
-    schema_version: Literal[3]
+    schema_version: SchemaVersion
     versions: dict[str, str]
-    docs: dict[str, Any]
+    docs: DocCounts
     settings: dict[str, Any]
 
 
@@ -385,34 +381,21 @@ class RunSettings(SelectionSettings):
         header = {"schema_version": SCHEMA_VERSION, "versions": versions, "docs": docs}
         return dump_yaml({**header, "settings": {**first, **values}})
 
-    @classmethod
-    def load(cls, path: Path) -> RunSettings:
-        """The settings in a `run.yaml`; see `load_run_file`."""
-        return load_run_file(path, cls)[0]
 
-
-def load_run_file(
-    path: Path, model: type[RunSettings] | None = None
-) -> tuple[RunSettings, dict[str, Any]]:
+def load_run_file(path: Path) -> tuple[RunSettings, DocCounts]:
     """Read a `run.yaml`: the settings, and what became of the selection split's docs.
+
+    A setting that an earlier version did not write has its default.
 
     Raises:
         ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys or
             values that `identify` never writes.
     """
     content = check(_RunFile, read_yaml(path), str(path), _REMEDY)
-    values = content.settings
-    model = model or RunSettings
-    if missing := sorted(model.model_fields.keys() - values):
-        raise ArtifactError(
-            f"{path}: settings are missing: {', '.join(missing)}",
-            expected="every setting, as identify writes them",
-            remedy=_REMEDY,
-        )
     try:
-        settings = model.model_validate(values)
+        settings = RunSettings.model_validate(content.settings)
     except ValidationError as error:
-        _, found, expected = first_problem(model, values, error)
+        _, found, expected = first_problem(RunSettings, content.settings, error)
         raise ArtifactError(
             f"{path}: settings: {found}", expected=expected, remedy=_REMEDY
         ) from error
@@ -424,7 +407,6 @@ def load_run_file(
         )
     _require_method(settings, path)
     _require_names_and_places(settings, path)
-    require_doc_counts(content.docs, path, _REMEDY)
     return settings, content.docs
 
 
@@ -458,33 +440,3 @@ def _require_names_and_places(settings: RunSettings, path: Path) -> None:
                 expected="absolute paths outside the run directory, as identify writes them",
                 remedy="run identify again, with --include_path",
             )
-
-
-def require_doc_counts(docs: Any, path: Path, remedy: str) -> None:
-    """Raise ArtifactError unless `docs`, read from `path`, is what `run_tasks.doc_counts` makes."""
-    known = {"data", "asked", "prompts"}
-    wrong = f"docs is {docs!r:.100}" if not isinstance(docs, dict) else ""
-    for name, counts in docs.items() if isinstance(docs, dict) else ():
-        numbers = {} if name == "asked" else counts
-        if name not in known or not isinstance(counts, dict) or not _are_counts(numbers):
-            wrong = f"docs has {name!r:.100}: {counts!r:.100}"
-    if wrong:
-        raise ArtifactError(
-            f"{path}: {wrong}",
-            expected="a mapping of data, asked and prompts to numbers of docs",
-            remedy=remedy,
-        )
-
-
-def _are_counts(values: Mapping[Any, Any]) -> bool:
-    """Whether all values are numbers of docs, but for a split's name and counts by reason."""
-    for name, value in values.items():
-        if name == "split":
-            is_known = isinstance(value, str)
-        elif name == "skipped":
-            is_known = isinstance(value, dict) and _are_counts(value)
-        else:
-            is_known = type(value) is int and value >= 0
-        if not (is_known and isinstance(name, str)):
-            return False
-    return True

@@ -1,10 +1,12 @@
-"""This process: its rank among those of a run, and the signals that end it. Loads nothing heavy.
+"""This process: its rank among those of a run, its progress bars, and the signals that end it.
 
 SIGINT (Ctrl-C) and SIGTERM end it at once, or after the work at hand:
 
 1. Within `handled` a signal raises `Interrupted` where the program stands, so that files and hooks
    are cleaned up on the way out.
 2. Within `deferred` it is noted only; the loop that does the work asks for it (`Stop`).
+
+Nothing heavy is loaded with this module.
 """
 
 from __future__ import annotations
@@ -16,15 +18,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from neuronllm_eval.errors import NeuronLLMError, UsageError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches a process twice, from the terminal and from its launcher: still one wish, if
 # the second comes within so many seconds.
 _ONE_WISH = 2.0
+_BARS_SHOWN: ContextVar[bool] = ContextVar("bars_shown", default=True)
 _Handler = Callable[[int, FrameType | None], None]
 
 
@@ -112,3 +120,34 @@ def _handlers(handler: _Handler) -> Iterator[None]:
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+# Progress bars ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within the context no bar is shown, nor transformers' own of loading weights."""
+    from transformers.utils import logging as transformers_logging
+
+    token = _BARS_SHOWN.set(False)
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        _BARS_SHOWN.reset(token)
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
+
+
+def bar(*, shown: bool = True, **settings: Any) -> tqdm[Any]:
+    """A progress bar, on a terminal only and if `shown`; the other arguments are tqdm's."""
+    from tqdm import tqdm
+
+    return tqdm(disable=bars_disabled() or (None if shown else True), **settings)
+
+
+def bars_disabled() -> bool | None:
+    """tqdm's `disable`: None shows a bar on a terminal only."""
+    return None if _BARS_SHOWN.get() else True

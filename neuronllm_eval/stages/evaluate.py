@@ -23,8 +23,7 @@ from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_neurons, load_settings
-from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.search import runs_below
+from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
     IdentifySettings,
@@ -364,6 +363,4 @@ def launched(asked: IdentifySettings | ValidateSettings, how: LaunchSettings) ->
 
 def take_locks(launch: Launch, runs: Sequence[RunDirectory]) -> None:
     """Lock the run directories that exist; others are locked when they are made."""
-    launch.ranks.on_first(
-        lambda: launch.locks.take_all(run.path for run in runs if run.path.is_dir())
-    )
+    launch.ranks.on_first(lambda: launch.locks.take(run.path for run in runs if run.path.is_dir()))

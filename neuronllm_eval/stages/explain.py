@@ -51,7 +51,7 @@ from neuronllm_eval.runs.artifacts import (
 )
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.progress import bar
+from neuronllm_eval.runtime.process import bar
 from neuronllm_eval.stages.load import LoadedModel
 from neuronllm_eval.stages.verify import Attributing, origins, sampled
 

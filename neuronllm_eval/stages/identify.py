@@ -31,8 +31,7 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import load_neurons
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.checkpoint import Part
-from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, close
-from neuronllm_eval.runtime.work_units import WORK_FILE, Work, recorded_identity
+from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close, recorded_work
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate_if_long
 from neuronllm_eval.stages.load import LoadedModel, doc_counts
 from neuronllm_eval.stages.prepare import prepare_identification
@@ -119,9 +118,9 @@ def _left(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
     An interrupted pass is resumed for all its methods. Finished runs are kept.
     """
     for home, holder in enumerate(runs):
-        recorded = None if overwrite else recorded_identity(holder.run.identifying / WORK_FILE)
+        recorded = None if overwrite else recorded_work(holder.run.identifying)
         if recorded is not None:
-            names = recorded.get(_METHODS, {holder.method.name: {}})
+            names = recorded.identity.get(_METHODS, {holder.method.name: {}})
             others = [
                 index
                 for index, each in enumerate(runs)
@@ -178,7 +177,7 @@ def _open(
     home = left[0].run
     if launch.ranks.is_first and not launch.resumes(plan, home.identifying):
         for each in left:
-            launch.locks.take(each.run.path)
+            launch.locks.take([each.run.path])
             each.run.start()
     work = SharedWork(plan, home.identifying, launch)
     if launch.ranks.is_first:

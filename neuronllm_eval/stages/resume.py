@@ -31,8 +31,7 @@ from neuronllm_eval.runs.artifacts import (
 )
 from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.resumable_work import SharedWork, is_unfinished
-from neuronllm_eval.runtime.work_units import other_settings
+from neuronllm_eval.runtime.resumable_work import SharedWork, is_unfinished, other_settings
 from neuronllm_eval.stages.load import LoadedModel, how_asked, prompt_settings
 
 logger = logging.getLogger(__name__)

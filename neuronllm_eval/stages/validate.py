@@ -39,8 +39,7 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
 from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, close
-from neuronllm_eval.runtime.work_units import Work
+from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close
 from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few
 from neuronllm_eval.stages.load import (
     LoadedModel,
@@ -148,7 +147,7 @@ def validate_task(
 def _open(plan: Work, run: RunDirectory, launch: Launch) -> SharedWork:
     """Start the validation, or resume it. Everything that could be refused has been."""
     if launch.ranks.is_first and not launch.resumes(plan, run.validating):
-        launch.locks.take(run.path)
+        launch.locks.take([run.path])
         if run.conditions.is_file():
             logger.warning("%s: the earlier validation is replaced", run.path)
         run.clear_validation()

@@ -19,8 +19,7 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.evaluation.summary_file import StoredSummary
 from neuronllm_eval.evaluation.validation_docs import evaluated_docs
-from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.search import runs_below
+from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from tests.fixtures import damage
 from tests.fixtures.cli import (
     QUICK,

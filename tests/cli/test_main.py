@@ -28,9 +28,9 @@ from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.runs.artifacts import load_validation
+from neuronllm_eval.runs.artifacts import load_settings, load_validation
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import EvaluateSettings, RunSettings
+from neuronllm_eval.runs.settings import EvaluateSettings
 from neuronllm_eval.stages import prepare as preparation
 from neuronllm_eval.stages.evaluate import requested_settings
 from tests.fixtures.cli import (
@@ -122,7 +122,7 @@ def test_the_commands_are_noted():
 
 
 def test_settings_and_neurons(run):
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     assert settings.model_args == {"pretrained": str(model_dir())}
     assert (settings.task, settings.limit, settings.top_k) == ("demo_topic", 4, 6)
     assert settings.n_steps == 5  # resolved: what the quadrature's default stands for
@@ -480,7 +480,7 @@ def test_run_eval_selects_the_largest_number_and_judges_all(swept, tmp_path):
     code, _, err = call(*identify(tmp_path, *flags)[1:], *SWEEP, entry=cli.run_eval_main)
     assert code == 0, err
     found = RunDirectory(tmp_path / "demo_topic")
-    assert RunSettings.load(found.settings).top_k == 4
+    assert load_settings(found).top_k == 4
     assert len(NeuronSet.load(found.neurons).good) == 4
     assert found.conditions.read_bytes() == swept.conditions.read_bytes()
     assert found.summary.read_bytes() == swept.summary.read_bytes()

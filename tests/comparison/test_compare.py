@@ -16,7 +16,7 @@ import pytest
 
 from neuronllm_eval.attribution import identify as identification
 from neuronllm_eval.attribution import methods
-from neuronllm_eval.cli import compare_methods as compare_command
+from neuronllm_eval.cli import compare as compare_command
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.cli.flags import config_path
 from neuronllm_eval.comparison.pooling import PAPERS, SWAPPED
@@ -27,8 +27,7 @@ from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.evaluation.finished_run import Run
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.search import find_runs
+from neuronllm_eval.runs.directory import RunDirectory, find_runs
 from neuronllm_eval.stages import evaluate
 from tests.fixtures import damage
 from tests.fixtures.cli import (

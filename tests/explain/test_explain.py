@@ -21,8 +21,8 @@ from neuronllm_eval.explain.explanation_markdown import overlap_table, render, s
 from neuronllm_eval.explain.token_effects import Promotion, TokenEffect, read_tokens
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.overlap import COMPARED, Overlap
+from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
 from neuronllm_eval.stages.verify import Attributing
 from tests.fixtures.cli import (
@@ -115,7 +115,7 @@ def test_letters_are_the_sums_by_the_prompts_of_their_letter(explained):
 
 def test_questions_and_activations_are_those_of_the_run(explained):
     run, _ = explained
-    settings = RunSettings.load(run.settings)
+    settings = load_settings(run)
     model = load_model(settings)
     questions = selection_questions(model.lm, settings, load_run_task(settings))
     again = Attributing.of(model, settings, questions, NeuronSet.load(run.neurons))

@@ -20,6 +20,7 @@ from neuronllm_eval.formats.settings_model import (
     command_words,
     setting,
 )
+from neuronllm_eval.runs import settings as run_settings
 from neuronllm_eval.runs.settings import IdentifySettings, LaunchSettings, RunSettings
 
 
@@ -64,17 +65,18 @@ def test_a_new_field_is_everything_else(tmp_path):
     assert command_words(More.read({"patience": 4})) == ["--patience=4"]
 
 
-def test_a_new_field_of_runs_is_kept(tmp_path):
+def test_a_new_field_of_runs_is_kept(tmp_path, monkeypatch):
     class Kept(RunSettings):
         patience: int = setting(3, "how long to wait", ge=1)
 
+    monkeypatch.setattr(run_settings, "RunSettings", Kept)
     path = tmp_path / "run.yaml"
     kept = Kept(model_args={"pretrained": "m"}, task="t", patience=4)
     path.write_text(kept.to_yaml({}, {}))
-    assert Kept.load(path) == kept
+    assert run_settings.load_run_file(path)[0] == kept
     path.write_text(path.read_text().replace("patience: 4", "patience: 0"))
     with pytest.raises(ArtifactError, match=r"settings: patience is 0.\nExpected: a whole number"):
-        Kept.load(path)
+        run_settings.load_run_file(path)
 
 
 class Odd(Settings):
@@ -144,6 +146,8 @@ def test_a_setting_with_another_default_keeps_the_rest():
 
 
 def test_resume_and_overwrite_exclude_each_other():
+    with pytest.raises(UsageError, match="not allowed with argument --resume"):
+        commands.main_parser().parse_args(["identify", "--resume", "--overwrite"])
     with pytest.raises(UsageError, match="resume and overwrite"):
         LaunchSettings.read({"resume": True, "overwrite": True})
 

@@ -9,8 +9,7 @@ import pytest
 
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats.atomic import write_lines, write_whole
-from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.search import find_runs
+from neuronllm_eval.runs.directory import RunDirectory, find_runs
 
 
 def files_in(folder: Path) -> list[str]:

@@ -59,6 +59,10 @@ PLAIN = RunSettings(model_args={"pretrained": "m"}, task="t")
 DOCS = {"data": {"split": "train", "docs": 9, "skipped": {"no question": 2}}}
 
 
+def read(path: Path) -> RunSettings:
+    return load_run_file(path)[0]
+
+
 def written(tmp_path: Path, **changes) -> Path:
     """A run.yaml with top-level keys changed; None leaves a key out."""
     values = {**yaml.safe_load(PLAIN.to_yaml({"torch": "2.0"}, DOCS)), **changes}
@@ -72,7 +76,7 @@ def test_round_trip(tmp_path, settings):
     path = tmp_path / "run.yaml"
     text = settings.to_yaml({"torch": "2.0", "lm_eval": "0.4"}, DOCS)
     path.write_text(text, encoding="utf-8")
-    loaded = RunSettings.load(path)
+    loaded = read(path)
     assert loaded == settings
     assert loaded.to_yaml({"torch": "2.0", "lm_eval": "0.4"}, DOCS) == text
     assert type(loaded.include_path) is tuple
@@ -112,29 +116,36 @@ def test_an_unknown_setting(tmp_path):
     with pytest.raises(
         ArtifactError, match=r"(?s)run\.yaml: settings: unknown setting 'top_q'.*top_k, top_z"
     ):
-        RunSettings.load(written(tmp_path, settings=settings))
+        read(written(tmp_path, settings=settings))
 
 
-def test_a_missing_setting(tmp_path):
+def test_a_setting_that_an_earlier_version_did_not_write_has_its_default(tmp_path):
     settings = yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"]
-    del settings["seed"]
+    del settings["seed"], settings["ambiguous"], settings["fewshot_as_multiturn"]
+    assert read(written(tmp_path, settings=settings)) == PLAIN
+
+
+@pytest.mark.parametrize("name", ["task", "model_args"])
+def test_a_missing_setting(tmp_path, name):
+    settings = yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"]
+    del settings[name]
     with pytest.raises(
-        ArtifactError, match=r"(?s)run\.yaml: settings are missing: seed.*identify again"
+        ArtifactError, match=rf"(?s)run\.yaml: settings: {name} is missing.*identify again"
     ):
-        RunSettings.load(written(tmp_path, settings=settings))
+        read(written(tmp_path, settings=settings))
 
 
 @pytest.mark.parametrize("key", ["schema_version", "versions", "docs", "settings"])
 def test_a_missing_section(tmp_path, key):
     with pytest.raises(ArtifactError, match=rf"run\.yaml: {key} is missing\.\nExpected: "):
-        RunSettings.load(written(tmp_path, **{key: None}))
+        read(written(tmp_path, **{key: None}))
 
 
 def test_an_unknown_section(tmp_path):
     with pytest.raises(
         ArtifactError, match=r"run\.yaml: .*(more is an unknown key|unknown setting 'more')"
     ):
-        RunSettings.load(written(tmp_path, more=1))
+        read(written(tmp_path, more=1))
 
 
 def test_another_schema(tmp_path):
@@ -142,7 +153,7 @@ def test_another_schema(tmp_path):
         ArtifactError,
         match=r"run\.yaml: schema_version is 99\.\nExpected: 3\.\nRemedy: run identify",
     ):
-        RunSettings.load(written(tmp_path, schema_version=99))
+        read(written(tmp_path, schema_version=99))
 
 
 @pytest.mark.parametrize("content", [b"a: [1", b"\xff\xfe\x00", b"a: 1\n b: 2"])
@@ -150,7 +161,7 @@ def test_not_yaml(tmp_path, content):
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"(?s)run\.yaml cannot be read: .*identify"):
-        RunSettings.load(path)
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -167,13 +178,13 @@ def test_yaml_of_another_kind(tmp_path, content, message):
     path = tmp_path / "run.yaml"
     path.write_text(content)
     with pytest.raises(ArtifactError, match=rf"run\.yaml: {message}"):
-        RunSettings.load(path)
+        read(path)
 
 
 @pytest.mark.parametrize("settings", [5, "x", [{"task": "t"}], {1: 2, "task": "t"}])
 def test_settings_of_another_kind(tmp_path, settings):
     with pytest.raises(ArtifactError, match=r"run\.yaml: settings"):
-        RunSettings.load(written(tmp_path, settings=settings))
+        read(written(tmp_path, settings=settings))
 
 
 @pytest.mark.parametrize(
@@ -195,12 +206,12 @@ def test_settings_of_another_kind(tmp_path, settings):
 def test_a_setting_of_another_type(tmp_path, name, value):
     settings = {**yaml.safe_load(PLAIN.to_yaml({}, {}))["settings"], name: value}
     with pytest.raises(ArtifactError, match=rf"run\.yaml: .*{name}"):
-        RunSettings.load(written(tmp_path, settings=settings))
+        read(written(tmp_path, settings=settings))
 
 
 def test_no_file(tmp_path):
     with pytest.raises(ArtifactError, match=r"(?s)there is no .*run\.yaml.*run identify first"):
-        RunSettings.load(tmp_path / "run.yaml")
+        read(tmp_path / "run.yaml")
 
 
 def test_choices_are_those_that_are_implemented():

@@ -341,7 +341,7 @@ def test_checkpoints_at_no_time(tmp_path, value):
 
 def test_a_second_run_in_the_same_directory_is_refused(copied):
     locks = RunLocks()
-    locks.take(copied / TASK)
+    locks.take([copied / TASK])
     try:
         result = run_eval(copied)
         validated = call("validate", copied / TASK)
@@ -356,7 +356,7 @@ def test_a_second_run_in_the_same_directory_is_refused(copied):
 def hold(path: str) -> None:
     """Lock a directory, and never let go."""
     locks = RunLocks()
-    locks.take(Path(path))
+    locks.take([Path(path)])
     Path(path, "held").touch()
     time.sleep(600)
 
@@ -369,11 +369,11 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
         time.sleep(0.01)
     locks = RunLocks()
     with pytest.raises(UsageError, match="another run is at work"):
-        locks.take(tmp_path)
+        locks.take([tmp_path])
     holder.kill()
     holder.join()
-    locks.take(tmp_path)
-    locks.take(tmp_path)  # ours already
+    locks.take([tmp_path])
+    locks.take([tmp_path])  # ours already
     locks.release()
 
 

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from neuronllm_eval.attribution import identify as identification
 from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import RunSettings
 from tests.fixtures.cli import (
     assert_one_message,
     call,
@@ -76,7 +76,7 @@ def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
     out = tmp_path / "runs"
     assert call(*identify_flags(out, "--batch_size", "auto"))[0] == 0
     run = RunDirectory(out / "demo_topic")
-    assert RunSettings.load(run.settings).batch_size == "auto"
+    assert load_settings(run).batch_size == "auto"
     assert NeuronSet.load(run.neurons).provenance.batch_size == 6
     sizes = []
     attributed = identification.attribute_all

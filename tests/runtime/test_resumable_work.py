@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.runtime.work_units import (
+from neuronllm_eval.runtime.resumable_work import (
     WORK_FILE,
     Work,
     end_of_batch,
     prompts_digest,
-    recorded_batch_size,
+    recorded_work,
     units_of,
 )
 
@@ -79,16 +79,16 @@ def work(batch_size: int = 4, **identity: object) -> Work:
 
 
 def test_the_same_work_is_gone_on_with(tmp_path):
-    path = write(tmp_path, work())
-    work().require_same(path)  # a tuple is a list once it is read back
-    assert recorded_batch_size(path) == 4
-    assert recorded_batch_size(tmp_path / "nowhere.json") is None
+    write(tmp_path, work())
+    work().require_same(recorded_work(tmp_path), tmp_path)  # a tuple is a list once it is read back
+    assert recorded_work(tmp_path).batch_size == 4
+    assert recorded_work(tmp_path / "nowhere") is None
 
 
 def test_other_settings_are_named(tmp_path):
-    path = write(tmp_path, work())
+    write(tmp_path, work())
     with pytest.raises(UsageError) as refusal:
-        work(top_z=0.2, method="act", seed=1).require_same(path)
+        work(top_z=0.2, method="act", seed=1).require_same(recorded_work(tmp_path), tmp_path)
     text = str(refusal.value)
     assert "method is 'act', there 'ace'" in text
     assert "top_z is 0.2, there 0.1" in text
@@ -98,11 +98,13 @@ def test_other_settings_are_named(tmp_path):
 
 
 def test_another_batch_size_and_other_questions_are_named(tmp_path):
-    path = write(tmp_path, work())
+    write(tmp_path, work())
     with pytest.raises(UsageError, match="batch_size is 2, there 4"):
-        work(2).require_same(path)
+        work(2).require_same(recorded_work(tmp_path), tmp_path)
     with pytest.raises(UsageError, match=r"prompts is '\w+', there '\w+'"):
-        Work.plan(work().identity, questions(2, 2), 4).require_same(path)
+        Work.plan(work().identity, questions(2, 2), 4).require_same(
+            recorded_work(tmp_path), tmp_path
+        )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_a_damaged_work_file(tmp_path, change):
     change(values)
     path.write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=r"(?s)cannot be resumed: .*work\.json.*--overwrite"):
-        work().require_same(path)
+        work().require_same(recorded_work(tmp_path), tmp_path)
     path.write_bytes(b"\xff{")
     with pytest.raises(ArtifactError, match=r"(?s)cannot be resumed.*--overwrite"):
-        recorded_batch_size(path)
+        recorded_work(tmp_path)
