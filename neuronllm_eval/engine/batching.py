@@ -44,7 +44,7 @@ class Pass:
             else the conditions.
         gradients: whether it is one of attribution.
         whole_prompts: whether whole prompts go through the model instead of copies of their last
-            tokens, with gradients (`gradient_times_activation`).
+            tokens, with gradients at alpha = 1 alone.
     """
 
     n_copies: int
