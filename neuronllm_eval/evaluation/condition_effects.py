@@ -29,6 +29,7 @@ from neuronllm_eval.evaluation.stats.significance import (
 )
 from neuronllm_eval.formats.typed_files import NumberOrNaN
 from neuronllm_eval.interventions.conditions import (
+    EXPECTED_SIGN,
     UNMASKED,
     ConditionName,
     Edited,
@@ -38,17 +39,6 @@ from neuronllm_eval.interventions.conditions import (
     only_operation,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-
-# Whether each condition should raise or lower accuracy: the side on which it is ranked among its
-# random controls.
-EXPECTED_SIGN = {
-    "suppress_good": -1,
-    "suppress_bad": 1,
-    "enhance_good": 1,
-    "enhance_bad": -1,
-    "degrade": -1,
-    "enhance": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -248,7 +238,7 @@ def _summarise(
         name=name,
         condition=parts.condition,
         top_k=None if name == UNMASKED else parts.top_k or top_k,
-        scale=None if operation is None else float(getattr(parts.scales(scales), operation)),
+        scale=None if operation is None else parts.scales(scales).factor(operation),
         accuracy=accuracy,
         confidence=confidence,
         rac=percent_change(accuracy.unmasked, accuracy.condition),

@@ -6,7 +6,9 @@ A name has up to three parts:
 2. `suppress_good.k50.x0.5`: a point of a sweep, of 50 good and bad neurons and a factor.
 3. `.random_3` after either: the same operation on layer-matched random neurons.
 
-`condition_factors` turns names into factors; `edited_by` counts what each of them edits.
+`condition_factors` turns names into factors; `edited_by` counts what each of them edits. Operations
+and conditions are two tables, `OPERATIONS` and `CONDITION_OPERATIONS`; everything else that knows
+them, from flags to reports, reads these.
 """
 
 from __future__ import annotations
@@ -26,10 +28,28 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import random_like
 
 UNMASKED = "unmasked"
-SUPPRESS_SCALE = 0.0
-ENHANCE_SCALE = 2.0
-# condition -> what happens to (good, bad) neurons.
-OPERATIONS: dict[str, tuple[str | None, str | None]] = {
+
+
+class Operation(NamedTuple):
+    """What can be done to neurons.
+
+    Attributes:
+        factor: by which they are multiplied, unless the run has a factor of its own (`Scales`).
+        verb: as a sentence begins with it.
+        effect: 1 if it strengthens what they do, -1 if it weakens it.
+    """
+
+    factor: float
+    verb: str
+    effect: int
+
+
+OPERATIONS = {
+    "suppress": Operation(0.0, "suppressing", -1),
+    "enhance": Operation(2.0, "enhancing", 1),
+}
+# condition -> the operation on (good, bad) neurons.
+CONDITION_OPERATIONS: dict[str, tuple[str | None, str | None]] = {
     UNMASKED: (None, None),
     "suppress_good": ("suppress", None),
     "suppress_bad": (None, "suppress"),
@@ -38,7 +58,14 @@ OPERATIONS: dict[str, tuple[str | None, str | None]] = {
     "degrade": ("suppress", "enhance"),
     "enhance": ("enhance", "suppress"),
 }
-CONDITIONS = tuple(OPERATIONS)
+CONDITIONS = tuple(CONDITION_OPERATIONS)
+# Whether each condition should raise or lower accuracy: the side on which it is ranked among its
+# random controls.
+EXPECTED_SIGN = {
+    condition: OPERATIONS[good].effect if good else -OPERATIONS[bad or ""].effect
+    for condition, (good, bad) in CONDITION_OPERATIONS.items()
+    if good or bad
+}
 FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
 _CONTROL = ".random_"
 _LARGEST = float(np.finfo(np.float32).max)
@@ -51,15 +78,10 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Scales:
-    """Factors of the two operations.
+    """A run's own factors, of the operations that have one."""
 
-    Attributes:
-        suppress: 0 by default.
-        enhance: 2 by default.
-    """
-
-    suppress: float = SUPPRESS_SCALE
-    enhance: float = ENHANCE_SCALE
+    suppress: float = OPERATIONS["suppress"].factor
+    enhance: float = OPERATIONS["enhance"].factor
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
@@ -70,6 +92,10 @@ class Scales:
                     expected=f"a finite number, at most {_LARGEST:.3g}",
                     remedy="check scale, suppress_scale and enhance_scale",
                 )
+
+    def factor(self, operation: str) -> float:
+        """The factor of an operation."""
+        return float(getattr(self, operation, OPERATIONS[operation].factor))
 
 
 class Edits(NamedTuple):
@@ -90,9 +116,9 @@ class Edits(NamedTuple):
 
 
 def only_operation(condition: str | None) -> str | None:
-    """The operation of a condition that has one; None for `unmasked`, `degrade` and `enhance`."""
-    operations = [name for name in OPERATIONS.get(condition or "", ()) if name is not None]
-    return operations[0] if len(operations) == 1 else None
+    """The operation of a condition that has one, whose factor may vary; None for the others."""
+    operations = [name for name in CONDITION_OPERATIONS.get(condition or "", ()) if name]
+    return operations[0] if len(operations) == 1 and hasattr(Scales, operations[0]) else None
 
 
 def factor_text(factor: float) -> str:
@@ -137,7 +163,8 @@ class ConditionName:
         condition, top_k, scale, seed = parts.values()
         is_point = top_k is not None
         fits = condition != UNMASKED and (scale is not None) == bool(only_operation(condition))
-        if condition not in OPERATIONS or (is_point and not fits) or not _is_canonical(scale):
+        exists = condition in CONDITION_OPERATIONS and (fits or not is_point)
+        if not (exists and _is_canonical(scale)):
             near = difflib.get_close_matches(str(name), CONDITIONS, 1)
             raise UsageError(
                 f"unknown condition {name!r:.100}"
@@ -179,9 +206,9 @@ class ConditionName:
         """What is done to `neurons`, which are those of `ConditionName.neurons`."""
         scales, rows = self.scales(default), []
         groups = (neurons.good, neurons.bad)
-        for operation, group in zip(OPERATIONS[self.condition], groups, strict=True):
+        for operation, group in zip(CONDITION_OPERATIONS[self.condition], groups, strict=True):
             if operation is not None:
-                factor = getattr(scales, operation)
+                factor = scales.factor(operation)
                 rows += [(neuron.layer, neuron.index, factor) for neuron in group]
         table = np.array(rows, dtype=np.float64).reshape(-1, 3)
         locations = table[:, :2].astype(np.int64)
@@ -325,7 +352,8 @@ def _plainness(item: tuple[str, ConditionName]) -> tuple[bool, bool]:
 
 def _note(condition: str, n_edited: tuple[int, int], n_chosen: tuple[int, int]) -> str:
     """What is missing, by the numbers of good and of bad neurons."""
-    columns = zip(("good", "bad"), OPERATIONS[condition], n_edited, n_chosen, strict=True)
+    operations = CONDITION_OPERATIONS[condition]
+    columns = zip(("good", "bad"), operations, n_edited, n_chosen, strict=True)
     wanted = [(group, edited, chosen) for group, operation, edited, chosen in columns if operation]
     with_edits = [group for group, edited, _ in wanted if edited]
     if with_edits:

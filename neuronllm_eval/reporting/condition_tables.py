@@ -6,8 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
-from neuronllm_eval.interventions.conditions import CONDITIONS, FEWEST_CONTROLS, factor_text
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.interventions.conditions import (
+    CONDITION_OPERATIONS,
+    CONDITIONS,
+    EXPECTED_SIGN,
+    FEWEST_CONTROLS,
+    factor_text,
+)
 from neuronllm_eval.reporting.wording import (
     corrected_p,
     interval_text,
@@ -62,9 +68,16 @@ CONTROLS_NOTE = (
 )
 # A table each, so that the two operations on the good neurons, for example, form one curve.
 SURFACES = {
-    "Good neurons": ("suppress_good", "enhance_good"),
-    "Bad neurons": ("suppress_bad", "enhance_bad"),
-    "Good and bad neurons": ("degrade", "enhance"),
+    title: [
+        name
+        for name, (good, bad) in CONDITION_OPERATIONS.items()
+        if (bool(good), bool(bad)) == edits
+    ]
+    for title, edits in (
+        ("Good neurons", (True, False)),
+        ("Bad neurons", (False, True)),
+        ("Good and bad neurons", (True, True)),
+    )
 }
 DOSE_NOTE = (
     "Delta in points (95% interval) by number of good and of bad neurons and by factor (degrade "

@@ -11,11 +11,17 @@ from typing import Any
 
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.engine.interface import gold_probability
-from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.stats.paired_delta import MeanChange
 from neuronllm_eval.evaluation.stats.split_half import SplitHalf
 from neuronllm_eval.formats.markdown import data_text
-from neuronllm_eval.interventions.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
+from neuronllm_eval.interventions.conditions import (
+    CONDITION_OPERATIONS,
+    EXPECTED_SIGN,
+    FEWEST_CONTROLS,
+    OPERATIONS,
+    factor_text,
+)
 from neuronllm_eval.neurons.neuron_set import Provenance
 
 ALPHA = 0.05
@@ -67,10 +73,11 @@ def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
     """The start of a sentence: the operation and its neurons."""
     parts = []
     sets = {"good": n_good, "bad": n_bad}
-    for operation, (name, size) in zip(OPERATIONS[summary.condition], sets.items(), strict=True):
+    operations = CONDITION_OPERATIONS[summary.condition]
+    for operation, (name, size) in zip(operations, sets.items(), strict=True):
         if operation is not None and size:
             count = min(size, summary.top_k or size) if summary.is_point else size
-            parts.append(f"{operation.removesuffix('e')}ing {count} {name}")
+            parts.append(f"{OPERATIONS[operation].verb} {count} {name}")
     text = f"{' and '.join(parts)} neurons"
     if summary.is_point and summary.scale is not None:
         text += f" (factor {factor_text(summary.scale)})"

@@ -7,8 +7,7 @@ import math
 
 import pytest
 
-from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
-from neuronllm_eval.interventions.conditions import ConditionName
+from neuronllm_eval.interventions.conditions import EXPECTED_SIGN, ConditionName
 from neuronllm_eval.reporting import wording
 from neuronllm_eval.reporting.condition_tables import TEST_HEADERS, significance_table
 from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
