@@ -12,7 +12,7 @@ from neuronllm_eval.comparison.rows import ComparedRun
 from neuronllm_eval.comparison.words import directories, model_labels
 from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.formats.tables import Section
-from neuronllm_eval.neurons.overlap import COMPARED, Locations
+from neuronllm_eval.neurons.neuron_set import COMPARED, Locations
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100

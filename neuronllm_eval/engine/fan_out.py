@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks
 from neuronllm_eval.engine.interface import (
     SHIFT_INVARIANT,
     Engine,
@@ -39,7 +38,7 @@ from neuronllm_eval.engine.scaled_copies import (
     copies_per_layer,
     decoder_layers_of,
 )
-from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix
+from neuronllm_eval.engine.shared_prefix import MaskStyle, Prefiller, Prefix, attention_masks
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers
 from neuronllm_eval.models.hooks import edit_neurons, frozen_parameters

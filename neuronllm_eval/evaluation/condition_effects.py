@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_table import DocTable, without_controls
 from neuronllm_eval.evaluation.stats.paired_delta import (
     PairedDelta,
     paired_delta,
@@ -126,7 +126,7 @@ def summarise(
     Raises:
         ArtifactError: a point has more neurons than were selected.
     """
-    edited = edited_by(conditions_of(table), neurons, scales)
+    edited = edited_by(without_controls(table.conditions), neurons, scales)
     return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed)
 
 
@@ -139,14 +139,11 @@ def summaries_of(
     seed: int = 0,
 ) -> list[ConditionSummary]:
     """As `summarise`, where it is known what each condition edits."""
-    names = conditions_of(table)
-    summaries = [_summarise(table, name, top_k, scales, n_resamples, seed) for name in names]
-    return _corrected([with_edited(each, edited.get(each.name)) for each in summaries])
-
-
-def conditions_of(table: DocTable) -> list[str]:
-    """The conditions and points of a table, random controls aside."""
-    return [name for name in table.conditions if ".random_" not in name]
+    summaries = [
+        with_edited(_summarise(table, name, top_k, scales, n_resamples, seed), edited.get(name))
+        for name in without_controls(table.conditions)
+    ]
+    return _corrected(summaries)
 
 
 def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:

@@ -31,13 +31,13 @@ from neuronllm_eval.masked_lm.shared_context_scoring import Mask
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.fingerprints import (
     digest,
+    dtype_name,
     has_other_weights,
     model_hash,
     require_same_shape,
     tokenizer_hash,
 )
 from neuronllm_eval.models.loading import readable_loading, require_model_args
-from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import ALL, SCORED
 from neuronllm_eval.runtime.distributed import meet, other_ranks_needed, share_docs

@@ -24,10 +24,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks, mask_styles
-from neuronllm_eval.engine.equivalence_check import BROKEN, Mismatch, rounding_tolerance
+from neuronllm_eval.engine.build import BROKEN, Mismatch, rounding_tolerance
 from neuronllm_eval.engine.option_logits import right_pad
-from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix, group_by_stem
+from neuronllm_eval.engine.shared_prefix import (
+    MaskStyle,
+    Prefiller,
+    Prefix,
+    attention_masks,
+    group_by_stem,
+    mask_styles,
+)
 from neuronllm_eval.models.hooks import FactorCache, scale_neurons
 from neuronllm_eval.prompts import shared_leading_tokens
 

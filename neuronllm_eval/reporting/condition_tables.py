@@ -66,18 +66,17 @@ CONTROLS_NOTE = (
     "Random controls: the same operation on layer-matched random neurons, as mean (lowest to "
     "highest) delta; beyond: controls that moved less than the condition in the expected direction."
 )
-# A table each, so that the two operations on the good neurons, for example, form one curve.
+# A table each, so that all operations on the good neurons, for example, form one curve.
 SURFACES = {
-    title: [
-        name
-        for name, (good, bad) in CONDITION_OPERATIONS.items()
-        if (bool(good), bool(bad)) == edits
-    ]
-    for title, edits in (
-        ("Good neurons", (True, False)),
-        ("Bad neurons", (False, True)),
-        ("Good and bad neurons", (True, True)),
-    )
+    "Good neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if good and not bad
+    ),
+    "Bad neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if bad and not good
+    ),
+    "Good and bad neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if good and bad
+    ),
 }
 DOSE_NOTE = (
     "Delta in points (95% interval) by number of good and of bad neurons and by factor (degrade "

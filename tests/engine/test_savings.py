@@ -19,8 +19,7 @@ from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribut
 from neuronllm_eval.attribution.methods import ACE, to_scores
 from neuronllm_eval.engine import build as engine_module
 from neuronllm_eval.engine import fan_out as fan_out_module
-from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.equivalence_check import Mismatch
+from neuronllm_eval.engine.build import Mismatch, build_engine
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import Engine, option_cross_entropy
 from neuronllm_eval.engine.replay import ReplayEngine

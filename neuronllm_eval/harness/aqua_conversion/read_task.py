@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -22,7 +21,13 @@ import jinja2
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.utils import env
 
-from neuronllm_eval.aqua.cleaning import DocCounts, RawQuestion, gold_index
+from neuronllm_eval.aqua.cleaning import (
+    DocCounts,
+    RawQuestion,
+    counts_from_one,
+    gold_index,
+    plain_answer,
+)
 from neuronllm_eval.aqua.dataset_source import (
     DEMONSTRATION,
     SELECTION,
@@ -40,6 +45,7 @@ from neuronllm_eval.harness.aqua_conversion.parse_prompt import (
     text_stem,
 )
 from neuronllm_eval.harness.aqua_conversion.prompt_cues import passage_and_question
+from neuronllm_eval.harness.gold import CHECKED_DOCS, accepted_options, has_own_scoring
 from neuronllm_eval.harness.tasks import is_aqua, seed_as_lm_eval, validation_split
 
 # Docs of a split that are read before it is used.
@@ -219,7 +225,7 @@ class HarnessSource:
             first = next(error for error in errors if error.reason == reason)
             raise self._refusal(first.found, first.expected)
         golds = [(each.answer, len(each.choices)) for each in questions]
-        if golds and all(gold >= 1 for gold, _ in golds) and any(gold == n for gold, n in golds):
+        if counts_from_one(golds):
             raise self._refusal("its target counts from 1", "an index that counts from 0")
         if golds and not any(0 <= gold < n for gold, n in golds):
             raise self._refusal(
@@ -292,15 +298,17 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
         stem, options = parsed.stem, parsed.options
         option_of = dict(zip(parsed.labels, options, strict=True))
         gold = _gold(fields.target(doc), choices, [option_of.get(label, "") for label in labels])
-        _require_one_gold(fields.task, doc, len(choices), gold)
-        # From the order of the choices to the order in which the prompt shows them.
-        is_shown = 0 <= gold < len(labels) and labels[gold] in parsed.labels
-        answer = parsed.labels.index(labels[gold]) if is_shown else -1
+        _require_one_gold(fields.task, doc, row, len(choices), gold)
+        answer = gold  # out of range
+        if 0 <= gold < len(labels):
+            # From the order of the choices to the order in which the prompt shows them.
+            is_shown = labels[gold] in parsed.labels
+            answer = parsed.labels.index(labels[gold]) if is_shown else -1
     else:
         options = tuple(choice.strip() for choice in texts or choices)
         stem = text_stem(prompt, options)
         answer = _gold(fields.target(doc), choices, options)
-        _require_one_gold(fields.task, doc, len(choices), answer)
+        _require_one_gold(fields.task, doc, row, len(choices), answer)
     passage, question = passage_and_question(stem)
     if not question:
         raise DocError(
@@ -342,8 +350,7 @@ def _gold(target: Any, choices: Sequence[str], options: Sequence[str] = ()) -> i
     Raises:
         DocError: none of these, or several.
     """
-    if isinstance(target, (list, tuple)) and len(target) == 1:
-        return _gold(target[0], choices, options)
+    target = plain_answer(target)
     if isinstance(target, str):
         bare = [choice.strip() for choice in choices]
         if target.strip() in bare:
@@ -353,27 +360,31 @@ def _gold(target: Any, choices: Sequence[str], options: Sequence[str] = ()) -> i
             return labels.index(label)
         if list(options).count(target.strip()) == 1:
             return list(options).index(target.strip())
-    if isinstance(target, float) and target.is_integer():
-        return int(target)
-    if not isinstance(target, (str, list, tuple)):
-        try:
-            return operator.index(target)  # numpy's numbers too
-        except TypeError:
-            pass
     return gold_index(target, choices)
 
 
 def _require_one_gold(
-    task: ConfigurableTask, doc: dict[str, Any], n_choices: int, gold: int
+    task: ConfigurableTask, doc: dict[str, Any], row: int, n_choices: int, gold: int
 ) -> None:
-    """Check the gold against `process_results` of a task that scores answers itself."""
-    if not callable(task.config.process_results) or not 0 <= gold < n_choices:
+    """Check the gold against the task's scoring; where that is the harness's, on the first docs."""
+    if not 0 <= gold < n_choices or not (has_own_scoring(task) or row < CHECKED_DOCS):
         return
-    scores = _scores(task, doc, n_choices)
-    best = max(scores)
-    correct = [choice for choice, score in enumerate(scores) if score == best]
-    if correct == [gold]:
+    try:
+        correct = accepted_options(task, doc, n_choices)
+    except TypeError:
+        if has_own_scoring(task):
+            raise
+        correct = []
+    # The harness's scoring takes only an index or a choice, so it may accept none, or fail.
+    if correct == [gold] or (not correct and not has_own_scoring(task)):
         return
+    if not correct:
+        raise DocError(
+            "the task scores answers by its own function, which does not distinguish them",
+            expected="a metric that is a number for each question, higher for the correct answer",
+            remedy="choose another task",
+            reason="own scoring",
+        )
     several = gold in correct
     raise DocError(
         f"the task's own scoring accepts {len(correct)} of {n_choices} options"
@@ -382,25 +393,4 @@ def _require_one_gold(
         expected="one correct option, the target",
         remedy="exclude the question; AQUA needs one gold option",
         reason="several right answers" if several else "scoring and target disagree",
-    )
-
-
-def _scores(task: ConfigurableTask, doc: dict[str, Any], n_choices: int) -> list[float]:
-    """The task's own scores, `[n_choices]`, by the first metric that distinguishes answers."""
-    scored = []
-    for choice in range(n_choices):
-        results = [(0.0, True) if each == choice else (-100.0, False) for each in range(n_choices)]
-        scored.append(task.process_results(doc, results))
-    for metric in task.config.metric_list or []:
-        try:
-            scores = [round(float(each[str(metric["metric"])]), 6) for each in scored]
-        except (KeyError, TypeError, ValueError):
-            continue  # no number for each question
-        if len(set(scores)) > 1:
-            return scores
-    raise DocError(
-        "the task scores answers by its own function, which does not distinguish them",
-        expected="a metric that is a number for each question, higher for the correct answer",
-        remedy="choose another task",
-        reason="own scoring",
     )

@@ -201,6 +201,12 @@ def test_a_target_that_counts_from_1():
         source_of({"test": rows}, **TEXT_TASK)
 
 
+def test_a_target_that_counts_from_1_of_a_lettered_task():
+    rows = [doc(i, answer=i % 3 + 1) for i in range(24)]
+    with pytest.raises(TaskError, match="counts from 1"):
+        source_of({"test": rows}, **LETTERED_TASK)
+
+
 def test_a_validation_split_without_labels():
     with pytest.raises(TaskError, match="no doc of the split 'test' has a gold option"):
         source_of({"test": docs(answer=-1)}, **TEXT_TASK)
