@@ -98,18 +98,8 @@ class Scales:
         return float(getattr(self, operation, OPERATIONS[operation].factor))
 
 
-class Edits(NamedTuple):
-    """The neurons that a condition changes; all others have the factor 1.
-
-    Attributes:
-        layers: [edits] int64.
-        indices: [edits] int64, coordinates within the layer.
-        factors: [edits] float32.
-    """
-
-    layers: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    factors: NDArray[np.float32]
+# (layer, index) of every neuron that a condition edits -> its factor; all others have the factor 1.
+Edits = dict[tuple[int, int], float]
 
 
 # Names ------------------------------------------------------------------------------------------
@@ -204,15 +194,13 @@ class ConditionName:
 
     def edits(self, neurons: NeuronSet, default: Scales) -> Edits:
         """What is done to `neurons`, which are those of `ConditionName.neurons`."""
-        scales, rows = self.scales(default), []
-        groups = (neurons.good, neurons.bad)
-        for operation, group in zip(CONDITION_OPERATIONS[self.condition], groups, strict=True):
-            if operation is not None:
-                factor = scales.factor(operation)
-                rows += [(neuron.layer, neuron.index, factor) for neuron in group]
-        table = np.array(rows, dtype=np.float64).reshape(-1, 3)
-        locations = table[:, :2].astype(np.int64)
-        return Edits(locations[:, 0], locations[:, 1], table[:, 2].astype(np.float32))
+        scales, groups = self.scales(default), (neurons.good, neurons.bad)
+        return {
+            neuron.location: float(np.float32(scales.factor(operation)))
+            for operation, group in zip(CONDITION_OPERATIONS[self.condition], groups, strict=True)
+            if operation
+            for neuron in group
+        }
 
 
 def _is_canonical(scale: str | None) -> bool:
@@ -254,14 +242,15 @@ def stack_factors(shape: tuple[int, int], edits: Sequence[Edits]) -> NDArray[Any
         shape: layers and neurons of the model.
         edits: what each condition changes.
     """
-    values = np.unique(np.concatenate([np.ones(1, np.float32), *(each.factors for each in edits)]))
+    values = np.array([*{1.0, *(f for changed in edits for f in changed.values())}], np.float32)
     dtypes = (np.int8, np.float16, np.float32)
     with np.errstate(all="ignore"):  # a factor that does not fit is what is looked for
         dtype = next(dtype for dtype in dtypes if (values.astype(dtype) == values).all())
     factors = np.ones((len(edits), *shape), dtype=dtype)
-    for row, of_condition in enumerate(edits):
-        layers, indices, changed = of_condition
-        factors[row, layers, indices] = changed.astype(dtype)
+    for row, changed in enumerate(edits):
+        if changed:
+            layers, indices = zip(*changed, strict=True)
+            factors[row, list(layers), list(indices)] = list(changed.values())
     return factors
 
 
@@ -330,14 +319,14 @@ def edited_by(names: Iterable[str], chosen: NeuronSet, scales: Scales) -> dict[s
         if parts.seed is None and parts.condition != UNMASKED
     }
     edited: dict[str, Edited] = {}
-    first_with: dict[frozenset[tuple[int, int, float]], str] = {}
+    first_with: dict[frozenset[tuple[tuple[int, int], float]], str] = {}
     # The plainest name stands for all that do the same: no point, and of one operation.
     for name, parts in sorted(parsed.items(), key=_plainness):
         neurons = parts.neurons(chosen)
-        edits = (column.tolist() for column in parts.edits(neurons, scales))
-        changed = frozenset(row for row in zip(*edits, strict=True) if row[2] != 1)
+        edits = parts.edits(neurons, scales).items()
+        changed = frozenset((location, factor) for location, factor in edits if factor != 1)
         good = {neuron.location for neuron in neurons.good}
-        n_good = sum((layer, index) in good for layer, index, _ in changed)
+        n_good = sum(location in good for location, _ in changed)
         counts = (n_good, len(changed) - n_good)
         same_as = first_with.setdefault(changed, name) if changed else name
         note = _note(parts.condition, counts, (len(neurons.good), len(neurons.bad)))
