@@ -28,7 +28,6 @@ from neuronllm_eval.engine.batching import compute_what_fits
 from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
-    PathIntegral,
     Target,
     option_cross_entropy,
 )
@@ -234,8 +233,15 @@ def attribute_all(
     ]
     results = []
     for integrals in engine.integrate_all(prompts, nodes, integrands):
-        attributions = [_attribution(integral, has_gap=not one_pass) for integral in integrals]
-        by_quantity = dict(zip(quantities, attributions, strict=True))
+        by_quantity = {}
+        for quantity, integral in zip(quantities, integrals, strict=True):
+            change = gap = None
+            if not one_pass:
+                change = integral.target - integral.node_targets[:, 0]
+                gap = (integral.attribution.sum(-1) - change).abs()
+            by_quantity[quantity] = Attribution(
+                integral.attribution, gap, integral.loglikelihoods, change
+            )
         results.append(Attributions(by_quantity, integrals[0].activations))
     return results
 
@@ -243,14 +249,6 @@ def attribute_all(
 def takes_one_pass(engine: Engine, quantities: Sequence[Quantity]) -> bool:
     """Whether one pass serves all layers: all positions are edited, and no path is integrated."""
     return engine.positions == ALL and not any(quantity.path for quantity in quantities)
-
-
-def _attribution(integral: PathIntegral, has_gap: bool) -> Attribution:
-    change = gap = None
-    if has_gap:
-        change = integral.target - integral.node_targets[:, 0]
-        gap = (integral.attribution.sum(-1) - change).abs()
-    return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
 
 
 def not_finite(prompts: Sequence[Prompt], attributions: Sequence[Attributions]) -> DocError | None:

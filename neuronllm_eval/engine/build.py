@@ -220,7 +220,13 @@ def score_mismatch(
     Two comparisons, in log-nats: edited and unedited copies with full passes, and unedited copies
     at the two ends of a pass with each other.
     """
-    scales = _probe_scales(fan_out.layers, fan_out.rows_per_prompt)
+    # As many rows as the engine's largest pass has, since some models number the copies by their
+    # position in the pass rather than by their position ids. The last two suppress 2% of all
+    # neurons: edits of all of them would magnify rounding in 16-bit models until nothing else could
+    # be seen.
+    shape, generator = fan_out.layers.shape, torch.Generator().manual_seed(0)
+    scales = torch.ones(fan_out.rows_per_prompt, *shape, dtype=torch.int8)
+    scales[-2:] = torch.rand(2, *shape, generator=generator) > 0.02
     checked = [0, -2, -1]  # full passes are expensive; a few edits do for them
     try:
         fast = [scores.loglikelihoods for scores in fan_out.score(prompts, scales)]
@@ -343,16 +349,3 @@ def rounding_noise(model: nn.Module, probes: Sequence[ContextOptions]) -> float:
         one, other = (score_options(logits, first_tokens)[0] for logits in (together, after))
         gaps.append(float((one - other).abs().max()))
     return max(gaps)
-
-
-def _probe_scales(layers: FFNLayers, n_rows: int) -> Tensor:
-    """[rows, layers, neurons] int8: unedited rows, then two masks that suppress 2% of all neurons.
-
-    As many rows as the engine's largest pass has, since some models number the copies by their
-    position in the pass rather than by their position ids. Few neurons, since edits of all of them
-    would magnify rounding in 16-bit models until nothing else could be seen.
-    """
-    generator = torch.Generator().manual_seed(0)
-    scales = torch.ones(n_rows, *layers.shape, dtype=torch.int8)
-    scales[-2:] = torch.rand(2, *layers.shape, generator=generator) > 0.02
-    return scales

@@ -54,7 +54,7 @@ def mask_styles(model: nn.Module) -> tuple[MaskStyle, ...]:
 
     Layers of linear, chunked or recurrent attention do not read a mask of this type.
     """
-    layer_types = _layer_types(model)
+    layer_types = set(getattr(text_config(model), "layer_types", None) or ())
     if not layer_types:
         return (MaskStyle.SINGLE,)
     if not layer_types <= _SUPPORTED_LAYER_TYPES:
@@ -79,11 +79,12 @@ def attention_masks(
         sees: [queries, queries] or [batch, queries, queries] bool, which of the tokens fed together
             each of them sees: earlier ones and itself; of copies of one token, itself alone.
     """
-    window = getattr(text_config(model), "sliding_window", None)
-    layer_types = _layer_types(model)
+    config = text_config(model)
+    window = getattr(config, "sliding_window", None)
+    layer_types = getattr(config, "layer_types", None) or ()
     windows: dict[str, int | None]
     if style is MaskStyle.SINGLE:
-        windows = {"all": None if len(layer_types) > 1 else window}
+        windows = {"all": None if len(set(layer_types)) > 1 else window}
     else:
         windows = {"full_attention": None}
         if "sliding_attention" in layer_types:
@@ -106,10 +107,6 @@ def attention_masks(
         zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         masks[layer_type] = zeros.masked_fill(~visible, torch.finfo(dtype).min)
     return masks if style is MaskStyle.PER_TYPE else masks["all"]
-
-
-def _layer_types(model: nn.Module) -> set[str]:
-    return set(getattr(text_config(model), "layer_types", None) or ())
 
 
 # Cached tokens ----------------------------------------------------------------------------------
@@ -216,7 +213,13 @@ class PrefillPasses:
 
     def run(self, keys_values: KeysValues, **inputs: Any) -> KeysValues:
         """Keys and values of earlier tokens and of those in `inputs`, the decoder's arguments."""
-        ends_early = not self.whole and not _has_hooks_behind(self.decoder)
+        # A pass that is cut short would leave out what must follow a module's own pass.
+        has_hooks_behind = any(
+            hasattr(module, "_hf_hook")
+            or module._forward_hooks.keys() - module._forward_hooks_always_called.keys()
+            for module in self.decoder.modules()
+        )
+        ends_early = not self.whole and not has_hooks_behind
         cache = _WatchedCache(keys_values, self._written if ends_early else None)
         try:
             self.decoder(past_key_values=cache, use_cache=True, **inputs)
@@ -227,33 +230,19 @@ class PrefillPasses:
         return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
-def _has_hooks_behind(decoder: nn.Module) -> bool:
-    """Whether a pass that is cut short would leave out what must follow a module's own pass."""
-    return any(
-        hasattr(module, "_hf_hook")
-        or module._forward_hooks.keys() - module._forward_hooks_always_called.keys()
-        for module in decoder.modules()
-    )
-
-
-def _without_head(model: nn.Module) -> nn.Module:
-    """The part that computes keys and values. A PEFT model has the whole model as its base."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return inner.base_model  # type: ignore[return-value]
-
-
 # What prompts have in common --------------------------------------------------------------------
+
+
+def n_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading tokens two contexts share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def common_length(contexts: Sequence[Sequence[int]]) -> int:
     """How many leading tokens all contexts share, without the last token of any."""
-    ordered = sorted(map(tuple, contexts))
-    first, last = ordered[0], ordered[-1]  # what these two share, all in between share
-    shortest = min(map(len, contexts)) - 1
-    for position in range(shortest):
-        if first[position] != last[position]:
-            return position
-    return max(0, shortest)
+    ordered = sorted(map(tuple, contexts))  # what the first and the last share, all in between do
+    return max(0, min(n_common(ordered[0], ordered[-1]), min(map(len, contexts)) - 1))
 
 
 class StemGroup(NamedTuple):
@@ -315,7 +304,9 @@ class Prefiller:
         most_columns: int | None = None,
     ) -> None:
         self.model = model
-        self.passes = PrefillPasses(_without_head(model), whole=not share)
+        # A PEFT model has the whole model as its base; keys and values need no head.
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        self.passes = PrefillPasses(inner.base_model, whole=not share)  # type: ignore[arg-type]
         self.mask_style = mask_style
         self.share = share
         self.most_columns = most_columns

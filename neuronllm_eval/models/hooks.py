@@ -29,12 +29,6 @@ NeuronEdit = Callable[[int, Tensor], Tensor]
 FactorCache = dict[tuple[int, torch.device, torch.dtype], Tensor]
 
 
-def _edit_first_argument(
-    module: nn.Module, args: tuple[Any, ...], *, layer: int, edit: NeuronEdit
-) -> tuple[Any, ...]:
-    return (edit(layer, args[0]), *args[1:])
-
-
 @contextmanager
 def edit_neurons(
     modules: Sequence[nn.Module], edit: NeuronEdit, layers: Iterable[int] | None = None
@@ -46,11 +40,14 @@ def edit_neurons(
         edit: gets the layer and its neurons [..., neurons], returns a tensor of the same shape.
         layers: the layers to edit; all of them if None.
     """
+
+    def hook(_: nn.Module, args: tuple[Any, ...], *, layer: int) -> tuple[Any, ...]:
+        return (edit(layer, args[0]), *args[1:])
+
     handles = []
     try:
         for layer in range(len(modules)) if layers is None else layers:
-            hook = partial(_edit_first_argument, layer=layer, edit=edit)
-            handles.append(modules[layer].register_forward_pre_hook(hook))
+            handles.append(modules[layer].register_forward_pre_hook(partial(hook, layer=layer)))
         yield
     finally:
         for handle in handles:
