@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from neuronllm_eval.harness.tasks import (
     is_aqua,
     on_split,
     overlapping_questions,
+    question_ids,
     selection_split,
     validation_split,
 )
@@ -233,10 +235,13 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     return build_questions(lm, choosing, prompt_settings(settings), settings.limit, shared, seed)
 
 
-def validation_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask) -> QuestionSet:
-    """The questions that neurons are validated on."""
+def validation_questions(
+    lm: HFLM, settings: RunSettings, task: ConfigurableTask, only: Iterable[str] | None = None
+) -> QuestionSet:
+    """The questions that neurons are validated on; `only` some of them, by their ids."""
     validating = on_split(task, validation_split(task))
-    return build_questions(lm, validating, prompt_settings(settings), settings.limit)
+    others = set() if only is None else set(question_ids(validating)).difference(only)
+    return build_questions(lm, validating, prompt_settings(settings), settings.limit, others)
 
 
 def data_split(task: ConfigurableTask, split: str) -> str:
