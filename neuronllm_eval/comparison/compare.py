@@ -245,7 +245,7 @@ def _json(found: Comparison, asked: CompareSettings) -> str:
     return dump_json(
         {
             **values,
-            "sets": [asdict(each) for each in sets],
+            "sets": [{**asdict(each), "terms": each.terms.values()} for each in sets],
             "overlaps": overlaps,
             "unfinished": [
                 {"run": run.facts.path, "model": run.facts.model, "task": run.facts.task,

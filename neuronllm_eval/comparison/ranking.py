@@ -21,8 +21,7 @@ from neuronllm_eval.comparison.pooling import SWAPPED
 from neuronllm_eval.comparison.rows import ComparedRun, Row
 from neuronllm_eval.comparison.words import last_part
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
-from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
+from neuronllm_eval.interventions.conditions import CONDITIONS, EXPECTED_SIGN, UNMASKED
 
 GROUPS = ("task", "model", "method")
 _ORDER = (*CONDITIONS, SWAPPED)

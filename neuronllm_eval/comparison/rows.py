@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from neuronllm_eval.comparison.comparability import Terms, method_settings, run_terms
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, with_edited
-from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
+from neuronllm_eval.evaluation.doc_table import DocTable, EvaluatedDocs, doc_table, evaluated_docs
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
 from neuronllm_eval.evaluation.summary_file import StoredSummary, load_summary
-from neuronllm_eval.evaluation.validation_docs import EvaluatedDocs, evaluated_docs
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
@@ -202,12 +201,7 @@ def _with_rows(
         selected = result.neurons.top(parts.top_k or record.top_k)
         row = Row(
             runs=(result.facts,),
-            terms=dataclasses.replace(
-                terms,
-                top_k=selected.top_k,
-                suppress=float(scales.suppress),
-                enhance=float(scales.enhance),
-            ),
+            terms=dataclasses.replace(terms, top_k=selected.top_k, scales=scales),
             top_k=selected.top_k,
             summary=with_edited(each, edited.get(each.name)),
             n_good=(len(selected.good),),
@@ -236,9 +230,7 @@ def _shared(settings: RunSettings, record: ValidationRecord | None = None) -> di
     model += [f"{name}={args[name]}" for name in ("revision", "peft", "delta") if args.get(name)]
     method = [settings.method, *(f"{k}={v}" for k, v in settings.method_args.items())]
     factors = (
-        ""
-        if record is None
-        else ", ".join(map(factor_text, (record.scales.suppress, record.scales.enhance)))
+        "" if record is None else ", ".join(map(factor_text, dataclasses.astuple(record.scales)))
     )
     return {
         "model": ", ".join(model),

@@ -184,20 +184,19 @@ def _cells(effect: ConditionSummary) -> tuple[str, ...]:
 
 
 def _figure(evaluated: Sequence[ComparedRun], condition: str) -> Figure:
-    names = [one_line(each.facts.task) for each in evaluated]
-    effects = [each.conditions[condition].summary for each in evaluated]
-    before = [each.accuracy.unmasked for each in effects]
-    after = [each.accuracy.condition for each in effects]
-    spans = [
-        (each.accuracy.unmasked + each.controls.low, each.accuracy.unmasked + each.controls.high)
-        if each.controls is not None and each.n_controls
-        else None
-        for each in effects
-    ]
+    changes = []
+    for run in evaluated:
+        effect = run.conditions[condition].summary
+        before, controls = effect.accuracy.unmasked, effect.controls
+        span = None
+        if controls is not None and controls.n_controls:
+            span = (before + controls.low, before + controls.high)
+        task = one_line(run.facts.task)
+        changes.append(charts.GroupChange(task, before, effect.accuracy.condition, span))
     caption = "Accuracy on each task; those that lost most stand first."
-    if any(spans):
+    if any(change.controls for change in changes):
         caption += " Grey: from the lowest to the highest random control."
-    return Figure((charts.groups(names, before, after, condition, spans),), caption)
+    return Figure((charts.groups(changes, condition),), caption)
 
 
 def _headline(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.doc_table import DocTable, without_controls
 from neuronllm_eval.evaluation.stats.paired_delta import (
     PairedDelta,
     paired_delta,
@@ -29,6 +29,7 @@ from neuronllm_eval.evaluation.stats.significance import (
 )
 from neuronllm_eval.formats.typed_files import NumberOrNaN
 from neuronllm_eval.interventions.conditions import (
+    EXPECTED_SIGN,
     UNMASKED,
     ConditionName,
     Edited,
@@ -38,17 +39,6 @@ from neuronllm_eval.interventions.conditions import (
     only_operation,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-
-# Whether each condition should raise or lower accuracy: the side on which it is ranked among its
-# random controls.
-EXPECTED_SIGN = {
-    "suppress_good": -1,
-    "suppress_bad": 1,
-    "enhance_good": 1,
-    "enhance_bad": -1,
-    "degrade": -1,
-    "enhance": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +126,7 @@ def summarise(
     Raises:
         ArtifactError: a point has more neurons than were selected.
     """
-    edited = edited_by(conditions_of(table), neurons, scales)
+    edited = edited_by(without_controls(table.conditions), neurons, scales)
     return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed)
 
 
@@ -149,14 +139,11 @@ def summaries_of(
     seed: int = 0,
 ) -> list[ConditionSummary]:
     """As `summarise`, where it is known what each condition edits."""
-    names = conditions_of(table)
-    summaries = [_summarise(table, name, top_k, scales, n_resamples, seed) for name in names]
-    return _corrected([with_edited(each, edited.get(each.name)) for each in summaries])
-
-
-def conditions_of(table: DocTable) -> list[str]:
-    """The conditions and points of a table, random controls aside."""
-    return [name for name in table.conditions if ".random_" not in name]
+    summaries = [
+        with_edited(_summarise(table, name, top_k, scales, n_resamples, seed), edited.get(name))
+        for name in without_controls(table.conditions)
+    ]
+    return _corrected(summaries)
 
 
 def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSummary:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.evaluation.stats.significance import SplitHalf
 from neuronllm_eval.formats.typed_files import NumberOrNaN, artifact, load
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.runs.directory import RunDirectory

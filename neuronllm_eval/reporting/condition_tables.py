@@ -6,8 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
-from neuronllm_eval.interventions.conditions import CONDITIONS, FEWEST_CONTROLS, factor_text
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.interventions.conditions import (
+    CONDITIONS,
+    EXPECTED_SIGN,
+    FEWEST_CONTROLS,
+    OPERATIONS,
+    factor_text,
+)
 from neuronllm_eval.reporting.wording import (
     corrected_p,
     interval_text,
@@ -60,11 +66,11 @@ CONTROLS_NOTE = (
     "Random controls: the same operation on layer-matched random neurons, as mean (lowest to "
     "highest) delta; beyond: controls that moved less than the condition in the expected direction."
 )
-# A table each, so that the two operations on the good neurons, for example, form one curve.
+# A table each, so that all operations on the good neurons, for example, form one curve.
 SURFACES = {
-    "Good neurons": ("suppress_good", "enhance_good"),
-    "Bad neurons": ("suppress_bad", "enhance_bad"),
-    "Good and bad neurons": ("degrade", "enhance"),
+    "Good neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if good and not bad),
+    "Bad neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if bad and not good),
+    "Good and bad neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if good and bad),
 }
 DOSE_NOTE = (
     "Delta in points (95% interval) by number of good and of bad neurons and by factor (degrade "

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from neuronllm_eval.evaluation.stats.split_half import stability_of
+from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
 from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.reporting.condition_tables import Table

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
-from neuronllm_eval.evaluation.stats.split_half import stability_of
+from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.formats.markdown import data_text, one_line
 from neuronllm_eval.formats.svg import Drawing, clipped
 from neuronllm_eval.interventions.conditions import UNMASKED
 from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
-from neuronllm_eval.reporting import small_multiples as panels
 from neuronllm_eval.reporting.answer_tables import (
     flips_table,
     group_accuracies,
@@ -204,8 +203,8 @@ def _dose(report: TaskReport) -> list[Section]:
         if not any(point.is_point for point in points):
             continue
         for axis, drawings in (
-            ("factor", panels.by_factor(points)),
-            ("number of neurons", panels.by_number(points)),
+            ("factor", charts.by_factor(points)),
+            ("number of neurons", charts.by_number(points)),
         ):
             if drawings:
                 figures.append(Figure(tuple(drawings), title=f"{title}, by {axis}"))
@@ -224,7 +223,7 @@ def _letters(report: TaskReport) -> Section:
     assert report.answers is not None
     shares = letter_shares(report.answers, report.summaries)
     caption = "Bars: predicted letters; lines: gold letters."
-    figure = Figure(tuple(panels.letter_panels(shares)), caption)
+    figure = Figure(tuple(charts.letter_panels(shares)), caption)
     return Section("letters", "Predicted letters", (), (figure,), (letters_table(shares),))
 
 
@@ -232,9 +231,11 @@ def _groups(report: TaskReport, condition: str) -> list[Section]:
     table = groups_table(report)
     if table is None:
         return []
-    groups = group_accuracies(report, (UNMASKED, condition))
-    before, after = zip(*(group.accuracy for group in groups), strict=True)
-    drawing = charts.groups([one_line(group.name) for group in groups], before, after, condition)
+    changes = [
+        charts.GroupChange(one_line(group.name), group.accuracy[0], group.accuracy[1])
+        for group in group_accuracies(report, (UNMASKED, condition))
+    ]
+    drawing = charts.groups(changes, condition)
     caption = "Accuracy on each group of questions; the largest losses come first."
     return [Section("groups", "Accuracy by group", (), (Figure((drawing,), caption),), (table,))]
 

@@ -18,8 +18,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
-from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
-from neuronllm_eval.evaluation.validation_docs import DocText
+from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
 from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from neuronllm_eval.evaluation.validation_docs import DocText
+from neuronllm_eval.evaluation.doc_table import DocText
 from neuronllm_eval.reporting.answer_tables import (
     GroupAccuracy,
     flipped_docs,
