@@ -48,7 +48,7 @@ from neuronllm_eval.comparison.tables import (
 from neuronllm_eval.comparison.words import HEADS
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats import tables
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.runs.directory import runs_below
 from neuronllm_eval.runtime.process import bar
 

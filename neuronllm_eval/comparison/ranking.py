@@ -142,16 +142,21 @@ def _changes(row: Row) -> dict[str, Any]:
     }
     for name, change in row.relative.items():
         values |= {f"{name}_low": change.low, f"{name}_high": change.high}
-    if summary.mcnemar is not None:
-        values |= {"n_lost": summary.mcnemar.n_lost, "n_gained": summary.mcnemar.n_gained,
-                   "mcnemar_p": summary.mcnemar.p_value}  # fmt: skip
-    if summary.corrected is not None:
-        values |= {"p_holm": summary.corrected.p_value, "n_tests": summary.corrected.n_tests,
-                   "mcnemar_p_holm": summary.corrected.mcnemar_p_value}  # fmt: skip
-    if summary.controls is not None and summary.n_controls:
-        values |= {"controls_outdone": summary.n_beyond, "n_controls": summary.n_controls,
-                   "n_as_extreme": summary.controls.n_as_extreme,
-                   "control_p": summary.controls.p_value}  # fmt: skip
+    if (flips := summary.mcnemar) is not None:
+        values |= {"n_lost": flips.n_lost, "n_gained": flips.n_gained, "mcnemar_p": flips.p_value}
+    if (corrected := summary.corrected) is not None:
+        values |= {
+            "p_holm": corrected.p_value,
+            "n_tests": corrected.n_tests,
+            "mcnemar_p_holm": corrected.mcnemar_p_value,
+        }
+    if (controls := summary.controls) is not None and controls.n_controls:
+        values |= {
+            "controls_outdone": summary.n_beyond,
+            "n_controls": controls.n_controls,
+            "n_as_extreme": controls.n_as_extreme,
+            "control_p": controls.p_value,
+        }
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
@@ -211,14 +216,13 @@ def wanted(runs: Sequence[ComparedRun], patterns: Mapping[str, Sequence[str]]) -
     Raises:
         UsageError: nothing fits a pattern, or no run fits all flags together.
     """
+    conditions = patterns.get("conditions", ())
     for flag, names_of in _OF_RUNS.items():
         _require_use(flag, patterns.get(flag, ()), [names_of(run) for run in runs])
-    rows = [names_of_row(row) for run in runs for row in run.rows]
-    conditions = patterns.get("conditions", ())
-    _require_use("conditions", conditions, rows)
+    _require_use("conditions", conditions, [names_of_row(row) for run in runs for row in run.rows])
     fitting = [
         dataclasses.replace(
-            run, rows=tuple(row for row in run.rows if fits(conditions, names_of_row(row)))
+            run, rows=tuple(r for r in run.rows if fits(conditions, names_of_row(r)))
         )
         for run in runs
         if all(fits(patterns.get(flag, ()), names_of(run)) for flag, names_of in _OF_RUNS.items())

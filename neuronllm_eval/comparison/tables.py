@@ -142,14 +142,17 @@ def unfinished(runs: Sequence[ComparedRun]) -> list[Section]:
     sections = []
     for missing, title in titles.items():
         rows = [
-            [one_line(last_part(run.facts.model)), one_line(run.facts.task),
-             one_line(run.facts.method),
-             one_line(f"neuronllm-eval {missing} {run.facts.path}", 1000)]
-            for run in runs if run.missing == missing
-        ]  # fmt: skip
+            {
+                "model": one_line(last_part(run.facts.model)),
+                "task": one_line(run.facts.task),
+                "method": one_line(run.facts.method),
+                "next command": one_line(f"neuronllm-eval {missing} {run.facts.path}", 1000),
+            }
+            for run in runs
+            if run.missing == missing
+        ]
         if rows:
-            heads = ["model", "task", "method", "next command"]
-            sections.append(Section(title, pd.DataFrame(rows, columns=heads, dtype=object)))
+            sections.append(Section(title, pd.DataFrame(rows)))
     return sections
 
 
@@ -206,19 +209,18 @@ def side_by_side(
         return []
     words = in_words(found.frame)
     alike = _alike(words, ("method", "top_k", group_by or ""))
-    sections = _said_once(alike)
     hidden = {*alike, *_needless(found.sets, words), group_by}
-    number = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    n_tests = found.frame["n_tests"].groupby([number[key] for key in keys]).transform("max")
+    n_tests = found.frame["n_tests"].groupby([keys.index(key) for key in keys]).transform("max")
     words["tests"] = n_tests.astype("string").fillna("")
     words["K"] = [str(key.top_k) for key in keys]
     all_there = words["K"] + "/" + words["K"]
     words["found"] = found.frame["n_neurons"].where(found.frame["n_neurons"] != all_there, "")
-    lead = [n for n in _LEAD if n not in hidden and (words[n] != "").any()]
+    lead = [name for name in _LEAD if name not in hidden and (words[name] != "").any()]
     cells = side_by_side_cells(found.frame, words)
     groups: list[tuple[Any, pd.DataFrame]] = [("", words)]
     if group_by:
         groups = list(words.groupby(group_by, sort=False))
+    sections = _said_once(alike)
     for group, rows in groups:
         before = f"{group}: " if group else ""
         sections += [
@@ -261,15 +263,15 @@ def _tables(
 
 
 def _pivot(
-    leads: pd.DataFrame, names: pd.Series, texts: pd.Series, columns: Sequence[str] | None = None
+    leads: pd.DataFrame, names: pd.Series, texts: pd.Series, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """A row for each lead in order of appearance, a column for each name."""
-    keys = [tuple(lead) for lead in leads.itertuples(index=False)]
-    cells = {(key, name): text for key, name, text in zip(keys, names, texts, strict=True)}
-    shown = [name for name in columns or dict.fromkeys(names) if name in set(names)]
-    lines = [[*key, *(cells.get((key, n), "") for n in shown)] for key in dict.fromkeys(keys)]
-    heads = [HEADS.get(name, name) for name in leads.columns]
-    return pd.DataFrame(lines, columns=[*heads, *shown], dtype=object)
+    """A row for each lead in order of appearance, and those columns that are among the names."""
+    table = leads.assign(_name=names, _text=texts).pivot_table(
+        index=list(leads), columns="_name", values="_text", aggfunc="last", fill_value=""
+    )
+    shown = [name for name in columns if name in table]
+    rows = leads.drop_duplicates().merge(table[shown].reset_index(), on=list(leads))
+    return rows.rename(columns=HEADS)
 
 
 def _differences(
@@ -281,29 +283,28 @@ def _differences(
     """How methods differ in enhance minus degrade, and which are held against none."""
     lines = dict(zip(reversed(keys), reversed(words.to_dict("records")), strict=True))
     # Repeats without a condition in common have no line.
-    differences = [each for each in differences if {each.key, each.against} <= lines.keys()]
-    against = " or ".join(dict.fromkeys(lines[each.against]["method"] for each in differences))
+    shown = [d for d in differences if {d.key, d.against} <= lines.keys()]
+    against = " or ".join(dict.fromkeys(lines[d.against]["method"] for d in shown))
     rows = [
-        [
-            *(lines[each.key][name] for name in lead),
-            f"{each.change.delta:+.1f} [{each.change.low:+.1f}, {each.change.high:+.1f}]",
-            p_text(each.p_holm),
-            f"{len(each.seeds)} of {each.n_repeats}",
-        ]
-        for each in sorted(differences, key=lambda each: each.key.top_k)
+        {
+            **{HEADS.get(name, name): lines[d.key][name] for name in lead},
+            "difference": f"{d.change.delta:+.1f} [{d.change.low:+.1f}, {d.change.high:+.1f}]",
+            "p (Holm)": p_text(d.p_holm),
+            "seeds": f"{len(d.seeds)} of {d.n_repeats}",
+        }
+        for d in sorted(shown, key=lambda d: d.key.top_k)
     ]
-    heads = [*(HEADS.get(name, name) for name in lead), "difference", "p (Holm)", "seeds"]
     title = f"Enhance minus degrade less that of {against}, points"
-    table = pd.DataFrame(rows, columns=heads, dtype=object)
-    sections = [Section(title, table, (_AGAINST_NOTE.format(against),))] if rows else []
-    is_swapped = words["condition"] == SWAPPED
-    swapped = [key for key, is_ in zip(keys, is_swapped, strict=True) if is_]
-    left = [lines[key] for key in unpaired(swapped, differences)]
-    if left:
-        names = ", ".join(f"{line['method']} ({line['task']}, K {line['K']})" for line in left)
+    sections = []
+    if rows:
+        sections.append(Section(title, pd.DataFrame(rows), (_AGAINST_NOTE.format(against),)))
+    conditions = zip(keys, words["condition"], strict=True)
+    swapped = [key for key, condition in conditions if condition == SWAPPED]
+    names = ["{method} ({task}, K {K})".format(**lines[key]) for key in unpaired(swapped, shown)]
+    if names:
         note = (
             f"Not held against {against or 'another method'}, since no run of it has the same "
-            f"terms, seeds and docs: {names}. `--rank` says in what runs differ."
+            f"terms, seeds and docs: {', '.join(names)}. `--rank` says in what runs differ."
         )
         sections.append(Section("", None, (note,)))
     return sections
@@ -311,6 +312,5 @@ def _differences(
 
 def seconds_section(seconds: Mapping[str, float]) -> list[Section]:
     """What stages took; nothing if that is not known."""
-    rows = [[one_line(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
-    table = pd.DataFrame(rows, columns=["stage", "s"], dtype=object)
-    return [Section("Seconds", table, (_SECONDS_NOTE,))] if rows else []
+    rows = [{"stage": one_line(stage), "s": f"{taken:.1f}"} for stage, taken in seconds.items()]
+    return [Section("Seconds", pd.DataFrame(rows), (_SECONDS_NOTE,))] if rows else []
