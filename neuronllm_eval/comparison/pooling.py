@@ -163,7 +163,7 @@ def over_tasks(
         names = tuple(repr((run.facts.task, question)) for question in table.question_ids)
         tables.append(dataclasses.replace(table, question_ids=names))
     pooled = summaries_of(concatenated(tables), {}, runs[0].top_k, runs[0].scales, n_resamples)
-    return {each.name: each for each in pooled if each.name in conditions}
+    return {summary.name: summary for summary in pooled if summary.name in conditions}
 
 
 # Repeats with other seeds -----------------------------------------------------------------------
@@ -177,7 +177,7 @@ class RepeatKey(NamedTuple):
         model_hash: digest of its weights.
         task: of the harness.
         terms: `Terms.of_repeats`.
-        top_k: good and bad neurons that were asked for.
+        top_k: good and bad neurons requested.
         method: that selected the neurons.
         settings: of the method, JSON.
     """

@@ -82,7 +82,7 @@ class Row:
     Attributes:
         runs: one; several where repeats with other seeds are pooled.
         terms: under which it may be compared.
-        top_k: good and bad neurons that were asked for.
+        top_k: good and bad neurons requested.
         summary: its figures.
         n_good: [runs] good neurons that there were; a method may find fewer than K.
         n_bad: [runs] bad ones.
@@ -141,7 +141,7 @@ class ComparedRun:
         repeat_terms: what repeats with other seeds have in common; None before validation.
         top_k: good and bad neurons of its conditions; 0 before validation.
         scales: factors of its conditions.
-        docs: answers to its validation docs; None unless they were asked for.
+        docs: answers to its validation docs; None unless requested.
     """
 
     facts: RunFacts

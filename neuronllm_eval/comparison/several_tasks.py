@@ -51,14 +51,16 @@ def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[ComparedRun
     return [results[run.path] for run in runs if run.path in results]
 
 
-def write_overview(folder: Path, known: Sequence[RunDirectory] = ()) -> dict[Path, ComparedRun]:
+def write_overview(
+    folder: Path, read_before: Sequence[RunDirectory] = ()
+) -> dict[Path, ComparedRun]:
     """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
     Runs that cannot be read are left out with a warning: they may be of other commands.
 
     Args:
         folder: of the runs.
-        known: runs whose files have been read already.
+        read_before: runs whose files have been read already.
 
     Returns:
         The runs in it, by their directories.
@@ -66,7 +68,7 @@ def write_overview(folder: Path, known: Sequence[RunDirectory] = ()) -> dict[Pat
     Raises:
         ArtifactError: a folder is in the page's place.
     """
-    by_path = {run.path: run for run in known}
+    by_path = {run.path: run for run in read_before}
     runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
     runs = [by_path.get(run.path, run) for run in runs]
     results: dict[Path, ComparedRun] = {}

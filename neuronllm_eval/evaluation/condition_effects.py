@@ -285,7 +285,7 @@ class StoredSummary:
     conditions: tuple[StoredCondition, ...]
 
     def __post_init__(self) -> None:
-        names = [each.name for each in self.conditions]
+        names = [condition.name for condition in self.conditions]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"the conditions are not one or more distinct ones: {names}")
 
@@ -297,7 +297,7 @@ class StoredSummary:
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
         """By name of condition or point, the harness's metrics; NaN where they are none."""
-        return {each.name: each.metrics for each in self.conditions}
+        return {condition.name: condition.metrics for condition in self.conditions}
 
     def to_json(self) -> str:
         """The content of the file; null stands for what is not a number."""
@@ -346,8 +346,8 @@ def summary_of(
         positions: where neurons were selected and conditions applied.
     """
     conditions = tuple(
-        StoredCondition(**vars(each), metrics=dict(metrics.get(each.name, {})))
-        for each in summaries
+        StoredCondition(**vars(summary), metrics=dict(metrics.get(summary.name, {})))
+        for summary in summaries
     )
     return StoredSummary(task, split, docs, positions, split_half, conditions)
 
