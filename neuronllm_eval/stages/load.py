@@ -20,11 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.errors import ModelError, TaskError, UsageError
 from neuronllm_eval.harness.aqua_conversion.convert import load_any_tasks
+from neuronllm_eval.harness.leakage import doc_contents, overlapping_questions
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tasks import (
     is_aqua,
     on_split,
-    overlapping_questions,
     selection_split,
     validation_split,
 )
@@ -217,7 +217,8 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     """
     choosing = on_split(task, selection_split(task, settings.selection_split))
     # An AQUA task has no shared questions; it has counted those it dropped.
-    shared = set() if is_aqua(task) else overlapping_questions(choosing, task)
+    validated = frozenset() if is_aqua(task) else frozenset(doc_contents(task))
+    shared = overlapping_questions(choosing, validated) if validated else set()
     if shared and settings.overlap == "refuse":
         raise TaskError(
             f"task {settings.task}: {len(shared)} questions of the selection split are in the "
@@ -229,8 +230,8 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     if shared:
         logger.warning("%s: %d questions dropped from the selection split, which the validation "
                        "split has too", settings.task, len(shared))  # fmt: skip
-    seed = settings.seed or 0
-    return build_questions(lm, choosing, prompt_settings(settings), settings.limit, shared, seed)
+    how, seed = prompt_settings(settings), settings.seed or 0
+    return build_questions(lm, choosing, how, settings.limit, shared, seed, validated)
 
 
 def validation_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask) -> QuestionSet:
