@@ -40,8 +40,6 @@ from neuronllm_eval.stages.load import (
     load_model,
     load_run_task,
     require_trust,
-    selection_questions,
-    validation_questions,
 )
 from neuronllm_eval.stages.verify import verify as verify_run
 
@@ -154,15 +152,7 @@ def verify(asked: VerifySettings, show: Show) -> int:
         require_trust(settings, asked.trust_remote_code)
         task = load_run_task(settings)
         model = load_model(settings)
-        all_questions = settings.model_copy(update={"limit": None})
-        checks = verify_run(
-            model,
-            settings,
-            selection_questions(model.lm, settings, task),
-            validation_questions(model.lm, all_questions, task),
-            run,
-            asked.limit,
-        )
+        checks = verify_run(model, settings, task, run, asked.limit)
         rows = [[check.name, "yes" if check.passed else "NO", check.detail] for check in checks]
         if not own_rank():  # every process verifies for itself, and one prints
             n_wrong = sum(not check.passed for check in checks)

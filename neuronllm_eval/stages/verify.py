@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lm_eval.api.task import ConfigurableTask
 from tqdm import tqdm
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
@@ -52,7 +53,12 @@ from neuronllm_eval.runs.artifacts import (
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.process import bar
-from neuronllm_eval.stages.load import LoadedModel, how_asked
+from neuronllm_eval.stages.load import (
+    LoadedModel,
+    how_asked,
+    selection_questions,
+    validation_questions,
+)
 
 # Relative to the largest score: what another batch size, thread or machine may change.
 SCORE_TOLERANCE = 1e-3
@@ -218,7 +224,7 @@ def _check_scores(
 def check_conditions(
     model: LoadedModel,
     settings: RunSettings,
-    questions: QuestionSet,
+    task: ConfigurableTask,
     neurons: NeuronSet,
     record: ValidationRecord,
     run: RunDirectory,
@@ -230,7 +236,7 @@ def check_conditions(
     Args:
         model: the run's.
         settings: of the run.
-        questions: of the whole validation split.
+        task: of the run.
         neurons: what was validated.
         record: how it was validated.
         run: whose `conditions.jsonl` is compared.
@@ -240,6 +246,8 @@ def check_conditions(
     lines: dict[str, dict[int, DocLine]] = {}
     for line in load_lines(DocLine, run.conditions, VALIDATE_REMEDY):
         lines.setdefault(line.question_id, {})[line.doc_id] = line
+    whole_split = settings.model_copy(update={"limit": None})
+    questions = validation_questions(model.lm, whole_split, task, only=lines)
     chosen, missing = sampled(questions, lines, sample, seed)
     if missing:
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
@@ -306,8 +314,7 @@ def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine
 def verify(
     model: LoadedModel,
     settings: RunSettings,
-    selection: QuestionSet,
-    validation: QuestionSet,
+    task: ConfigurableTask,
     run: RunDirectory,
     sample: int,
 ) -> list[Check]:
@@ -316,8 +323,7 @@ def verify(
     Args:
         model: the run's.
         settings: of the run, resolved.
-        selection: questions of the selection split.
-        validation: questions of the whole validation split.
+        task: of the run.
         run: what is checked.
         sample: how many questions of each split are recomputed.
 
@@ -325,13 +331,14 @@ def verify(
         ArtifactError: an artifact cannot be read.
     """
     neurons = load_neurons(run, settings)
+    selection = selection_questions(model.lm, settings, task)
     found = [*check_artifacts(run), *check_origin(model, selection, neurons)]
     with computing_in(model.lm.model, settings.attribution_dtype):
         found += check_questions(model, settings, selection, neurons, run, sample)
     if run.conditions.is_file():
         record = load_validation(run)
         validated = record.validated(neurons, run.validation)
-        found += check_conditions(model, settings, validation, validated, record, run, sample)
+        found += check_conditions(model, settings, task, validated, record, run, sample)
     return found
 
 

@@ -10,16 +10,12 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-import jinja2
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.utils import env
 
 from neuronllm_eval.aqua.cleaning import (
     DocCounts,
@@ -46,7 +42,12 @@ from neuronllm_eval.harness.aqua_conversion.parse_prompt import (
 )
 from neuronllm_eval.harness.aqua_conversion.prompt_cues import passage_and_question
 from neuronllm_eval.harness.gold import CHECKED_DOCS, accepted_options, has_own_scoring
-from neuronllm_eval.harness.tasks import is_aqua, seed_as_lm_eval, validation_split
+from neuronllm_eval.harness.tasks import (
+    TaskFields,
+    is_aqua,
+    seed_as_lm_eval,
+    validation_split,
+)
 
 # Docs of a split that are read before it is used.
 _SAMPLE = 20
@@ -55,56 +56,7 @@ _SPARE_SPLITS = ("train", "validation", "dev")
 _NO_TEXT = ("", "None", "nan")
 
 
-class TaskFields:
-    """A task's `doc_to_text`, `doc_to_choice` and `doc_to_target`, with templates compiled once.
-
-    The harness compiles a template for every doc, a millisecond each.
-    """
-
-    def __init__(self, task: ConfigurableTask) -> None:
-        self.task = task
-
-    def text(self, doc: dict[str, Any]) -> Any:
-        """The prompt; a number where each choice has a context of its own."""
-        rendered = self._rendered(self.task.config.doc_to_text, doc)
-        if rendered is None:
-            return self.task.doc_to_text(doc)
-        return int(rendered) if rendered.isdigit() else rendered
-
-    def choices(self, doc: dict[str, Any]) -> list[str]:
-        """The choices, `[n_choices]`."""
-        rendered = self._rendered(self.task.config.doc_to_choice, doc)
-        choices = self.task.doc_to_choice(doc) if rendered is None else ast.literal_eval(rendered)
-        return [str(choice) for choice in choices]
-
-    def target(self, doc: dict[str, Any]) -> Any:
-        """The gold: an index, a choice, or a list."""
-        rendered = self._rendered(self.task.config.doc_to_target, doc)
-        if rendered is None:
-            return self.task.doc_to_target(doc)
-        if rendered.isdigit():
-            return int(rendered)
-        if len(rendered) > 1 and (rendered[0], rendered[-1]) == ("[", "]"):
-            try:
-                return ast.literal_eval(rendered)
-            except (SyntaxError, ValueError):
-                return rendered
-        return rendered
-
-    def _rendered(self, field: Any, doc: dict[str, Any]) -> str | None:
-        """A field that is a template, rendered; None for any other."""
-        is_template = isinstance(field, str) and field not in self.task.features
-        if not is_template or self.task.prompt is not None:
-            return None
-        return _compiled(field).render(**doc)
-
-
 logger = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=64)
-def _compiled(template: str) -> jinja2.Template:
-    return env.from_string(template)
 
 
 class HarnessSource:

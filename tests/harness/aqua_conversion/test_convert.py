@@ -26,8 +26,8 @@ from neuronllm_eval.harness.aqua_conversion.convert import (
     load_converted,
     write_yaml,
 )
-from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource, TaskFields
-from neuronllm_eval.harness.tasks import load_tasks
+from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource
+from neuronllm_eval.harness.tasks import TaskFields, load_tasks
 from tests.fixtures.conversion_schemas import (
     AS_TEXTS,
     CONFIGS,
