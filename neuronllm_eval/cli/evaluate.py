@@ -40,8 +40,6 @@ from neuronllm_eval.stages.load import (
     load_model,
     load_run_task,
     require_trust,
-    selection_questions,
-    validation_questions,
 )
 from neuronllm_eval.stages.verify import Check, check_files
 from neuronllm_eval.stages.verify import verify as verify_run
@@ -172,16 +170,7 @@ def _checks(run: RunDirectory, asked: VerifySettings) -> list[Check]:
     require_trust(settings, asked.trust_remote_code)
     task = load_run_task(settings)
     model = load_model(settings)
-    all_questions = settings.model_copy(update={"limit": None})
-    checks = verify_run(
-        model,
-        settings,
-        selection_questions(model.lm, settings, task),
-        validation_questions(model.lm, all_questions, task),
-        run,
-        asked.limit,
-    )
-    return [files, *checks]
+    return [files, *verify_run(model, settings, task, run, asked.limit)]
 
 
 # Tasks and completion -----------------------------------------------------------------------------

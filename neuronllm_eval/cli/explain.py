@@ -12,7 +12,7 @@ from neuronllm_eval.cli.commands import ExplainSettings
 from neuronllm_eval.explain.explanation import NeuronExplanation, SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import read_tokens, tokens_json
-from neuronllm_eval.neurons.overlap import COMPARED, overlap
+from neuronllm_eval.neurons.neuron_set import COMPARED, overlap
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import runs_below
 from neuronllm_eval.runtime.process import own_rank

@@ -32,6 +32,7 @@ from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.proxies import LETTER_STYLES
 from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.plain_files import dump_yaml, read_yaml
 from neuronllm_eval.formats.settings_model import (
     FilePath,
     FilePaths,
@@ -45,13 +46,11 @@ from neuronllm_eval.formats.settings_model import (
     setting,
 )
 from neuronllm_eval.formats.typed_files import STRICT, check
-from neuronllm_eval.formats.yaml_files import dump_yaml, read_yaml
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
-    ENHANCE_SCALE,
     FEWEST_CONTROLS,
-    SUPPRESS_SCALE,
     ConditionName,
+    Scales,
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
@@ -227,8 +226,8 @@ class ConditionSettings(Settings):
         CONDITIONS, f"of {', '.join(CONDITIONS)}", nargs="+", shown="all"
     )
     n_random: int = _validation(FEWEST_CONTROLS, "random controls per condition")
-    suppress_scale: float = _validation(SUPPRESS_SCALE, "factor of suppressed neurons")
-    enhance_scale: float = _validation(ENHANCE_SCALE, "factor of enhanced neurons")
+    suppress_scale: float = _validation(Scales().suppress, "factor of suppressed neurons")
+    enhance_scale: float = _validation(Scales().enhance, "factor of enhanced neurons")
     scale: Numbers = _validation(
         (),
         "factors to try besides, such as 0,0.5,1.5,2,4: those below 1 for suppress_good and "

@@ -25,7 +25,7 @@ from neuronllm_eval.errors import DocError
 from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import versions
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import load_neurons
 from neuronllm_eval.runs.settings import RunSettings

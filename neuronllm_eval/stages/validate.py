@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.harness.tokenize import QuestionSet

@@ -17,8 +17,13 @@ from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.ia3_adapter import write_standard_adapters
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
-from neuronllm_eval.models.precision import dtype_name
+from neuronllm_eval.models.fingerprints import (
+    digest,
+    dtype_name,
+    task_hash,
+    tokenizer_hash,
+    versions,
+)
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import resolve_count, select_neurons

@@ -104,9 +104,9 @@ def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
     sizes = []
     attributed = identification.attribute_all
 
-    def attribute_all(engine, prompts, *more):
+    def attribute_all(engine, prompts, **settings):
         sizes.append(len(prompts))
-        return attributed(engine, prompts, *more)
+        return attributed(engine, prompts, **settings)
 
     monkeypatch.setattr(identification, "attribute_all", attribute_all)
     code, found = verdicts(run, "--limit", 4)
