@@ -21,8 +21,8 @@ from neuronllm_eval.formats.settings_model import command_words
 from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.prompts import SCORED
+from neuronllm_eval.reporting.task_report import read_identified
 from neuronllm_eval.reporting.write_reports import report_task
-from neuronllm_eval.runs.artifacts import load_neurons, load_settings
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
@@ -216,12 +216,13 @@ def validate_runs(
     """
     plan = condition_plan(asked)
     with launched(asked, how) as launch:
-        # A number of neurons that one of the runs does not have is refused before any validation.
+        # What cannot be read, and a number of neurons that one of the runs does not have, is
+        # refused before any validation.
         work = []
         for run in runs_below([asked.run_dir]):
-            settings = load_settings(run)
+            settings, neurons, _ = read_identified(run)
             own = dataclasses.replace(plan, positions=asked.positions or settings.positions)
-            work.append((run, settings, *own.over(load_neurons(run, settings))))
+            work.append((run, settings, *own.over(neurons)))
         runs = [run for run, *_ in work]
         if not how.dry_run:
             for run in runs:
