@@ -292,7 +292,8 @@ def group_by_stem(contexts: Sequence[Sequence[int]], n_shared: int) -> list[Stem
     for row, context in enumerate(contexts):
         if groups:
             last = groups[-1]
-            length = min(last.length, common_length([contexts[last.rows[0]], context]))
+            shared = n_common(contexts[last.rows[0]], context)
+            length = min(last.length, shared, len(context) - 1)
             least = _KEPT_STEM * (last.length - n_shared) if len(last.rows) > 1 else 0
             if length - n_shared >= max(_SHORTEST_STEM, least):
                 groups[-1] = StemGroup((*last.rows, row), length)
