@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
 from neuronllm_eval.demo import FAMILIES, MODEL_DIR
 from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf, split_half_stability
+from neuronllm_eval.evaluation.stats.significance import SplitHalf, split_half_stability
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.precision import computing_in

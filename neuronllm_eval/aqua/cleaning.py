@@ -24,7 +24,7 @@ from neuronllm_eval.aqua.proxies import (
     keyed_draw,
 )
 from neuronllm_eval.aqua.settings import AquaSettings
-from neuronllm_eval.errors import DocError
+from neuronllm_eval.errors import DocError, TaskError
 
 # Class labels stay complete up to so many; a question without options gets so many.
 MOST_LABELS = 8
@@ -97,6 +97,30 @@ class DocCounts:
         return {name: value for name, value in values.items() if value or name in always}
 
 
+def plain_answer(answer: Any) -> Any:
+    """An answer in Python's own types: of a list of one its member, of whole numbers an int.
+
+    False and True are 0 and 1; numpy's values become Python's.
+    """
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+    if isinstance(answer, (list, tuple)):
+        return plain_answer(answer[0]) if len(answer) == 1 else list(answer)
+    is_whole = isinstance(answer, int) or (isinstance(answer, float) and answer.is_integer())
+    return int(answer) if is_whole else answer
+
+
+def counts_from_one(golds: Iterable[tuple[int, int]]) -> bool:
+    """Whether (gold, number of options) of a split's docs show that its golds count from 1.
+
+    None is 0, some is the number of options, and of the numbers between at least half occur.
+    """
+    numbers = set(golds)
+    most = max((n for gold, n in numbers if gold == n), default=0)
+    values = {gold for gold, _ in numbers}
+    return most > 1 and 0 not in values and 2 * len(values & set(range(1, most))) >= most - 1
+
+
 def gold_index(answer: Any, choices: Sequence[str]) -> int:
     """The index of the gold option.
 
@@ -108,17 +132,16 @@ def gold_index(answer: Any, choices: Sequence[str]) -> int:
     Raises:
         DocError: none of these, or more than one gold answer.
     """
-    if isinstance(answer, (list, tuple)):
-        if len(answer) != 1:
-            raise DocError(
-                f"there are {len(answer)} gold answers {answer!r}",
-                expected="one",
-                remedy="leave the question out; AQUA needs one gold option",
-                reason="several right answers" if len(answer) else "gold missing or out of range",
-            )
-        return gold_index(answer[0], choices)
-    if isinstance(answer, int) or (isinstance(answer, float) and answer.is_integer()):
-        return int(answer)
+    answer = plain_answer(answer)
+    if isinstance(answer, list):
+        raise DocError(
+            f"there are {len(answer)} gold answers {answer!r}",
+            expected="one",
+            remedy="leave the question out; AQUA needs one gold option",
+            reason="several right answers" if answer else "gold missing or out of range",
+        )
+    if isinstance(answer, int):
+        return answer
     if isinstance(answer, str):
         texts = [choice.strip() for choice in choices]
         letter = answer.strip().strip("().:").upper()
@@ -163,16 +186,35 @@ def clean_questions(
 
     Raises:
         DocError: the first bad doc, if `settings.on_bad_doc` is `fail`.
+        TaskError: the golds count from 1.
     """
     readable: list[tuple[RawQuestion, tuple[str, ...], int]] = []
+    golds: list[tuple[int, int]] = []
     for raw in raws:
         counts.docs += 1
         try:
             if isinstance(raw, DocError):
                 raise raw
-            readable.append(_texts(raw))
+            choices = _texts(raw)
+            answer = gold_index(raw.answer, choices)
+            golds.append((answer, len(choices)))
+            if not 0 <= answer < len(choices):
+                raise DocError(
+                    f"the answer is {answer}",
+                    expected=f"the index of the gold option, 0 to {len(choices) - 1}",
+                    remedy="fix the answer; it counts from 0",
+                    reason="gold missing or out of range",
+                )
+            readable.append((raw, choices, answer))
         except DocError as error:
             _skip(error, settings, counts, None if isinstance(raw, DocError) else raw.row)
+    if counts_from_one(golds):
+        raise TaskError(
+            f"split {counts.split!r}: the answers count from 1: some is the number of options, and "
+            "none is 0",
+            expected="an index that counts from 0",
+            remedy="subtract 1 in the task's `answer`, such as `answer - 1`",
+        )
     pool: AnswerPool | None = None
     if settings.distractors != "none":
         pool = AnswerPool.of(choices[answer] for _, choices, answer in readable)
@@ -222,8 +264,8 @@ def _unused(identity: str, taken: set[str]) -> str:
     return name
 
 
-def _texts(raw: RawQuestion) -> tuple[RawQuestion, tuple[str, ...], int]:
-    """The doc with its options as texts and its gold as an index in range."""
+def _texts(raw: RawQuestion) -> tuple[str, ...]:
+    """The options of a doc, which has texts for these and for its question."""
     if not isinstance(raw.question, str) or not (raw.question.strip() or raw.passage.strip()):
         raise DocError(
             f"the question is {raw.question!r}",
@@ -239,15 +281,7 @@ def _texts(raw: RawQuestion) -> tuple[RawQuestion, tuple[str, ...], int]:
             remedy="fix the doc, or how the task reads its choices",
             reason="options are not texts",
         )
-    answer = gold_index(raw.answer, raw.choices)
-    if not 0 <= answer < len(raw.choices):
-        raise DocError(
-            f"the answer is {answer}",
-            expected=f"the index of the gold option, 0 to {len(raw.choices) - 1}",
-            remedy="fix the answer; it counts from 0",
-            reason="gold missing or out of range",
-        )
-    return raw, tuple(raw.choices), answer
+    return tuple(raw.choices)
 
 
 def _with_options(

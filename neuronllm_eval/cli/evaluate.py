@@ -51,7 +51,6 @@ from neuronllm_eval.stages.load import (
     loaded_once,
     require_trust,
     selection_questions,
-    validation_questions,
 )
 from neuronllm_eval.stages.verify import verify as verify_run
 
@@ -161,16 +160,7 @@ def verify(request: VerifySettings, show: Show) -> int:
         settings = load_settings(run).model_copy(update=_computation(request))
         require_trust(settings, request.trust_remote_code)
         task = load_run_task(settings)
-        model = load(settings)
-        whole_split = settings.model_copy(update={"limit": None})
-        selection = selection_questions(model.lm, settings, task)
-        validation = validation_questions(model.lm, whole_split, task)
-        checks = verify_run(
-            StageInput(model, settings, selection),
-            StageInput(model, settings, validation),
-            run,
-            request.limit,
-        )
+        checks = verify_run(load(settings), settings, task, run, request.limit)
         rows = [[check.name, "yes" if check.passed else "NO", check.detail] for check in checks]
         n_wrong = sum(not check.passed for check in checks)
         if not own_rank():  # every process verifies for itself, and one prints

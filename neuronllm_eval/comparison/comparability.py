@@ -19,9 +19,8 @@ from typing import Any
 
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.validation_docs import EvaluatedDocs
-from neuronllm_eval.harness.results import ResultFile
-from neuronllm_eval.interventions.conditions import UNMASKED, factor_text
+from neuronllm_eval.evaluation.doc_table import EvaluatedDocs
+from neuronllm_eval.interventions.conditions import UNMASKED, Scales, factor_text, gerund
 from neuronllm_eval.models.fingerprints import digest, task_hash
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import (
@@ -40,63 +39,54 @@ _SELECTION_SETTINGS = ("top_z", "ambiguous", "attribution_dtype")
 _TEMPLATES = {False: "none", True: "the model's own"}
 
 
+def _term(words: str, *implied_by: str) -> Any:
+    """A term: a difference in words, and the terms whose difference implies it."""
+    return dataclasses.field(metadata={"words": words, "implied_by": implied_by})
+
+
 @dataclass(frozen=True)
 class Terms:
     """What must be equal in rows that are compared.
 
-    Attributes:
-        split: validation split.
-        n_questions: evaluated; of pooled rows at most how many, 0 for all.
-        question_ids: digest of their ids, in no order; empty in pooled rows.
-        docs: digest of (id, gold option) of every doc, in order; empty in pooled rows.
-        n_proxies: prompts of a question; 1 where the task is no AQUA task.
-        orders: of the options; this and the next three are empty where it is no AQUA task.
-        letter_style: of the letters before the options.
-        n_options: to which options were cut or filled up.
-        distractors: source of the options that were filled in.
-        num_fewshot: demonstrations.
-        description: digest of the role and rule line.
-        system_instruction: digest.
-        chat_template: "none", "the model's own", or a name.
-        multiturn: whether demonstrations are separate turns; True without a chat template.
-        metadata: digest of what `--metadata` gave to the task.
-        task_config: digest of the rest of the harness task's configuration.
-        chosen_split: the neurons were selected on.
-        n_chosen_on: questions that they were selected on; as `n_questions` in pooled rows.
-        chosen_at: positions at which they were selected.
-        applied_at: positions at which they were edited.
-        top_k: good and bad neurons that were edited; 0 in pooled rows, where K is a column.
-        suppress: factor of suppressing.
-        enhance: factor of enhancing.
-        lm_eval: version that evaluated.
-        neuronllm_eval: version that evaluated, or else identified.
+    Texts that are too long to be shown are digests, as are the ids of questions (in no order) and
+    the (id, gold option) of the docs in order. Texts about prompts are empty where a task is no
+    AQUA task. In pooled rows, ids and docs are empty, K is 0 as it is a column, and the numbers of
+    questions are at most how many, 0 for all.
     """
 
-    split: str
-    n_questions: int
-    question_ids: str
-    docs: str
-    n_proxies: str
-    orders: str
-    letter_style: str
-    n_options: str
-    distractors: str
-    num_fewshot: str
-    description: str
-    system_instruction: str
-    chat_template: str
-    multiturn: bool
-    metadata: str
-    task_config: str
-    chosen_split: str
-    n_chosen_on: int
-    chosen_at: str
-    applied_at: str
-    top_k: int
-    suppress: float
-    enhance: float
-    lm_eval: str
-    neuronllm_eval: str
+    split: str = _term("validation split {} instead of {}")
+    n_questions: int = _term("{} question{s} instead of {}")
+    question_ids: str = _term("other questions", "split", "n_questions")
+    docs: str = _term(
+        "other orders of the questions or of their options",
+        *("split", "n_questions", "question_ids", "n_proxies", "orders", "n_options"),
+        "distractors",
+    )
+    n_proxies: str = _term("{} prompt{s} of each question instead of {}")
+    orders: str = _term("orders {} instead of {}")
+    letter_style: str = _term("letter style {} instead of {}")
+    n_options: str = _term("number of options {} instead of {}")
+    distractors: str = _term("distractors {} instead of {}")
+    num_fewshot: str = _term("{} demonstration{s} instead of {}")
+    description: str = _term("other description")
+    system_instruction: str = _term("other system instruction")
+    chat_template: str = _term("chat template: {} instead of {}")
+    multiturn: bool = _term("demonstrations as turns: {} instead of {}", "chat_template")
+    metadata: str = _term("other --metadata")
+    task_config: str = _term("other definition of the task", "lm_eval", "neuronllm_eval")
+    chosen_split: str = _term("neurons selected on split {} instead of {}")
+    n_chosen_on: int = _term("neurons selected on {} question{s} instead of {}")
+    chosen_at: str = _term("neurons selected at {} positions instead of {}")
+    applied_at: str = _term("neurons edited at {} positions instead of {}")
+    top_k: int = _term("K {} instead of {}")
+    scales: Scales = _term("{operation} by the factor {} instead of {}")  # noqa: RUF009
+    lm_eval: str = _term("lm_eval {} instead of {}")
+    neuronllm_eval: str = _term("neuronllm-eval {} instead of {}")
+
+    def values(self) -> dict[str, Any]:
+        """The terms by name, with a factor for each operation in place of `scales`."""
+        values = dataclasses.asdict(self)
+        return values | values.pop("scales")
 
     def of_repeats(self, n_selected_on: int | None, n_evaluated: int | None) -> Terms:
         """The terms without what another seed may change.
@@ -116,53 +106,25 @@ class Terms:
         )
 
 
-_PROMPTS = ("n_proxies", "orders", "n_options", "distractors")
-# term -> a difference in words, and terms whose difference implies it.
-_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "split": ("validation split {} instead of {}", ()),
-    "n_questions": ("{} question{s} instead of {}", ()),
-    "question_ids": ("other questions", ("split", "n_questions")),
-    "docs": (
-        "other orders of the questions or of their options",
-        ("split", "n_questions", "question_ids", *_PROMPTS),
-    ),
-    "n_proxies": ("{} prompt{s} of each question instead of {}", ()),
-    "orders": ("orders {} instead of {}", ()),
-    "letter_style": ("letter style {} instead of {}", ()),
-    "n_options": ("number of options {} instead of {}", ()),
-    "distractors": ("distractors {} instead of {}", ()),
-    "num_fewshot": ("{} demonstration{s} instead of {}", ()),
-    "description": ("other description", ()),
-    "system_instruction": ("other system instruction", ()),
-    "chat_template": ("chat template: {} instead of {}", ()),
-    "multiturn": ("demonstrations as turns: {} instead of {}", ("chat_template",)),
-    "metadata": ("other --metadata", ()),
-    "task_config": ("other definition of the task", ("lm_eval", "neuronllm_eval")),
-    "chosen_split": ("neurons selected on split {} instead of {}", ()),
-    "n_chosen_on": ("neurons selected on {} question{s} instead of {}", ()),
-    "chosen_at": ("neurons selected at {} positions instead of {}", ()),
-    "applied_at": ("neurons edited at {} positions instead of {}", ()),
-    "top_k": ("K {} instead of {}", ()),
-    "suppress": ("suppressing by the factor {} instead of {}", ()),
-    "enhance": ("enhancing by the factor {} instead of {}", ()),
-    "lm_eval": ("lm_eval {} instead of {}", ()),
-    "neuronllm_eval": ("neuronllm-eval {} instead of {}", ()),
-}
-
-
 def differences(terms: Terms, other: Terms) -> tuple[str, ...]:
     """In what the first terms differ from the others, in words."""
-    values, others = dataclasses.asdict(terms), dataclasses.asdict(other)
-    differing = [name for name in _WORDS if values[name] != others[name]]
-    return tuple(
-        _WORDS[name][0].format(
-            _text(name, values[name]),
-            _text(name, others[name]),
-            s="" if str(values[name]) == "1" else "s",
-        )
-        for name in differing
-        if not set(_WORDS[name][1]) & set(differing)
-    )
+    values, others = terms.values(), other.values()
+    sentences = []
+    for field in dataclasses.fields(Terms):
+        if any(getattr(terms, n) != getattr(other, n) for n in field.metadata["implied_by"]):
+            continue
+        names = dataclasses.asdict(terms.scales) if field.name == "scales" else (field.name,)
+        sentences += [
+            field.metadata["words"].format(
+                _text(name, values[name]),
+                _text(name, others[name]),
+                s="" if str(values[name]) == "1" else "s",
+                operation=gerund(name),
+            )
+            for name in names
+            if values[name] != others[name]
+        ]
+    return tuple(sentences)
 
 
 def _text(name: str, value: object) -> str:
@@ -203,17 +165,14 @@ def comparable_sets(results: Sequence[tuple[str, str, Terms]]) -> list[Comparabl
         of_task = [(run, terms) for name, run, terms in results if name == task]
         n_runs = Counter(terms for _, terms in set(of_task))
         n_rows = Counter(terms for _, terms in of_task)  # points of a sweep are fewer than runs
-        order = sorted(
-            n_runs,
-            key=lambda terms: (
-                -n_runs[terms],
-                -n_rows[terms],
-                -terms.top_k,
-                *dataclasses.astuple(terms),
-            ),
-        )
-        for number, terms in enumerate(order):
-            differs = differences(terms, order[0])
+
+        def order(terms: Terms) -> tuple[Any, ...]:
+            values = dataclasses.astuple(terms)
+            return -n_runs[terms], -n_rows[terms], -terms.top_k, *values  # noqa: B023
+
+        first, *others = sorted(n_runs, key=order)
+        for number, terms in enumerate((first, *others)):
+            differs = differences(terms, first)
             sets.append(ComparableSet(task, _letters(number), n_runs[terms], differs, terms))
     return sets
 
@@ -228,7 +187,7 @@ def run_terms(
     settings: RunSettings,
     neurons: NeuronSet,
     record: ValidationRecord,
-    asked: EvaluatedDocs,
+    docs: EvaluatedDocs,
 ) -> tuple[Terms, Terms]:
     """The terms of a run's conditions, and those that its repeats with other seeds share.
 
@@ -238,13 +197,22 @@ def run_terms(
         ArtifactError: the result file of the unmasked run, or `commands.jsonl`, is damaged.
     """
     origin, prompts = neurons.provenance, record.docs.get("asked", {})
-    result, config = _harness_results(run, settings.task)
+    result = load_result(run, UNMASKED)
+    if settings.task not in result.configs:
+        raise ArtifactError(
+            f"{run.result(UNMASKED)} has no configuration of task {settings.task}",
+            expected="a result file that this package wrote",
+            remedy="run validate again",
+        )
+    config = dict(result.configs[settings.task])
+    versions = [line.versions for line in load_commands(run) if line.stage == "validate"]
+    version = versions[-1].get("neuronllm-eval", "") if versions else ""
     template = settings.apply_chat_template
     terms = Terms(
-        split=asked.split,
-        n_questions=len(asked.questions),
-        question_ids=digest(json.dumps(sorted(asked.questions))),
-        docs=digest(json.dumps(asked.docs)),
+        split=docs.split,
+        n_questions=len(docs.questions),
+        question_ids=digest(json.dumps(sorted(docs.questions))),
+        docs=digest(json.dumps(docs.docs)),
         n_proxies=str(prompts.get("n_proxies") or 1),
         orders=str(prompts.get("orders") or ""),
         letter_style=str(prompts.get("letter_style") or ""),
@@ -262,10 +230,9 @@ def run_terms(
         chosen_at=origin.positions,
         applied_at=record.positions,
         top_k=record.top_k,
-        suppress=float(record.scales.suppress),
-        enhance=float(record.scales.enhance),
+        scales=record.scales,
         lm_eval=str(result.lm_eval_version),
-        neuronllm_eval=_version(run) or origin.tool_version,
+        neuronllm_eval=version or origin.tool_version,
     )
     return terms, terms.of_repeats(settings.limit, validation_limit(run, settings))
 
@@ -276,21 +243,3 @@ def method_settings(settings: RunSettings) -> dict[str, Any]:
     along_path = method is None or (method.quantity is not None and method.quantity.path)
     names = (*(_PATH_SETTINGS if along_path else ()), *_SELECTION_SETTINGS)
     return {name: getattr(settings, name) for name in names} | dict(settings.method_args)
-
-
-def _harness_results(run: RunDirectory, task: str) -> tuple[ResultFile, dict[str, Any]]:
-    """The result file of the unmasked run, and the task's configuration in it."""
-    result = load_result(run, UNMASKED)
-    if task not in result.configs:
-        raise ArtifactError(
-            f"{run.result(UNMASKED)} has no configuration of task {task}",
-            expected="a result file that this package wrote",
-            remedy="run validate again",
-        )
-    return result, dict(result.configs[task])
-
-
-def _version(run: RunDirectory) -> str:
-    """This package's version at the last validation; empty where the run does not record it."""
-    versions = [each.versions for each in load_commands(run) if each.stage == "validate"]
-    return versions[-1].get("neuronllm-eval", "") if versions else ""

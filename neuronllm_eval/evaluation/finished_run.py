@@ -11,9 +11,9 @@ from pathlib import Path
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
-from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf, stability_of
-from neuronllm_eval.formats.json_files import require_file
+from neuronllm_eval.evaluation.doc_table import DocTable, doc_table, without_controls
+from neuronllm_eval.evaluation.stats.significance import SplitHalf, stability_of
+from neuronllm_eval.formats.plain_files import require_file
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.artifacts import (
@@ -117,10 +117,10 @@ class Run:
         """The harness's metrics under a condition (`results/<condition>.json`)."""
         self._require_validated()
         if not self.directory.result(condition).is_file():
-            names = [name for name in self.docs.conditions if ".random_" not in name]
             raise ArtifactError(
                 f"{self.path} has no result of the condition {condition!r:.100}",
-                expected=f"one of the run's conditions: {', '.join(names)}",
+                expected="one of the run's conditions: "
+                + ", ".join(without_controls(self.docs.conditions)),
                 remedy="pass one of them, or validate the run under it too",
             )
         return load_metrics(self.directory, condition, self.task)

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from neuronllm_eval.engine.option_logits import restrictable_head
 from neuronllm_eval.engine.scaled_copies import all_plain, output_weights
 from neuronllm_eval.explain.norms import Norm, read_norm, step_before, step_behind, trace
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import Count, artifact, load
 from neuronllm_eval.models.ffn_layers import FFNLayers, input_width
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet

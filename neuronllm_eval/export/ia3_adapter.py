@@ -23,7 +23,7 @@ from neuronllm_eval.errors import ModelError, NeuronLLMError, UsageError
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import Figures, adapter_card
 from neuronllm_eval.formats.atomic import write_whole
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.models.ffn_layers import DOWN_PROJECTIONS, FFNLayers
 from neuronllm_eval.neurons.neuron_set import NeuronSet

@@ -13,7 +13,7 @@ from pydantic import PlainValidator
 from torch import nn
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import Count, artifact, load, one_of
 from neuronllm_eval.interventions.conditions import ConditionName, Scales, condition_scales
 from neuronllm_eval.models.fingerprints import base_model_hash

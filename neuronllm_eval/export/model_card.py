@@ -12,10 +12,10 @@ from typing import Any
 import jinja2
 
 from neuronllm_eval.aqua.settings import PREFIX
-from neuronllm_eval.evaluation.summary_file import StoredCondition, load_summary
+from neuronllm_eval.evaluation.condition_effects import StoredCondition, load_summary
 from neuronllm_eval.export.manifest import Export
 from neuronllm_eval.formats.markdown import escaped
-from neuronllm_eval.formats.yaml_files import dump_yaml
+from neuronllm_eval.formats.plain_files import dump_yaml
 from neuronllm_eval.interventions.conditions import (
     OPERATIONS,
     ConditionName,

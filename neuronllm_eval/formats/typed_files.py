@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError
-from neuronllm_eval.formats.json_files import (
+from neuronllm_eval.formats.plain_files import (
     MOST_JSON_BYTES,
     read_text,
     require_distinct_keys,

@@ -14,7 +14,7 @@ import functools
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,9 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.aqua.dataset_source import group_of
-from neuronllm_eval.errors import TaskError, UsageError
-from neuronllm_eval.harness.tasks import doc_content, is_aqua, question_ids
+from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.harness.leakage import require_clean_demonstrations, without_own_answers
+from neuronllm_eval.harness.tasks import is_aqua, question_ids
 from neuronllm_eval.harness.tokenize import Encoder, PromptSettings, QuestionSet, prompt_format
 from neuronllm_eval.runtime.process import bars_disabled
 
@@ -44,6 +45,7 @@ def build_questions(
     limit: int | None = None,
     exclude: Iterable[str] = (),
     draw_seed: int | None = None,
+    hidden: Set[str] = frozenset(),
 ) -> QuestionSet:
     """Let the task build its requests, and encode them as the model does.
 
@@ -55,6 +57,7 @@ def build_questions(
         exclude: ids of questions.
         draw_seed: draw the limited questions by this seed instead of taking the first, since
             data may be sorted by label; AQUA tasks are shuffled already.
+        hidden: contents of docs (`leakage.doc_contents`) that no demonstration may have.
 
     Raises:
         DocError: with `on_bad_doc` `fail`, the first doc without a usable gold, with
@@ -74,8 +77,17 @@ def build_questions(
             remedy="remove it from the task's metric_list",
         )
     _apply_settings(task, settings)
-    _require_clean_demonstrations(task)
+    require_clean_demonstrations(task)
     chosen = _choose_docs(task, limit, set(exclude), draw_seed)
+    with without_own_answers(task, hidden):
+        _build_requests(lm, task, settings, chosen)
+        _warn_of_lost_system_turn(lm, task, settings)
+        return Encoder(lm, task, settings).encode(chosen)
+
+
+def _build_requests(
+    lm: HFLM, task: ConfigurableTask, settings: PromptSettings, chosen: list[int]
+) -> None:
     try:
         with _named_bar(str(task.config.task)):
             task.build_all_requests(
@@ -85,6 +97,8 @@ def build_questions(
                 **prompt_format(lm, settings),
                 tokenizer_name=lm.tokenizer_name if settings.apply_chat_template else "",
             )
+    except NeuronLLMError:
+        raise
     except Exception as error:  # whatever templates, samplers and the task's functions raise
         raise TaskError(
             f"the harness cannot build the requests of task {task.config.task}: "
@@ -92,8 +106,6 @@ def build_questions(
             expected="a chat template if one is to be applied, and enough demonstrations",
             remedy="check --apply_chat_template and --num_fewshot",
         ) from error
-    _warn_of_lost_system_turn(lm, task, settings)
-    return Encoder(lm, task, settings).encode(chosen)
 
 
 def _selected(chosen: list[int]) -> dict[str, Any]:
@@ -148,25 +160,6 @@ def _warn_of_lost_system_turn(lm: HFLM, task: ConfigurableTask, settings: Prompt
             "%s: the chat template takes no system turn, so the prompts are without the %s",
             task.config.task,
             " and the ".join(lost),
-        )
-
-
-def _require_clean_demonstrations(task: ConfigurableTask) -> None:
-    """Refuse an AQUA task whose demonstrations may be proxies of the question at hand.
-
-    The harness leaves out only a demonstration that equals the doc, which a proxy does not.
-    """
-    if not is_aqua(task) or not task.config.num_fewshot:
-        return
-    # To a list first: row by row, a data set is ten times slower.
-    contents = {doc_content(task, doc) for doc in task.eval_docs.to_list()}
-    shared = sum(doc_content(task, doc) in contents for doc in task.fewshot_docs())
-    if shared:
-        raise TaskError(
-            f"task {task.config.task}: {shared} of its demonstrations are also questions, so "
-            "one could be shown with its answer",
-            expected="demonstrations from another split",
-            remedy="let the task's fewshot_split be demonstration, or pass --num_fewshot 0",
         )
 
 

@@ -2,13 +2,14 @@
 
 1. Load tasks by name, with the packaged ones known (`load_tasks`).
 2. Make a copy of a task whose evaluated split is the selection split (`on_split`).
-3. Find questions that two splits share (`overlapping_questions`).
+3. Read a task's fields, with templates compiled once (`TaskFields`).
 
 `AquaTask` is the task class of AQUA tasks (`class:` in `tasks/aqua/_aqua.yaml`).
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import json
@@ -17,23 +18,22 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import set_torch_seed
+from lm_eval.utils import env, set_torch_seed
 
 from neuronllm_eval.aqua.dataset import AquaSplits
-from neuronllm_eval.aqua.proxies import content_key
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.harness import tasks_dir
 
 logger = logging.getLogger(__name__)
-# Columns that belong to a question besides `question` and `choices`.
-_PASSAGES = ("passage", "article", "context", "support", "premise", "hypothesis", "text")
 
 
 class AquaTask(ConfigurableTask):
@@ -284,20 +284,50 @@ def question_ids(task: ConfigurableTask) -> list[str]:
     return [f"{task.config.task}-{doc_id}" for doc_id in range(len(docs))]
 
 
-def overlapping_questions(one: ConfigurableTask, other: ConfigurableTask) -> set[str]:
-    """Question ids of `one` whose content `other` has too, whatever the order of the options."""
-    contents = {doc_content(other, doc) for doc in other.eval_docs}
-    return {
-        question
-        for question, doc in zip(question_ids(one), one.eval_docs, strict=True)
-        if doc_content(one, doc) in contents
-    }
+class TaskFields:
+    """A task's `doc_to_text`, `doc_to_choice` and `doc_to_target`, with templates compiled once.
+
+    The harness compiles a template for every doc, a millisecond each.
+    """
+
+    def __init__(self, task: ConfigurableTask) -> None:
+        self.task = task
+
+    def text(self, doc: dict[str, Any]) -> Any:
+        """The prompt; a number where each choice has a context of its own."""
+        rendered = self._rendered(self.task.config.doc_to_text, doc)
+        if rendered is None:
+            return self.task.doc_to_text(doc)
+        return int(rendered) if rendered.isdigit() else rendered
+
+    def choices(self, doc: dict[str, Any]) -> list[str]:
+        """The choices, `[n_choices]`."""
+        rendered = self._rendered(self.task.config.doc_to_choice, doc)
+        choices = self.task.doc_to_choice(doc) if rendered is None else ast.literal_eval(rendered)
+        return [str(choice) for choice in choices]
+
+    def target(self, doc: dict[str, Any]) -> Any:
+        """The gold: an index, a choice, or a list."""
+        rendered = self._rendered(self.task.config.doc_to_target, doc)
+        if rendered is None:
+            return self.task.doc_to_target(doc)
+        if rendered.isdigit():
+            return int(rendered)
+        if len(rendered) > 1 and (rendered[0], rendered[-1]) == ("[", "]"):
+            try:
+                return ast.literal_eval(rendered)
+            except (SyntaxError, ValueError):
+                return rendered
+        return rendered
+
+    def _rendered(self, field: Any, doc: dict[str, Any]) -> str | None:
+        """A field that is a template, rendered; None for any other."""
+        is_template = isinstance(field, str) and field not in self.task.features
+        if not is_template or self.task.prompt is not None:
+            return None
+        return _compiled(field).render(**doc)
 
 
-def doc_content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
-    """A doc's words, sorted, so that the order of the options does not count."""
-    if isinstance(doc.get("question"), str) and isinstance(doc.get("choices"), list):
-        parts = [doc["question"], *doc["choices"], *(doc.get(name) or "" for name in _PASSAGES)]
-    else:
-        parts = [task.doc_to_text(doc), *task.doc_to_choice(doc)]
-    return content_key(*map(str, parts))
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> jinja2.Template:
+    return env.from_string(template)

@@ -14,7 +14,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Container, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +22,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from neuronllm_eval.errors import DocError, ModelError
-from neuronllm_eval.harness.tasks import question_ids, validation_split
+from neuronllm_eval.aqua.cleaning import counts_from_one, plain_answer
+from neuronllm_eval.errors import DocError, ModelError, TaskError
+from neuronllm_eval.harness.gold import CHECKED_DOCS, has_own_scoring, require_same_gold
+from neuronllm_eval.harness.tasks import is_aqua, question_ids, validation_split
 from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
 
 logger = logging.getLogger(__name__)
@@ -120,11 +122,16 @@ def prompt_format(lm: HFLM, settings: PromptSettings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Converts a task's instances to questions, and skips what cannot be used."""
+    """Converts a task's instances to questions, and skips what cannot be used.
+
+    Attributes:
+        golds: by doc, its target as an index, in range or not, and the number of its options.
+    """
 
     lm: HFLM
     task: ConfigurableTask
     settings: PromptSettings
+    golds: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def encode(self, chosen: Sequence[int]) -> QuestionSet:
         """The questions of the docs `chosen`, whose requests the task has built."""
@@ -135,7 +142,8 @@ class Encoder:
         requests: dict[str, dict[int, list[Instance]]] = defaultdict(dict)
         for doc_id in chosen:  # those without options have no instances
             requests[identities[doc_id]][doc_id] = built.get(doc_id, [])
-        questions, usable = [], {}
+        questions: list[Question] = []
+        usable: dict[int, list[Instance]] = {}
         skipped: Counter[str] = Counter()
         n_shortened, first_error = 0, None
         for identity, docs in requests.items():
@@ -150,6 +158,13 @@ class Encoder:
             n_shortened += len(docs) if is_short else 0
             questions.append(Question(identity, tuple(prompts)))
             usable.update(by_doc)
+        if counts_from_one(self.golds.values()):
+            raise TaskError(
+                f"the target of task {self.task.config.task} counts from 1: some is the number of "
+                "options, and none is 0",
+                expected="an index that counts from 0",
+                remedy="subtract 1 in the task's doc_to_target",
+            )
         if not questions:
             assert first_error is not None  # there is at least one doc
             raise DocError(
@@ -159,6 +174,7 @@ class Encoder:
                 remedy="choose another task, or a model with a longer context, if too short",
                 reason=first_error.reason,
             ) from first_error
+        self._require_gold([prompt for each in questions for prompt in each.prompts], usable)
         if first_error is not None:
             self._report(skipped, len(chosen), first_error)
         if n_shortened:
@@ -178,6 +194,16 @@ class Encoder:
             skipped=dict(sorted(skipped.items())),
             demonstrations_dropped=n_shortened,
         )
+
+    def _require_gold(self, prompts: list[Prompt], usable: dict[int, list[Instance]]) -> None:
+        """Refuse a task whose scoring accepts other options than the gold; on its first docs."""
+        is_own = has_own_scoring(self.task) and not is_aqua(self.task)
+        first = prompts if is_own else prompts[:CHECKED_DOCS]
+        golds = [
+            (prompt.doc_id, prompt.gold, usable[prompt.doc_id][0].doc, len(prompt.options))
+            for prompt in first
+        ]
+        require_same_gold(self.task, golds)
 
     def _question(
         self, docs: dict[int, list[Instance]]
@@ -237,7 +263,7 @@ class Encoder:
         doc = instances[0].doc
         instances.sort(key=lambda request: request.idx)
         n_options = len(task.doc_to_choice(doc))
-        gold = _gold_index(task, doc_id, doc, n_options)
+        gold = self._gold(doc_id, doc, task.doc_to_choice(doc))
         encoded = [_encode(self.lm, *request.args[:2]) for request in instances[:n_options]]
         context = encoded[0][0]
         if any(other != context for other, _ in encoded):
@@ -264,6 +290,25 @@ class Encoder:
             gold,
             n_shared,
         )
+
+    def _gold(self, doc_id: int, doc: dict[str, Any], choices: Sequence[str]) -> int:
+        """The index of the gold option, as the harness's scoring reads the target."""
+        target = self.task.doc_to_target(doc)
+        gold = plain_answer(target)
+        if isinstance(gold, str) and gold in choices:
+            gold = choices.index(gold)
+        if isinstance(gold, int):
+            self.golds[doc_id] = gold, len(choices)
+        if not isinstance(gold, int) or not 0 <= gold < len(choices):
+            raise DocError(
+                f"doc {doc_id} of task {self.task.config.task} has gold {target!r}",
+                expected=f"one index from 0 to {len(choices) - 1}, or the text of one option",
+                remedy="check the task's doc_to_target",
+                reason="several right answers"
+                if isinstance(gold, list)
+                else "gold missing or out of range",
+            )
+        return gold
 
     @cached_property
     def _n_embedded(self) -> int:
@@ -313,17 +358,3 @@ def _encode(lm: HFLM, context: str, continuation: str) -> tuple[list[int], list[
             expected="a tokenizer that accepts any text",
             remedy="check the tokenizer files, and tokenizer= and add_bos_token= in --model_args",
         ) from error
-
-
-def _gold_index(task: ConfigurableTask, doc_id: int, doc: dict[str, Any], n_options: int) -> int:
-    gold = task.doc_to_target(doc)
-    if isinstance(gold, str) and gold in (choices := task.doc_to_choice(doc)):
-        gold = choices.index(gold)
-    if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < n_options:
-        raise DocError(
-            f"doc {doc_id} of task {task.config.task} has gold {gold!r}",
-            expected=f"one index from 0 to {n_options - 1}, or the text of one option",
-            remedy="check the task's doc_to_target",
-            reason="gold missing or out of range",
-        )
-    return gold

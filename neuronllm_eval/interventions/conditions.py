@@ -39,6 +39,15 @@ OPERATIONS: dict[str, tuple[str | None, str | None]] = {
     "enhance": ("enhance", "suppress"),
 }
 CONDITIONS = tuple(OPERATIONS)
+# operation -> whether it should raise (1) or lower (-1) accuracy on good neurons; on bad ones, the
+# reverse.
+DIRECTIONS = {"suppress": -1, "enhance": 1}
+# The same of conditions: the side on which each is ranked among its random controls.
+EXPECTED_SIGN = {
+    condition: DIRECTIONS[good] if good is not None else -DIRECTIONS[bad or ""]
+    for condition, (good, bad) in OPERATIONS.items()
+    if condition != UNMASKED
+}
 FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
 _CONTROL = ".random_"
 _LARGEST = float(np.finfo(np.float32).max)
@@ -93,6 +102,11 @@ def only_operation(condition: str | None) -> str | None:
     """The operation of a condition that has one; None for `unmasked`, `degrade` and `enhance`."""
     operations = [name for name in OPERATIONS.get(condition or "", ()) if name is not None]
     return operations[0] if len(operations) == 1 else None
+
+
+def gerund(operation: str) -> str:
+    """What a sentence calls an operation: suppressing, enhancing."""
+    return f"{operation.removesuffix('e')}ing"
 
 
 def factor_text(factor: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load, one_of
 
 SCHEMA_VERSION: Final = 3

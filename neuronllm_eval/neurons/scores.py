@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import dump_json, require_file, require_size
+from neuronllm_eval.formats.plain_files import dump_json, require_file, require_size
 from neuronllm_eval.formats.typed_files import artifact, parse
 from neuronllm_eval.neurons.neuron_set import MOST_NEURONS, REMEDY, SCHEMA_VERSION, Provenance
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
-from neuronllm_eval.evaluation.doc_table import DocTable, doc_table
-from neuronllm_eval.evaluation.validation_docs import DocText, read_doc_texts
+from neuronllm_eval.evaluation.doc_table import DocTable, DocText, doc_table, read_doc_texts
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
 from neuronllm_eval.neurons.neuron_set import NeuronSet

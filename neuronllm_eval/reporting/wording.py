@@ -11,11 +11,17 @@ from typing import Any
 
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.engine.interface import gold_probability
-from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN, ConditionSummary
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.stats.paired_delta import MeanChange
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf
+from neuronllm_eval.evaluation.stats.significance import SplitHalf
 from neuronllm_eval.formats.markdown import data_text
-from neuronllm_eval.interventions.conditions import FEWEST_CONTROLS, OPERATIONS, factor_text
+from neuronllm_eval.interventions.conditions import (
+    EXPECTED_SIGN,
+    FEWEST_CONTROLS,
+    OPERATIONS,
+    factor_text,
+    gerund,
+)
 from neuronllm_eval.neurons.neuron_set import Provenance
 
 ALPHA = 0.05
@@ -53,14 +59,14 @@ def sentence(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
         return (
             f"{operation} has no clear effect on accuracy: "
             f"{accuracy.delta:+.1f} points (95% {accuracy.low:+.1f} to {accuracy.high:+.1f}, "
-            f"Holm p {p_value:.2g}){_moved_less(summary)}."
+            f"Holm p {p_value:.2g}){_beside_controls(summary)}."
         )
     low, high = sorted((abs(accuracy.low), abs(accuracy.high)))
     size = f"by {abs(accuracy.delta):.1f} points (95% {low:.1f} to {high:.1f})"
     verb = "raises" if accuracy.delta > 0 else "lowers"
     if accuracy.delta * EXPECTED_SIGN[summary.condition] > 0:
         return f"{operation} {verb} accuracy {size}{_more_than(summary)}."
-    return f"{operation} {verb} accuracy, unexpectedly, {size}{_moved_less(summary)}."
+    return f"{operation} {verb} accuracy, unexpectedly, {size}{_beside_controls(summary)}."
 
 
 def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
@@ -70,26 +76,32 @@ def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
     for operation, (name, size) in zip(OPERATIONS[summary.condition], sets.items(), strict=True):
         if operation is not None and size:
             count = min(size, summary.top_k or size) if summary.is_point else size
-            parts.append(f"{operation.removesuffix('e')}ing {count} {name}")
+            parts.append(f"{gerund(operation)} {count} {name}")
     text = f"{' and '.join(parts)} neurons"
     if summary.is_point and summary.scale is not None:
         text += f" (factor {factor_text(summary.scale)})"
     return text[0].upper() + text[1:]
 
 
-def _moved_less(summary: ConditionSummary) -> str:
-    count = summary.n_controls
-    moved = "rose" if EXPECTED_SIGN[summary.condition] > 0 else "fell"
-    return f"; {summary.n_beyond} of {count} random controls {moved} less" if count else ""
+def _beside_controls(summary: ConditionSummary) -> str:
+    """Where accuracy lies among the random controls, whatever the test says of the change."""
+    if not summary.n_controls:
+        return ""
+    side = "higher" if EXPECTED_SIGN[summary.condition] > 0 else "lower"
+    but = "though" if summary.n_beyond == summary.n_controls else "and"
+    return f", {but} accuracy is {side} than under {_exceeded(summary)} random controls"
 
 
 def _more_than(summary: ConditionSummary) -> str:
-    count = summary.n_controls
-    if not count:
+    if not summary.n_controls:
         return ""
-    exceeded = f"all {count}" if summary.n_beyond == count else f"{summary.n_beyond} of {count}"
-    few = f" (a rank needs {FEWEST_CONTROLS})" if count < FEWEST_CONTROLS else ""
-    return f", more than {exceeded} random controls{few}"
+    few = f" (a rank needs {FEWEST_CONTROLS})" if summary.n_controls < FEWEST_CONTROLS else ""
+    return f", more than {_exceeded(summary)} random controls{few}"
+
+
+def _exceeded(summary: ConditionSummary) -> str:
+    n_beyond, n_controls = summary.n_beyond, summary.n_controls
+    return f"all {n_controls}" if n_beyond == n_controls else f"{n_beyond} of {n_controls}"
 
 
 def corrected_p(summary: ConditionSummary) -> float:

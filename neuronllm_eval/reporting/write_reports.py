@@ -22,8 +22,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from neuronllm_eval.evaluation.stats.split_half import stability_of
-from neuronllm_eval.evaluation.summary_file import Positions, StoredSummary, summary_of
+from neuronllm_eval.evaluation.condition_effects import Positions, StoredSummary, summary_of
+from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card, validated_figures
 from neuronllm_eval.formats.atomic import write_whole

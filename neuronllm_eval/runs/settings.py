@@ -32,6 +32,7 @@ from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.proxies import LETTER_STYLES
 from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.plain_files import dump_yaml, read_yaml
 from neuronllm_eval.formats.settings_model import (
     FilePath,
     FilePaths,
@@ -45,7 +46,6 @@ from neuronllm_eval.formats.settings_model import (
     setting,
 )
 from neuronllm_eval.formats.typed_files import STRICT, check
-from neuronllm_eval.formats.yaml_files import dump_yaml, read_yaml
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
     ENHANCE_SCALE,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import BaseFileLock, FileLock, Timeout
 
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import artifact, load
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runtime.checkpoint import Part, Tally, merge_parts, rank_part, write_durably

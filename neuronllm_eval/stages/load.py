@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.errors import ModelError, TaskError, UsageError
 from neuronllm_eval.harness.aqua_conversion.convert import load_any_tasks
+from neuronllm_eval.harness.leakage import doc_contents, overlapping_questions
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tasks import (
     is_aqua,
     on_split,
-    overlapping_questions,
+    question_ids,
     selection_split,
     validation_split,
 )
@@ -316,7 +317,8 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     """
     selection = on_split(task, selection_split(task, settings.selection_split))
     # An AQUA task has no shared questions; it has counted those it dropped.
-    shared = set() if is_aqua(task) else overlapping_questions(selection, task)
+    validated = frozenset() if is_aqua(task) else frozenset(doc_contents(task))
+    shared = overlapping_questions(selection, validated) if validated else set()
     if shared and settings.overlap == "refuse":
         raise TaskError(
             f"task {settings.task}: {len(shared)} questions of the selection split are in the "
@@ -329,10 +331,13 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
         logger.warning("%s: %d questions dropped from the selection split, which the validation "
                        "split has too", settings.task, len(shared))  # fmt: skip
     prompts, seed = prompt_settings(settings), settings.seed or 0
-    return build_questions(lm, selection, prompts, settings.limit, shared, seed)
+    return build_questions(lm, selection, prompts, settings.limit, shared, seed, validated)
 
 
-def validation_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask) -> QuestionSet:
-    """The questions that neurons are validated on."""
+def validation_questions(
+    lm: HFLM, settings: RunSettings, task: ConfigurableTask, only: Iterable[str] | None = None
+) -> QuestionSet:
+    """The questions that neurons are validated on; `only` some of them, by their ids."""
     validation = on_split(task, validation_split(task))
-    return build_questions(lm, validation, prompt_settings(settings), settings.limit)
+    others = set() if only is None else set(question_ids(validation)).difference(only)
+    return build_questions(lm, validation, prompt_settings(settings), settings.limit, others)

@@ -17,10 +17,9 @@ from typing import Any
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
 from neuronllm_eval.errors import DocError
-from neuronllm_eval.evaluation.doc_table import DocLine, DocTable
-from neuronllm_eval.evaluation.validation_docs import DocText
+from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
 from neuronllm_eval.formats.atomic import write_lines, write_whole
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
 from neuronllm_eval.interventions.condition_plan import ConditionPlan

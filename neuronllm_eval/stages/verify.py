@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lm_eval.api.task import ConfigurableTask
 from tqdm import tqdm
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
@@ -53,7 +54,12 @@ from neuronllm_eval.runs.artifacts import (
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.process import bar
-from neuronllm_eval.stages.load import StageInput
+from neuronllm_eval.stages.load import (
+    LoadedModel,
+    StageInput,
+    selection_questions,
+    validation_questions,
+)
 
 # Relative to the largest score: what another batch size, thread or machine may change.
 SCORE_TOLERANCE = 1e-3
@@ -194,7 +200,9 @@ def _check_scores(attributing: Attributing, questions: QuestionSet, stored: Neur
 
 
 def check_conditions(
-    inputs: StageInput,
+    model: LoadedModel,
+    settings: RunSettings,
+    task: ConfigurableTask,
     neurons: NeuronSet,
     record: ValidationRecord,
     run: RunDirectory,
@@ -203,25 +211,28 @@ def check_conditions(
     """Score a sample of the validation docs again, and compare with `conditions.jsonl`.
 
     Args:
-        inputs: with all questions of the validation split.
+        model: the run's.
+        settings: of the run.
+        task: of the run.
         neurons: what was validated.
         record: how it was validated.
         run: the run.
         sample: how many questions; all of them if there are no more.
     """
-    model, settings = inputs.model, inputs.settings
     lines: dict[str, dict[int, DocLine]] = {}
     names: list[str] = []
     for line in load_lines(DocLine, run.conditions, VALIDATE_REMEDY):
         lines.setdefault(line.question_id, {})[line.doc_id] = line
         names = list(line.loglikelihoods)
-    questions, missing = sampled(inputs.questions, lines, sample)
+    whole_split = settings.model_copy(update={"limit": None})
+    validated = validation_questions(model.lm, whole_split, task, only=lines)
+    questions, missing = sampled(validated, lines, sample)
     if missing:
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
     engine = build_engine(
         model.lm.model,
         model.layers,
-        inputs.questions.prompts,
+        validated.prompts,
         settings.engine,
         positions=record.positions,
     )
@@ -272,28 +283,33 @@ def _within(
 
 
 def verify(
-    selection: StageInput, validation: StageInput, run: RunDirectory, sample: int
+    model: LoadedModel,
+    settings: RunSettings,
+    task: ConfigurableTask,
+    run: RunDirectory,
+    sample: int,
 ) -> list[Check]:
     """All checks of one run, in order.
 
     Args:
-        selection: with the questions of the selection split.
-        validation: with all questions of the validation split.
+        model: the run's.
+        settings: of the run, resolved.
+        task: of the run.
         run: what is checked.
         sample: how many questions of each split are recomputed.
 
     Raises:
         ArtifactError: an artifact cannot be read.
     """
-    settings = selection.settings
     neurons = load_neurons(run, settings)
+    selection = StageInput(model, settings, selection_questions(model.lm, settings, task))
     checks = [*check_artifacts(run, settings, neurons), *check_origin(selection, neurons)]
-    with computing_in(selection.model.lm.model, settings.attribution_dtype):
+    with computing_in(model.lm.model, settings.attribution_dtype):
         checks += check_questions(selection, neurons, run, sample)
     if run.conditions.is_file():
         record = load_validation(run)
         validated = record.validated(neurons, run.validation)
-        checks += check_conditions(validation, validated, record, run, sample)
+        checks += check_conditions(model, settings, task, validated, record, run, sample)
     return checks
 
 

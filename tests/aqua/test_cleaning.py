@@ -18,7 +18,7 @@ from neuronllm_eval.aqua.cleaning import (
 from neuronllm_eval.aqua.distractors import normalise
 from neuronllm_eval.aqua.proxies import MultipleChoiceDoc, content_id, content_key
 from neuronllm_eval.aqua.settings import AquaSettings
-from neuronllm_eval.errors import DocError
+from neuronllm_eval.errors import DocError, TaskError
 
 UNREADABLE = DocError("row 9 cannot be read", reason="unreadable")
 GOLD_MISSING = "gold missing or out of range"
@@ -118,10 +118,17 @@ BAD = {
 
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
 def test_a_bad_doc_is_skipped_and_counted_under_its_reason(bad, reason):
-    docs, counts = clean(raw(1), bad, raw(2))
-    assert [doc.question for doc in docs] == ["Question 1?", "Question 2?"]
+    docs, counts = clean(raw(0), bad, raw(1))
+    assert [doc.question for doc in docs] == ["Question 0?", "Question 1?"]
     assert counts.docs == 3
     assert counts.skipped == {reason: 1}
+
+
+def test_golds_that_count_from_1_are_refused():
+    with pytest.raises(
+        TaskError, match=r"split 'train': the answers count from 1.*\n.*\n.*answer - 1"
+    ):
+        clean(*(raw(number, answer=1 + number % 4) for number in range(9)))
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)

@@ -11,6 +11,7 @@ from neuronllm_eval.comparison.comparability import comparable_sets, differences
 from neuronllm_eval.comparison.neuron_overlap import MOST_COMPARED, overlaps
 from neuronllm_eval.comparison.ranking import COLUMNS, in_order, ranked, wanted
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.interventions.conditions import Scales
 from tests.fixtures.compared_runs import TERMS, row, run_of
 
 
@@ -46,8 +47,7 @@ CHANGES = {
     "chosen_at": ("all", "neurons selected at all positions instead of scored"),
     "applied_at": ("all", "neurons edited at all positions instead of scored"),
     "top_k": (20, "K 20 instead of 41"),
-    "suppress": (0.5, "suppressing by the factor 0.5 instead of 0"),
-    "enhance": (3.0, "enhancing by the factor 3 instead of 2"),
+    "scales": (Scales(suppress=0.5), "suppressing by the factor 0.5 instead of 0"),
     "lm_eval": ("0.5.0", "lm_eval 0.5.0 instead of 0.4.13"),
     "neuronllm_eval": ("0.2.0", "neuronllm-eval 0.2.0 instead of 0.1.0"),
 }
@@ -77,9 +77,16 @@ def test_what_follows_from_another_difference_is_not_said_again():
     )
 
 
+def test_every_factor_that_differs_is_said():
+    assert differences(changed(scales=Scales(0.5, 3.0)), TERMS) == (
+        "suppressing by the factor 0.5 instead of 0",
+        "enhancing by the factor 3 instead of 2",
+    )
+
+
 def test_the_first_set_has_most_runs_then_most_results():
     # Two runs with a point each: as many runs, but fewer results, though it sorts before.
-    point = changed(suppress=-1.0)
+    point = changed(scales=Scales(suppress=-1.0))
     results = [("t", run, terms) for run in ("r1", "r2") for terms in (TERMS, TERMS, point)]
     few = changed(top_k=99)
     found = comparable_sets([("t", "r3", few), *results, ("u", "r4", few)])

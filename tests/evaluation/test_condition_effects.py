@@ -8,15 +8,14 @@ import math
 import pytest
 
 from neuronllm_eval.evaluation.condition_effects import (
-    EXPECTED_SIGN,
     Corrected,
+    Positions,
     summarise,
+    summary_of,
 )
 from neuronllm_eval.evaluation.doc_table import DocTable
-from neuronllm_eval.evaluation.stats.significance import McNemar
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf
-from neuronllm_eval.evaluation.summary_file import Positions, summary_of
-from neuronllm_eval.interventions.conditions import CONDITIONS, Edited, Scales
+from neuronllm_eval.evaluation.stats.significance import McNemar, SplitHalf
+from neuronllm_eval.interventions.conditions import CONDITIONS, EXPECTED_SIGN, Edited, Scales
 from tests.fixtures.doc_tables import answered, the_table
 from tests.fixtures.harness import neuron_set
 

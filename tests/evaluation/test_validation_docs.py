@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.validation_docs import DocText, read_doc_texts
+from neuronllm_eval.evaluation.doc_table import DocText, read_doc_texts
 from neuronllm_eval.harness.requests import doc_lines, question_words
 from tests.fixtures.cli import finished_run, jsonl
 from tests.fixtures.doc_tables import the_table

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import lm_eval.api.task
 import pytest
 
 from neuronllm_eval.errors import TaskError, UsageError
+from neuronllm_eval.harness.leakage import doc_contents
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tasks import load_tasks, on_split, selection_split, validation_split
 from neuronllm_eval.harness.tokenize import PromptSettings
@@ -184,6 +187,57 @@ def test_a_demonstration_that_is_a_proxy_is_refused(folder, lm):
     ):
         build_questions(lm, folder.load(name), PromptSettings(num_fewshot=1))
     assert len(build_questions(lm, folder.load(name), PromptSettings(num_fewshot=0)).questions) == 4
+
+
+def shots_of(lm, task, hidden=frozenset(), n=3) -> list[tuple[str, list[str]]]:
+    """Of each prompt the question asked, and those shown before it."""
+    settings = PromptSettings(num_fewshot=n)
+    built = build_questions(lm, task, settings, hidden=hidden)
+    texts = [lm.tokenizer.decode(prompt.context) for prompt in built.prompts]
+    found = [re.findall(r"Which is number (\d+)\?", text) for text in texts]
+    return [(shown[-1], shown[:-1]) for shown in found]
+
+
+@pytest.mark.parametrize("config", [{}, {"fewshot_split": "train"},
+                                    {"fewshot_split": "train",
+                                     "fewshot_config": {"sampler": "first_n"}}])  # fmt: skip
+def test_no_question_is_among_its_own_demonstrations(folder, lm, config, caplog):
+    # Twice in the split, the second time with other white space: neither copy may be shown.
+    docs = some_docs(0, 6)
+    docs.append({**docs[2], "question": " " + docs[2]["question"]})
+    folder.write("plain", {"train": docs, "test": some_docs(90)}, **config)
+    task = folder.load("plain")
+    shots = shots_of(lm, on_split(task, "train"))
+    assert len(shots) == 7
+    for asked, shown in shots:
+        assert asked not in shown
+        assert len(shown) == 3
+    assert "had their own question" in caplog.text
+
+
+def test_demonstrations_stay_those_of_the_harness_where_none_is_the_question(folder, lm):
+    folder.write("plain", {"train": some_docs(0, 9), "test": some_docs(90)}, num_fewshot=3)
+    built = build_questions(lm, folder.load("plain"), PromptSettings())
+    assert sequences(built.prompts) == whole(stock_requests(model_dir(), "plain", folder))
+
+
+def test_a_selection_shows_no_question_of_the_validation_split(folder, lm):
+    folder.write(
+        "plain", {"train": some_docs(0, 9), "test": some_docs(90, 9)}, fewshot_split="test"
+    )
+    task = folder.load("plain")
+    validated = frozenset(doc_contents(task))
+    for asked, shown in shots_of(lm, on_split(task, "train"), validated):
+        assert len(set(shown)) == 3
+        assert asked not in shown
+        assert all(int(number) < 90 for number in shown)
+
+
+def test_too_few_demonstrations_besides_the_question(folder, lm):
+    folder.write("plain", {"train": some_docs(0, 3), "test": some_docs(90)})
+    task = on_split(folder.load("plain"), "train")
+    with pytest.raises(TaskError, match="only 2 demonstrations are neither the question itself"):
+        shots_of(lm, task)
 
 
 def test_a_metric_that_needs_more_than_the_options(folder, lm):

@@ -12,11 +12,11 @@ import yaml
 
 from neuronllm_eval.aqua import dataset as aqua_task
 from neuronllm_eval.errors import TaskError, UsageError
+from neuronllm_eval.harness.leakage import doc_contents, overlapping_questions
 from neuronllm_eval.harness.tasks import (
     is_aqua,
     load_tasks,
     on_split,
-    overlapping_questions,
     selection_split,
     validation_split,
 )
@@ -173,27 +173,33 @@ def overlapping(folder) -> str:
         "choices": [choice.upper() for choice in reversed(asked["choices"])],
         "answer": 2,
     }
-    return folder.write("both", {"train": train, "test": [a_doc(99), asked]})
+    shown = "{{question}}{% for choice in choices %} {{choice}}{% endfor %}"
+    return folder.write("both", {"train": train, "test": [a_doc(99), asked]}, doc_to_text=shown)
+
+
+def shared_questions(one, other) -> set[str]:
+    return overlapping_questions(one, frozenset(doc_contents(other)))
 
 
 def test_shared_content_is_found_whatever_the_order_of_the_options(folder):
     overlapping(folder)
     task = folder.load("both")
-    assert overlapping_questions(on_split(task, "train"), task) == {"both-2"}
+    assert shared_questions(on_split(task, "train"), task) == {"both-2"}
     folder.write("apart")
     task = folder.load("apart")
-    assert overlapping_questions(on_split(task, "train"), task) == set()
+    assert shared_questions(on_split(task, "train"), task) == set()
 
 
 def test_passages_tell_questions_apart(folder):
     # The same question about two texts is two questions; about the same text it is one.
-    asked = [{**a_doc(1), "passage": text} for text in ("of cats", "of dogs")]
-    folder.write("read", {"train": asked[:1], "test": asked[1:]})
+    asked = [{**a_doc(1), "story": text} for text in ("of cats", "of dogs")]
+    shown = {"doc_to_text": "{{story}}\n{{question}}"}
+    folder.write("read", {"train": asked[:1], "test": asked[1:]}, **shown)
     task = folder.load("read")
-    assert overlapping_questions(on_split(task, "train"), task) == set()
-    folder.write("same", {"train": asked[:1], "test": asked[:1]})
+    assert shared_questions(on_split(task, "train"), task) == set()
+    folder.write("same", {"train": asked[:1], "test": asked[:1]}, **shown)
     task = folder.load("same")
-    assert overlapping_questions(on_split(task, "train"), task) == {"same-0"}
+    assert shared_questions(on_split(task, "train"), task) == {"same-0"}
 
 
 def test_the_demo_splits_share_nothing():
@@ -201,7 +207,7 @@ def test_the_demo_splits_share_nothing():
         task = demo_task(name)
         choosing = on_split(task, selection_split(task))
         assert selection_split(task) == "selection"
-        assert overlapping_questions(choosing, task) == set()
+        assert shared_questions(choosing, task) == set()
 
 
 # Settings of AQUA tasks ---------------------------------------------------------------------------

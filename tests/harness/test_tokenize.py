@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from neuronllm_eval.errors import DocError
+from neuronllm_eval.errors import DocError, TaskError
+from neuronllm_eval.harness.gold import accepted_options
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings
 from neuronllm_eval.prompts import Question
@@ -103,7 +104,7 @@ def test_letters_that_the_tokenizer_cannot_tell_apart(folder):
         (0, -1, "-1"),
         ("A", "Z", "'Z'"),
         ("A", None, "(None|'')"),
-        ([2], [0, 1], r"\[2\]"),  # lists from the first doc on: several golds
+        ([2], [0, 1], r"\[0, 1\]"),  # lists from the first doc on
     ],
 )
 def test_a_gold_that_is_not_one_option(folder, lm, first, bad, shown):
@@ -119,6 +120,65 @@ def test_a_gold_may_be_the_text_of_an_option(folder, lm):
     folder.write("texts", {"train": some_docs(0), "test": docs})
     built = build_questions(lm, folder.load("texts"), ASK)
     assert [prompt.gold for prompt in built.prompts] == [1, 3]
+
+
+@pytest.mark.parametrize("answers", [([1], [3]), (True, False)], ids=repr)
+def test_a_gold_may_be_a_list_of_one_or_a_boolean(folder, lm, answers):
+    docs = [{**a_doc(i), "answer": answer} for i, answer in enumerate(answers)]
+    folder.write("one", {"train": some_docs(0), "test": docs}, doc_to_target="answer")
+    built = build_questions(lm, folder.load("one"), STRICT)
+    expected = [int(answer[0] if isinstance(answer, list) else answer) for answer in answers]
+    assert [prompt.gold for prompt in built.prompts] == expected
+
+
+def test_a_target_that_the_harness_cannot_score_is_refused(folder, lm):
+    folder.write("float", {"train": some_docs(0), "test": [a_doc(1, 1.0)]}, doc_to_target="answer")
+    with pytest.raises(TaskError, match="the harness cannot score doc 0 of task float: TypeError"):
+        build_questions(lm, folder.load("float"), ASK)
+
+
+def test_golds_that_count_from_1_are_refused(folder, lm):
+    docs = [{**a_doc(i), "answer": 1 + i % 4} for i in range(8)]
+    folder.write("ones", {"train": some_docs(0), "test": docs}, doc_to_target="answer")
+    with pytest.raises(TaskError, match=r"task ones counts from 1"):
+        build_questions(lm, folder.load("ones"), ASK)
+
+
+def both_options(doc, results):
+    """Accepts the gold and the option after it."""
+    best = max(range(4), key=lambda option: results[option][0])
+    return {"acc": float((best - doc["answer"]) % 4 < 2)}
+
+
+def next_option(doc, results):
+    """Accepts the option after the gold alone."""
+    best = max(range(4), key=lambda option: results[option][0])
+    return {"acc": float((best - doc["answer"]) % 4 == 1)}
+
+
+@pytest.mark.parametrize(
+    ("scoring", "found"),
+    [(both_options, "several right answers: the target of doc 0 is option 0, and its scoring "
+      "accepts options 0, 1"),
+     (next_option, "task own: the target of doc 0 is option 0, and its scoring accepts 1")],
+)  # fmt: skip
+def test_the_gold_must_be_that_of_the_scoring(folder, lm, scoring, found):
+    folder.write("own", doc_to_target="answer")
+    task = folder.load("own")
+    build_questions(lm, task, ASK)  # the harness's scoring agrees
+    task.config.process_results = scoring
+    with pytest.raises(TaskError, match=found):
+        build_questions(lm, task, ASK)
+
+
+@pytest.mark.parametrize(
+    "metric", ["acc", "acc_norm", "acc_bytes", "exact_match", "f1", "mcc", "brier_score"]
+)
+def test_every_metric_of_the_harness_shows_its_gold(folder, metric):
+    folder.write("plain", doc_to_target="answer", metric_list=[{"metric": metric}])
+    task = folder.load("plain")
+    for doc in task.eval_docs:
+        assert accepted_options(task, doc, 4) == [doc["answer"]]
 
 
 # Docs that cannot be asked ------------------------------------------------------------------------

@@ -7,8 +7,7 @@ import math
 
 import pytest
 
-from neuronllm_eval.evaluation.condition_effects import EXPECTED_SIGN
-from neuronllm_eval.interventions.conditions import ConditionName
+from neuronllm_eval.interventions.conditions import EXPECTED_SIGN, ConditionName
 from neuronllm_eval.reporting import wording
 from neuronllm_eval.reporting.condition_tables import TEST_HEADERS, significance_table
 from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
@@ -51,15 +50,22 @@ FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
             delta(-0.5, -2.0, 1.04),
             CONTROLS,
             7,
-            "has no clear effect on accuracy: -0.5 points (95% -2.0 to +1.0, Holm p 0.04); 7 of 20 "
-            "random controls fell less.",
+            "has no clear effect on accuracy: -0.5 points (95% -2.0 to +1.0, Holm p 0.04), and "
+            "accuracy is lower than under 7 of 20 random controls.",
+        ),
+        (
+            delta(-0.5, -2.0, 1.04),
+            CONTROLS,
+            20,
+            "has no clear effect on accuracy: -0.5 points (95% -2.0 to +1.0, Holm p 0.04), though "
+            "accuracy is lower than under all 20 random controls.",
         ),
         (
             delta(2.0, 0.56, 3.4),
             CONTROLS,
             0,
-            "raises accuracy, unexpectedly, by 2.0 points (95% 0.6 to 3.4); 0 of 20 random "
-            "controls fell less.",
+            "raises accuracy, unexpectedly, by 2.0 points (95% 0.6 to 3.4), and accuracy is "
+            "lower than under 0 of 20 random controls.",
         ),
         (
             delta(0.0, 0.0, 0.0),
@@ -108,14 +114,14 @@ def test_the_sentence_of_each_condition(name):
         )
         for step, change in changes.items()
     }
-    verbs, moved = {1: "raises", -1: "lowers"}, {1: "rose", -1: "fell"}[sign]
+    verbs, side = {1: "raises", -1: "lowers"}, {1: "higher", -1: "lower"}[sign]
     size = "by 2.0 points (95% 1.0 to 3.0)"
     assert said == {
         sign: f"{DONE[name]} {verbs[sign]} accuracy {size}, more than all 20 random controls.",
         0: f"{DONE[name]} has no clear effect on accuracy: +0.0 points (95% -1.0 to +1.0, Holm p "
-        f"0.04); 2 of 20 random controls {moved} less.",
-        -sign: f"{DONE[name]} {verbs[-sign]} accuracy, unexpectedly, {size}; 2 of 20 random "
-        f"controls {moved} less.",
+        f"0.04), and accuracy is {side} than under 2 of 20 random controls.",
+        -sign: f"{DONE[name]} {verbs[-sign]} accuracy, unexpectedly, {size}, and accuracy is "
+        f"{side} than under 2 of 20 random controls.",
     }
 
 

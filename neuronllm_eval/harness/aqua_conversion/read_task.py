@@ -10,19 +10,20 @@
 
 from __future__ import annotations
 
-import ast
 import logging
-import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-import jinja2
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.utils import env
 
-from neuronllm_eval.aqua.cleaning import DocCounts, RawQuestion, gold_index
+from neuronllm_eval.aqua.cleaning import (
+    DocCounts,
+    RawQuestion,
+    counts_from_one,
+    gold_index,
+    plain_answer,
+)
 from neuronllm_eval.aqua.dataset_source import (
     DEMONSTRATION,
     SELECTION,
@@ -40,7 +41,13 @@ from neuronllm_eval.harness.aqua_conversion.parse_prompt import (
     text_stem,
 )
 from neuronllm_eval.harness.aqua_conversion.prompt_cues import passage_and_question
-from neuronllm_eval.harness.tasks import is_aqua, seed_as_lm_eval, validation_split
+from neuronllm_eval.harness.gold import CHECKED_DOCS, accepted_options, has_own_scoring
+from neuronllm_eval.harness.tasks import (
+    TaskFields,
+    is_aqua,
+    seed_as_lm_eval,
+    validation_split,
+)
 
 # Docs of a split that are read before it is used.
 _SAMPLE = 20
@@ -49,56 +56,7 @@ _SPARE_SPLITS = ("train", "validation", "dev")
 _NO_TEXT = ("", "None", "nan")
 
 
-class TaskFields:
-    """A task's `doc_to_text`, `doc_to_choice` and `doc_to_target`, with templates compiled once.
-
-    The harness compiles a template for every doc, a millisecond each.
-    """
-
-    def __init__(self, task: ConfigurableTask) -> None:
-        self.task = task
-
-    def text(self, doc: dict[str, Any]) -> Any:
-        """The prompt; a number where each choice has a context of its own."""
-        rendered = self._rendered(self.task.config.doc_to_text, doc)
-        if rendered is None:
-            return self.task.doc_to_text(doc)
-        return int(rendered) if rendered.isdigit() else rendered
-
-    def choices(self, doc: dict[str, Any]) -> list[str]:
-        """The choices, `[n_choices]`."""
-        rendered = self._rendered(self.task.config.doc_to_choice, doc)
-        choices = self.task.doc_to_choice(doc) if rendered is None else ast.literal_eval(rendered)
-        return [str(choice) for choice in choices]
-
-    def target(self, doc: dict[str, Any]) -> Any:
-        """The gold: an index, a choice, or a list."""
-        rendered = self._rendered(self.task.config.doc_to_target, doc)
-        if rendered is None:
-            return self.task.doc_to_target(doc)
-        if rendered.isdigit():
-            return int(rendered)
-        if len(rendered) > 1 and (rendered[0], rendered[-1]) == ("[", "]"):
-            try:
-                return ast.literal_eval(rendered)
-            except (SyntaxError, ValueError):
-                return rendered
-        return rendered
-
-    def _rendered(self, field: Any, doc: dict[str, Any]) -> str | None:
-        """A field that is a template, rendered; None for any other."""
-        is_template = isinstance(field, str) and field not in self.task.features
-        if not is_template or self.task.prompt is not None:
-            return None
-        return _compiled(field).render(**doc)
-
-
 logger = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=64)
-def _compiled(template: str) -> jinja2.Template:
-    return env.from_string(template)
 
 
 class HarnessSource:
@@ -219,7 +177,7 @@ class HarnessSource:
             first = next(error for error in errors if error.reason == reason)
             raise self._refusal(first.found, first.expected)
         golds = [(each.answer, len(each.choices)) for each in questions]
-        if golds and all(gold >= 1 for gold, _ in golds) and any(gold == n for gold, n in golds):
+        if counts_from_one(golds):
             raise self._refusal("its target counts from 1", "an index that counts from 0")
         if golds and not any(0 <= gold < n for gold, n in golds):
             raise self._refusal(
@@ -292,15 +250,17 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
         stem, options = parsed.stem, parsed.options
         option_of = dict(zip(parsed.labels, options, strict=True))
         gold = _gold(fields.target(doc), choices, [option_of.get(label, "") for label in labels])
-        _require_one_gold(fields.task, doc, len(choices), gold)
-        # From the order of the choices to the order in which the prompt shows them.
-        is_shown = 0 <= gold < len(labels) and labels[gold] in parsed.labels
-        answer = parsed.labels.index(labels[gold]) if is_shown else -1
+        _require_one_gold(fields.task, doc, row, len(choices), gold)
+        answer = gold  # out of range
+        if 0 <= gold < len(labels):
+            # From the order of the choices to the order in which the prompt shows them.
+            is_shown = labels[gold] in parsed.labels
+            answer = parsed.labels.index(labels[gold]) if is_shown else -1
     else:
         options = tuple(choice.strip() for choice in texts or choices)
         stem = text_stem(prompt, options)
         answer = _gold(fields.target(doc), choices, options)
-        _require_one_gold(fields.task, doc, len(choices), answer)
+        _require_one_gold(fields.task, doc, row, len(choices), answer)
     passage, question = passage_and_question(stem)
     if not question:
         raise DocError(
@@ -342,8 +302,7 @@ def _gold(target: Any, choices: Sequence[str], options: Sequence[str] = ()) -> i
     Raises:
         DocError: none of these, or several.
     """
-    if isinstance(target, (list, tuple)) and len(target) == 1:
-        return _gold(target[0], choices, options)
+    target = plain_answer(target)
     if isinstance(target, str):
         bare = [choice.strip() for choice in choices]
         if target.strip() in bare:
@@ -353,27 +312,31 @@ def _gold(target: Any, choices: Sequence[str], options: Sequence[str] = ()) -> i
             return labels.index(label)
         if list(options).count(target.strip()) == 1:
             return list(options).index(target.strip())
-    if isinstance(target, float) and target.is_integer():
-        return int(target)
-    if not isinstance(target, (str, list, tuple)):
-        try:
-            return operator.index(target)  # numpy's numbers too
-        except TypeError:
-            pass
     return gold_index(target, choices)
 
 
 def _require_one_gold(
-    task: ConfigurableTask, doc: dict[str, Any], n_choices: int, gold: int
+    task: ConfigurableTask, doc: dict[str, Any], row: int, n_choices: int, gold: int
 ) -> None:
-    """Check the gold against `process_results` of a task that scores answers itself."""
-    if not callable(task.config.process_results) or not 0 <= gold < n_choices:
+    """Check the gold against the task's scoring; where that is the harness's, on the first docs."""
+    if not 0 <= gold < n_choices or not (has_own_scoring(task) or row < CHECKED_DOCS):
         return
-    scores = _scores(task, doc, n_choices)
-    best = max(scores)
-    correct = [choice for choice, score in enumerate(scores) if score == best]
-    if correct == [gold]:
+    try:
+        correct = accepted_options(task, doc, n_choices)
+    except TypeError:
+        if has_own_scoring(task):
+            raise
+        correct = []
+    # The harness's scoring takes only an index or a choice, so it may accept none, or fail.
+    if correct == [gold] or (not correct and not has_own_scoring(task)):
         return
+    if not correct:
+        raise DocError(
+            "the task scores answers by its own function, which does not distinguish them",
+            expected="a metric that is a number for each question, higher for the correct answer",
+            remedy="choose another task",
+            reason="own scoring",
+        )
     several = gold in correct
     raise DocError(
         f"the task's own scoring accepts {len(correct)} of {n_choices} options"
@@ -382,25 +345,4 @@ def _require_one_gold(
         expected="one correct option, the target",
         remedy="exclude the question; AQUA needs one gold option",
         reason="several right answers" if several else "scoring and target disagree",
-    )
-
-
-def _scores(task: ConfigurableTask, doc: dict[str, Any], n_choices: int) -> list[float]:
-    """The task's own scores, `[n_choices]`, by the first metric that distinguishes answers."""
-    scored = []
-    for choice in range(n_choices):
-        results = [(0.0, True) if each == choice else (-100.0, False) for each in range(n_choices)]
-        scored.append(task.process_results(doc, results))
-    for metric in task.config.metric_list or []:
-        try:
-            scores = [round(float(each[str(metric["metric"])]), 6) for each in scored]
-        except (KeyError, TypeError, ValueError):
-            continue  # no number for each question
-        if len(set(scores)) > 1:
-            return scores
-    raise DocError(
-        "the task scores answers by its own function, which does not distinguish them",
-        expected="a metric that is a number for each question, higher for the correct answer",
-        remedy="choose another task",
-        reason="own scoring",
     )

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neuronllm_eval.evaluation.stats.resampling import EXACT_QUESTIONS, sign_flip_p
+from neuronllm_eval.evaluation.stats.paired_delta import EXACT_QUESTIONS, sign_flip_p
 
 
 def p_of(differences: Any, n_resamples: int = 1_000) -> float:

@@ -11,7 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.evaluation.stats.split_half import SplitHalf, split_half_stability, stability_of
+from neuronllm_eval.evaluation.stats.significance import (
+    SplitHalf,
+    split_half_stability,
+    stability_of,
+)
 
 
 def test_spearman_by_hand() -> None:

@@ -26,8 +26,8 @@ from neuronllm_eval.harness.aqua_conversion.convert import (
     load_converted,
     write_yaml,
 )
-from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource, TaskFields
-from neuronllm_eval.harness.tasks import load_tasks
+from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource
+from neuronllm_eval.harness.tasks import TaskFields, load_tasks
 from tests.fixtures.conversion_schemas import (
     AS_TEXTS,
     CONFIGS,
@@ -199,6 +199,12 @@ def test_a_target_that_counts_from_1():
     rows = [doc(i, answer=i % 3 + 1) for i in range(24)]
     with pytest.raises(TaskError, match="counts from 1"):
         source_of({"test": rows}, **TEXT_TASK)
+
+
+def test_a_target_that_counts_from_1_of_a_lettered_task():
+    rows = [doc(i, answer=i % 3 + 1) for i in range(24)]
+    with pytest.raises(TaskError, match="counts from 1"):
+        source_of({"test": rows}, **LETTERED_TASK)
 
 
 def test_a_validation_split_without_labels():

@@ -1,0 +1,95 @@
+"""Which options the harness's own scoring counts as correct, against the gold that a task names.
+
+A task's target says which option is gold, but its `process_results` decides what its metrics count.
+Neurons must be selected and validated on the same gold as the metrics, so the two are compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+
+from neuronllm_eval.errors import TaskError
+
+logger = logging.getLogger(__name__)
+# Docs of a task on which the two are compared; all docs where a task scores by its own function.
+CHECKED_DOCS = 20
+
+
+def has_own_scoring(task: ConfigurableTask) -> bool:
+    """Whether a task scores answers by a function of its own, which may accept anything."""
+    return callable(task.config.process_results)
+
+
+def accepted_options(task: ConfigurableTask, doc: dict[str, Any], n_options: int) -> list[int]:
+    """The options with the best score by the first metric that distinguishes them.
+
+    Each option in turn is given all of the probability. `[]` where no metric distinguishes them.
+    """
+    score = _own_score if has_own_scoring(task) else _score
+    by_option = []
+    for option in range(n_options):
+        results = [(0.0, True) if i == option else (-100.0, False) for i in range(n_options)]
+        by_option.append(task.process_results(doc, results))
+    for metric in task.aggregation():
+        try:
+            scores = [score(values[metric], option) for option, values in enumerate(by_option)]
+        except (KeyError, TypeError, ValueError):
+            continue  # no number for each question
+        if len(set(scores)) > 1:
+            return [option for option in range(n_options) if scores[option] == max(scores)]
+    return []
+
+
+def _own_score(value: Any, option: int) -> float:
+    return round(float(value), 6)
+
+
+def _score(value: Any, option: int) -> float:
+    """A value of the harness's metric; of one over pairs (gold, prediction), whether gold fits."""
+    return float(value[0] == option) if isinstance(value, tuple) else float(value)
+
+
+def require_same_gold(
+    task: ConfigurableTask, golds: Sequence[tuple[int, int, dict[str, Any], int]]
+) -> None:
+    """Refuse a task whose scoring accepts other options than the gold.
+
+    Args:
+        task: as the harness evaluates it.
+        golds: doc id, gold, doc and number of options, of the docs to compare.
+
+    Raises:
+        TaskError: another option, several options, or the harness cannot score the doc.
+    """
+    name = task.config.task
+    for doc_id, gold, doc, n_options in golds:
+        try:
+            accepted = accepted_options(task, doc, n_options)
+        except Exception as error:  # whatever the task's own function raises
+            raise TaskError(
+                f"the harness cannot score doc {doc_id} of task {name}: "
+                f"{type(error).__name__}: {error}",
+                expected="a target and a scoring function that go together",
+                remedy="choose another task",
+            ) from error
+        if not accepted:
+            logger.warning(
+                "%s: its own scoring does not distinguish options; the gold is that of its target",
+                name,
+            )
+            return
+        if accepted != [gold]:
+            raise TaskError(
+                f"task {name} has several right answers: the target of doc {doc_id} is option "
+                f"{gold}, and its scoring accepts options {', '.join(map(str, accepted))}"
+                if gold in accepted
+                else f"task {name}: the target of doc {doc_id} is option {gold}, and its scoring "
+                f"accepts {accepted[0]}",
+                expected="one correct option for each doc, the same for target and scoring "
+                "(options count from 0)",
+                remedy=f"choose another task; aqua:{name} excludes single docs of this kind",
+            )
