@@ -26,11 +26,10 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.explanation import Explanation, NeuronExplanation, SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import read_tokens, tokens_json
-from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
-from neuronllm_eval.neurons.overlap import COMPARED, overlap
+from neuronllm_eval.neurons.neuron_set import COMPARED, overlap
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
@@ -45,6 +44,7 @@ from neuronllm_eval.runtime.process import DISK_ERRORS, own_rank
 from neuronllm_eval.stages.evaluate import identify_runs, validate_runs
 from neuronllm_eval.stages.explain import StoredRun, explain_run
 from neuronllm_eval.stages.load import (
+    Load,
     StageInput,
     aqua_overrides,
     load_run_task,
@@ -52,6 +52,7 @@ from neuronllm_eval.stages.load import (
     require_trust,
     selection_questions,
 )
+from neuronllm_eval.stages.verify import Check, check_files
 from neuronllm_eval.stages.verify import verify as verify_run
 
 logger = logging.getLogger(__name__)
@@ -157,10 +158,7 @@ def verify(request: VerifySettings, show: Show) -> int:
     """Recompute part of every run at and below a directory; 1 if something differs."""
     load, passed = loaded_once(), True
     for run in runs_below([request.run_dir]):
-        settings = load_settings(run).model_copy(update=_computation(request))
-        require_trust(settings, request.trust_remote_code)
-        task = load_run_task(settings)
-        checks = verify_run(load(settings), settings, task, run, request.limit)
+        checks = _checks(run, request, load)
         rows = [[check.name, "yes" if check.passed else "NO", check.detail] for check in checks]
         n_wrong = sum(not check.passed for check in checks)
         if not own_rank():  # every process verifies for itself, and one prints
@@ -171,6 +169,17 @@ def verify(request: VerifySettings, show: Show) -> int:
             show(f"{run.path}\n\n{table}\n\n{verdict}.")
         passed = passed and not n_wrong
     return 0 if passed else 1
+
+
+def _checks(run: RunDirectory, request: VerifySettings, load: Load) -> list[Check]:
+    """Those of the files, and where these are as they were written, those of what they say."""
+    files = check_files(run)
+    if not files.passed:
+        return [files]
+    settings = load_settings(run).model_copy(update=_computation(request))
+    require_trust(settings, request.trust_remote_code)
+    task = load_run_task(settings)
+    return [files, *verify_run(load(settings), settings, task, run, request.limit)]
 
 
 def _computation(request: ComputeSettings) -> dict[str, Any]:
@@ -212,12 +221,12 @@ def explain(request: ExplainSettings, show: Show) -> int:
 
 
 def _write_explanation(explanation: Explanation, run: RunDirectory) -> None:
-    write_whole(run.explanation, explanation.to_json())
-    write_whole(run.explanation_text, render(explanation))
+    run.write(run.explanation, explanation.to_json())
+    run.write(run.explanation_text, render(explanation))
     listed = map(NeuronExplanation.listed_tokens, explanation.neurons)
     tokens = {**read_tokens(run.tokens), **{neuron.key: neuron for neuron in listed}}
-    write_whole(run.tokens, tokens_json(tokens.values()))
-    run.keep(run.tokens, {key: neuron.listed() for key, neuron in tokens.items()})
+    values = {key: neuron.listed() for key, neuron in tokens.items()}
+    run.write(run.tokens, tokens_json(tokens.values()), values)
     report_task(run)  # its page and tables have the tokens from now on
 
 

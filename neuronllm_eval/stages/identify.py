@@ -29,10 +29,9 @@ from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.ia3_adapter import write_standard_adapters
-from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.harness.tasks import is_aqua
-from neuronllm_eval.models.fingerprints import digest, tokenizer_hash, versions
-from neuronllm_eval.models.precision import computing_in, dtype_name
+from neuronllm_eval.models.fingerprints import digest, dtype_name, tokenizer_hash, versions
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import resolve_count, select_neurons
@@ -175,8 +174,7 @@ def _write(
 def _write_settings(inputs: StageInput, method_run: MethodRun) -> None:
     run, docs = method_run.run, inputs.doc_counts
     settings = method_run.settings(inputs.settings).without_secrets()
-    write_whole(run.settings, settings.to_yaml(versions(), docs))
-    run.keep(run.settings, (settings, docs))
+    run.write(run.settings, settings.to_yaml(versions(), docs), (settings, docs))
 
 
 # Files of a method's run --------------------------------------------------------------------------
@@ -191,7 +189,7 @@ def write_questions(
     lines = [{**record, "completeness_gap": gap} for record, gap in zip(records, gaps, strict=True)]
     for line in lines:
         del line["notes"]
-    write_lines(run.questions, lines)
+    run.write(run.questions, lines)
     return gaps, notes
 
 
@@ -215,8 +213,7 @@ def write_scores(
         )
     provenance = _provenance(method_run.of_method(inputs), stage, sums)
     scores = to_scores(method, sums, notes, provenance)
-    write_whole(run.scores, scores.to_bytes())
-    run.keep(run.scores, scores)
+    run.write(run.scores, scores.to_bytes(), scores)
     return scores
 
 
@@ -238,8 +235,7 @@ def write_neurons(
     # Before neurons.json, whose presence says that nothing is missing.
     write_standard_adapters(run, neurons, model.lm.model, model.layers, settings.model_args)
     _write_tokens(inputs, neurons, run)
-    write_whole(run.neurons, neurons.to_json())
-    run.keep(run.neurons, neurons)
+    run.write(run.neurons, neurons.to_json(), neurons)
 
 
 def _write_tokens(inputs: StageInput, neurons: NeuronSet, run: RunDirectory) -> None:
@@ -259,8 +255,8 @@ def _write_tokens(inputs: StageInput, neurons: NeuronSet, run: RunDirectory) -> 
         logger.warning("there is no %s: %s: %s", run.tokens.name, type(error).__name__, error)
         return
     if tokens:
-        write_whole(run.tokens, tokens_json(tokens))
-        run.keep(run.tokens, {neuron.key: neuron.listed() for neuron in tokens})
+        values = {neuron.key: neuron.listed() for neuron in tokens}
+        run.write(run.tokens, tokens_json(tokens), values)
     for note in unembedding.notes:
         logger.info("there is no %s: %s", run.tokens.name, note)
 

@@ -34,9 +34,8 @@ from neuronllm_eval.harness.tasks import (
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
-from neuronllm_eval.models.fingerprints import model_hash, task_hash
+from neuronllm_eval.models.fingerprints import dtype_name, model_hash, task_hash
 from neuronllm_eval.models.loading import readable_loading, require_model_args
-from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, without_secrets
 from neuronllm_eval.runs.settings import DocCounts, QuestionSettings, RunSettings
 from neuronllm_eval.runtime.distributed import share_docs

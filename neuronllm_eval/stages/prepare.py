@@ -30,7 +30,7 @@ from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import require_same_shape
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL
@@ -94,9 +94,7 @@ def prepare_identification(
     else:
         # Whatever the methods, so that a method's scores do not depend on its company.
         batch_size = settings.fixed_batch_size or 1
-        quadrature = choose_quadrature(
-            engine, prompts, settings.quadrature, settings.n_steps, batch_size
-        )
+        quadrature = choose_quadrature(engine, prompts, settings.quadrature, settings.n_steps)
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = _batch_size(inputs, passes, run.identifying, launch)
     how = replace(how, quadrature=quadrature, batch_size=batch_size)

@@ -18,7 +18,6 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
-from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
@@ -92,8 +91,7 @@ def validate_task(
         records = without_excluded(finished.records(), run, "validation")
         scores = [DocScores.from_record(record) for record in records]
         record = ValidationRecord(**how, batch_size=stage.batch_size)
-        write_whole(run.validation, dump_json(asdict(record)))
-        run.keep(run.validation, record)
+        run.write(run.validation, dump_json(asdict(record)), record)
         inputs = replace(inputs, questions=questions.without(excluded_ids(run, "validation")))
         _write_docs(inputs, scores, plan, run)
         write_results(inputs, scores, neurons, plan, run)
@@ -151,12 +149,11 @@ def _write_docs(
     """conditions.jsonl and validation_docs.jsonl."""
     task = inputs.settings.task
     lines = [_condition_line(doc, plan.names, task, inputs.split) for doc in scores]
-    write_lines(run.conditions, map(asdict, lines))
-    run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, task))
+    table = DocTable.from_lines(lines, run.conditions, task)
+    run.write(run.conditions, map(asdict, lines), table)
     texts = list(doc_lines(inputs.questions))
-    write_lines(run.validation_docs, texts)
     docs = tuple(DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
-    run.keep(run.validation_docs, docs)
+    run.write(run.validation_docs, texts, docs)
 
 
 def _condition_line(doc: DocScores, names: Sequence[str], task: str, split: str) -> DocLine:
@@ -221,5 +218,5 @@ def write_results(
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
-        result = write_result(run.result(name), metrics, context, arguments, section)
-        run.keep(run.result(name), result)
+        result, digest = write_result(run.result(name), metrics, context, arguments, section)
+        run.written(run.result(name), digest, result)

@@ -27,17 +27,17 @@ from neuronllm_eval.attribution.integrated_gradients import (
 )
 from neuronllm_eval.attribution.methods import Method, make_method, to_scores
 from neuronllm_eval.engine.batching import in_batches
-from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.equivalence_check import rounding_tolerance
+from neuronllm_eval.engine.build import build_engine, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, doc_table
+from neuronllm_eval.formats.digests import SUMS_FILE, changed_files
 from neuronllm_eval.formats.typed_files import load_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.conditions import condition_factors
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import tokenizer_hash, versions
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import select_neurons
@@ -72,6 +72,15 @@ class Check:
     name: str
     passed: bool
     detail: str
+
+
+def check_files(run: RunDirectory) -> Check:
+    """Whether every file is the one that was written, byte by byte."""
+    files = run.finished_files()
+    problems = changed_files(run.path, files)
+    detail = "; ".join(problems[:3]) or f"{len(files)} files have the digests in {SUMS_FILE}"
+    others = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    return Check("files are as they were written", not problems, detail + others)
 
 
 # From the artifacts alone ------------------------------------------------------------------------
