@@ -25,7 +25,7 @@ from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_settings
-from neuronllm_eval.runs.directory import runs_below
+from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
     IdentifySettings,
@@ -40,9 +40,8 @@ from neuronllm_eval.stages.load import (
     load_model,
     load_run_task,
     require_trust,
-    selection_questions,
-    validation_questions,
 )
+from neuronllm_eval.stages.verify import Check, check_files
 from neuronllm_eval.stages.verify import verify as verify_run
 
 logger = logging.getLogger(__name__)
@@ -148,21 +147,7 @@ def verify(asked: VerifySettings, show: Show) -> int:
     """Recompute part of every run at and below a directory; 1 if something differs."""
     passed = True
     for run in runs_below([asked.run_dir]):
-        stored = load_settings(run)
-        overrides = {name: value for name, value in asked.overrides().items() if name != "limit"}
-        settings = stored.model_copy(update=overrides)
-        require_trust(settings, asked.trust_remote_code)
-        task = load_run_task(settings)
-        model = load_model(settings)
-        all_questions = settings.model_copy(update={"limit": None})
-        checks = verify_run(
-            model,
-            settings,
-            selection_questions(model.lm, settings, task),
-            validation_questions(model.lm, all_questions, task),
-            run,
-            asked.limit,
-        )
+        checks = _checks(run, asked)
         rows = [[check.name, "yes" if check.passed else "NO", check.detail] for check in checks]
         if not own_rank():  # every process verifies for itself, and one prints
             n_wrong = sum(not check.passed for check in checks)
@@ -173,6 +158,19 @@ def verify(asked: VerifySettings, show: Show) -> int:
             show(f"{run.path}\n\n{table}\n\n{verdict}.")
         passed = passed and all(check.passed for check in checks)
     return 0 if passed else 1
+
+
+def _checks(run: RunDirectory, asked: VerifySettings) -> list[Check]:
+    """Those of the files, and where these are as they were written, those of what they say."""
+    files = check_files(run)
+    if not files.passed:
+        return [files]
+    overrides = {name: value for name, value in asked.overrides().items() if name != "limit"}
+    settings = load_settings(run).model_copy(update=overrides)
+    require_trust(settings, asked.trust_remote_code)
+    task = load_run_task(settings)
+    model = load_model(settings)
+    return [files, *verify_run(model, settings, task, run, asked.limit)]
 
 
 # Tasks and completion -----------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from neuronllm_eval.cli.commands import ExplainSettings
 from neuronllm_eval.explain.explanation import NeuronExplanation, SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import read_tokens, tokens_json
-from neuronllm_eval.formats.atomic import write_whole
-from neuronllm_eval.neurons.overlap import COMPARED, overlap
+from neuronllm_eval.neurons.neuron_set import COMPARED, overlap
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.directory import runs_below
 from neuronllm_eval.runtime.process import own_rank
@@ -48,14 +47,14 @@ def explain(asked: ExplainSettings, show: Callable[[str], object]) -> int:
             if len(stored) > 1:
                 show(f"# {name}\n")
             show(summary(explanation))
-            write_whole(each.run.explanation, explanation.to_json())
-            write_whole(each.run.explanation_text, render(explanation))
+            each.run.write(each.run.explanation, explanation.to_json())
+            each.run.write(each.run.explanation_text, render(explanation))
             explained = {
                 one.key: one for one in map(NeuronExplanation.listed_tokens, explanation.neurons)
             }
             tokens = {**read_tokens(each.run.tokens), **explained}
-            write_whole(each.run.tokens, tokens_json(tokens.values()))
-            each.run.keep(each.run.tokens, {key: one.listed() for key, one in tokens.items()})
+            listed = {key: one.listed() for key, one in tokens.items()}
+            each.run.write(each.run.tokens, tokens_json(tokens.values()), listed)
             report_task(each.run)  # its page and tables have the tokens from now on
     if overlaps and not own_rank():
         show(f"## Overlap of sets\n\n{overlap_table(overlaps)}\n")

@@ -11,7 +11,7 @@ import pandas as pd
 from neuronllm_eval.comparison.rows import ComparedRun
 from neuronllm_eval.comparison.words import directories, model_labels, shortest_labels
 from neuronllm_eval.formats.tables import Section
-from neuronllm_eval.neurons.overlap import COMPARED, Locations
+from neuronllm_eval.neurons.neuron_set import COMPARED, Locations
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100

@@ -226,7 +226,7 @@ def _summarise(
         name=name,
         condition=parts.condition,
         top_k=None if name == UNMASKED else parts.top_k or top_k,
-        scale=None if operation is None else float(getattr(parts.scales(scales), operation)),
+        scale=None if operation is None else parts.scales(scales).factor(operation),
         accuracy=accuracy,
         confidence=confidence,
         rac=percent_change(accuracy.unmasked, accuracy.condition),

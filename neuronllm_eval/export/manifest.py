@@ -16,9 +16,8 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import Count, artifact, load, one_of
 from neuronllm_eval.interventions.conditions import ConditionName, Scales, condition_scales
-from neuronllm_eval.models.fingerprints import base_model_hash
+from neuronllm_eval.models.fingerprints import base_model_hash, dtype_name
 from neuronllm_eval.models.hub import Reference, fetch, is_repo_id
-from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 
 logger = logging.getLogger(__name__)

@@ -24,10 +24,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks, mask_styles
-from neuronllm_eval.engine.equivalence_check import BROKEN, Mismatch, rounding_tolerance
+from neuronllm_eval.engine.build import BROKEN, Mismatch, rounding_tolerance
 from neuronllm_eval.engine.option_logits import right_pad
-from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix, group_by_stem
+from neuronllm_eval.engine.shared_prefix import (
+    MaskStyle,
+    Prefiller,
+    Prefix,
+    attention_masks,
+    group_by_stem,
+    mask_styles,
+    n_common,
+)
 from neuronllm_eval.models.hooks import FactorCache, scale_neurons
 from neuronllm_eval.prompts import shared_leading_tokens
 
@@ -238,7 +245,7 @@ def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
         and the longer ones come first, so that a batch has little padding.
     """
     ordered = sorted(forks, key=lambda fork: fork.context)
-    shared = [_common(one.context, other.context) for one, other in itertools.pairwise(ordered)]
+    shared = [n_common(one.context, other.context) for one, other in itertools.pairwise(ordered)]
     usual = sorted(shared)[len(shared) // 2] if shared else 0
     runs: list[list[Fork]] = [[]]
     for index, fork in enumerate(ordered):
@@ -253,18 +260,10 @@ def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
 def _longest_first(forks: Sequence[Fork]) -> list[Fork]:
     """Groups that share a stem, those of the longest forks first."""
     contexts = [fork.context for fork in forks]
-    n_shared = _common(contexts[0], contexts[-1])  # of sorted contexts
+    n_shared = n_common(contexts[0], contexts[-1])  # of sorted contexts
     groups = [[forks[row] for row in group.rows] for group in group_by_stem(contexts, n_shared)]
     groups.sort(key=lambda group: -max(fork.n_tokens for fork in group))
     return [fork for group in groups for fork in group]
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many leading tokens two contexts share."""
-    for position, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return position
-    return min(len(one), len(other))
 
 
 # Whether forks are exact ------------------------------------------------------------------------

@@ -40,6 +40,12 @@ def versions() -> dict[str, str]:
 # Models -----------------------------------------------------------------------------------------
 
 
+def dtype_name(model: nn.Module) -> str:
+    """The floating-point type of a model's weights, such as `bfloat16`."""
+    types = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return str(next(types)).removeprefix("torch.")
+
+
 def model_hash(model: nn.Module) -> str:
     """A digest of every parameter's name, shape and values, in the dtype they are loaded in.
 

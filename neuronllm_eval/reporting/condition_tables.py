@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.interventions.conditions import (
+    CONDITION_OPERATIONS,
     CONDITIONS,
     EXPECTED_SIGN,
     FEWEST_CONTROLS,
-    OPERATIONS,
     factor_text,
 )
 from neuronllm_eval.reporting.wording import (
@@ -68,9 +68,15 @@ CONTROLS_NOTE = (
 )
 # A table summary, so that all operations on the good neurons, for example, form one curve.
 SURFACES = {
-    "Good neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if good and not bad),
-    "Bad neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if bad and not good),
-    "Good and bad neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if good and bad),
+    "Good neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if good and not bad
+    ),
+    "Bad neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if bad and not good
+    ),
+    "Good and bad neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if good and bad
+    ),
 }
 DOSE_NOTE = (
     "Delta in points (95% interval) by number of good and of bad neurons and by factor (degrade "

@@ -13,7 +13,7 @@ from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.formats.markdown import data_text, one_line
 from neuronllm_eval.formats.svg import Drawing, clipped
 from neuronllm_eval.interventions.conditions import UNMASKED
-from neuronllm_eval.neurons.selection import layer_counts
+from neuronllm_eval.neurons.neuron_set import layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
 from neuronllm_eval.reporting.condition_tables import (

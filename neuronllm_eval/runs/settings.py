@@ -48,10 +48,9 @@ from neuronllm_eval.formats.settings_model import (
 from neuronllm_eval.formats.typed_files import STRICT, check
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
-    ENHANCE_SCALE,
     FEWEST_CONTROLS,
-    SUPPRESS_SCALE,
     ConditionName,
+    Scales,
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
@@ -227,8 +226,8 @@ class ConditionSettings(Settings):
         CONDITIONS, f"of {', '.join(CONDITIONS)}", nargs="+", shown="all"
     )
     n_random: int = _validation(FEWEST_CONTROLS, "random controls per condition")
-    suppress_scale: float = _validation(SUPPRESS_SCALE, "factor of suppressed neurons")
-    enhance_scale: float = _validation(ENHANCE_SCALE, "factor of enhanced neurons")
+    suppress_scale: float = _validation(Scales().suppress, "factor of suppressed neurons")
+    enhance_scale: float = _validation(Scales().enhance, "factor of enhanced neurons")
     scale: Numbers = _validation(
         (),
         "factors to try besides, such as 0,0.5,1.5,2,4: those below 1 for suppress_good and "

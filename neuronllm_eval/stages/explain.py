@@ -37,10 +37,9 @@ from neuronllm_eval.explain.token_effects import (
 )
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
-from neuronllm_eval.models.precision import computing_in
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
+from neuronllm_eval.models.hooks import computing_in
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, layer_counts
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.artifacts import (
     QuestionLine,

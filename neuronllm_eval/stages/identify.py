@@ -22,11 +22,10 @@ from neuronllm_eval.attribution.identify import (
     tally_of,
 )
 from neuronllm_eval.errors import DocError
-from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import versions
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import load_neurons
 from neuronllm_eval.runs.settings import RunSettings
@@ -214,8 +213,7 @@ def _write(
 
 def _write_settings(each: MethodRun, resolved: RunSettings, questions: QuestionSet) -> None:
     written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
-    write_whole(each.run.settings, written.to_yaml(versions(), docs))
-    each.run.keep(each.run.settings, (written, docs))
+    each.run.write(each.run.settings, written.to_yaml(versions(), docs), (written, docs))
 
 
 def announce_if_long(stage: Stage, announce: Announce | None, launch: Launch) -> None:

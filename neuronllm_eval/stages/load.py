@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,15 @@ from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tasks import (
     is_aqua,
     on_split,
+    question_ids,
     selection_split,
     validation_split,
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
-from neuronllm_eval.models.fingerprints import model_hash
+from neuronllm_eval.models.fingerprints import dtype_name, model_hash
+from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading, require_model_args
-from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.runs.directory import without_secrets
 from neuronllm_eval.runs.settings import QuestionSettings, RunSettings
 from neuronllm_eval.runtime.distributed import share_docs
@@ -104,7 +106,9 @@ def _loaded(lm: HFLM) -> LoadedModel:
             expected="a decoder-only model",
             remedy="choose another model",
         )
-    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model), dtype_name(lm.model))
+    layers = find_ffn_layers(lm.model)
+    require_plain_forward(lm.model, layers)
+    return LoadedModel(lm, layers, model_hash(lm.model), dtype_name(lm.model))
 
 
 def _require_device(device: str) -> None:
@@ -234,10 +238,13 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     return build_questions(lm, choosing, how, settings.limit, shared, seed, validated)
 
 
-def validation_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask) -> QuestionSet:
-    """The questions that neurons are validated on."""
+def validation_questions(
+    lm: HFLM, settings: RunSettings, task: ConfigurableTask, only: Iterable[str] | None = None
+) -> QuestionSet:
+    """The questions that neurons are validated on; `only` some of them, by their ids."""
     validating = on_split(task, validation_split(task))
-    return build_questions(lm, validating, prompt_settings(settings), settings.limit)
+    others = set() if only is None else set(question_ids(validating)).difference(only)
+    return build_questions(lm, validating, prompt_settings(settings), settings.limit, others)
 
 
 def data_split(task: ConfigurableTask, split: str) -> str:

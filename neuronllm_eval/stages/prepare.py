@@ -30,7 +30,7 @@ from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import require_same_shape
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL
@@ -93,11 +93,7 @@ def prepare_identification(
     else:
         # Whatever the methods, so that a method's scores do not depend on its company.
         quadrature = choose_quadrature(
-            engine,
-            questions.prompts,
-            settings.quadrature,
-            settings.n_steps,
-            settings.fixed_batch_size or 1,
+            engine, questions.prompts, settings.quadrature, settings.n_steps
         )
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
     batch_size = recorded or _batch_size(model, settings, questions, passes, ranks)

@@ -15,7 +15,6 @@ from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import ArtifactError, DocError
 from neuronllm_eval.evaluation.doc_table import doc_table
-from neuronllm_eval.formats.atomic import write_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
@@ -261,12 +260,11 @@ def without_excluded(
             "%s: %d questions of the %s split give %s and are excluded, such as %s",
             run.path, len(excluded), role, excluded[0]["reason"], example,
         )  # fmt: skip
-        write_lines(run.set_aside(role), excluded)
         lines = [
             ExcludedQuestion(line["question_id"], tuple(line["doc_ids"]), line["reason"])
             for line in excluded
         ]
-        run.keep(run.set_aside(role), lines)
+        run.write(run.set_aside(role), excluded, lines)
     if not counted:
         raise DocError(
             f"{run.path}: every question of the {role} split gives NaN or infinite numbers",

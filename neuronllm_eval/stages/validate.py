@@ -19,7 +19,6 @@ from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
-from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
@@ -129,15 +128,13 @@ def validate_task(
         scores = [DocScores.from_record(record) for record in records]
         questions = questions.without(excluded_ids(run, "validation"))
         record = ValidationRecord(**how, batch_size=batch_size)
-        write_whole(run.validation, dump_json(asdict(record)))
-        run.keep(run.validation, record)
+        run.write(run.validation, dump_json(asdict(record)), record)
         lines = [_condition_line(doc, names, settings, split) for doc in scores]
-        write_lines(run.conditions, map(asdict, lines))
-        run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
+        table = DocTable.from_lines(lines, run.conditions, settings.task)
+        run.write(run.conditions, map(asdict, lines), table)
         texts = list(doc_lines(questions))
-        write_lines(run.validation_docs, texts)
         docs_written = (DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
-        run.keep(run.validation_docs, tuple(docs_written))
+        run.write(run.validation_docs, texts, tuple(docs_written))
         write_results(model.lm, settings, questions, scores, neurons, plan, run)
         close(run.validating)
     ranks.wait()
@@ -243,5 +240,5 @@ def write_results(
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
-        result = write_result(run.result(name), metrics, context, arguments, section)
-        run.keep(run.result(name), result)
+        result, digest = write_result(run.result(name), metrics, context, arguments, section)
+        run.written(run.result(name), digest, result)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lm_eval.api.task import ConfigurableTask
 from tqdm import tqdm
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
@@ -26,17 +27,17 @@ from neuronllm_eval.attribution.integrated_gradients import (
 )
 from neuronllm_eval.attribution.methods import Method, make_method, to_scores
 from neuronllm_eval.engine.batching import in_batches
-from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.equivalence_check import rounding_tolerance
+from neuronllm_eval.engine.build import build_engine, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, doc_table
+from neuronllm_eval.formats.digests import SUMS_FILE, changed_files
 from neuronllm_eval.formats.typed_files import load_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.conditions import condition_factors
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import task_hash, tokenizer_hash, versions
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question
@@ -53,7 +54,12 @@ from neuronllm_eval.runs.artifacts import (
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.process import bar
-from neuronllm_eval.stages.load import LoadedModel, how_asked
+from neuronllm_eval.stages.load import (
+    LoadedModel,
+    how_asked,
+    selection_questions,
+    validation_questions,
+)
 
 # Relative to the largest score: what another batch size, thread or machine may change.
 SCORE_TOLERANCE = 1e-3
@@ -72,6 +78,15 @@ class Check:
     name: str
     passed: bool
     detail: str
+
+
+def check_files(run: RunDirectory) -> Check:
+    """Whether every file is the one that was written, byte by byte."""
+    files = run.finished_files()
+    problems = changed_files(run.path, files)
+    detail = "; ".join(problems[:3]) or f"{len(files)} files have the digests in {SUMS_FILE}"
+    others = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+    return Check("files are as they were written", not problems, detail + others)
 
 
 # From the artifacts alone ------------------------------------------------------------------------
@@ -219,7 +234,7 @@ def _check_scores(
 def check_conditions(
     model: LoadedModel,
     settings: RunSettings,
-    questions: QuestionSet,
+    task: ConfigurableTask,
     neurons: NeuronSet,
     record: ValidationRecord,
     run: RunDirectory,
@@ -231,7 +246,7 @@ def check_conditions(
     Args:
         model: the run's.
         settings: of the run.
-        questions: of the whole validation split.
+        task: of the run.
         neurons: what was validated.
         record: how it was validated.
         run: whose `conditions.jsonl` is compared.
@@ -241,6 +256,8 @@ def check_conditions(
     lines: dict[str, dict[int, DocLine]] = {}
     for line in load_lines(DocLine, run.conditions, VALIDATE_REMEDY):
         lines.setdefault(line.question_id, {})[line.doc_id] = line
+    whole_split = settings.model_copy(update={"limit": None})
+    questions = validation_questions(model.lm, whole_split, task, only=lines)
     chosen, missing = sampled(questions, lines, sample, seed)
     if missing:
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
@@ -307,8 +324,7 @@ def _within(name: str, chosen: Sequence[Question], gaps: Sequence[float], engine
 def verify(
     model: LoadedModel,
     settings: RunSettings,
-    selection: QuestionSet,
-    validation: QuestionSet,
+    task: ConfigurableTask,
     run: RunDirectory,
     sample: int,
 ) -> list[Check]:
@@ -317,8 +333,7 @@ def verify(
     Args:
         model: the run's.
         settings: of the run, resolved.
-        selection: questions of the selection split.
-        validation: questions of the whole validation split.
+        task: of the run.
         run: what is checked.
         sample: how many questions of each split are recomputed.
 
@@ -326,13 +341,14 @@ def verify(
         ArtifactError: an artifact cannot be read.
     """
     neurons = load_neurons(run, settings)
+    selection = selection_questions(model.lm, settings, task)
     found = [*check_artifacts(run), *check_origin(model, selection, neurons)]
     with computing_in(model.lm.model, settings.attribution_dtype):
         found += check_questions(model, settings, selection, neurons, run, sample)
     if run.conditions.is_file():
         record = load_validation(run)
         validated = record.validated(neurons, run.validation)
-        found += check_conditions(model, settings, validation, validated, record, run, sample)
+        found += check_conditions(model, settings, task, validated, record, run, sample)
     return found
 
 

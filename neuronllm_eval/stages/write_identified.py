@@ -16,10 +16,14 @@ from neuronllm_eval.attribution.methods import Method, to_scores
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.ia3_adapter import write_standard_adapters
-from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
-from neuronllm_eval.models.precision import dtype_name
+from neuronllm_eval.models.fingerprints import (
+    digest,
+    dtype_name,
+    task_hash,
+    tokenizer_hash,
+    versions,
+)
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import resolve_count, select_neurons
@@ -68,7 +72,7 @@ def write_questions(
     gaps = [record["completeness_gap"][method] for record in records]
     notes = [record["notes"][method] for record in records if method in record["notes"]]
     lines = ({**record, "completeness_gap": gap} for record, gap in zip(records, gaps, strict=True))
-    write_lines(
+    run.write(
         run.questions,
         ({name: value for name, value in line.items() if name != "notes"} for line in lines),
     )
@@ -97,8 +101,7 @@ def write_scores(
         )
     provenance = _provenance(model, which.settings(settings), questions, stage, sums)
     scores = to_scores(method, sums, notes, provenance)
-    write_whole(run.scores, scores.to_bytes())
-    run.keep(run.scores, scores)
+    run.write(run.scores, scores.to_bytes(), scores)
     return scores
 
 
@@ -127,8 +130,7 @@ def write_neurons(
     # Before neurons.json, whose presence says that nothing is missing.
     write_standard_adapters(which.run, neurons, model.lm.model, model.layers, settings.model_args)
     _write_tokens(model, neurons, which.run, context)
-    write_whole(which.run.neurons, neurons.to_json())
-    which.run.keep(which.run.neurons, neurons)
+    which.run.write(which.run.neurons, neurons.to_json(), neurons)
 
 
 def _write_tokens(
@@ -148,8 +150,7 @@ def _write_tokens(
         logger.warning("there is no %s: %s: %s", run.tokens.name, type(error).__name__, error)
         return
     if tokens:
-        write_whole(run.tokens, tokens_json(tokens))
-        run.keep(run.tokens, {each.key: each.listed() for each in tokens})
+        run.write(run.tokens, tokens_json(tokens), {each.key: each.listed() for each in tokens})
     for note in unembedding.notes:
         logger.info("there is no %s: %s", run.tokens.name, note)
 

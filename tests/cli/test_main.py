@@ -91,6 +91,7 @@ def test_the_artifacts_of_a_run(run):
     assert sorted(path.name for path in run.path.iterdir()) == [
         ".lock",
         "README.md",
+        "SHA256SUMS",
         "adapters",
         "commands.jsonl",
         "conditions.jsonl",

@@ -107,7 +107,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_later_ones(caplog):
     with caplog.at_level(logging.WARNING):
         found = list(in_batches(questions(2, 2, 2, 2, 2, 2), 8, memory))
     assert found == [(index, [2 * index, 2 * index + 1]) for index in range(6)]
-    assert memory.tried == [8, 4, 2, 2, 4, 2, 2, 2, 2]
+    assert memory.tried == [8, 4, 2, 2, 2, 2, 2, 2]
     assert "out of memory; continuing with about 2 prompts at a time" in caplog.text
 
 
@@ -205,7 +205,7 @@ def test_copies_are_those_of_the_engine_s_largest_pass(model, passes):
         )
         for layer, module in enumerate(layers.modules)
     ]
-    engine._prefill(prompts)
+    engine.prefiller.prefill([prompt.context for prompt in prompts])
     for found in seen.values():
         found.clear()
     with contextlib.ExitStack() as stack:

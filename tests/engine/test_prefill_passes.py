@@ -8,10 +8,9 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
-from neuronllm_eval.engine.attention_masks import MaskStyle
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import option_cross_entropy
-from neuronllm_eval.engine.shared_prefix import Prefiller, PrefillPasses
+from neuronllm_eval.engine.shared_prefix import MaskStyle, Prefiller, PrefillPasses
 from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.tiny_models import (

@@ -19,8 +19,7 @@ from neuronllm_eval.explain.explanation import (
 )
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import Promotion, TokenEffect, read_tokens
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
-from neuronllm_eval.neurons.overlap import COMPARED, Overlap
+from neuronllm_eval.neurons.neuron_set import COMPARED, Neuron, NeuronSet, Overlap
 from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions

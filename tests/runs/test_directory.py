@@ -97,7 +97,7 @@ def test_a_file_is_read_once_until_the_stage_starts_over(tmp_path):
     for _ in range(2):
         assert run.once(run.conditions, lambda: read.append(1) or "read") == "read"
     assert len(read) == 1
-    run.keep(run.conditions, "written")
+    run.write(run.conditions, "text", "written")
     assert run.once(run.conditions, lambda: "read") == "written"
     run.clear_validation()
     assert run.once(run.conditions, lambda: "read again") == "read again"

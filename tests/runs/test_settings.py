@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from neuronllm_eval.attribution import integrated_gradients, methods
 from neuronllm_eval.engine import build
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.models import precision
+from neuronllm_eval.models import hooks
 from neuronllm_eval.runs.settings import (
     ATTRIBUTION_DTYPES,
     ENGINES,
@@ -218,4 +218,4 @@ def test_choices_are_those_that_are_implemented():
     assert tuple(methods.METHODS) == METHODS
     assert ("auto", *integrated_gradients.QUADRATURES) == QUADRATURES
     assert ENGINES == build.ENGINES
-    assert ATTRIBUTION_DTYPES == precision.ATTRIBUTION_DTYPES
+    assert ATTRIBUTION_DTYPES == hooks.ATTRIBUTION_DTYPES

@@ -144,7 +144,7 @@ def test_a_fault_while_the_weights_are_of_another_type(tasks, tmp_path):
     command = run_eval(tasks, "--attribution_dtype", "bfloat16", "--engine", "fan_out")
     counts = points(command, tmp_path / "undisturbed")
     expected = command.content(tmp_path / "undisturbed")
-    places = ("precision._cast", "grad", "Part.save", "write_neurons", "to_bytes")
+    places = ("hooks._cast", "grad", "Part.save", "write_neurons", "to_bytes")
     faults = [
         Fault(kind, point, counts[point])
         for point in sorted(counts)
