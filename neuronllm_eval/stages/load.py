@@ -35,6 +35,7 @@ from neuronllm_eval.harness.tasks import (
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.models.fingerprints import dtype_name, model_hash, task_hash
+from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading, require_model_args
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, without_secrets
 from neuronllm_eval.runs.settings import DocCounts, QuestionSettings, RunSettings
@@ -120,7 +121,9 @@ def _loaded(lm: HFLM) -> LoadedModel:
             expected="a decoder-only model",
             remedy="choose another model",
         )
-    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model), dtype_name(lm.model))
+    layers = find_ffn_layers(lm.model)
+    require_plain_forward(lm.model, layers)
+    return LoadedModel(lm, layers, model_hash(lm.model), dtype_name(lm.model))
 
 
 def _require_device(device: str) -> None:
