@@ -48,12 +48,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _computed_once() -> None:
+def _computed_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Only where tests have imported the harness."""
     if "lm_eval" in sys.modules:
         from tests.fixtures import computed_once
 
-        computed_once.install()
+        folder = tmp_path_factory.getbasetemp()
+        is_worker = "PYTEST_XDIST_WORKER" in os.environ  # then there is a folder of all workers
+        computed_once.install(folder.parent if is_worker else folder)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.digests import require_unchanged
 
 # A neurons.json of three million neurons; other files are far smaller.
 MOST_JSON_BYTES = 256 << 20
@@ -37,8 +38,7 @@ def read_text(path: Path, most_bytes: int, remedy: str) -> str:
     Raises:
         ArtifactError: it is missing, larger, not text in UTF-8, or cannot be read.
     """
-    require_file(path)
-    require_size(path, most_bytes, remedy)
+    require_readable(path, most_bytes, remedy)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -69,6 +69,16 @@ def repeated(names: Iterable[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+def require_readable(path: Path, most_bytes: int, remedy: str) -> None:
+    """Raise ArtifactError for what is no file, is too large, or was changed since it was written.
+
+    The size comes first: a file is not read to the end before it is known to end.
+    """
+    require_file(path)
+    require_size(path, most_bytes, remedy)
+    require_unchanged(path, remedy)
 
 
 def require_file(path: Path) -> None:
