@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import signal
@@ -172,10 +173,11 @@ def test_a_fault_in_the_masked_model(reference, tasks, tmp_path, positions):
 def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
     """What is left behind is found: a hook, a frozen weight, a temporary file."""
 
-    def careless(path: Path, content: str | bytes) -> None:
+    def careless(path: Path, content: str | bytes) -> str:
         raw = content.encode() if isinstance(content, str) else content
         path.with_name(f".{path.name}.1").write_bytes(raw)
         path.write_bytes(raw)
+        return hashlib.sha256(raw).hexdigest()
 
     command, expected, _ = undisturbed(reference, tasks)
     with monkeypatch.context() as patch:
@@ -184,7 +186,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
         found = "\n".join(strike(fault, command, tmp_path / "hooks", expected))
     assert "the model's hooks are" in found
     with monkeypatch.context() as patch:
-        patch.setattr("neuronllm_eval.stages.write_identified.write_whole", careless)
+        patch.setattr("neuronllm_eval.runs.directory.write_whole", careless)
         fault = Fault("full disk", "neurons.selection.select_neurons", 1)
         found = "\n".join(strike(fault, command, tmp_path / "files", expected))
     assert ".scores.safetensors.1 is left" in found
