@@ -257,7 +257,11 @@ def _json(comparison: Comparison, settings: CompareSettings) -> str:
             {**line, "seeds": [run.seed for run in row.runs], "run": [r.path for r in row.runs]}
             for line, row in zip(_records(pooled.frame), comparison.pooled, strict=True)
         ]
-        values["differences"] = list(map(_difference, comparison.differences))
+        names = {run.facts.model_hash: run.facts.model for run in comparison.runs}
+        values["differences"] = [
+            _difference(difference, names[difference.key.model_hash])
+            for difference in comparison.differences
+        ]
         values["seconds"] = dict(comparison.seconds)
     return dump_json(
         {
@@ -283,13 +287,13 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _difference(difference: Difference) -> dict[str, Any]:
+def _difference(difference: Difference, model: str) -> dict[str, Any]:
     def named(key: RepeatKey) -> dict[str, Any]:
         return {"method": key.method, "method_settings": json.loads(key.settings)}
 
     key = difference.key
     return {
-        "model": key.model,
+        "model": model,
         "model_hash": key.model_hash,
         "task": key.task,
         "top_k": key.top_k,

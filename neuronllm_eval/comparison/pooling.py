@@ -173,8 +173,7 @@ class RepeatKey(NamedTuple):
     """What repeats have in common.
 
     Attributes:
-        model: name.
-        model_hash: digest of its weights.
+        model_hash: digest of the weights, which may have several names.
         task: of the harness.
         terms: `Terms.of_repeats`.
         top_k: good and bad neurons requested.
@@ -182,7 +181,6 @@ class RepeatKey(NamedTuple):
         settings: of the method, JSON.
     """
 
-    model: str
     model_hash: str
     task: str
     terms: Terms
@@ -193,8 +191,7 @@ class RepeatKey(NamedTuple):
     @classmethod
     def of(cls, run: RunFacts, terms: Terms, top_k: int) -> RepeatKey:
         """The key of a run at one K."""
-        names = (run.model, run.model_hash, run.task)
-        return cls(*names, terms, top_k, run.method, run.settings)
+        return cls(run.model_hash, run.task, terms, top_k, run.method, run.settings)
 
 
 def key_of(row: Row) -> RepeatKey:
@@ -240,8 +237,12 @@ def repeats(runs: Sequence[ComparedRun]) -> dict[RepeatKey, list[Repeat]]:
             groups.setdefault(key, []).append(Repeat(run, docs, edited, neurons))
     for group in groups.values():
         _require_other_seeds(group)
-    order = sorted(groups, key=lambda key: (*key[:3], key.terms.split, key.top_k))
-    return {key: groups[key] for key in order}
+
+    def order(key: RepeatKey) -> tuple[str | int, ...]:
+        model = groups[key][0].run.facts.model
+        return model, key.model_hash, key.task, key.terms.split, key.top_k
+
+    return {key: groups[key] for key in sorted(groups, key=order)}
 
 
 def _require_other_seeds(group: Sequence[Repeat]) -> None:
@@ -391,7 +392,7 @@ def reference(keys: Sequence[RepeatKey], against: str | None) -> Reference | Non
         return fitting[0]
     if against is None:
         return None
-    labels = method_labels([(*key[:3], key.method, key.settings) for key in variants.values()])
+    labels = method_labels([(*key[:2], key.method, key.settings) for key in variants.values()])
     named = dict(zip(variants, labels, strict=True))
     expected = dict.fromkeys(named[variant] for variant in of_name or variants)
     raise UsageError(

@@ -29,6 +29,7 @@ from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.engine.shared_prefix import common_length, group_by_stem, mask_styles
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, input_device
+from neuronllm_eval.models.forward_check import require_gradients
 from neuronllm_eval.prompts import ALL, SCORED, Prompt
 
 logger = logging.getLogger(__name__)
@@ -113,11 +114,14 @@ def build_engine(
 
     Raises:
         UsageError: unknown name, or `fan_out` insisted on where it is not exact.
+        ModelError: gradients are needed, and the model has none.
     """
     if name not in ENGINES:
         raise UsageError(
             f"unknown engine {name!r}", expected=" or ".join(ENGINES), remedy="check --engine"
         )
+    if n_nodes:
+        require_gradients(model, layers)
     replay = ReplayEngine(model, layers, positions=positions)
     if name == "fan_out" and positions == ALL:
         raise UsageError(

@@ -36,6 +36,7 @@ from neuronllm_eval.models.fingerprints import (
     require_same_shape,
     tokenizer_hash,
 )
+from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading, require_model_args
 from neuronllm_eval.prompts import ALL
 from neuronllm_eval.runtime.distributed import meet, other_ranks_needed, share_docs
@@ -107,6 +108,7 @@ class NeuronMaskedLM(MaskedScoringLM):
         if options.neurons is not None:
             layers = find_ffn_layers(self.model)
             require_same_shape(options.neurons, layers.shape, str(pretrained))
+            require_plain_forward(self.model, layers)
             if has_other_weights(options.neurons, dtype_name(self.model), model_hash(self.model)):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
+from neuronllm_eval.errors import ArtifactError, TaskError
 from neuronllm_eval.formats.atomic import (
     require_no_file,
     require_no_folder,
@@ -190,20 +190,6 @@ class RunDirectory:
     def require_writable(self) -> None:
         """Raise UsageError for a folder that cannot be made or written. Changes nothing."""
         require_writable(self.path)
-
-    def require_free(self, overwrite: bool) -> None:
-        """Raise UsageError for a folder with a run, unless it may be overwritten. Changes nothing.
-
-        Raises:
-            UsageError: it contains a run, or cannot be made.
-        """
-        self.require_writable()
-        if self.settings.exists() and not overwrite:
-            raise UsageError(
-                f"{self.path} already holds a run",
-                expected="a new or empty directory",
-                remedy="pass another --output_path, or --overwrite",
-            )
 
     def require_places(self) -> None:
         """Raise ArtifactError for a folder named as a file of a run, or the reverse.

@@ -368,7 +368,7 @@ class RunSettings(SelectionSettings):
         """The same without access tokens, which no file of a run holds."""
         return self.model_copy(update={"model_args": without_secrets(self.model_args)})
 
-    def to_yaml(self, versions: dict[str, str], docs: dict[str, Any]) -> str:
+    def to_yaml(self, versions: dict[str, str], docs: DocCounts) -> str:
         """The content of `run.yaml`.
 
         Args:

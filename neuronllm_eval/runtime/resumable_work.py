@@ -269,6 +269,7 @@ class Launch:
         keep: whether a finished stage of the same settings is kept rather than recomputed.
         locks: of the run directories, which the first rank holds.
         command: the command line, for `commands.jsonl`.
+        announce: receives beforehand what a long stage will take; None to measure nothing.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
@@ -277,6 +278,7 @@ class Launch:
     keep: bool = False
     locks: RunLocks = field(default_factory=RunLocks)
     command: tuple[str, ...] = ()
+    announce: Callable[[str], object] | None = None
 
     def resumes(self, plan: Work, folder: Path) -> bool:
         """Whether the checkpoint in a folder is of this work, and is to be completed.

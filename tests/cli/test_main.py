@@ -514,7 +514,7 @@ def test_run_eval_without_arguments_is_the_demo(monkeypatch):
     seen = []
     monkeypatch.setattr(commands, "identify_runs", lambda *given: seen.append(given) or [])
     assert cli.run_eval_main([]) == 0
-    ((asked, how, _),) = seen
+    ((asked, how, *_),) = seen
     assert isinstance(asked, EvaluateSettings)
     assert how.overwrite
     settings = requested_settings(asked)

@@ -184,7 +184,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
         found = "\n".join(strike(fault, command, tmp_path / "hooks", expected))
     assert "the model's hooks are" in found
     with monkeypatch.context() as patch:
-        patch.setattr("neuronllm_eval.stages.write_identified.write_whole", careless)
+        patch.setattr("neuronllm_eval.stages.identify.write_whole", careless)
         fault = Fault("full disk", "neurons.selection.select_neurons", 1)
         found = "\n".join(strike(fault, command, tmp_path / "files", expected))
     assert ".scores.safetensors.1 is left" in found
