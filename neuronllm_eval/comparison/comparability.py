@@ -119,7 +119,7 @@ def differences(terms: Terms, other: Terms) -> tuple[str, ...]:
                 _text(name, values[name]),
                 _text(name, others[name]),
                 s="" if str(values[name]) == "1" else "s",
-                operation=OPERATIONS[name].verb,
+                operation=OPERATIONS[name].verb if name in OPERATIONS else "",
             )
             for name in names
             if values[name] != others[name]

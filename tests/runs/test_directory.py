@@ -121,27 +121,15 @@ def a_run(path: Path) -> RunDirectory:
     return run
 
 
-def test_a_run_is_not_overwritten(tmp_path):
-    run = a_run(tmp_path / "run")
-    with pytest.raises(
-        UsageError, match=r"(?s)run already holds a run\.\n.*another --output_path, or --overwrite"
-    ):
-        run.require_free(overwrite=False)
-    run.require_free(overwrite=True)
-    assert run.neurons.read_text() == run.result("unmasked").read_text() == "old"
-
-
 def test_overwriting_removes_the_old_artifacts_and_no_other_file(tmp_path):
     run = a_run(tmp_path / "run")
     run.start()
     assert files_in(run.path) == ["notes.txt", "results"]
     assert files_in(run.path / "results") == []
-    run.require_free(overwrite=False)  # holds no run any more
 
 
 def test_a_folder_without_a_run_may_be_used(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    RunDirectory(tmp_path).require_free(overwrite=False)
     RunDirectory(tmp_path).start()
     assert files_in(tmp_path) == ["notes.txt"]
 
