@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from neuronllm_eval.engine.scaled_copies import (
     copies_per_layer,
     decoder_layers_of,
 )
-from neuronllm_eval.engine.shared_prefix import MaskStyle, Prefiller, Prefix, attention_masks
+from neuronllm_eval.engine.shared_prefix import MaskStyle, Prefiller, Prefix
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers
 from neuronllm_eval.models.hooks import edit_neurons, frozen_parameters
@@ -118,7 +118,9 @@ class FanOutEngine(Engine):
                 return (rows * chunk[:, layer].to(rows)).reshape(neurons.shape)
 
             with edit_neurons(self.layers.modules, edit):
-                logits = self.model(**self._copies(prefix, len(chunk))).logits
+                logits = self.model(
+                    **self.prefiller.inputs(prefix, prefix.copies(len(chunk)))
+                ).logits
             scores.append([score_options(logits[row], ids) for row, ids in enumerate(options)])
         results = []
         for of_prompt in zip(*scores, strict=True):
@@ -187,7 +189,8 @@ class FanOutEngine(Engine):
         head = OptionHead(self.head if restricts else None, options, copies.n_rows)
         with torch.enable_grad(), copies.joining():
             with head.restricted():
-                logits = self.model(**self._copies(prefix, copies.n_rows)).logits.float()
+                rows = self.prefiller.inputs(prefix, prefix.copies(copies.n_rows))
+                logits = self.model(**rows).logits.float()
             scores, unedited = head.read(logits)
             home = logits.device
             of_layers = [copies.of_layer[layer] for layer in layers]
@@ -210,20 +213,6 @@ class FanOutEngine(Engine):
                     ).to(home)
         activations = torch.stack([one.neurons.float().to(home) for one in of_layers], dim=1)
         return _LayerIntegrals(attribution, node_targets, activations, unedited)
-
-    def _copies(self, prefix: Prefix, n_rows: int) -> dict[str, Any]:
-        """What the model is fed for `n_rows` copies of each last token."""
-        positions = prefix.lengths[:, None].expand(-1, n_rows)
-        itself = torch.eye(n_rows, dtype=torch.bool, device=positions.device)
-        return {
-            "input_ids": prefix.last_tokens[:, None].expand(-1, n_rows),
-            "position_ids": positions,
-            "attention_mask": attention_masks(
-                self.model, self.mask_style, prefix.positions, positions, itself
-            ),
-            "past_key_values": prefix.cache(),
-            "use_cache": True,
-        }
 
 
 class _LayerIntegrals(NamedTuple):

@@ -168,6 +168,26 @@ class Prefix(NamedTuple):
         """
         return DynamicCache(self.keys_values or None)
 
+    def copies(self, n_rows: int) -> Rows:
+        """The last token of each prompt, `n_rows` times; each copy sees itself alone."""
+        positions = self.lengths[:, None].expand(-1, n_rows)
+        itself = torch.eye(n_rows, dtype=torch.bool, device=positions.device)
+        return Rows(self.last_tokens[:, None].expand(-1, n_rows), positions, itself)
+
+
+class Rows(NamedTuple):
+    """Tokens that are read together behind the prefixes of a batch.
+
+    Attributes:
+        tokens: [batch, rows] ids.
+        positions: [batch, rows] their positions in the prompt; several may be at one.
+        sees: [rows, rows] or [batch, rows, rows] bool, which of these rows each of them sees.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    sees: Tensor
+
 
 # Passes that compute keys and values, and no more -----------------------------------------------
 
@@ -272,7 +292,8 @@ def group_by_stem(contexts: Sequence[Sequence[int]], n_shared: int) -> list[Stem
     for row, context in enumerate(contexts):
         if groups:
             last = groups[-1]
-            length = min(last.length, common_length([contexts[last.rows[0]], context]))
+            shared = n_common(contexts[last.rows[0]], context)
+            length = min(last.length, shared, len(context) - 1)
             least = _KEPT_STEM * (last.length - n_shared) if len(last.rows) > 1 else 0
             if length - n_shared >= max(_SHORTEST_STEM, least):
                 groups[-1] = StemGroup((*last.rows, row), length)
@@ -340,6 +361,18 @@ class Prefiller:
             columns = self._extend(columns, rests, starts)
             columns = columns.without_gaps(max(map(len, contexts)) - 1)
         return Prefix(*columns, lengths, last_tokens)
+
+    def inputs(self, prefix: Prefix, rows: Rows) -> dict[str, Any]:
+        """The model's arguments that read rows behind a prefix."""
+        return {
+            "input_ids": rows.tokens,
+            "position_ids": rows.positions,
+            "attention_mask": attention_masks(
+                self.model, self.mask_style, prefix.positions, rows.positions, rows.sees
+            ),
+            "past_key_values": prefix.cache(),
+            "use_cache": True,
+        }
 
     def _groups(self, contexts: Sequence[Sequence[int]], n_shared: int) -> list[StemGroup]:
         """Prompts with a stem in common together; each alone if nothing is to be shared."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from neuronllm_eval.engine.shared_prefix import (
     MaskStyle,
     Prefiller,
     Prefix,
-    attention_masks,
+    Rows,
     group_by_stem,
     mask_styles,
     n_common,
@@ -131,7 +131,6 @@ class ForkScorer:
         softmax_dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
-        self.mask_style = mask_style
         self.mask = mask
         self.softmax_dtype = softmax_dtype
         contexts = [fork.context for fork in forks]
@@ -153,20 +152,8 @@ class ForkScorer:
 
     def _logits(self, forks: Sequence[Fork], prefix: Prefix) -> Tensor:
         """[batch, queries, vocabulary]."""
-        device = prefix.lengths.device
-        tokens, positions, sees = _layout(forks)
-        positions = positions.to(device)
-        masks: Any = attention_masks(
-            self.model, self.mask_style, prefix.positions, positions, sees.to(device)
-        )
-        output = self.model(
-            input_ids=right_pad(tokens, device),
-            position_ids=positions,
-            attention_mask=masks,
-            past_key_values=prefix.cache(),
-            use_cache=True,
-        )
-        return output.logits
+        rows = _layout(forks, prefix.lengths.device)
+        return self.model(**self.prefiller.inputs(prefix, rows)).logits
 
     def _read(self, forks: Sequence[Fork], logits: Tensor) -> Answers:
         """Read the continuations off the logits: all of a batch in one gather."""
@@ -204,13 +191,8 @@ def _decisive(forks: Sequence[Fork]) -> Tensor:
     return columns
 
 
-def _layout(forks: Sequence[Fork]) -> tuple[list[list[int]], Tensor, Tensor]:
-    """Tokens of each fork's queries, their positions in the prompt, and which see which.
-
-    Returns:
-        per fork its tokens; [batch, queries] positions; [batch, queries, queries] bool. Padding
-        sees itself, and has the position of a token of its fork.
-    """
+def _layout(forks: Sequence[Fork], device: torch.device) -> Rows:
+    """Each fork's queries; padding sees itself, and has the position of a token of its fork."""
     longest = max(fork.n_queries for fork in forks)
     tokens: list[list[int]] = []
     positions = torch.empty(len(forks), longest, dtype=torch.long)
@@ -230,7 +212,7 @@ def _layout(forks: Sequence[Fork]) -> tuple[list[list[int]], Tensor, Tensor]:
             sees[row, start:stop, start:stop] = torch.ones(n_fed, n_fed, dtype=torch.bool).tril()
             queries += rest[:-1]
         tokens.append(queries)
-    return tokens, positions, sees
+    return Rows(right_pad(tokens, device), positions.to(device), sees.to(device))
 
 
 def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
