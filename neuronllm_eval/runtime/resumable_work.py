@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 WORK_FILE = "work.json"
 # Files that a process was writing under another name than theirs: `.<file>.<process>...`.
-_TEMPORARY = re.compile(r"\..+\.(json|jsonl|safetensors|yaml|md)\.\d+(_.+)?")
+_TEMPORARY = re.compile(r"\.(SHA256SUMS|.+\.(json|jsonl|safetensors|yaml|md|html))\.\d+(_.+)?")
 
 
 # The work ---------------------------------------------------------------------------------------

@@ -196,6 +196,6 @@ def test_a_place_that_cannot_hold_a_run_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path / "file", tmp_path / "file" / "deeper" / "run"):
         with pytest.raises(UsageError, match=r"file is not a directory that can be written"):
-            RunDirectory(path).require_free(overwrite=False)
-    RunDirectory(tmp_path / "new" / "run").require_free(overwrite=False)
+            RunDirectory(path).require_writable()
+    RunDirectory(tmp_path / "new" / "run").require_writable()
     assert not (tmp_path / "new").exists()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ import pytest
 
 from benchmarks.launched import Launched
 from neuronllm_eval.cli import main as cli
+from neuronllm_eval.formats.atomic import digest_of
 from tests.fixtures import processes
 from tests.fixtures.cli import without_the_harness_tasks
 from tests.fixtures.faults import (
@@ -177,7 +177,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
         raw = content.encode() if isinstance(content, str) else content
         path.with_name(f".{path.name}.1").write_bytes(raw)
         path.write_bytes(raw)
-        return hashlib.sha256(raw).hexdigest()
+        return digest_of(path)
 
     command, expected, _ = undisturbed(reference, tasks)
     with monkeypatch.context() as patch:
