@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
@@ -29,15 +28,12 @@ from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.interventions.score_conditions import score_conditions
-from neuronllm_eval.models.fingerprints import require_same_shape
-from neuronllm_eval.models.hooks import computing_in
-from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import SelectionSettings
 from neuronllm_eval.runtime.resumable_work import Launch
-from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate
+from neuronllm_eval.stages.cost_estimate import Stage
 from neuronllm_eval.stages.load import StageInput
 
 logger = logging.getLogger(__name__)
@@ -133,15 +129,6 @@ def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chos
     return scores + neurons + lines + adapters + _SMALL_FILES
 
 
-def estimate_identification(
-    inputs: StageInput, run: RunDirectory, methods: Sequence[Method], launch: Launch
-) -> Estimate:
-    """What identifying a task will take; see `prepare_identification`."""
-    with computing_in(inputs.model.lm.model, inputs.settings.attribution_dtype):
-        _, stage = prepare_identification(inputs, run, methods, launch)
-        return estimate(stage)
-
-
 # Validate ---------------------------------------------------------------------------------------
 
 
@@ -194,38 +181,6 @@ def prepare_validation(
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
         directory=run.path,
     )
-
-
-def estimate_validation(
-    inputs: StageInput,
-    plan: ConditionPlan,
-    run: RunDirectory,
-    launch: Launch,
-    neurons: NeuronSet | None = None,
-) -> Estimate:
-    """What validating neurons will take; see `prepare_validation`.
-
-    Args:
-        inputs: with the questions of the validation split.
-        plan: the conditions, with the points of their sweep if neurons are given.
-        run: the directory.
-        launch: the processes.
-        neurons: what is validated; None if it is yet to be found.
-
-    Raises:
-        ModelError: the neurons are another model's.
-    """
-    layers = inputs.model.layers
-    if neurons is None:
-        total = layers.n_layers * layers.width
-        counts = plan.sweep.top_k or (inputs.settings.top_k,)
-        plan = plan.at(sorted({resolve_count(count, total, "top_k") for count in counts}))
-        # Which neurons are scaled, and how, makes no difference here.
-        factors = np.ones((len(plan.names), *layers.shape), dtype=np.int8)
-    else:
-        require_same_shape(neurons, layers.shape, inputs.model_name)
-        factors = plan.factors(neurons)
-    return estimate(prepare_validation(inputs, factors, plan, run, launch))
 
 
 def _batch_size(inputs: StageInput, passes: Pass, checkpoint: Path, launch: Launch) -> int:

@@ -86,7 +86,7 @@ def refuse_before_work(
 
 def _is_left(run: RunDirectory, validating: bool) -> bool:
     """Whether something is left to do in a run directory that is this package's."""
-    if not run.neurons.is_file() or is_unfinished(run.identifying):
+    if not run.neurons.is_file() or is_unfinished(run.identifying) or not run.is_listed():
         return True
     return validation_is_left(run) if validating else not run.report.is_file()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -267,12 +269,29 @@ def asking_for_code(run: RunDirectory) -> None:
     settings(model_args={"pretrained": str(model_dir()), "trust_remote_code": True})(run)
 
 
+def with_provenance(**changes: str) -> Damage:
+    """Neurons and scores of another origin."""
+
+    def change(header: dict) -> None:
+        metadata = header["__metadata__"]
+        (name,) = metadata
+        values = json.loads(metadata[name])
+        values["provenance"].update(changes)
+        metadata[name] = json.dumps(values)
+
+    def damage(run: RunDirectory) -> None:
+        as_json("neurons.json", lambda v: v["provenance"].update(changes))(run)
+        header(change)(run)
+
+    return damage
+
+
 def with_task_and_neurons(name: str) -> Damage:
-    """Both files say so."""
+    """All files say so."""
 
     def damage(run: RunDirectory) -> None:
         settings(task=name)(run)
-        as_json("neurons.json", lambda v: v["provenance"].update(task=name))(run)
+        with_provenance(task=name)(run)
 
     return damage
 
@@ -297,7 +316,7 @@ QUICK = ("--n_random", 0, "--conditions", "enhance")
         (with_task_and_neurons("demo"), 1, ("'demo' is not one task but 4",)),
         (with_task_and_neurons("demo_topic,demo_topic"), 1, ("is not one task but 1",)),
         (with_task_and_neurons("../../etc/passwd"), 1, ("settings.task is the path",)),
-        (as_json("neurons.json", lambda v: v["provenance"].update(model_hash="0" * 16)), 1,
+        (with_provenance(model_hash="0" * 16), 1,
          ("found in other weights", "0000000000000000", "identify again")),
         (folder("validation.json"), 1, ("validation.json is a folder", "move the folder")),
         (folder("conditions.jsonl"), 1, ("conditions.jsonl is a folder",)),

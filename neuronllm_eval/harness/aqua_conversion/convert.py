@@ -162,7 +162,7 @@ def write_yaml(
     path = entry.yaml_path if entry is not None and entry.kind is not Kind.GROUP else None
     tasks = load_tasks([name], _folders(path, include_path))
     leaves = list(tasks)
-    _require_new(leaves, folder)
+    _require_new(list(dict.fromkeys([*leaves, name])), folder)
     _converted(tasks, include_path, None, overrides)  # refused before anything is written
     texts = {leaf: _task_yaml(leaf, manager, include_path, overrides or {}) for leaf in leaves}
     if leaves != [name]:
