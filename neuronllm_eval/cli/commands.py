@@ -56,6 +56,7 @@ class ReportSettings(Settings):
     """Settings of `report`."""
 
     run_dir: FilePath = changed(StoredRunSettings.model_fields["run_dir"])
+    yes: bool = setting(False, "rewrite the reports of several runs, where there are several")
 
 
 class VerifySettings(StoredRunSettings, ComputeSettings):

@@ -22,7 +22,7 @@ from neuronllm_eval.cli.commands import (
     main_parser,
 )
 from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
-from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.explain.explanation import Explanation, NeuronExplanation, SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import read_tokens, tokens_json
@@ -103,9 +103,17 @@ def report(settings: ReportSettings, show: Show) -> int:
 
     Raises:
         ArtifactError: there is no run; after all else, some are damaged or cannot be written.
+        UsageError: there are several, and the user may not know.
     """
     is_first = not own_rank()
     runs = runs_below([settings.run_dir])
+    if len(runs) > 1 and not settings.yes:
+        listed = ", ".join(str(run.path) for run in runs)
+        raise UsageError(
+            f"{settings.run_dir} contains {len(runs)} runs: {listed}",
+            expected="one run, or your consent, since their reports are rewritten",
+            remedy="name one of them, or pass --yes",
+        )
     damaged: dict[Path, ArtifactError] = {}
     unwritten: dict[Path, str] = {}
     for run in runs:

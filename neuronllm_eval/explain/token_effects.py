@@ -153,8 +153,10 @@ def direction(down: nn.Module, index: int) -> Tensor:
     """
     if all_plain([down]):
         return output_weights(down)[:, index].float().cpu()
-    like = next(weight for weight in down.parameters() if weight.is_floating_point())
-    inputs = torch.zeros(2, 1, input_width(down), device=like.device, dtype=like.dtype)
+    weights = list(down.parameters())
+    # Of 8-bit layers without a bias no weight is of a floating-point type.
+    dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+    inputs = torch.zeros(2, 1, input_width(down), device=weights[0].device, dtype=dtype)
     inputs[1, 0, index] = 1
     without, written = down(inputs)[:, 0].float().cpu()
     return written - without

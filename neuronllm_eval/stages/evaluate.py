@@ -20,8 +20,8 @@ from neuronllm_eval.formats.settings_model import command_words
 from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import Scales
 from neuronllm_eval.prompts import SCORED
+from neuronllm_eval.reporting.task_report import read_identified
 from neuronllm_eval.reporting.write_reports import report_task
-from neuronllm_eval.runs.artifacts import load_neurons, load_settings
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
@@ -198,13 +198,14 @@ def validate_runs(
     plan = condition_plan(request)
     load = loaded_once(load)
     with launched(request, launch_settings, announce) as launch:
-        # A number of neurons that one of the runs does not have is refused before any validation.
+        # What cannot be read, and a number of neurons that one of the runs does not have, is
+        # refused before any validation.
         work = []
         for run in runs_below([request.run_dir]):
-            settings = load_settings(run)
+            settings, neurons, _ = read_identified(run)
             positions = request.positions or settings.positions
             run_plan = dataclasses.replace(plan, positions=positions)
-            work.append((run, settings, *run_plan.over(load_neurons(run, settings))))
+            work.append((run, settings, *run_plan.over(neurons)))
         runs = [run for run, *_ in work]
         if not launch_settings.dry_run:
             for run in runs:

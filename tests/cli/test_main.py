@@ -531,7 +531,7 @@ def test_a_group_makes_a_run_for_each_task(tmp_path):
     )
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["demo_sentiment", "demo_topic", "report.html"]
-    code, out, _ = call("report", tmp_path)
+    code, out, _ = call("report", tmp_path, "--yes")
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("## ")] == [
         "## demo_sentiment",
