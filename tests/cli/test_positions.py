@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
+    copy_of,
     identify,
     jsonl,
     without_the_harness_tasks,
@@ -47,8 +47,7 @@ def chosen(tmp_path_factory) -> dict[str, Path]:
 
 
 def copy(chosen: dict[str, Path], where: str, path: Path) -> RunDirectory:
-    shutil.copytree(chosen[where], path / where)
-    return RunDirectory(path / where / TASK)
+    return copy_of(RunDirectory(chosen[where] / TASK), path / where / TASK)
 
 
 def validated(run: RunDirectory, *flags: object) -> str:
