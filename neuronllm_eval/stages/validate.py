@@ -65,7 +65,7 @@ def validate_task(
     """
     model, questions, ranks = inputs.model, inputs.questions, launch.ranks
     require_same_shape(neurons, model.layers.shape, inputs.model_name)
-    require_same_weights(neurons, model.dtype, model.hash, inputs.model_name)
+    require_same_weights(neurons, model.weights, inputs.model_name)
     _warn_of_other_task(inputs, neurons)
     factors = plan.factors(neurons)
     how = {
