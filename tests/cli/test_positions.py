@@ -20,6 +20,7 @@ from tests.fixtures.cli import (
     copy_of,
     identify,
     jsonl,
+    list_all,
     without_the_harness_tasks,
 )
 
@@ -81,7 +82,7 @@ def test_a_run_of_one_is_not_gone_on_with_as_the_other(chosen, tmp_path):
 
 
 def test_validation_acts_where_neurons_were_chosen_or_where_it_is_told(chosen, tmp_path, caplog):
-    run = copy(chosen, "all", tmp_path)
+    run = list_all(copy(chosen, "all", tmp_path))
     out = validated(run)
     assert "each of 5 conditions takes a full pass" in caplog.text
     assert json.loads(run.validation.read_text())["positions"] == "all"
