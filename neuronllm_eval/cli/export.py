@@ -85,9 +85,9 @@ def _merged(
     """The run's model, the factors multiplied into its weights."""
     model = load_model(settings)
     require_same_shape(neurons, model.layers.shape, name)
-    require_same_weights(neurons, model.dtype, model.hash, name)
+    require_same_weights(neurons, model.weights, name)
     require_mergeable(model.lm.model, model.layers)
-    merge_factors(model.layers, rounded_factors(factors, model.dtype))
+    merge_factors(model.layers, rounded_factors(factors, model.weights.dtype))
     return model
 
 

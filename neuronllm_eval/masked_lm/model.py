@@ -29,9 +29,8 @@ from neuronllm_eval.masked_lm.scoring import MaskedScoringLM
 from neuronllm_eval.masked_lm.shared_context_scoring import Mask
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.fingerprints import (
+    Weights,
     digest,
-    dtype_name,
-    has_other_weights,
     model_hash,
     require_same_shape,
     tokenizer_hash,
@@ -109,7 +108,7 @@ class NeuronMaskedLM(MaskedScoringLM):
             layers = find_ffn_layers(self.model)
             require_same_shape(options.neurons, layers.shape, str(pretrained))
             require_plain_forward(self.model, layers)
-            if has_other_weights(options.neurons, dtype_name(self.model), model_hash(self.model)):
+            if Weights.of(self.model).differ(options.neurons.provenance):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained
                 )

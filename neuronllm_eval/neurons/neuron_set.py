@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.plain_files import dump_json
@@ -50,13 +51,14 @@ class Neuron:
 class Provenance:
     """Where scores come from: enough to repeat the run and to refuse a foreign model.
 
-    `model_hash` is a digest of the model's weights, `tokenizer_hash` of its tokenizer, `task_hash`
-    of the harness task's configuration. `dtype` is that of the weights as loaded,
-    `attribution_dtype` the one they had while neurons were attributed. `batch_size` is the number
-    of prompts per batch, also where `auto` was requested. `asked` is JSON: how an AQUA task builds
-    its prompts (`aqua.settings.AquaSettings`), {} for other tasks; `method_args` is JSON too: the
-    method's settings. `positions` is where neurons were attributed (`prompts.POSITIONS`). The
-    completeness gaps are None where they were not measured.
+    `model_hash` is a digest of the model's weights, `weights_sample` a few of them in bfloat16
+    (`models.fingerprints.Weights`; empty in runs of earlier versions), `tokenizer_hash` of its
+    tokenizer, `task_hash` of the harness task's configuration. `dtype` is that of the weights as
+    loaded, `attribution_dtype` the one they had while neurons were attributed. `batch_size` is the
+    number of prompts per batch, also where `auto` was requested. `asked` is JSON: how an AQUA task
+    builds its prompts (`aqua.settings.AquaSettings`), {} for other tasks; `method_args` is JSON
+    too: the method's settings. `positions` is where neurons were attributed (`prompts.POSITIONS`).
+    The completeness gaps are None where they were not measured.
     """
 
     tool_version: str
@@ -92,6 +94,7 @@ class Provenance:
     completeness_gap_max: float | None
     completeness_gap_mean: float | None
     completeness_gap_share: float | None
+    weights_sample: Annotated[str, Field(pattern="^([0-9a-f]{4})*$")] = ""
 
 
 @artifact

@@ -234,7 +234,7 @@ def _require_origin(inputs: StageInput, stored: StoredRun) -> None:
     """Refuse another model, tokenizer or task than those that the run was made of."""
     model, neurons = inputs.model, stored.neurons
     require_same_shape(neurons, model.layers.shape, inputs.model_name)
-    require_same_weights(neurons, model.dtype, model.hash, inputs.model_name)
+    require_same_weights(neurons, model.weights, inputs.model_name)
     for name, (here, there) in origins(inputs, neurons).items():
         if here != there:
             raise ArtifactError(

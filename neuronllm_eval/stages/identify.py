@@ -314,9 +314,9 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         torch_version=packages["torch"],
         model=str(settings.model_args.get("pretrained", "")),
         model_revision=str(settings.model_args.get("revision", "main")),
-        model_hash=model.hash,
+        model_hash=model.weights.hash,
         tokenizer_hash=tokenizer_hash(model.lm.tokenizer),
-        dtype=model.dtype,
+        dtype=model.weights.dtype,
         attribution_dtype=dtype_name(model.lm.model),
         device=str(model.lm.device.type),
         task=settings.task,
@@ -341,4 +341,5 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         completeness_gap_max=sums.gap_max if sums.n_gaps else None,
         completeness_gap_mean=sums.gap_mean if sums.n_gaps else None,
         completeness_gap_share=sums.gap_share if sums.n_gaps else None,
+        weights_sample=model.weights.sample,
     )

@@ -34,7 +34,7 @@ from neuronllm_eval.harness.tasks import (
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
-from neuronllm_eval.models.fingerprints import dtype_name, model_hash, task_hash
+from neuronllm_eval.models.fingerprints import Weights, task_hash
 from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading, require_model_args
 from neuronllm_eval.runs.directory import RunDirectory, folder_name, without_secrets
@@ -49,12 +49,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A harness model, its FFN layers, and a digest and the dtype of its weights as loaded."""
+    """A harness model, its FFN layers, and the identity of its weights as loaded."""
 
     lm: HFLM
     layers: FFNLayers
-    hash: str
-    dtype: str
+    weights: Weights
 
 
 Load = Callable[[RunSettings], LoadedModel]
@@ -123,7 +122,7 @@ def _loaded(lm: HFLM) -> LoadedModel:
         )
     layers = find_ffn_layers(lm.model)
     require_plain_forward(lm.model, layers)
-    return LoadedModel(lm, layers, model_hash(lm.model), dtype_name(lm.model))
+    return LoadedModel(lm, layers, Weights.of(lm.model))
 
 
 def _require_device(device: str) -> None:

@@ -118,7 +118,7 @@ def identity(inputs: StageInput, engine: Engine) -> dict[str, Any]:
     model = inputs.model
     return {
         **_comparable(inputs.settings),
-        "model_hash": model.hash,
+        "model_hash": model.weights.hash,
         "dtype": str(model.lm.model.dtype),
         "device": str(model.lm.device.type),
         "engine in use": engine.name,
@@ -153,7 +153,7 @@ def require_same_neurons(runs: Sequence[MethodRun], inputs: StageInput) -> None:
     for run, settings in [(one.run, one.settings(inputs.settings)) for one in runs]:
         _require_equal(run, _comparable(settings), _comparable(load_settings(run)))
         provenance = load_neurons(run, settings).provenance
-        now = {"model_hash": inputs.model.hash, "task_hash": inputs.task_hash}
+        now = {"model_hash": inputs.model.weights.hash, "task_hash": inputs.task_hash}
         _require_equal(run, now, {name: getattr(provenance, name) for name in now})
         logger.warning("%s: neurons already identified with the same settings; skipping", run.path)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from numpy.typing import NDArray
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
@@ -70,7 +71,7 @@ def validate_task(
     if _is_kept(inputs, neurons, plan, run, launch):
         return
     factors = plan.factors(neurons)
-    stage, work_plan, resumes = _planned(inputs, neurons, plan, run, launch)
+    stage, work_plan, resumes = _planned(inputs, neurons, factors, plan, run, launch)
     work = _open(inputs, work_plan, resumes, run, launch)
     announce_if_long(stage, launch)
     with work.units(f"validate {inputs.settings.task}") as units:
@@ -113,7 +114,7 @@ def estimate_validation(
     """
     if neurons is not None:
         _is_kept(inputs, neurons, plan, run, launch)
-        return estimate(_planned(inputs, neurons, plan, run, launch)[0])
+        return estimate(_planned(inputs, neurons, plan.factors(neurons), plan, run, launch)[0])
     layers = inputs.model.layers
     total = layers.n_layers * layers.width
     counts = plan.sweep.top_k or (inputs.settings.top_k,)
@@ -133,9 +134,8 @@ def _is_kept(
         UsageError: a finished validation that is to be kept is a different one.
     """
     require_same_shape(neurons, inputs.model.layers.shape, inputs.model_name)
-    require_same_weights(neurons, inputs.model.dtype, inputs.model.hash, inputs.model_name)
+    require_same_weights(neurons, inputs.model.weights, inputs.model_name)
     _warn_of_other_task(inputs, neurons)
-    plan.factors(neurons)  # refuses points of more neurons than there are
     how, questions = _how(inputs, neurons, plan), inputs.questions
     return launch.keep and launch.ranks.on_first(
         lambda: keeps_validation(run, plan.names, how, questions)
@@ -149,14 +149,19 @@ def _how(inputs: StageInput, neurons: NeuronSet, plan: ConditionPlan) -> dict[st
 
 
 def _planned(
-    inputs: StageInput, neurons: NeuronSet, plan: ConditionPlan, run: RunDirectory, launch: Launch
+    inputs: StageInput,
+    neurons: NeuronSet,
+    factors: NDArray[Any],
+    plan: ConditionPlan,
+    run: RunDirectory,
+    launch: Launch,
 ) -> tuple[Stage, Work, bool]:
     """How it is done, the questions in units, and whether a checkpoint of this is completed.
 
     Raises:
         UsageError: the directory holds an unfinished validation of other settings.
     """
-    stage = prepare_validation(inputs, plan.factors(neurons), plan, run, launch)
+    stage = prepare_validation(inputs, factors, plan, run, launch)
     values = validation_identity(inputs, stage.engine, plan, neurons)
     work = Work.plan(values, inputs.questions.questions, stage.batch_size)
     return stage, work, launch.ranks.on_first(lambda: launch.resumes(work, run.validating))

@@ -332,7 +332,7 @@ def origins(inputs: StageInput, neurons: NeuronSet) -> dict[str, tuple[str, str]
     """Digests of weights, tokenizer and task: as they are now, and as the neurons' run had them."""
     model, provenance = inputs.model, neurons.provenance
     return {
-        "weights": (model.hash, provenance.model_hash),
+        "weights": (model.weights.hash, provenance.model_hash),
         "tokenizer": (tokenizer_hash(model.lm.tokenizer), provenance.tokenizer_hash),
         "task": (inputs.task_hash, provenance.task_hash),
     }

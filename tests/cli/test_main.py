@@ -375,6 +375,9 @@ def test_other_weights_of_the_same_shape_are_refused(copied):
     result = call("validate", copied.path, *QUICK, "--limit", 1)
     assert_one_message(result, 1, "the neurons were found in other weights than those of", "hash")
     assert copied.conditions.read_bytes() == before
+    change_settings(copied, model_args={"pretrained": str(model_dir(seed=1)), "dtype": "bfloat16"})
+    result = call("validate", copied.path, *QUICK, "--limit", 1)
+    assert_one_message(result, 1, "the neurons were found in other weights than those of")
 
 
 # Sweeps -----------------------------------------------------------------------------------------
