@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,29 +270,27 @@ def asking_for_code(run: RunDirectory) -> None:
     settings(model_args={"pretrained": str(model_dir()), "trust_remote_code": True})(run)
 
 
-def with_provenance(**changes: str) -> Damage:
-    """Neurons and scores of another origin."""
+def of_origin(**changes: str) -> Damage:
+    """Neurons and scores say so."""
 
-    def change(header: dict) -> None:
-        metadata = header["__metadata__"]
-        (name,) = metadata
-        values = json.loads(metadata[name])
-        values["provenance"].update(changes)
-        metadata[name] = json.dumps(values)
+    def in_header(values: dict[str, Any]) -> None:
+        stored = json.loads(values["__metadata__"]["neuronllm_eval"])
+        stored["provenance"].update(changes)
+        values["__metadata__"]["neuronllm_eval"] = json.dumps(stored)
 
     def damage(run: RunDirectory) -> None:
         as_json("neurons.json", lambda v: v["provenance"].update(changes))(run)
-        header(change)(run)
+        header(in_header)(run)
 
     return damage
 
 
-def with_task_and_neurons(name: str) -> Damage:
-    """All files say so."""
+def of_task(name: str) -> Damage:
+    """Settings, neurons and scores say so."""
 
     def damage(run: RunDirectory) -> None:
         settings(task=name)(run)
-        with_provenance(task=name)(run)
+        of_origin(task=name)(run)
 
     return damage
 
@@ -313,10 +312,10 @@ QUICK = ("--n_random", 0, "--conditions", "enhance")
         (settings(batch_size=-1), 1, ("batch_size is -1",)),
         (settings(selection_split="gone"), 1, ("no split 'gone'", "selection, validation")),
         (settings(apply_chat_template="no"), 1, ("chat template",)),
-        (with_task_and_neurons("demo"), 1, ("'demo' is not one task but 4",)),
-        (with_task_and_neurons("demo_topic,demo_topic"), 1, ("is not one task but 1",)),
-        (with_task_and_neurons("../../etc/passwd"), 1, ("settings.task is the path",)),
-        (with_provenance(model_hash="0" * 16), 1,
+        (of_task("demo"), 1, ("'demo' is not one task but 4",)),
+        (of_task("demo_topic,demo_topic"), 1, ("is not one task but 1",)),
+        (of_task("../../etc/passwd"), 1, ("settings.task is the path",)),
+        (of_origin(model_hash="0" * 16), 1,
          ("found in other weights", "0000000000000000", "identify again")),
         (folder("validation.json"), 1, ("validation.json is a folder", "move the folder")),
         (folder("conditions.jsonl"), 1, ("conditions.jsonl is a folder",)),
