@@ -41,6 +41,7 @@ from neuronllm_eval.stages.load import (
     load_model,
     load_run_task,
     load_run_tasks,
+    prompt_digests,
     require_trust,
     selection_questions,
     validation_questions,
@@ -124,6 +125,9 @@ def identify_runs(
             name: validation_questions(model.lm, settings, task)
             for name, (settings, task) in tasks.items()
         }
+        for name, (settings, task) in tasks.items():
+            digests = {"validation_prompts": prompt_digests(validation[name])}
+            tasks[name] = settings.model_copy(update=digests), task
         if how.dry_run:
             estimates: list[Estimate] = []
             for name, (settings, _) in tasks.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
@@ -24,7 +25,10 @@ from neuronllm_eval.attribution.integrated_gradients import (
 from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.harness.results import harness_metrics
+from neuronllm_eval.engine.equivalence_check import rounding_tolerance
+from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.errors import ModelError
+from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
@@ -43,6 +47,10 @@ logger = logging.getLogger(__name__)
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
+# Of every stage, prompts whose unmasked numbers are compared with lm_eval's.
+_COMPARED_PROMPTS = 3
+# lm_eval pads, sums and rounds in other places than an engine's equivalence check.
+_SLACK = 3
 _ADAPTER_TEXTS = 6_500  # an adapter's configuration, card and provenance
 
 
@@ -50,6 +58,46 @@ def quadrature_of(settings: SelectionSettings) -> Quadrature:
     """The rule of most nodes that the settings may come to; a wrong number is refused here."""
     name = "gauss_lobatto" if settings.quadrature == AUTO_QUADRATURE else settings.quadrature
     return Quadrature(name, settings.n_steps)
+
+
+# Engine -----------------------------------------------------------------------------------------
+
+
+def checked_engine(
+    model: LoadedModel,
+    settings: RunSettings,
+    questions: QuestionSet,
+    positions: str,
+    n_nodes: int = 0,
+) -> Engine:
+    """The engine for some questions, whose unmasked numbers are those of the harness's own model.
+
+    Raises:
+        ModelError: it gives other log-likelihoods than `HFLM.loglikelihood` for the same requests.
+    """
+    engine = build_engine(
+        model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes, positions
+    )
+    prompts = questions.prompts[:_COMPARED_PROMPTS]
+    scores = engine.score(prompts, torch.ones(1, *model.layers.shape, dtype=torch.int8))
+    for prompt, of_prompt, theirs in zip(
+        prompts, scores, harness_loglikelihoods(model.lm, questions, len(prompts)), strict=True
+    ):
+        gaps = np.asarray(theirs) - of_prompt.loglikelihoods[0].double().cpu().numpy()
+        if prompt.n_shared:  # tokens that all options share may be left out
+            gaps -= gaps[0]
+        largest = float(np.abs(theirs).max())
+        probes = [(prompt.context, prompt.options)]
+        tolerance = _SLACK * rounding_tolerance(engine.model, probes, largest)
+        if np.abs(gaps).max() > tolerance:  # not of NaN, which is told of later
+            raise ModelError(
+                f"doc {prompt.doc_id} of task {settings.task} has log-likelihoods that differ by "
+                f"{np.abs(gaps).max():.2g} log-nats from those of lm_eval's own model",
+                expected=f"the same but for rounding, at most {tolerance:.2g}",
+                remedy="leave out the arguments in --model_args that decide how lm_eval calls the "
+                "model; if there are none, please report it",
+            )
+    return engine
 
 
 # Identify ---------------------------------------------------------------------------------------
@@ -83,9 +131,7 @@ def prepare_identification(
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
-    engine = build_engine(
-        model.lm.model, layers, questions.prompts, settings.engine, most, settings.positions
-    )
+    engine = checked_engine(model, settings, questions, settings.positions, most)
     how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
     one_pass = takes_one_pass(engine, how.quantities)
     if one_pass and settings.quadrature == AUTO_QUADRATURE:
@@ -176,13 +222,7 @@ def prepare_validation(
         recorded: batch size of the work to resume.
         ranks: the processes, of which the first settles an automatic batch size.
     """
-    engine = build_engine(
-        model.lm.model,
-        model.layers,
-        questions.prompts,
-        settings.engine,
-        positions=plan.positions,
-    )
+    engine = checked_engine(model, settings, questions, plan.positions)
     if plan.positions == ALL:
         logger.warning(
             "%s: at all positions each of %d conditions takes a full pass of every prompt; fewer "

@@ -23,7 +23,7 @@ from neuronllm_eval.formats.atomic import write_lines, write_whole
 from neuronllm_eval.formats.json_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
-from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.harness.tokenize import QuestionSet, chat_template_text
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
@@ -222,9 +222,7 @@ def write_results(
         },
         model_args=without_secrets(settings.model_args),
         system_instruction=settings.system_instruction,
-        chat_template=lm.chat_template(settings.apply_chat_template)
-        if settings.apply_chat_template
-        else None,
+        chat_template=chat_template_text(lm, settings.apply_chat_template),
         fewshot_as_multiturn=settings.fewshot_as_multiturn,
     )
     written = set(plan.with_results)

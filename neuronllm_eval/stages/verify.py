@@ -26,7 +26,6 @@ from neuronllm_eval.attribution.integrated_gradients import (
 )
 from neuronllm_eval.attribution.methods import Method, make_method, to_scores
 from neuronllm_eval.engine.batching import in_batches
-from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.equivalence_check import rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import DocError
@@ -54,6 +53,7 @@ from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.process import bar
 from neuronllm_eval.stages.load import LoadedModel, how_asked
+from neuronllm_eval.stages.prepare import checked_engine
 
 # Relative to the largest score: what another batch size, thread or machine may change.
 SCORE_TOLERANCE = 1e-3
@@ -246,13 +246,7 @@ def check_conditions(
         return [Check("validation docs are those of the task", False, f"not there: {missing}")]
     some = next(iter(next(iter(lines.values())).values()))
     names = list(some.loglikelihoods)
-    engine = build_engine(
-        model.lm.model,
-        model.layers,
-        questions.prompts,
-        settings.engine,
-        positions=record.positions,
-    )
+    engine = checked_engine(model, settings, questions, record.positions)
     factors = condition_factors(names, neurons, record.scales)
     batch_size = settings.fixed_batch_size or record.batch_size
     prompts = [prompt for question in chosen for prompt in question.prompts]
@@ -412,14 +406,7 @@ class Attributing:
             neurons: of the run.
         """
         rule = Quadrature(settings.quadrature, settings.n_steps)
-        engine = build_engine(
-            model.lm.model,
-            model.layers,
-            questions.prompts,
-            settings.engine,
-            rule.n_steps or 1,
-            settings.positions,
-        )
+        engine = checked_engine(model, settings, questions, settings.positions, rule.n_steps or 1)
         method = make_method(settings.method, settings.method_args)
         batch_size = settings.fixed_batch_size or neurons.provenance.batch_size
         how = IdentificationSettings(

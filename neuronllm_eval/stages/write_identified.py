@@ -17,7 +17,7 @@ from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.ia3_adapter import write_standard_adapters
 from neuronllm_eval.formats.atomic import write_lines, write_whole
-from neuronllm_eval.harness.tokenize import QuestionSet
+from neuronllm_eval.harness.tokenize import QuestionSet, chat_template_text
 from neuronllm_eval.models.fingerprints import digest, task_hash, tokenizer_hash, versions
 from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
@@ -162,7 +162,6 @@ def _provenance(
     sums: ScoreSums,
 ) -> Provenance:
     known = versions()
-    template = model.lm.tokenizer.chat_template if settings.apply_chat_template else ""
     asked = how_asked(questions.task)
     proxies = {len(question.prompts) for question in questions.questions}
     assert settings.n_steps is not None
@@ -185,7 +184,7 @@ def _provenance(
         n_prompts=sums.n_prompts,
         n_proxies=max(proxies),
         num_fewshot=questions.num_fewshot,
-        chat_template_hash=digest(str(template)),
+        chat_template_hash=digest(chat_template_text(model.lm, settings.apply_chat_template) or ""),
         system_instruction=settings.system_instruction or "",
         method=settings.method,
         method_args=json.dumps(settings.method_args, sort_keys=True),
