@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "neuronllm_eval.cli.main",
-        "neuronllm_eval.masked_lm.model",
-        "transformers.models.llama.modeling_llama",
-        "lm_eval.__main__",
-    ]
-)
+IMPORTED = [
+    "neuronllm_eval.cli.main",
+    "neuronllm_eval.masked_lm.model",
+    "transformers.models.llama.modeling_llama",
+    "lm_eval.__main__",
+]
+CONTEXT.set_forkserver_preload(IMPORTED)
 
 
 def free_port() -> int:

@@ -26,7 +26,7 @@ from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.evaluation.stats.significance import SplitHalf, split_half_stability
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import Prompt, Question
 from neuronllm_eval.runs.settings import RunSettings

@@ -128,7 +128,11 @@ def random_neurons(layers: FFNLayers) -> NeuronSet:
         for sign, chosen in ((1.0, places[:n_each]), (-1.0, places[n_each:]))
     )
     fillings: dict[str, Any] = {"str": "random", "int": 1, "float | None": 0.0}
-    provenance = {name: fillings[str(kind)] for name, kind in Provenance.__annotations__.items()}
+    provenance = {
+        name: fillings[str(kind)]
+        for name, kind in Provenance.__annotations__.items()
+        if name != "weights_sample"
+    }
     provenance["positions"] = SCORED
     return NeuronSet(
         n_layers=layers.n_layers,

@@ -28,12 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.evaluation.finished_run import Run
 from neuronllm_eval.formats.settings_model import Settings, shown_default
-from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import IdentifySettings, LaunchSettings, ValidateSettings
 from neuronllm_eval.runtime.process import without_bars
-from neuronllm_eval.stages.cost_estimate import Estimate, estimate_line
-from neuronllm_eval.stages.evaluate import Listeners, Load, identify_runs, validate_runs
-from neuronllm_eval.stages.load import wrap_model
+from neuronllm_eval.stages.evaluate import identify_runs, validate_runs
+from neuronllm_eval.stages.load import Load, load_model, wrap_model
 
 logger = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,7 +50,7 @@ def _takes(*models: type[Settings]) -> Callable[[Function], Function]:
             if name not in _NOT_KEYWORDS
         }
         signature = inspect.signature(function)
-        own = [each for each in signature.parameters.values() if each.name != "settings"]
+        first = [value for value in signature.parameters.values() if value.name != "settings"]
         keywords = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in fields
         ]
@@ -60,7 +58,7 @@ def _takes(*models: type[Settings]) -> Callable[[Function], Function]:
             f"{name}: {field.description}{shown_default(field)}." for name, field in fields.items()
         )
         function.__doc__ = (function.__doc__ or "").replace("**settings: as above.", lines)
-        new = signature.replace(parameters=[*own, *keywords])
+        new = signature.replace(parameters=[*first, *keywords])
         function.__signature__ = new  # type: ignore[attr-defined]
         return function
 
@@ -99,9 +97,11 @@ def identify(
     """
     if model is not None:
         settings["model_args"] = _described(model, settings)
-    asked, how = _read(identify, settings, IdentifySettings, LaunchSettings)
+    request, launch_settings = _read(identify, settings, IdentifySettings, LaunchSettings)
     load = _load(model, tokenizer)
-    return _runs(lambda listeners: identify_runs(asked, how, listeners, load=load), progress)
+    with nullcontext() if progress else without_bars():
+        runs = identify_runs(request, launch_settings, _show_nothing, logger.info, load=load)
+    return tuple(Run(run.path) for run in runs)
 
 
 @_takes(ValidateSettings, LaunchSettings)
@@ -136,37 +136,32 @@ def validate(
     if model is not None:
         _require_in_place(settings)
     settings["run_dir"] = Path(run_dir.path if isinstance(run_dir, Run) else run_dir)
-    asked, how = _read(validate, settings, ValidateSettings, LaunchSettings)
+    request, launch_settings = _read(validate, settings, ValidateSettings, LaunchSettings)
     load = _load(model, tokenizer)
-    return _runs(lambda listeners: validate_runs(asked, how, listeners, load=load), progress)
+    with nullcontext() if progress else without_bars():
+        runs = validate_runs(request, launch_settings, _show_nothing, logger.info, load=load)
+    return tuple(Run(run.path) for run in runs)
 
 
 def _read(
     function: Callable[..., Any], settings: Mapping[str, Any], *models: type[Settings]
 ) -> list[Any]:
     """The settings of each model, from keywords."""
-    known = {name for model in models for name in model.model_fields} - {"dry_run"}
-    if unknown := [name for name in settings if name not in known]:
-        name = function.__name__
-        raise TypeError(f"{name}() got an unexpected keyword argument {unknown[0]!r}")
+    keywords = {name for model in models for name in model.model_fields} - {"dry_run"}
+    if unknown := [name for name in settings if name not in keywords]:
+        raise TypeError(f"{function.__name__}() got an unexpected keyword argument {unknown[0]!r}")
     return [
         model.read({name: settings[name] for name in model.model_fields if name in settings})
         for model in models
     ]
 
 
-def _runs(work: Callable[[Listeners], list[RunDirectory]], progress: bool) -> tuple[Run, ...]:
-    listeners = Listeners(show=lambda _: None, announce=_log)
-    with nullcontext() if progress else without_bars():
-        return tuple(Run(each.path) for each in work(listeners))
+def _show_nothing(_: str) -> None:
+    """Reports are for the command line; the caller has the runs."""
 
 
-def _log(expected: Estimate) -> None:
-    logger.info("%s", estimate_line(expected))
-
-
-def _load(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None) -> Load | None:
-    """What makes the model of a run's settings; None to load it as they say."""
+def _load(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None) -> Load:
+    """What makes the model of a run's settings."""
     if model is None:
         if tokenizer is not None:
             raise UsageError(
@@ -174,7 +169,7 @@ def _load(model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | No
                 expected="both, or neither",
                 remedy="pass the model too, or tokenizer=NAME_OR_PATH in model_args",
             )
-        return None
+        return load_model
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
             f"model is a {type(model).__name__}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -23,11 +24,19 @@ settings.register_profile("neuronllm", deadline=None, derandomize=True)
 # For --hypothesis-profile: other examples every time, and many.
 settings.register_profile("fuzz", deadline=None, max_examples=5000, print_blob=True)
 settings.load_profile("neuronllm")
+# No test cuts the power: waiting for the disk would be half of a small run's time.
+os.fsync = lambda handle: None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--faults N`: how many faults `test_faults.py` injects."""
     parser.addoption("--faults", type=int, default=42, help="faults injected by test_faults.py")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: garbage collection need not go through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -39,12 +48,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _computed_once() -> None:
+def _computed_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Only where tests have imported the harness."""
     if "lm_eval" in sys.modules:
         from tests.fixtures import computed_once
 
-        computed_once.install()
+        folder = tmp_path_factory.getbasetemp()
+        is_worker = "PYTEST_XDIST_WORKER" in os.environ  # then there is a folder of all workers
+        computed_once.install(folder.parent if is_worker else folder)
 
 
 @pytest.fixture(autouse=True)

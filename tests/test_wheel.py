@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.cli import copy_of, finished_run
+from tests.fixtures.processes import run_code
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -89,17 +89,10 @@ def test_the_source_archive_has_what_a_checkout_has(dist):
 def test_the_installed_wheel_finds_what_it_reads(site, tmp_path):
     run = copy_of(finished_run(), tmp_path / "run")
     run.page.unlink()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, run.path],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    code, n_models, module, tasks, model, recipe = json.loads(done.stdout.splitlines()[-1])
-    assert code == 0, done.stderr
+    ended, out, err = run_code(SCRIPT, run.path, at=site)
+    assert ended == 0, err
+    code, n_models, module, tasks, model, recipe = json.loads(out.splitlines()[-1])
+    assert code == 0, err
     assert run.page.is_file()
     assert n_models == 3  # of the paper's recipe
     for place in (module, tasks, model, recipe):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from neuronllm_eval.engine.batching import in_batches
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.neurons.selection import resolve_count
-from neuronllm_eval.prompts import ALL, SCORED, Prompt, Question
+from neuronllm_eval.prompts import ALL, SCORED, Question
 from neuronllm_eval.runtime.checkpoint import Tally
 from neuronllm_eval.runtime.resumable_work import prompts_digest
 
@@ -114,10 +115,9 @@ def identify(
         and so is not in the sums.
     """
     top_z = resolve_count(settings.top_z, engine.layers.width, "top_z")
-
-    def attribute(prompts: Sequence[Prompt]) -> list[Attributions]:
-        return attribute_all(engine, prompts, settings.quadrature, settings.quantities)
-
+    attribute = partial(
+        attribute_all, engine, quadrature=settings.quadrature, quantities=settings.quantities
+    )
     for index, attributions in in_batches(questions, settings.batch_size, attribute, units):
         question = questions[index]
         error = not_finite(question.prompts, attributions)

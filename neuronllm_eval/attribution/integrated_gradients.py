@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from neuronllm_eval.engine.batching import batched
+from neuronllm_eval.engine.batching import compute_what_fits
 from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
-    PathIntegral,
     Target,
     option_cross_entropy,
 )
@@ -169,7 +169,7 @@ class Attributions(NamedTuple):
 
     Attributes:
         by_quantity: the first is the one that the prompt's record is about.
-        activations: [layers, neurons] float32, as `PathIntegrals`.
+        activations: [layers, neurons] float32, as `PathIntegral`.
     """
 
     by_quantity: dict[Quantity, Attribution]
@@ -232,26 +232,23 @@ def attribute_all(
         Integrand(quantity.target, weights if quantity.path else at_one) for quantity in quantities
     ]
     results = []
-    for path_integrals in engine.integrate_all(prompts, nodes, integrands):
-        attributions = [
-            _attribution(integral, has_gap=not one_pass) for integral in path_integrals.integrals
-        ]
-        by_quantity = dict(zip(quantities, attributions, strict=True))
-        results.append(Attributions(by_quantity, path_integrals.activations))
+    for integrals in engine.integrate_all(prompts, nodes, integrands):
+        by_quantity = {}
+        for quantity, integral in zip(quantities, integrals, strict=True):
+            change = gap = None
+            if not one_pass:
+                change = integral.target - integral.node_targets[:, 0]
+                gap = (integral.attribution.sum(-1) - change).abs()
+            by_quantity[quantity] = Attribution(
+                integral.attribution, gap, integral.loglikelihoods, change
+            )
+        results.append(Attributions(by_quantity, integrals[0].activations))
     return results
 
 
 def takes_one_pass(engine: Engine, quantities: Sequence[Quantity]) -> bool:
     """Whether one pass serves all layers: all positions are edited, and no path is integrated."""
     return engine.positions == ALL and not any(quantity.path for quantity in quantities)
-
-
-def _attribution(integral: PathIntegral, has_gap: bool) -> Attribution:
-    change = gap = None
-    if has_gap:
-        change = integral.target - integral.node_targets[:, 0]
-        gap = (integral.attribution.sum(-1) - change).abs()
-    return Attribution(integral.attribution, gap, integral.loglikelihoods, change)
 
 
 def not_finite(prompts: Sequence[Prompt], attributions: Sequence[Attributions]) -> DocError | None:
@@ -284,7 +281,6 @@ def choose_quadrature(
     prompts: Sequence[Prompt],
     name: str,
     n_steps: int | None = None,
-    batch_size: int = 1,
 ) -> Quadrature:
     """The rule of this name; for `auto` the cheapest that is exact on a few of these prompts.
 
@@ -296,7 +292,6 @@ def choose_quadrature(
         prompts: of the run.
         name: one of `QUADRATURES`, or `auto`.
         n_steps: nodes of the rule, for `auto` those of Gauss-Lobatto; None takes the default.
-        batch_size: prompts per pass.
 
     Raises:
         UsageError: as `Quadrature`.
@@ -318,12 +313,15 @@ def choose_quadrature(
         shown=is_slow and not own_rank(),
     ) as progress:
         for rule, attributions in results.items():
-
-            def compute(batch: list[Prompt], rule: Quadrature = rule) -> list[Attributions]:
-                return attribute_all(engine, batch, rule, [Quantity(option_cross_entropy)])
-
-            for _, of_prompt in batched(probes, batch_size, compute):
-                attributions.append(of_prompt.first)
+            attribute_by_rule = partial(
+                attribute_all,
+                engine,
+                quadrature=rule,
+                quantities=[Quantity(option_cross_entropy)],
+            )
+            for probe in probes:
+                (of_probe,), _ = compute_what_fits([probe], 1, attribute_by_rule)
+                attributions.append(of_probe.first)
                 progress.update()
     return lobatto if is_exact_at_zero(results[lobatto], results[legendre]) else legendre
 

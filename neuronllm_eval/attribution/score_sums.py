@@ -72,12 +72,9 @@ class ScoreSums:
         questions: str = "",
     ) -> ScoreSums:
         """Empty sums for a model of `shape` [layers, neurons]."""
-
-        def empty(*leading: int) -> NDArray[np.int64]:
-            return np.zeros((*leading, *shape), dtype=np.int64)
-
-        counts = np.zeros((n_groups, 2), dtype=np.int64)
-        return cls(empty(n_groups, 2), empty(n_letters), empty(), empty(), counts, unit, questions)
+        shapes = ((n_groups, 2, *shape), (n_letters, *shape), shape, shape, (n_groups, 2))
+        groups, letters, good, bad, counts = (np.zeros(one, dtype=np.int64) for one in shapes)
+        return cls(groups, letters, good, bad, counts, unit, questions)
 
     def fixed(self, values: Tensor) -> NDArray[np.int64]:
         """Values as fixed-point numbers.

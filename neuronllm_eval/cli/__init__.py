@@ -1,4 +1,4 @@
-"""The command line: one file per command; the only folder that prints.
+"""The command line: argv -> settings -> stages -> printed text; the only folder that prints.
 
 Read first: `main.py`.
 """

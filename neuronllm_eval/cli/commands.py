@@ -10,6 +10,7 @@ import argparse
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from neuronllm_eval.runs.settings import (
 )
 
 _LIMIT = ComputeSettings.model_fields["limit"]
+_exported = partial(setting, group="what to export")
+_written = partial(setting, group="where to")
 
 
 class ModelTypeSettings(Settings):
@@ -53,6 +56,7 @@ class ReportSettings(Settings):
     """Settings of `report`."""
 
     run_dir: FilePath = changed(StoredRunSettings.model_fields["run_dir"])
+    yes: bool = setting(False, "rewrite the reports of several runs, where there are several")
 
 
 class VerifySettings(StoredRunSettings, ComputeSettings):
@@ -82,33 +86,21 @@ class ExplainSettings(ComputeSettings):
 class ExportSettings(StoredRunSettings):
     """Settings of `export`; names of a condition are those of `neuronllm`'s arguments."""
 
-    condition: str = setting(
+    condition: str = _exported(
         ...,
         f"of {', '.join(name for name in CONDITIONS if name != UNMASKED)}; a point such as "
         "suppress_good.k50.x0.5; or either with .random_SEED",
-        group="what to export",
     )
-    scale: float | None = setting(
-        None, "factor of the condition's only operation", group="what to export"
+    scale: float | None = _exported(None, "factor of the condition's only operation")
+    suppress_scale: float | None = _exported(None, "factor of suppressed neurons", unset="0")
+    enhance_scale: float | None = _exported(None, "factor of enhanced neurons", unset="2")
+    top_k: int | None = _exported(None, "use the first so many good and bad neurons", unset="all")
+    format: str = _written(
+        "peft", "an IA3 adapter, or a full checkpoint", choices=("peft", "merged")
     )
-    suppress_scale: float | None = setting(
-        None, "factor of suppressed neurons", group="what to export", unset="0"
-    )
-    enhance_scale: float | None = setting(
-        None, "factor of enhanced neurons", group="what to export", unset="2"
-    )
-    top_k: int | None = setting(
-        None,
-        "use the first so many good and bad neurons",
-        group="what to export",
-        unset="all",
-    )
-    format: str = setting(
-        "peft", "an IA3 adapter, or a full checkpoint", group="where to", choices=("peft", "merged")
-    )
-    output_path: FilePath = setting(..., "folder to make", group="where to", flags=("-o",))
-    overwrite: bool = setting(False, "replace an existing export", group="where to")
-    device: str = setting("cpu", "where a merged checkpoint is computed", group="where to")
+    output_path: FilePath = _written(..., "folder to make", flags=("-o",))
+    overwrite: bool = _written(False, "replace an existing export")
+    device: str = _written("cpu", "where a merged checkpoint is computed")
 
 
 class CompareMethodsSettings(EvaluateSettings):
@@ -161,7 +153,7 @@ class Command:
         text: what it does, for the help.
         run: `module:function` in this folder; called with its settings and a function that prints.
         models: its settings, in the order in which `run` gets them.
-        examples: pairs of what is done and how, without `neuronllm-eval` and the command's name.
+        epilog: examples, for the help.
         with_config: whether it takes `--config`.
     """
 
@@ -169,7 +161,7 @@ class Command:
     text: str
     run: str
     models: tuple[type[Settings], ...] = ()
-    examples: tuple[tuple[str, str], ...] = ()
+    epilog: str = ""
     with_config: bool = True
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
@@ -177,15 +169,6 @@ class Command:
         if self.with_config:
             add_config_flag(parser)
         add_flags(parser, (*self.models, LogSettings))
-
-    @property
-    def epilog(self) -> str:
-        """The examples, as its help has them."""
-        lines = [
-            f"  # {what}\n  neuronllm-eval {self.name} {how}".rstrip()
-            for what, how in self.examples
-        ]
-        return "examples:\n" + "\n\n".join(lines) + "\n" if lines else ""
 
 
 def load(name: str) -> Callable[..., Any]:
@@ -199,18 +182,17 @@ _IDENTIFY = Command(
     "find a task's good and bad neurons",
     "evaluate:identify",
     (IdentifySettings, LaunchSettings, ModelTypeSettings),
-    (
-        (
-            "the AQUA form of a harness task, on a model of the Hub",
-            "--tasks aqua:mmlu_professional_law --batch_size auto \\\n"
-            "      --model_args pretrained=meta-llama/Llama-3.2-1B,dtype=bfloat16 -o runs/law",
-        ),
-        ("what that would take, measured on a few prompts", "--tasks aqua_arc_challenge --dry_run"),
-        (
-            "several methods from one pass, a run directory each",
-            "--tasks demo_topic --method ace,kn,tn -o runs/methods",
-        ),
-    ),
+    """examples:
+  # the AQUA form of a harness task, on a model of the Hub
+  neuronllm-eval identify --tasks aqua:mmlu_professional_law --batch_size auto \\
+      --model_args pretrained=meta-llama/Llama-3.2-1B,dtype=bfloat16 -o runs/law
+
+  # what that would take, measured on a few prompts
+  neuronllm-eval identify --tasks aqua_arc_challenge --dry_run
+
+  # several methods from one pass, a run directory each
+  neuronllm-eval identify --tasks demo_topic --method ace,kn,tn -o runs/methods
+""",
 )
 RUN_EVAL = Command(
     "run_eval.py",
@@ -226,94 +208,105 @@ COMMANDS = (
         "measure what a run's neurons do on its validation split",
         "evaluate:validate",
         (ValidateSettings, LaunchSettings),
-        (
-            ("all conditions, each beside 20 random controls", "runs/demo"),
-            (
-                "every condition at these numbers of neurons and factors",
-                "runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4",
-            ),
-            (
-                "two conditions, on every position",
-                "runs/demo --conditions degrade,enhance --positions all",
-            ),
-        ),
+        """examples:
+  # all conditions, each beside 20 random controls
+  neuronllm-eval validate runs/demo
+
+  # every condition at these numbers of neurons and factors
+  neuronllm-eval validate runs/demo --top_k 10,20,40 --scale 0,0.5,1.5,2,4
+
+  # two conditions, on every position
+  neuronllm-eval validate runs/demo --conditions degrade,enhance --positions all
+""",
     ),
     Command(
         "report",
         "print a run's report and rewrite its files",
         "evaluate:report",
         (ReportSettings,),
-        (("rewrite summary.json, report.md and report.html", "runs/demo"),),
+        """examples:
+  # rewrite summary.json, report.md and report.html
+  neuronllm-eval report runs/demo
+""",
     ),
     Command(
         "verify",
         "recompute part of a run, and compare with its files",
         "evaluate:verify",
         (VerifySettings,),
-        (
-            ("recompute 20 questions of each split", "runs/demo"),
-            ("recompute all scores", "runs/demo/demo_topic --limit 100000"),
-        ),
+        """examples:
+  # recompute 20 questions of each split
+  neuronllm-eval verify runs/demo
+
+  # recompute all scores
+  neuronllm-eval verify runs/demo/demo_topic --limit 100000
+""",
     ),
     Command(
         "explain",
         "say what the top neurons of finished runs do",
-        "explain:explain",
+        "evaluate:explain",
         (ExplainSettings,),
-        (("the first ten good and bad neurons of four tasks", "runs/demo --top_n 10"),),
+        """examples:
+  # the first ten good and bad neurons of four tasks
+  neuronllm-eval explain runs/demo --top_n 10
+""",
     ),
     Command(
         "compare-methods",
         "run rival methods on the same questions, and compare what their neurons do",
         "compare:compare_methods",
         (CompareMethodsSettings, LaunchSettings, ModelTypeSettings),
-        (
-            (
-                "three methods, two numbers of neurons, three seeds",
-                "--tasks demo_topic --method ace,gradxact,kn --top_k 10,41 --seeds 0 1 2",
-            ),
-            ("the paper's setting", "--config paper"),
-        ),
+        """examples:
+  # three methods, two numbers of neurons, three seeds
+  neuronllm-eval compare-methods --tasks demo_topic --method ace,gradxact,kn --top_k 10,41 \\
+      --seeds 0 1 2
+
+  # the paper's setting
+  neuronllm-eval compare-methods --config paper
+""",
     ),
     Command(
         "compare",
         "compare finished runs of any models, tasks and methods",
         "compare:compare",
         (CompareSettings,),
-        (
-            ("methods of all runs below a folder, tested against kn", "runs/methods --against kn"),
-            ("all runs below a folder, ranked", "runs --rank"),
-            (
-                "two conditions by model, ranked, as LaTeX",
-                "runs --rank --group_by model --conditions degrade,enhance --format latex",
-            ),
-        ),
+        """examples:
+  # methods of all runs below a folder, tested against kn
+  neuronllm-eval compare runs/methods --against kn
+
+  # all runs below a folder, ranked
+  neuronllm-eval compare runs --rank
+
+  # two conditions by model, ranked, as LaTeX
+  neuronllm-eval compare runs --rank --group_by model --conditions degrade,enhance --format latex
+""",
     ),
     Command(
         "export",
         "write a condition as a PEFT adapter or a merged checkpoint",
         "export:export",
         (ExportSettings,),
-        (
-            (
-                "a PEFT adapter for `lm_eval --model_args pretrained=M,peft=out/enhance`",
-                "runs/demo/demo_topic --condition enhance -o out/enhance",
-            ),
-            (
-                "a whole checkpoint for any loader",
-                "runs/demo/demo_topic --condition enhance --format merged -o out/merged",
-            ),
-        ),
+        """examples:
+  # a PEFT adapter for `lm_eval --model_args pretrained=M,peft=out/enhance`
+  neuronllm-eval export runs/demo/demo_topic --condition enhance -o out/enhance
+
+  # a whole checkpoint for any loader
+  neuronllm-eval export runs/demo/demo_topic --condition enhance --format merged -o out/merged
+""",
     ),
     Command(
         "tasks",
         "print the folder of the packaged tasks, or make AQUA tasks of others",
         "evaluate:print_folder",
         (),
-        (
-            ("the folder of the packaged tasks", ""),
-            ("an AQUA task that stock lm_eval runs", "make belebele_eng_Latn -o my_tasks"),
-        ),
+        """examples:
+  # the folder of the packaged tasks
+  neuronllm-eval tasks
+
+  # an AQUA task that stock lm_eval runs
+  neuronllm-eval tasks make belebele_eng_Latn -o my_tasks
+""",
         with_config=False,
     ),
     Command(
@@ -327,10 +320,13 @@ COMMANDS = (
         "print a script that completes commands and flags",
         "evaluate:complete",
         (CompletionSettings,),
-        (
-            ("bash", "bash > ~/.local/share/bash-completion/completions/neuronllm-eval"),
-            ("zsh, with ~/.zfunc in fpath", "zsh > ~/.zfunc/_neuronllm-eval"),
-        ),
+        """examples:
+  # bash
+  neuronllm-eval completion bash > ~/.local/share/bash-completion/completions/neuronllm-eval
+
+  # zsh, with ~/.zfunc in fpath
+  neuronllm-eval completion zsh > ~/.zfunc/_neuronllm-eval
+""",
         with_config=False,
     ),
 )

@@ -31,7 +31,7 @@ from neuronllm_eval.formats.typed_files import load
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import EvaluateSettings, LaunchSettings
 from neuronllm_eval.runtime.process import own_rank
-from neuronllm_eval.stages.evaluate import Listeners, identify_runs
+from neuronllm_eval.stages.evaluate import identify_runs
 
 logger = logging.getLogger(__name__)
 Show = Callable[[object], object]
@@ -103,7 +103,7 @@ def compare_methods(
     """Run every method on every model, seed and task, and print the tables."""
     _require_possible(asked)
     # The runs' own reports are not shown; what they would take is.
-    listeners = Listeners(show if how.dry_run else lambda _: None, announce)
+    show_runs: Show = show if how.dry_run else lambda _: None
     # Repeated, it completes what is left.
     how = how.model_copy(update={"resume": not how.overwrite})
     repeats = dict(_repeats(asked))
@@ -113,7 +113,7 @@ def compare_methods(
     for lead, settings in repeats.items():
         taken: dict[str, float] = {}
         try:
-            runs += identify_runs(settings, how, listeners, seconds=taken)
+            runs += identify_runs(settings, how, show_runs, announce, seconds=taken)
         except NeuronLLMError as error:  # a model that fails takes nothing from those before it
             failure = error
             break

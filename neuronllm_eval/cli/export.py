@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from neuronllm_eval.export.merged_checkpoint import (
     require_mergeable,
     save_checkpoint,
 )
-from neuronllm_eval.export.model_card import Figures, adapter_card, validated_figures
+from neuronllm_eval.export.model_card import adapter_card, validated_figures
 from neuronllm_eval.formats.atomic import require_free_folder, whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, ConditionName
 from neuronllm_eval.masked_lm.mask_options import chosen_neurons, resolve_scales
@@ -33,42 +33,68 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import load_neurons, load_scores, load_settings
 from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory, find_runs
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load import load_model, require_trust
+from neuronllm_eval.stages.load import LoadedModel, load_model, require_trust
 
 
-def export(asked: ExportSettings, show: Callable[[str], object]) -> int:
+def export(request: ExportSettings, show: Callable[[str], object]) -> int:
     """Write an export.
 
     Raises:
         NeuronLLMError: flags, the run, the model or the output folder cannot be used; then nothing
             is written.
     """
-    output = asked.output_path
-    if ConditionName.parse(asked.condition, "--condition").condition == UNMASKED:
+    name = ConditionName.parse(request.condition, "--condition")
+    if name.condition == UNMASKED:
         raise UsageError(
-            f"--condition {asked.condition}",
+            f"--condition {request.condition}",
             expected="a condition that changes something",
             remedy=f"choose of {', '.join(name for name in CONDITIONS if name != UNMASKED)}",
         )
-    name = ConditionName.parse(asked.condition, "--condition")
-    scales = resolve_scales(name, asked.scale, asked.suppress_scale, asked.enhance_scale)
-    run = _only_run(asked.run_dir)
+    scales = resolve_scales(name, request.scale, request.suppress_scale, request.enhance_scale)
+    run = _only_run(request.run_dir)
     settings = load_settings(run)
-    require_trust(settings, asked.trust_remote_code)
-    require_free_folder(output, EXPORT_FILE, asked.overwrite)
+    require_trust(settings, request.trust_remote_code)
+    require_free_folder(request.output_path, EXPORT_FILE, request.overwrite)
     require_plain_model(settings.model_args)
-    found = load_neurons(run, settings)
-    load_scores(run, found)  # of the same run, or refused
-    neurons = chosen_neurons(found, name, asked.top_k)
-    made, factors = Export.of(neurons, asked.condition, scales, asked.format)
-    figures = validated_figures(run, made)
-    if asked.format == "peft":
-        _write_adapter(made, factors, neurons, settings, figures, output)
+    selected = load_neurons(run, settings)
+    load_scores(run, selected)  # of the same run, or refused
+    neurons = chosen_neurons(selected, name, request.top_k)
+    manifest, factors = Export.of(neurons, request.condition, scales, request.format)
+    figures = validated_figures(run, manifest)
+    if request.format == "peft":
+        skeleton = model_skeleton(settings.model_args)
+        layers = find_ffn_layers(skeleton)
+        require_same_shape(neurons, layers.shape, manifest.provenance.model)
+        files = adapter_files(manifest, factors, ia3_site(skeleton, layers), figures)
+        with whole_folder(request.output_path) as folder:
+            _write(files, folder)
     else:
-        on_device = settings.model_copy(update={"device": asked.device, "batch_size": 1})
-        _write_merged(made, factors, neurons, on_device, figures, output)
-    show(f"written to {output}")
+        on_device = settings.model_copy(update={"device": request.device, "batch_size": 1})
+        model = _merged(on_device, neurons, factors, manifest.provenance.model)
+        with whole_folder(request.output_path) as folder:
+            save_checkpoint(model.lm.model, settings.model_args, folder)
+            card = adapter_card(manifest, figures)
+            _write({EXPORT_FILE: manifest.to_json(), CARD_FILE: card}, folder)
+    show(f"written to {request.output_path}")
     return 0
+
+
+def _merged(
+    settings: RunSettings, neurons: NeuronSet, factors: NDArray[Any], name: str
+) -> LoadedModel:
+    """The run's model, the factors multiplied into its weights."""
+    model = load_model(settings)
+    require_same_shape(neurons, model.layers.shape, name)
+    require_same_weights(neurons, model.weights, name)
+    require_mergeable(model.lm.model, model.layers)
+    merge_factors(model.layers, rounded_factors(factors, model.weights.dtype))
+    return model
+
+
+def _write(files: Mapping[str, str | bytes], folder: Path) -> None:
+    for name, content in files.items():
+        data = content.encode() if isinstance(content, str) else content
+        (folder / name).write_bytes(data)
 
 
 def _only_run(path: Path) -> RunDirectory:
@@ -81,41 +107,3 @@ def _only_run(path: Path) -> RunDirectory:
             remedy=f"name it, such as {runs[0].path}",
         )
     return runs[0]
-
-
-def _write_adapter(
-    made: Export,
-    factors: NDArray[Any],
-    neurons: NeuronSet,
-    settings: RunSettings,
-    figures: Figures | None,
-    output: Path,
-) -> None:
-    model = model_skeleton(settings.model_args)
-    layers = find_ffn_layers(model)
-    require_same_shape(neurons, layers.shape, made.provenance.model)
-    files = adapter_files(made, factors, ia3_site(model, layers), figures)
-    with whole_folder(output) as folder:
-        for name, content in files.items():
-            data = content.encode() if isinstance(content, str) else content
-            (folder / name).write_bytes(data)
-
-
-def _write_merged(
-    made: Export,
-    factors: NDArray[Any],
-    neurons: NeuronSet,
-    settings: RunSettings,
-    figures: Figures | None,
-    output: Path,
-) -> None:
-    model = load_model(settings)
-    name = made.provenance.model
-    require_same_shape(neurons, model.layers.shape, name)
-    require_same_weights(neurons, model.dtype, model.hash, name)
-    require_mergeable(model.lm.model, model.layers)
-    merge_factors(model.layers, rounded_factors(factors, model.dtype))
-    with whole_folder(output) as folder:
-        save_checkpoint(model.lm.model, settings.model_args, folder)
-        (folder / EXPORT_FILE).write_text(made.to_json(), encoding="utf-8")
-        (folder / CARD_FILE).write_text(adapter_card(made, figures), encoding="utf-8")

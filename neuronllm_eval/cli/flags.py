@@ -17,8 +17,8 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.plain_files import read_yaml
 from neuronllm_eval.formats.settings_model import Settings, about_flag, setting, shown_default
-from neuronllm_eval.formats.yaml_files import read_yaml
 from neuronllm_eval.runs.settings import GROUPS
 
 _FLAG_OPTIONS = ("nargs", "const", "metavar", "type")

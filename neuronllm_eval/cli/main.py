@@ -27,6 +27,18 @@ logger = logging.getLogger(__name__)
 # An error of all processes is the first one's to print: the others give it so many seconds.
 _FIRST_WORD = 1.0
 _PIPE_CLOSED = 141  # as the shell has it: 128 and the number of SIGPIPE
+# Commands of release 0.1: what there is instead, and how to get it.
+_REMOVED = {
+    "push": (
+        "`hf upload`, the Hub's own: run directories and exports hold no secrets",
+        "log in with `hf auth login`, then run `hf upload USER/REPO DIR . "
+        "--exclude validation_docs.jsonl --exclude .lock`",
+    ),
+    "selftest": (
+        "the benchmark with planted neurons, in a clone of the repository",
+        "run `python -m benchmarks.planted_truth`",
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words[:1] = ["compare", "--rank"]
     if words[:1] == ["run"]:
         return _guarded(lambda: int(commands.load("run_lm_eval:run_lm_eval")(words[1:])))
-    if words[:1] == ["push"]:
-        return _guarded(_refuse_push)
-    if words[:1] == ["selftest"]:
-        return _guarded(_refuse_selftest)
+    if words and words[0] in _REMOVED:
+        return _guarded(lambda: _refuse(words[0]))
     return _guarded(lambda: _run(commands.main_parser(words), words))
 
 
@@ -64,20 +74,10 @@ def show(text: object) -> None:
     print(fitted(str(text), terminal_width()))
 
 
-def _refuse_push() -> int:
+def _refuse(command: str) -> int:
+    expected, remedy = _REMOVED[command]
     raise UsageError(
-        "`neuronllm-eval push` is no longer a command",
-        expected="`hf upload`, the Hub's own: run directories and exports hold no secrets",
-        remedy="log in with `hf auth login`, then run `hf upload USER/REPO DIR . "
-        "--exclude validation_docs.jsonl --exclude .lock`",
-    )
-
-
-def _refuse_selftest() -> int:
-    raise UsageError(
-        "`neuronllm-eval selftest` is no longer a command",
-        expected="the benchmark with planted neurons, in a clone of the repository",
-        remedy="run `python -m benchmarks.planted_truth`",
+        f"`neuronllm-eval {command}` is no longer a command", expected=expected, remedy=remedy
     )
 
 

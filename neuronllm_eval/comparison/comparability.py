@@ -20,7 +20,7 @@ from typing import Any
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import EvaluatedDocs
-from neuronllm_eval.interventions.conditions import UNMASKED, Scales, factor_text, gerund
+from neuronllm_eval.interventions.conditions import OPERATIONS, UNMASKED, Scales, factor_text
 from neuronllm_eval.models.fingerprints import digest, task_hash
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import (
@@ -119,7 +119,7 @@ def differences(terms: Terms, other: Terms) -> tuple[str, ...]:
                 _text(name, values[name]),
                 _text(name, others[name]),
                 s="" if str(values[name]) == "1" else "s",
-                operation=gerund(name),
+                operation=OPERATIONS[name].verb if name in OPERATIONS else "",
             )
             for name in names
             if values[name] != others[name]

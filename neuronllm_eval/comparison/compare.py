@@ -48,7 +48,7 @@ from neuronllm_eval.comparison.tables import (
 from neuronllm_eval.comparison.words import HEADS
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats import tables
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.runs.directory import runs_below
 from neuronllm_eval.runtime.process import bar
 
@@ -93,167 +93,188 @@ class Comparison:
             )
 
 
-def require_possible(asked: CompareSettings, form: str) -> None:
+def require_possible(settings: CompareSettings, form: str) -> None:
     """Refuse what excludes each other, and columns that a format does not have."""
     for excluded, flags in (
-        (asked.overlaps and asked.columns, "--columns with --overlaps"),
-        (asked.rank and asked.against, "--against with --rank"),
+        (settings.overlaps and settings.columns, "--columns with --overlaps"),
+        (settings.rank and settings.against, "--against with --rank"),
     ):
         if excluded:
             raise UsageError(flags, expected="one of them", remedy="leave one of them away")
-    known = COLUMNS if form in ("csv", "json") else HEADS
-    unknown = [name for name in asked.columns if name not in known]
+    columns = COLUMNS if form in ("csv", "json") else HEADS
+    unknown = [name for name in settings.columns if name not in columns]
     if unknown:
         raise UsageError(
             f"{form} has no column {', '.join(map(repr, unknown)):.200}",
-            expected=f"some of {', '.join(known)}",
+            expected=f"some of {', '.join(columns)}",
             remedy="check --columns",
         )
 
 
-def compare_runs(asked: CompareSettings, seconds: Mapping[str, float] | None = None) -> Comparison:
-    """Compare the runs at and below `asked.run_dir`.
+def compare_runs(
+    settings: CompareSettings, seconds: Mapping[str, float] | None = None
+) -> Comparison:
+    """Compare the runs at and below `settings.run_dir`.
 
     Raises:
-        UsageError: filters that nothing fits, or no run of `asked.against`.
+        UsageError: filters that nothing fits, or no run of `settings.against`.
         ArtifactError: there is no run, none with results, or one twice.
     """
     runs: list[ComparedRun] = []
     damaged: dict[Path, ArtifactError] = {}
-    for directory in bar(iterable=runs_below(asked.run_dir), desc="read", unit="run", leave=False):
+    for directory in bar(
+        iterable=runs_below(settings.run_dir), desc="read", unit="run", leave=False
+    ):
         try:
-            run = read_run(directory, with_docs=not (asked.rank or asked.overlaps))
+            run = read_run(directory, with_docs=not (settings.rank or settings.overlaps))
         except ArtifactError as error:
             damaged[directory.path] = error
         else:
-            rows = (row for row in run.rows if asked.points or not row.summary.is_point)
+            rows = (row for row in run.rows if settings.points or not row.summary.is_point)
             runs.append(replace(run, rows=tuple(rows)))
     if not runs:
         Comparison((), pd.DataFrame(), damaged=damaged).require_undamaged()
-    runs = wanted(runs, {name: getattr(asked, name) for name in FILTERS})
+    runs = wanted(runs, {name: getattr(settings, name) for name in FILTERS})
     frame, left_out = overlaps(runs)
     for sentence in left_out:
         logger.warning("%s", sentence)
-    found = Comparison(tuple(runs), frame, damaged=damaged, seconds=seconds or {})
-    _require_results(found, asked)
-    return found if asked.rank or asked.overlaps else with_pooled(found, asked)
+    comparison = Comparison(tuple(runs), frame, damaged=damaged, seconds=seconds or {})
+    _require_results(comparison, settings)
+    return comparison if settings.rank or settings.overlaps else with_pooled(comparison, settings)
 
 
-def _require_results(found: Comparison, asked: CompareSettings) -> None:
-    if asked.overlaps and found.overlaps.empty:
+def _require_results(comparison: Comparison, settings: CompareSettings) -> None:
+    if settings.overlaps and comparison.overlaps.empty:
         raise ArtifactError(
-            f"no two of {len(found.runs)} runs are of one model",
+            f"no two of {len(comparison.runs)} runs are of one model",
             expected="runs whose neurons can be the same",
             remedy="pass more runs, or leave --overlaps away",
         )
-    if not asked.overlaps and not found.rows:
-        others = f"; {', '.join(map(str, found.damaged))} cannot be read" if found.damaged else ""
-        raise ArtifactError(
-            f"none of {len(found.runs)} runs has results under these conditions{others}",
-            expected="runs that are validated",
-            remedy=f"run `neuronllm-eval validate {found.runs[0].facts.path}`, or --overlaps",
+    if not settings.overlaps and not comparison.rows:
+        others = (
+            f"; {', '.join(map(str, comparison.damaged))} cannot be read"
+            if comparison.damaged
+            else ""
         )
-    for run in found.runs:
+        raise ArtifactError(
+            f"none of {len(comparison.runs)} runs has results under these conditions{others}",
+            expected="runs that are validated",
+            remedy=f"run `neuronllm-eval validate {comparison.runs[0].facts.path}`, or --overlaps",
+        )
+    for run in comparison.runs:
         if run.missing:
             logger.warning("%s: neuronllm-eval %s comes first", run.facts.path, run.missing)
 
 
-def with_pooled(found: Comparison, asked: CompareSettings) -> Comparison:
+def with_pooled(comparison: Comparison, settings: CompareSettings) -> Comparison:
     """Repeats as rows, and how their methods differ."""
-    groups = repeats([run for run in found.runs if run.docs is not None])
-    held = reference(list(groups), asked.against)  # refuses before the work
+    groups = repeats([run for run in comparison.runs if run.docs is not None])
+    against = reference(list(groups), settings.against)  # refuses before the work
     rows: list[Row] = []
     for key, group in bar(
         iterable=list(groups.items()), desc="compare", unit="method", leave=False
     ):
         rows += pool(key, group)
-    differing = differences(groups, held) if held and not asked.conditions else []
-    fitting = tuple(row for row in rows if fits(asked.conditions, names_of_row(row)))
-    return replace(found, pooled=fitting, differences=tuple(differing))
+    differing = differences(groups, against) if against and not settings.conditions else []
+    fitting = tuple(row for row in rows if fits(settings.conditions, names_of_row(row)))
+    return replace(comparison, pooled=fitting, differences=tuple(differing))
 
 
-def render(found: Comparison, form: str, asked: CompareSettings, width: int | None = None) -> str:
+def render(
+    comparison: Comparison, form: str, settings: CompareSettings, width: int | None = None
+) -> str:
     """A comparison as text.
 
     Args:
-        found: the runs.
+        comparison: of the runs.
         form: a format: table, markdown, latex, html, csv or json.
-        asked: what is shown.
+        settings: what is shown.
         width: of the terminal that shows the format `table`; None for a file.
 
     Raises:
-        UsageError: there is no column `asked.sort_by`.
+        UsageError: there is no column `settings.sort_by`.
     """
     if form == "json":
-        return _json(found, asked)
+        return _json(comparison, settings)
     if form == "csv":
-        if asked.overlaps:
-            return tables.as_csv(found.overlaps)
-        return tables.as_csv(_chosen(_ordered(_shown(found, asked), asked).frame, asked))
-    sections = _sections(found, asked, is_print=form == "latex")
+        if settings.overlaps:
+            return tables.as_csv(comparison.overlaps)
+        return tables.as_csv(
+            _chosen(_ordered(_shown(comparison, settings), settings).frame, settings)
+        )
+    sections = _sections(comparison, settings, is_print=form == "latex")
     return tables.as_table(sections, width) if form == "table" else tables.PAGES[form](sections)
 
 
-def _shown(found: Comparison, asked: CompareSettings) -> RankedRows:
-    return ranked(found.rows if asked.rank else found.pooled)
+def _shown(comparison: Comparison, settings: CompareSettings) -> RankedRows:
+    return ranked(comparison.rows if settings.rank else comparison.pooled)
 
 
-def _chosen(frame: pd.DataFrame, asked: CompareSettings) -> pd.DataFrame:
-    return frame[list(dict.fromkeys(asked.columns))] if asked.columns else frame
+def _chosen(frame: pd.DataFrame, settings: CompareSettings) -> pd.DataFrame:
+    return frame[list(dict.fromkeys(settings.columns))] if settings.columns else frame
 
 
-def _ordered(rows: RankedRows, asked: CompareSettings) -> RankedRows:
-    frame = in_order(rows.frame, asked.group_by or "task", asked.sort_by, asked.ascending)
+def _ordered(rows: RankedRows, settings: CompareSettings) -> RankedRows:
+    frame = in_order(rows.frame, settings.group_by or "task", settings.sort_by, settings.ascending)
     return RankedRows(frame.reset_index(drop=True), rows.sets)
 
 
-def _sections(found: Comparison, asked: CompareSettings, is_print: bool) -> list[tables.Section]:
-    overlaps = overlap_sections(found.overlaps, found.runs)
-    if asked.overlaps:
+def _sections(
+    comparison: Comparison, settings: CompareSettings, is_print: bool
+) -> list[tables.Section]:
+    overlaps = overlap_sections(comparison.overlaps, comparison.runs)
+    if settings.overlaps:
         return overlaps
-    rows = _shown(found, asked)
-    if asked.rank or asked.columns or asked.sort_by:
-        group_by = asked.group_by or "task"
-        ordered = _ordered(rows, asked)
-        sections = ranked_sections(ordered, group_by, asked.columns, is_print=is_print)
+    rows = _shown(comparison, settings)
+    if settings.rank or settings.columns or settings.sort_by:
+        group_by = settings.group_by or "task"
+        ordered = _ordered(rows, settings)
+        sections = ranked_sections(ordered, group_by, settings.columns, is_print=is_print)
     else:
         sections = side_by_side(
-            rows, [key_of(row) for row in found.pooled], found.differences, asked.group_by
+            rows,
+            [key_of(row) for row in comparison.pooled],
+            comparison.differences,
+            settings.group_by,
         )
-    sections += seconds_section(found.seconds) + unfinished(found.runs)
+    sections += seconds_section(comparison.seconds) + unfinished(comparison.runs)
     # In print their table is for those who ask for it: it is as wide as a page.
-    return sections + (overlaps if asked.rank and not is_print else [])
+    return sections + (overlaps if settings.rank and not is_print else [])
 
 
-def _json(found: Comparison, asked: CompareSettings) -> str:
+def _json(comparison: Comparison, settings: CompareSettings) -> str:
     """All there is; null where there is nothing."""
-    overlaps = _records(found.overlaps)
-    if asked.overlaps:
+    overlaps = _records(comparison.overlaps)
+    if settings.overlaps:
         return dump_json({"overlaps": overlaps})
-    rows = _ordered(ranked(found.rows), asked)
-    values: dict[str, Any] = {"rows": _records(_chosen(rows.frame, asked))}
+    rows = _ordered(ranked(comparison.rows), settings)
+    values: dict[str, Any] = {"rows": _records(_chosen(rows.frame, settings))}
     sets = rows.sets
-    if not asked.rank:
-        pooled = ranked(found.pooled)
+    if not settings.rank:
+        pooled = ranked(comparison.pooled)
         sets = pooled.sets
         values["pooled"] = [
             {**line, "seeds": [run.seed for run in row.runs], "run": [r.path for r in row.runs]}
-            for line, row in zip(_records(pooled.frame), found.pooled, strict=True)
+            for line, row in zip(_records(pooled.frame), comparison.pooled, strict=True)
         ]
-        values["differences"] = [_difference(each) for each in found.differences]
-        values["seconds"] = dict(found.seconds)
+        names = {run.facts.model_hash: run.facts.model for run in comparison.runs}
+        values["differences"] = [
+            _difference(difference, names[difference.key.model_hash])
+            for difference in comparison.differences
+        ]
+        values["seconds"] = dict(comparison.seconds)
     return dump_json(
         {
             **values,
-            "sets": [{**asdict(each), "terms": each.terms.values()} for each in sets],
+            "sets": [{**asdict(one), "terms": one.terms.values()} for one in sets],
             "overlaps": overlaps,
             "unfinished": [
                 {"run": run.facts.path, "model": run.facts.model, "task": run.facts.task,
                  "method": run.facts.method, "missing": run.missing}
-                for run in found.runs if run.missing
+                for run in comparison.runs if run.missing
             ],
             "damaged": [
-                {"run": str(path), "why": why.found} for path, why in found.damaged.items()
+                {"run": str(path), "why": why.found} for path, why in comparison.damaged.items()
             ],
         }
     )  # fmt: skip
@@ -266,19 +287,19 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _difference(each: Difference) -> dict[str, Any]:
+def _difference(difference: Difference, model: str) -> dict[str, Any]:
     def named(key: RepeatKey) -> dict[str, Any]:
         return {"method": key.method, "method_settings": json.loads(key.settings)}
 
-    key = each.key
+    key = difference.key
     return {
-        "model": key.model,
+        "model": model,
         "model_hash": key.model_hash,
         "task": key.task,
         "top_k": key.top_k,
         **named(key),
-        "against": named(each.against),
-        "seeds": list(each.seeds),
-        **asdict(each.change),
-        "p_holm": each.p_holm,
+        "against": named(difference.against),
+        "seeds": list(difference.seeds),
+        **asdict(difference.change),
+        "p_holm": difference.p_holm,
     }

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from neuronllm_eval.comparison.rows import ComparedRun
-from neuronllm_eval.comparison.words import directories, model_labels
-from neuronllm_eval.formats.markdown import one_line
+from neuronllm_eval.comparison.words import directories, model_labels, shortest_labels
 from neuronllm_eval.formats.tables import Section
-from neuronllm_eval.neurons.overlap import COMPARED, Locations
+from neuronllm_eval.neurons.neuron_set import COMPARED, Locations
 
 # Of one model, so that it takes seconds: 4,950 pairs, four comparisons each.
 MOST_COMPARED = 100
@@ -47,18 +46,15 @@ def overlaps(runs: Sequence[ComparedRun]) -> tuple[pd.DataFrame, list[str]]:
                 f"{MOST_COMPARED}, by task and method, are compared; --tasks and --methods choose "
                 "others."
             )
-        compared = [(run, _places(run)) for run in of_model[:MOST_COMPARED]]
+        compared = [(run, _locations(run)) for run in of_model[:MOST_COMPARED]]
         for one, other in itertools.combinations(compared, 2):
             rows += [_overlap(one, other, sets) for sets in COMPARED]
     return pd.DataFrame(rows), left_out
 
 
-def _places(run: ComparedRun) -> dict[str, Locations]:
-    neurons = run.neurons
-    return {
-        "good": Locations.of(neurons.good, neurons.n_layers),
-        "bad": Locations.of(neurons.bad, neurons.n_layers),
-    }
+def _locations(run: ComparedRun) -> dict[str, Locations]:
+    sets = {"good": run.neurons.good, "bad": run.neurons.bad}
+    return {name: Locations.of(neurons, run.neurons.n_layers) for name, neurons in sets.items()}
 
 
 def _overlap(
@@ -68,11 +64,16 @@ def _overlap(
 ) -> dict[str, Any]:
     facts, others = one[0].facts, other[0].facts
     overlap = one[1][sets[0]].overlap(other[1][sets[1]], one[0].neurons.shape[1])
-    named = ("task", "method", "seed")
     return {
-        **{name: getattr(facts, name) for name in ("model", "model_hash", *named)},
+        "model": facts.model,
+        "model_hash": facts.model_hash,
+        "task": facts.task,
+        "method": facts.method,
+        "seed": facts.seed,
         "run": facts.path,
-        **{f"other_{name}": getattr(others, name) for name in named},
+        "other_task": others.task,
+        "other_method": others.method,
+        "other_seed": others.seed,
         "other_run": others.path,
         "neurons": sets[0],
         "other_neurons": sets[1],
@@ -123,14 +124,9 @@ def _cell(row: Mapping[Any, Any]) -> str:
 def _run_labels(runs: Sequence[ComparedRun]) -> dict[str, str]:
     """By directory, what to call a run among those of its model."""
     below, _ = directories([run.facts.path for run in runs])
-    forms: tuple[Callable[[ComparedRun], str], ...] = (
-        lambda run: f"{run.facts.task} {run.facts.method}",
-        lambda run: f"{run.facts.task} {run.facts.method} seed {run.facts.seed}",
-        lambda run: below[run.facts.path],
-    )
-    labels: dict[str, str] = {}
-    for form in forms:
-        labels = {run.facts.path: one_line(form(run)) for run in runs}
-        if len({(run.facts.model_hash, labels[run.facts.path]) for run in runs}) == len(runs):
-            break
-    return labels
+    forms = []
+    for facts in (run.facts for run in runs):
+        name = f"{facts.task} {facts.method}"
+        forms.append([name, f"{name} seed {facts.seed}", below[facts.path]])
+    labels = shortest_labels(forms, [run.facts.model_hash for run in runs])
+    return {run.facts.path: label for run, label in zip(runs, labels, strict=True)}

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,14 +28,13 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.attribution.methods import ACE
 from neuronllm_eval.comparison.comparability import Terms
-from neuronllm_eval.comparison.rows import ComparedRun, Row
+from neuronllm_eval.comparison.rows import ComparedRun, Row, RunFacts, joint_note
 from neuronllm_eval.comparison.words import method_labels
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summaries_of
-from neuronllm_eval.evaluation.doc_table import DocTable, numbered
+from neuronllm_eval.evaluation.doc_table import DocTable, numbered, without_controls
 from neuronllm_eval.evaluation.stats.paired_delta import (
     MeanChange,
-    PairedDelta,
     RelativeChange,
     mean_change,
     paired_delta,
@@ -68,17 +67,28 @@ def docs_at(run: ComparedRun, top_k: int) -> DocTable:
     assert run.docs is not None
     names = {UNMASKED: UNMASKED}
     controls: dict[str, list[tuple[int, str]]] = {}
-    for name in run.docs.conditions:
-        parts = ConditionName.parse(name)
-        is_at = (parts.top_k or run.top_k) == top_k and parts.scales(run.scales) == run.scales
-        if name != UNMASKED and is_at and parts.seed is None:
+    for name, parts in _at_run_factors(run):
+        if (parts.top_k or run.top_k) != top_k:
+            continue
+        if parts.seed is None:
             names[parts.condition] = name
-        elif is_at and parts.seed is not None:
+        else:
             controls.setdefault(parts.condition, []).append((parts.seed, name))
-    for condition, of_condition in controls.items():
-        for number, (_, name) in enumerate(sorted(of_condition)):
+    for condition, seeds_and_names in controls.items():
+        for number, (_, name) in enumerate(sorted(seeds_and_names)):
             names[control_name(condition, number)] = name
     return _with_columns([run.docs], {new: [name] for new, name in names.items()})
+
+
+def _at_run_factors(run: ComparedRun) -> list[tuple[str, ConditionName]]:
+    """The conditions, points and controls with the run's own factors, but for the unmasked run."""
+    assert run.docs is not None
+    parsed = [(name, ConditionName.parse(name)) for name in run.docs.conditions]
+    return [
+        (name, parts)
+        for name, parts in parsed
+        if name != UNMASKED and parts.scales(run.scales) == run.scales
+    ]
 
 
 def concatenated(tables: Sequence[DocTable]) -> DocTable:
@@ -153,7 +163,7 @@ def over_tasks(
         names = tuple(repr((run.facts.task, question)) for question in table.question_ids)
         tables.append(dataclasses.replace(table, question_ids=names))
     pooled = summaries_of(concatenated(tables), {}, runs[0].top_k, runs[0].scales, n_resamples)
-    return {each.name: each for each in pooled if each.name in conditions}
+    return {summary.name: summary for summary in pooled if summary.name in conditions}
 
 
 # Repeats with other seeds -----------------------------------------------------------------------
@@ -163,16 +173,14 @@ class RepeatKey(NamedTuple):
     """What repeats have in common.
 
     Attributes:
-        model: name.
-        model_hash: digest of its weights.
+        model_hash: digest of the weights, which may have several names.
         task: of the harness.
         terms: `Terms.of_repeats`.
-        top_k: good and bad neurons that were asked for.
+        top_k: good and bad neurons requested.
         method: that selected the neurons.
         settings: of the method, JSON.
     """
 
-    model: str
     model_hash: str
     task: str
     terms: Terms
@@ -180,13 +188,15 @@ class RepeatKey(NamedTuple):
     method: str
     settings: str
 
+    @classmethod
+    def of(cls, run: RunFacts, terms: Terms, top_k: int) -> RepeatKey:
+        """The key of a run at one K."""
+        return cls(run.model_hash, run.task, terms, top_k, run.method, run.settings)
+
 
 def key_of(row: Row) -> RepeatKey:
     """The key of pooled repeats."""
-    run = row.run
-    return RepeatKey(
-        run.model, run.model_hash, run.task, row.terms, row.top_k, run.method, run.settings
-    )
+    return RepeatKey.of(row.run, row.terms, row.top_k)
 
 
 @dataclass(frozen=True)
@@ -219,37 +229,25 @@ def repeats(runs: Sequence[ComparedRun]) -> dict[RepeatKey, list[Repeat]]:
     """
     groups: dict[RepeatKey, list[Repeat]] = {}
     for run in runs:
-        assert run.docs is not None
         assert run.repeat_terms is not None
-        facts = run.facts
-        parsed = [ConditionName.parse(n) for n in run.docs.conditions if n != UNMASKED]
-        counts = {p.top_k or run.top_k for p in parsed if p.scales(run.scales) == run.scales}
-        for top_k in sorted(counts):
-            key = RepeatKey(
-                facts.model, facts.model_hash, facts.task, run.repeat_terms, top_k,
-                facts.method, facts.settings,
-            )  # fmt: skip
-            groups.setdefault(key, []).append(_repeat(run, top_k))
+        for top_k in sorted({parts.top_k or run.top_k for _, parts in _at_run_factors(run)}):
+            docs, neurons = docs_at(run, top_k), run.neurons.top(top_k)
+            edited = edited_by(without_controls(docs.conditions), neurons, run.scales)
+            key = RepeatKey.of(run.facts, run.repeat_terms, top_k)
+            groups.setdefault(key, []).append(Repeat(run, docs, edited, neurons))
     for group in groups.values():
         _require_other_seeds(group)
-    order = sorted(groups, key=lambda key: (*key[:3], key.terms.split, key.top_k))
-    return {key: groups[key] for key in order}
 
+    def order(key: RepeatKey) -> tuple[str | int, ...]:
+        model = groups[key][0].run.facts.model
+        return model, key.model_hash, key.task, key.terms.split, key.top_k
 
-def _repeat(run: ComparedRun, top_k: int) -> Repeat:
-    docs, neurons = docs_at(run, top_k), run.neurons.top(top_k)
-    edited = edited_by(
-        (name for name in docs.conditions if ConditionName.parse(name).seed is None),
-        neurons,
-        run.scales,
-    )
-    return Repeat(run, docs, edited, neurons)
+    return {key: groups[key] for key in sorted(groups, key=order)}
 
 
 def _require_other_seeds(group: Sequence[Repeat]) -> None:
     paths: dict[int, str] = {}
-    for each in group:
-        facts = each.run.facts
+    for facts in (repeat.run.facts for repeat in group):
         other = paths.setdefault(facts.seed, facts.path)
         if other != facts.path:
             raise ArtifactError(
@@ -265,25 +263,25 @@ def pool(key: RepeatKey, group: Sequence[Repeat], n_resamples: int = 10_000) -> 
 
     Conditions that not all repeats have are left out; there is no row if that leaves none.
     """
-    docs = concatenated([each.docs for each in group])
-    edited = {name: _together([each.edited[name] for each in group])
+    docs = concatenated([repeat.docs for repeat in group])
+    edited = {name: _together([repeat.edited[name] for repeat in group])
               for name in group[0].edited if name in docs.conditions}  # fmt: skip
     if not edited:
         return []
     summaries = summaries_of(docs, edited, key.top_k, group[0].run.scales, n_resamples)
     row = Row(
-        runs=tuple(each.run.facts for each in group),
+        runs=tuple(repeat.run.facts for repeat in group),
         terms=key.terms,
         top_k=key.top_k,
         summary=summaries[0],
-        n_good=tuple(len(each.neurons.good) for each in group),
-        n_bad=tuple(len(each.neurons.bad) for each in group),
+        n_good=tuple(len(repeat.neurons.good) for repeat in group),
+        n_bad=tuple(len(repeat.neurons.bad) for repeat in group),
     )
     rows = [
         dataclasses.replace(
             row,
             summary=summary,
-            edited=tuple(each.edited[summary.name] for each in group if summary.name in edited),
+            edited=tuple(repeat.edited[summary.name] for repeat in group if summary.name in edited),
             relative=_relative(docs, summary, n_resamples) if summary.name in PAPERS else {},
         )
         for summary in summaries
@@ -295,13 +293,12 @@ def pool(key: RepeatKey, group: Sequence[Repeat], n_resamples: int = 10_000) -> 
 
 def _together(edited: Sequence[Edited]) -> Edited:
     """What a condition edits at most in several repeats; `same_as` and note if all agree."""
-    same = {each.same_as for each in edited}
-    notes = [each.note for each in edited]
+    same = {one.same_as for one in edited}
     return Edited(
-        max(each.n_good for each in edited),
-        max(each.n_bad for each in edited),
+        max(one.n_good for one in edited),
+        max(one.n_bad for one in edited),
         same.pop() if len(same) == 1 else None,
-        " / ".join(dict.fromkeys(notes)) if all(notes) else "",
+        joint_note(edited),
     )
 
 
@@ -321,16 +318,16 @@ def _relative(
 def _swapped(docs: DocTable, unmasked: ConditionSummary, n_resamples: int) -> ConditionSummary:
     """Enhance against degrade in place of the unmasked model."""
     low, high = PAPERS
-
-    def change(values: Mapping[str, NDArray[np.float64]]) -> PairedDelta:
-        return paired_delta(values[low], values[high], docs.question_index, n_resamples=n_resamples)
-
+    accuracy, confidence = (
+        paired_delta(values[low], values[high], docs.question_index, n_resamples=n_resamples)
+        for values in (docs.correct, docs.confidence)
+    )
     return dataclasses.replace(
         unmasked,
         name=SWAPPED,
         condition=SWAPPED,
-        accuracy=change(docs.correct),
-        confidence=change(docs.confidence),
+        accuracy=accuracy,
+        confidence=confidence,
         rac=math.nan,
         rcc=math.nan,
     )
@@ -395,9 +392,9 @@ def reference(keys: Sequence[RepeatKey], against: str | None) -> Reference | Non
         return fitting[0]
     if against is None:
         return None
-    labels = method_labels([(*key[:3], key.method, key.settings) for key in variants.values()])
+    labels = method_labels([(*key[:2], key.method, key.settings) for key in variants.values()])
     named = dict(zip(variants, labels, strict=True))
-    expected = dict.fromkeys(named[each] for each in of_name or variants)
+    expected = dict.fromkeys(named[variant] for variant in of_name or variants)
     raise UsageError(
         f"{len(fitting) or 'no'} methods of the runs are {against!r:.100}",
         expected=f"one of: {'; '.join(expected)}",
@@ -415,43 +412,42 @@ def differences(
         against: what the others are held against.
         n_resamples: draws of the bootstrap.
     """
-    blocks: dict[RepeatKey, dict[Reference, RepeatKey]] = {}
+    by_task: dict[RepeatKey, list[RepeatKey]] = {}  # and by model, terms and K
     for key in groups:
-        block = blocks.setdefault(key._replace(method="", settings=""), {})
-        block[Reference(key.method, key.settings)] = key
-    found = []
-    for block in blocks.values():
-        other = block.pop(against, None)
-        pairs = {} if other is None else {
-            key: pairs for key in block.values() if (pairs := _pairs(groups[key], groups[other]))
-        }  # fmt: skip
-        changes = [_change(pair, n_resamples) for pair in pairs.values()]
+        by_task.setdefault(key._replace(method="", settings=""), []).append(key)
+    results = []
+    for keys in by_task.values():
+        other = next((key for key in keys if (key.method, key.settings) == against), None)
+        if other is None:
+            continue
+        pairs = {key: _pairs(groups[key], groups[other]) for key in keys if key != other}
+        pairs = {key: both for key, both in pairs.items() if both}
+        changes = [_change(both, n_resamples) for both in pairs.values()]
         p_values = holm([change.p_value for change in changes])
-        for (key, pair), change, p_holm in zip(pairs.items(), changes, p_values, strict=True):
-            seeds = tuple(each.run.facts.seed for each, _ in pair)
-            assert other is not None
-            found.append(Difference(key, other, seeds, len(groups[key]), change, p_holm))
-    return found
+        for (key, both), change, p_holm in zip(pairs.items(), changes, p_values, strict=True):
+            seeds = tuple(repeat.run.facts.seed for repeat, _ in both)
+            results.append(Difference(key, other, seeds, len(groups[key]), change, p_holm))
+    return results
 
 
-def unpaired(keys: Sequence[RepeatKey], found: Sequence[Difference]) -> list[RepeatKey]:
+def unpaired(keys: Sequence[RepeatKey], differences: Sequence[Difference]) -> list[RepeatKey]:
     """Those that are held against none, though there are several methods."""
-    paired = {key for each in found for key in (each.key, each.against)}
+    paired = {key for difference in differences for key in (difference.key, difference.against)}
     several = len({(key.method, key.settings) for key in keys}) > 1
     return [key for key in keys if several and key not in paired]
 
 
-def _pairs(group: Sequence[Repeat], others: Iterable[Repeat]) -> list[tuple[Repeat, Repeat]]:
+def _pairs(group: Sequence[Repeat], others: Sequence[Repeat]) -> list[tuple[Repeat, Repeat]]:
     """Repeats of the same seed and docs that have both conditions."""
-    by_seed = {each.run.facts.seed: each for each in others}
-    pairs = [(e, by_seed[e.run.facts.seed]) for e in group if e.run.facts.seed in by_seed]
     return [
         (one, other)
-        for one, other in pairs
-        if one.docs.doc_ids == other.docs.doc_ids
+        for one in group
+        for other in others
+        if one.run.facts.seed == other.run.facts.seed
+        and one.docs.doc_ids == other.docs.doc_ids
         and one.docs.question_ids == other.docs.question_ids
         and np.array_equal(one.docs.gold, other.docs.gold)
-        and all(set(PAPERS) <= set(each.evaluated) for each in (one, other))
+        and set(PAPERS) <= set(one.evaluated) & set(other.evaluated)
     ]
 
 

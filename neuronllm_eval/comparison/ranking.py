@@ -66,16 +66,16 @@ def ranked(rows: Sequence[Row]) -> RankedRows:
     sets = comparable_sets(
         [(row.run.task, run.path, row.terms) for row in rows for run in row.runs]
     )
-    letters = {(each.task, each.terms): each.letter for each in sets}
+    letters = {(one.task, one.terms): one.letter for one in sets}
     lines = [{**_values(row), "set": letters[row.run.task, row.terms]} for row in rows]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
     towards = pd.to_numeric(frame["delta"]) * frame["condition"].map(EXPECTED_SIGN)
-    alike = towards.groupby(
+    within = towards.groupby(
         [frame["task"], frame["set"], frame["condition"], frame["top_k"].fillna(0)]
     )
     frame = frame.assign(
-        rank=alike.rank(method="min", ascending=False),  # equal deltas share the better rank
-        n_ranked=alike.transform("count").where(towards.notna()),
+        rank=within.rank(method="min", ascending=False),  # equal deltas share the better rank
+        n_ranked=within.transform("count").where(towards.notna()),
     )
     return RankedRows(frame.astype(COLUMNS), tuple(sets))
 
@@ -90,7 +90,7 @@ def _values(row: Row) -> dict[str, Any]:
         "dtype": run.dtype,
         "method": run.method,
         "method_settings": run.settings,
-        "seed": _only([each.seed for each in row.runs]),
+        "seed": _only([run.seed for run in row.runs]),
         "n_runs": len(row.runs),
         "condition": row.condition,
         "name": summary.name,
@@ -99,12 +99,12 @@ def _values(row: Row) -> dict[str, Any]:
         "n_good": _only(row.n_good),
         "n_bad": _only(row.n_bad),
         "n_neurons": _each(f"{g}/{b}" for g, b in zip(row.n_good, row.n_bad, strict=True)),
-        "n_edited": _each(str(each.n_neurons) for each in row.edited) or None,
+        "n_edited": _each(str(edited.n_neurons) for edited in row.edited) or None,
         "n_questions": summary.accuracy.n_questions,
         "n_docs": summary.accuracy.n_docs,
         "note": row.note or None,
-        "seeds": ", ".join(str(each.seed) for each in row.runs),
-        "run": ", ".join(each.path for each in row.runs),
+        "seeds": ", ".join(str(run.seed) for run in row.runs),
+        "run": ", ".join(run.path for run in row.runs),
         **row.metrics,
     }
     if row.is_evaluated and row.condition != SWAPPED:
@@ -142,16 +142,21 @@ def _changes(row: Row) -> dict[str, Any]:
     }
     for name, change in row.relative.items():
         values |= {f"{name}_low": change.low, f"{name}_high": change.high}
-    if summary.mcnemar is not None:
-        values |= {"n_lost": summary.mcnemar.n_lost, "n_gained": summary.mcnemar.n_gained,
-                   "mcnemar_p": summary.mcnemar.p_value}  # fmt: skip
-    if summary.corrected is not None:
-        values |= {"p_holm": summary.corrected.p_value, "n_tests": summary.corrected.n_tests,
-                   "mcnemar_p_holm": summary.corrected.mcnemar_p_value}  # fmt: skip
-    if summary.controls is not None and summary.n_controls:
-        values |= {"controls_outdone": summary.n_beyond, "n_controls": summary.n_controls,
-                   "n_as_extreme": summary.controls.n_as_extreme,
-                   "control_p": summary.controls.p_value}  # fmt: skip
+    if (flips := summary.mcnemar) is not None:
+        values |= {"n_lost": flips.n_lost, "n_gained": flips.n_gained, "mcnemar_p": flips.p_value}
+    if (corrected := summary.corrected) is not None:
+        values |= {
+            "p_holm": corrected.p_value,
+            "n_tests": corrected.n_tests,
+            "mcnemar_p_holm": corrected.mcnemar_p_value,
+        }
+    if (controls := summary.controls) is not None and controls.n_controls:
+        values |= {
+            "controls_outdone": summary.n_beyond,
+            "n_controls": controls.n_controls,
+            "n_as_extreme": controls.n_as_extreme,
+            "control_p": controls.p_value,
+        }
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
@@ -211,14 +216,13 @@ def wanted(runs: Sequence[ComparedRun], patterns: Mapping[str, Sequence[str]]) -
     Raises:
         UsageError: nothing fits a pattern, or no run fits all flags together.
     """
+    conditions = patterns.get("conditions", ())
     for flag, names_of in _OF_RUNS.items():
         _require_use(flag, patterns.get(flag, ()), [names_of(run) for run in runs])
-    rows = [names_of_row(row) for run in runs for row in run.rows]
-    conditions = patterns.get("conditions", ())
-    _require_use("conditions", conditions, rows)
+    _require_use("conditions", conditions, [names_of_row(row) for run in runs for row in run.rows])
     fitting = [
         dataclasses.replace(
-            run, rows=tuple(row for row in run.rows if fits(conditions, names_of_row(row)))
+            run, rows=tuple(r for r in run.rows if fits(conditions, names_of_row(r)))
         )
         for run in runs
         if all(fits(patterns.get(flag, ()), names_of(run)) for flag, names_of in _OF_RUNS.items())
@@ -239,16 +243,16 @@ def names_of_row(row: Row) -> tuple[str, str]:
 
 def fits(patterns: Sequence[str], names: Sequence[str]) -> bool:
     """Whether one of the names fits one of the patterns; without any, all do."""
-    return not patterns or any(fnmatchcase(name, each) for name in names for each in patterns)
+    return not patterns or any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def _require_use(flag: str, patterns: Sequence[str], names: Sequence[tuple[str, ...]]) -> None:
     for pattern in patterns:
-        if not any(fits([pattern], each) for each in names):
-            known = sorted({each[0] for each in names})
+        if not any(fits([pattern], alternatives) for alternatives in names):
+            first = sorted({alternatives[0] for alternatives in names})
             more = "; points need --points" if flag == "conditions" else ""
             raise UsageError(
                 f"no run has {flag} that fit {pattern!r:.100}",
-                expected=f"patterns for {', '.join(known) or 'nothing, as there are none'}",
+                expected=f"patterns for {', '.join(first) or 'nothing, as there are none'}",
                 remedy=f"check --{flag}{more}",
             )

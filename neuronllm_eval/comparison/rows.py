@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from neuronllm_eval.comparison.comparability import Terms, method_settings, run_terms
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.evaluation.condition_effects import ConditionSummary, with_edited
+from neuronllm_eval.evaluation.condition_effects import (
+    ConditionSummary,
+    StoredSummary,
+    load_summary,
+    with_edited,
+)
 from neuronllm_eval.evaluation.doc_table import DocTable, EvaluatedDocs, doc_table, evaluated_docs
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
-from neuronllm_eval.evaluation.summary_file import StoredSummary, load_summary
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
     ConditionName,
@@ -78,7 +82,7 @@ class Row:
     Attributes:
         runs: one; several where repeats with other seeds are pooled.
         terms: under which it may be compared.
-        top_k: good and bad neurons that were asked for.
+        top_k: good and bad neurons requested.
         summary: its figures.
         n_good: [runs] good neurons that there were; a method may find fewer than K.
         n_bad: [runs] bad ones.
@@ -110,13 +114,18 @@ class Row:
     @property
     def is_evaluated(self) -> bool:
         """Whether it has figures: a condition that edits nothing has none."""
-        return not self.edited or any(each.n_neurons for each in self.edited)
+        return not self.edited or any(edited.n_neurons for edited in self.edited)
 
     @property
     def note(self) -> str:
         """What there was not to edit, such as "no bad neurons"; empty if nothing was missing."""
-        notes = [each.note for each in self.edited]
-        return " / ".join(dict.fromkeys(notes)) if all(notes) else ""
+        return joint_note(self.edited)
+
+
+def joint_note(edited: Sequence[Edited]) -> str:
+    """The notes of one condition in several runs, each once; empty if one of them has none."""
+    notes = [one.note for one in edited]
+    return " / ".join(dict.fromkeys(notes)) if all(notes) else ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class ComparedRun:
         repeat_terms: what repeats with other seeds have in common; None before validation.
         top_k: good and bad neurons of its conditions; 0 before validation.
         scales: factors of its conditions.
-        docs: answers to its validation docs; None unless they were asked for.
+        docs: answers to its validation docs; None unless requested.
     """
 
     facts: RunFacts
@@ -180,37 +189,37 @@ def read_run(run: RunDirectory, *, with_docs: bool = False) -> ComparedRun:
 def _with_rows(
     result: ComparedRun, run: RunDirectory, settings: RunSettings, with_docs: bool
 ) -> ComparedRun:
-    record = load_validation(run)
-    summary = load_summary(run)
-    evaluated = record.validated(result.neurons, run.validation)
+    record, summary = load_validation(run), load_summary(run)
+    validated = record.validated(result.neurons, run.validation)
     docs = doc_table(run, settings.task) if with_docs else None
-    asked = (
-        evaluated_docs(run.conditions, settings.task) if docs is None else EvaluatedDocs.of(docs)
-    )
-    _require_one_validation(run, settings, record, summary, asked)
+    if docs is None:
+        evaluated = evaluated_docs(run.conditions, settings.task)
+    else:
+        evaluated = EvaluatedDocs.of(docs)
+    _require_one_validation(run, settings, record, summary, evaluated)
     if docs is not None:
         _require_same_accuracies(run, summary, docs)
-    terms, repeat_terms = run_terms(run, settings, result.neurons, record, asked)
+    terms, repeat_terms = run_terms(run, settings, result.neurons, record, evaluated)
     # Summaries of earlier versions do not have what was edited.
-    edited = edited_by((each.name for each in summary.conditions), evaluated, record.scales)
-    unmasked = summary.metrics.get(UNMASKED, {})
+    names = [condition.name for condition in summary.conditions]
+    edited = edited_by(names, validated, record.scales)
     rows = []
-    for each in summary.conditions:
-        parts = ConditionName.parse(each.name)
-        scales = parts.scales(record.scales)
+    for condition in summary.conditions:
+        name, parts = condition.name, ConditionName.parse(condition.name)
         selected = result.neurons.top(parts.top_k or record.top_k)
         row = Row(
             runs=(result.facts,),
-            terms=dataclasses.replace(terms, top_k=selected.top_k, scales=scales),
+            terms=dataclasses.replace(
+                terms, top_k=selected.top_k, scales=parts.scales(record.scales)
+            ),
             top_k=selected.top_k,
-            summary=with_edited(each, edited.get(each.name)),
+            summary=with_edited(condition, edited.get(name)),
             n_good=(len(selected.good),),
             n_bad=(len(selected.bad),),
-            edited=(edited[each.name],) if each.name in edited else (),
+            edited=(edited[name],) if name in edited else (),
         )
         if row.is_evaluated:
-            metrics = _metrics(summary.metrics[each.name], unmasked, each.name)
-            row = dataclasses.replace(row, metrics=metrics)
+            row = dataclasses.replace(row, metrics=_metrics(summary.metrics, name))
         rows.append(row)
     return dataclasses.replace(
         result,
@@ -229,22 +238,19 @@ def _shared(settings: RunSettings, record: ValidationRecord | None = None) -> di
     model = [str(args.get("pretrained", ""))]
     model += [f"{name}={args[name]}" for name in ("revision", "peft", "delta") if args.get(name)]
     method = [settings.method, *(f"{k}={v}" for k, v in settings.method_args.items())]
-    factors = (
-        "" if record is None else ", ".join(map(factor_text, dataclasses.astuple(record.scales)))
-    )
+    factors = () if record is None else dataclasses.astuple(record.scales)
     return {
         "model": ", ".join(model),
         "method": ", ".join(method),
         "neurons of a kind": "" if record is None else str(record.top_k),
-        "factors": factors,
+        "factors": ", ".join(map(factor_text, factors)),
         "positions": "" if record is None else record.positions,
     }
 
 
-def _metrics(
-    values: Mapping[str, float], unmasked: Mapping[str, float], condition: str
-) -> dict[str, float]:
+def _metrics(metrics: Mapping[str, Mapping[str, float]], condition: str) -> dict[str, float]:
     """By column, percent and percentage points against the unmasked model."""
+    values, unmasked = metrics[condition], metrics.get(UNMASKED, {})
     columns = {}
     for column, (metric, with_change) in _METRICS.items():
         if metric in values:
@@ -259,35 +265,38 @@ def _require_one_validation(
     settings: RunSettings,
     record: ValidationRecord,
     summary: StoredSummary,
-    asked: EvaluatedDocs,
+    docs: EvaluatedDocs,
 ) -> None:
     """Refuse a summary that other files contradict, and names that are no conditions."""
-    expected = (settings.task, asked.split, record.positions, asked.conditions)
-    found = (summary.task, summary.split, summary.applied_at, tuple(summary.metrics))
-    same = found == expected and UNMASKED in summary.metrics
-    for each in summary.conditions:
+    expected = (settings.task, docs.split, record.positions, docs.conditions)
+    stored = (summary.task, summary.split, summary.applied_at, tuple(summary.metrics))
+    same = stored == expected and UNMASKED in summary.metrics
+    counts = (len(docs.docs), len(docs.questions))
+    for condition in summary.conditions:
         try:
-            parts = ConditionName.parse(each.name)
+            parts = ConditionName.parse(condition.name)
         except UsageError as error:
             raise ArtifactError(
                 f"{run.summary}: {error.found}",
                 expected=error.expected,
                 remedy="run validate again",
             ) from error
-        top_k = None if each.name == UNMASKED else parts.top_k or record.top_k
-        scales = parts.scales(record.scales)
-        same = same and (each.condition, each.top_k) == (parts.condition, top_k)
-        same = same and each.scale in (None, *map(float, dataclasses.astuple(scales)))
-        counts = (each.accuracy.n_docs, each.accuracy.n_questions)
-        same = same and counts == (len(asked.docs), len(asked.questions))
+        accuracy, scales = condition.accuracy, parts.scales(record.scales)
+        top_k = None if condition.name == UNMASKED else parts.top_k or record.top_k
+        same = (
+            same
+            and (condition.condition, condition.top_k) == (parts.condition, top_k)
+            and condition.scale in (None, *map(float, dataclasses.astuple(scales)))
+            and (accuracy.n_docs, accuracy.n_questions) == counts
+        )
     if not same:
         raise _of_another_validation(run)
 
 
 def _require_same_accuracies(run: RunDirectory, summary: StoredSummary, docs: DocTable) -> None:
-    for each in summary.conditions:
-        accuracy = 100 * float(docs.correct[each.name].mean())
-        if not abs(accuracy - each.accuracy.condition) < _TOLERANCE:
+    for condition in summary.conditions:
+        accuracy = 100 * float(docs.correct[condition.name].mean())
+        if not abs(accuracy - condition.accuracy.condition) < _TOLERANCE:
             raise _of_another_validation(run)
 
 

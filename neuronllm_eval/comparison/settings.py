@@ -18,7 +18,7 @@ from neuronllm_eval.runs.settings import StoredRunSettings
 def _pattern(what: str) -> Any:
     return setting(
         (),
-        f"only those whose {what} fits, as patterns of file names, such as 'demo_*,aqua_sst2'",
+        f"only those whose {what} matches one of these patterns, such as 'demo_*,aqua_sst2'",
         group="filters",
         metavar="PATTERNS",
         shown="all",
@@ -31,54 +31,52 @@ class CompareSettings(Settings):
     run_dir: FilePaths = changed(StoredRunSettings.model_fields["run_dir"], nargs="+")
     rank: bool = setting(
         False,
-        "every run by itself, ranked within its task, condition and comparable set, in place of "
-        "methods side by side with repeats of other seeds pooled",
+        "rank every run by itself, within its task, condition and comparable set; without it, "
+        "methods stand side by side and repeats with other seeds are pooled",
         group="table",
     )
     against: str | None = setting(
         None,
-        "method that the others are tested against, with settings where runs have it with several, "
-        "such as 'ace ambiguous=drop'",
+        "method that the others are tested against; with its settings, such as 'ace "
+        "ambiguous=drop', if runs differ in them",
         group="table",
         metavar="METHOD",
         unset="ace, or the first",
     )
     group_by: str | None = setting(
         None,
-        "a table for each",
+        "one table for each of these",
         group="table",
         choices=("task", "model", "method"),
         unset="task with --rank, else one table for all",
     )
     format: str | None = setting(
         None,
-        "csv and json have all columns and figures in full",
+        "form of the output; csv and json have all columns, unrounded",
         group="table",
         choices=("table", "markdown", "csv", "latex", "html", "json"),
         unset="as the suffix of --output_path says, else table",
     )
     sort_by: str | None = setting(
         None,
-        "a row for each condition, within each group by this column of csv, the largest first",
+        "one row per condition, sorted within its group by this column of csv, largest first",
         group="table",
         metavar="COLUMN",
         unset="by condition, set and rank",
     )
-    ascending: bool = setting(False, "the smallest of --sort_by first", group="table")
+    ascending: bool = setting(False, "smallest first with --sort_by", group="table")
     columns: Names = setting(
         (),
-        "a row for each condition with only these columns, in this order, with commas between "
-        "them; csv and json have other names than the rest, and an unknown one lists them",
+        "one row per condition, with only these columns in this order, separated by commas; names "
+        "of csv and json differ from those of other formats; an unknown name lists them",
         group="table",
         metavar="NAMES",
-        shown="all that tell something; of latex few, that fit a page",
+        shown="all that are not constant or empty; in latex those that fit a page",
     )
-    points: bool = setting(
-        False, "of single runs, a row for each point of a sweep too", group="table"
-    )
+    points: bool = setting(False, "show points of sweeps too (of single runs)", group="table")
     overlaps: bool = setting(
         False,
-        "only how far the neurons of runs of one model overlap; csv has that only so",
+        "show only how the neurons of runs of one model overlap; csv has overlaps only this way",
         group="table",
     )
     models: Names = _pattern("name, or its last part")
@@ -87,8 +85,8 @@ class CompareSettings(Settings):
     conditions: Names = _pattern("condition, or a point's name")
     output_path: FilePath | None = setting(
         None,
-        "file, whose suffix (.txt, .md, .csv, .tex, .html, .json) gives the format unless --format "
-        "does; or a folder for comparison.md and comparison.json",
+        "file to write, whose suffix (.txt, .md, .csv, .tex, .html, .json) is the format unless "
+        "--format is given; or a folder for comparison.md and comparison.json",
         flags=("-o",),
         unset="it is printed",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from neuronllm_eval.comparison.pooling import differing, over_tasks, shared_conditions
-from neuronllm_eval.comparison.rows import ComparedRun, Row, read_run
+from neuronllm_eval.comparison.rows import ComparedRun, read_run
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.formats.atomic import write_whole
@@ -51,14 +51,16 @@ def write_overviews(runs: Sequence[RunDirectory], top: Path) -> list[ComparedRun
     return [results[run.path] for run in runs if run.path in results]
 
 
-def write_overview(folder: Path, known: Sequence[RunDirectory] = ()) -> dict[Path, ComparedRun]:
+def write_overview(
+    folder: Path, read_before: Sequence[RunDirectory] = ()
+) -> dict[Path, ComparedRun]:
     """Write the page of a folder; where there are not several runs in it, remove an earlier one.
 
     Runs that cannot be read are left out with a warning: they may be of other commands.
 
     Args:
         folder: of the runs.
-        known: runs whose files have been read already.
+        read_before: runs whose files have been read already.
 
     Returns:
         The runs in it, by their directories.
@@ -66,7 +68,7 @@ def write_overview(folder: Path, known: Sequence[RunDirectory] = ()) -> dict[Pat
     Raises:
         ArtifactError: a folder is in the page's place.
     """
-    by_path = {run.path: run for run in known}
+    by_path = {run.path: run for run in read_before}
     runs = [] if RunDirectory(folder).settings.exists() else find_runs(folder)
     runs = [by_path.get(run.path, run) for run in runs]
     results: dict[Path, ComparedRun] = {}
@@ -99,14 +101,14 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
         title: above it.
         results: of the tasks, in order.
     """
-    evaluated = [each for each in results if each.rows]
+    evaluated = [run for run in results if run.rows]
     terms = differing(evaluated or results)
     conditions = shared_conditions(evaluated)
     together = {} if terms or not evaluated else over_tasks(evaluated)
     main = conditions[0] if conditions else None
     links = tuple(
-        (one_line(each.facts.task), f"{quote(Path(each.facts.path).name)}/{PAGE_FILE}")
-        for each in results
+        (one_line(run.facts.task), f"{quote(Path(run.facts.path).name)}/{PAGE_FILE}")
+        for run in results
     )
     section = Section(
         "tasks",
@@ -120,8 +122,8 @@ def render_overview(title: str, results: Sequence[ComparedRun]) -> str:
         for name, value in (evaluated or results)[0].shared.items()
         if value and name not in differing(results)
     ]
-    said = _headline(results, evaluated, main, None if main is None else together.get(main))
-    return page_of(title, said, facts, [section], _GENERATOR)
+    sentence = _headline(results, evaluated, main, None if main is None else together.get(main))
+    return page_of(title, sentence, facts, [section], _GENERATOR)
 
 
 def _together(
@@ -136,45 +138,37 @@ def _together(
         f"{first.unmasked:.1f}%; 95% intervals by question, of these tasks and no others. "
         "Random controls: the first of every task, the second, and so on."
     )
-    rows = tuple((name, *_cells(each)) for name, each in effects.items())
+    rows = tuple((name, *_cells(effect)) for name, effect in effects.items())
     return [Table("All tasks together", ("condition", *_HEADS), rows, f"{note} {CONTROLS_NOTE}")]
 
 
 def _by_condition(evaluated: Sequence[ComparedRun]) -> list[Table]:
     """A table for each condition, a row for each task that was evaluated under it."""
-    tables = []
     terms = differing(evaluated) if evaluated else []
+    heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
+    tables = []
     for name in CONDITIONS[1:]:
-        rows = tuple(
-            (
-                each.facts.task,
-                *(each.shared[term] for term in terms),
-                str(each.conditions[UNMASKED].summary.accuracy.n_questions),
-                f"{each.conditions[UNMASKED].summary.accuracy.condition:.1f}",
-                *_cells_or_note(each.conditions[name]),
-            )
-            for each in evaluated
-            if name in each.conditions
-        )
-        heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
-        tables += [Table(f"Under {name}", heads, rows)] if rows else []
+        rows = []
+        for run in evaluated:
+            if name in run.conditions:
+                row, unmasked = run.conditions[name], run.conditions[UNMASKED].summary.accuracy
+                level = (str(unmasked.n_questions), f"{unmasked.condition:.1f}")
+                empty = [""] * (len(_HEADS) - 1)
+                cells = _cells(row.summary) if row.is_evaluated else (row.note, *empty)
+                rows.append((*_task_and_terms(run, terms), *level, *cells))
+        if rows:
+            tables.append(Table(f"Under {name}", heads, tuple(rows)))
     return tables
 
 
 def _waiting(results: Sequence[ComparedRun]) -> list[Table]:
     terms = differing(results)
-    rows = tuple(
-        (each.facts.task, *(each.shared[name] for name in terms))
-        for each in results
-        if not each.rows
-    )
+    rows = tuple(_task_and_terms(run, terms) for run in results if not run.rows)
     return [Table("Not validated yet", ("task", *terms), rows)] if rows else []
 
 
-def _cells_or_note(row: Row) -> tuple[str, ...]:
-    if row.is_evaluated:
-        return _cells(row.summary)
-    return (row.note, *[""] * (len(_HEADS) - 1))
+def _task_and_terms(run: ComparedRun, terms: Sequence[str]) -> tuple[str, ...]:
+    return (run.facts.task, *(run.shared[name] for name in terms))
 
 
 def _cells(effect: ConditionSummary) -> tuple[str, ...]:
@@ -207,33 +201,29 @@ def _headline(
 ) -> str:
     if condition is None:
         return f"{len(results)} tasks."
-    changes = [each.conditions[condition].summary.accuracy.delta for each in evaluated]
+    effects = [run.conditions[condition].summary for run in evaluated]
+    changes = [summary.accuracy.delta for summary in effects]
+    least, most = f"{min(changes):+.1f}", f"{max(changes):+.1f}"
+    has_controls = any(summary.n_controls for summary in effects)
     if effect is None:
-        known = " and ".join(differing(evaluated))
+        n_beyond = sum(0 < summary.n_controls == summary.n_beyond for summary in effects)
+        beside = f"in {n_beyond} of them beyond all" if has_controls else "without"
         return (
-            f"Over {len(evaluated)} runs, {condition} changes accuracy by {min(changes):+.1f} to "
-            f"{max(changes):+.1f} points{_outdone(evaluated, condition)}; no mean, since they "
-            f"differ in {known}."
+            f"Over {len(evaluated)} runs, {condition} changes accuracy by {least} to {most} "
+            f"points, {beside} random controls; no mean, since they differ in "
+            f"{' and '.join(differing(evaluated))}."
         )
     accuracy = effect.accuracy
-    beside = f", beyond {effect.n_beyond} of {effect.n_controls} random controls"
-    if not effect.n_controls:
-        some = any(each.conditions[condition].summary.n_controls for each in evaluated)
-        beside = f", without random controls{' that all of them have' if some else ''}"
+    if effect.n_controls:
+        beside = f"beyond {effect.n_beyond} of {effect.n_controls} random controls"
+    else:
+        beside = f"without random controls{' that all of them have' if has_controls else ''}"
     tasks = f"{len(evaluated)} task{'s' if len(evaluated) > 1 else ''}"
     return (
         f"Over {tasks}, {condition} changes accuracy by {accuracy.delta:+.1f} points "
-        f"(95% {accuracy.low:+.1f} to {accuracy.high:+.1f}){beside}; by task from "
-        f"{min(changes):+.1f} to {max(changes):+.1f}."
+        f"(95% {accuracy.low:+.1f} to {accuracy.high:+.1f}), {beside}; by task from {least} to "
+        f"{most}."
     )
-
-
-def _outdone(evaluated: Sequence[ComparedRun], condition: str) -> str:
-    effects = [each.conditions[condition].summary for each in evaluated]
-    all_of_them = sum(0 < each.n_controls == each.n_beyond for each in effects)
-    if not any(each.n_controls for each in effects):
-        return ", without random controls"
-    return f", in {all_of_them} of them beyond all random controls"
 
 
 # The table that a command over several runs ends with -------------------------------------------
@@ -255,7 +245,7 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
     Args:
         results: of the runs, in order.
     """
-    evaluated = [each for each in results if each.rows]
+    evaluated = [run for run in results if run.rows]
     shared = shared_conditions(evaluated)
     names = [name for name in _CLOSING if name in shared] or shared[:1]
     if len(evaluated) < 2 or not names:
@@ -263,12 +253,11 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
     terms = differing(evaluated)
     rows = [
         [
-            escaped(each.facts.task),
-            *(escaped(each.shared[name]) for name in terms),
-            f"{each.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
-            *(_closing_cell(each.conditions[name].summary) for name in names),
+            *map(escaped, _task_and_terms(run, terms)),
+            f"{run.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
+            *(_closing_cell(run.conditions[name].summary) for name in names),
         ]
-        for each in evaluated
+        for run in evaluated
     ]
     note = _CLOSING_NOTE
     if not terms:

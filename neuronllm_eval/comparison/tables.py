@@ -50,29 +50,29 @@ _NOTE = (
 
 
 def ranked_sections(
-    found: RankedRows, group_by: str, columns: Sequence[str] = (), *, is_print: bool = False
+    ranked: RankedRows, group_by: str, columns: Sequence[str] = (), *, is_print: bool = False
 ) -> list[Section]:
     """A section with the table of each group, and what explains them all.
 
     Args:
-        found: the rows, in order.
+        ranked: the rows, in order.
         group_by: one of `ranking.GROUPS`.
         columns: names of `HEADS`, which are shown in that order whatever they hold; all that tell
             something if empty.
         is_print: whether a page of print has to be wide enough where none are chosen.
     """
-    words = in_words(found.frame)
-    alike = _alike(words, (group_by, *columns))
+    words = in_words(ranked.frame)
+    constant = _constant(words, (group_by, *columns))
     if columns:
         heads = {name: HEADS[name] for name in columns}
     else:
-        hidden = {group_by, *alike, *_ON_REQUEST, *_needless(found.sets, words)}
+        hidden = {group_by, *constant, *_ON_REQUEST, *_needless(ranked.sets, words)}
         if is_print:
             hidden |= HEADS.keys() - set(_PRINT)
-            if (found.frame["name"] == found.frame["condition"]).all():
+            if (ranked.frame["name"] == ranked.frame["condition"]).all():
                 hidden.add("scale")  # only points of sweeps have factors that conditions do not say
         heads = {n: h for n, h in HEADS.items() if n not in hidden and (words[n] != "").any()}
-    sections = _said_once(alike)
+    sections = _said_once(constant)
     for title, rows in words.groupby(words[group_by], sort=False):
         unmasked = rows["condition"] == UNMASKED
         # No method has a part in it: runs that agree on it need one row.
@@ -80,12 +80,12 @@ def ranked_sections(
         shown = rows[list(heads)].rename(columns=heads)
         once = ~(shown.duplicated() & unmasked)
         sections.append(Section(str(title), shown[once].reset_index(drop=True)))
-    _, above = directories(list(found.frame["run"]))
+    _, above = directories(list(ranked.frame["run"]))
     where = [f"Directories are below {one_line(above)}."] if above and "run" in heads else []
-    return [*sections, Section("", None, (_NOTE, *where, *legend(found.sets)))]
+    return [*sections, Section("", None, (_NOTE, *where, *legend(ranked.sets)))]
 
 
-def _alike(words: pd.DataFrame, but: Sequence[str]) -> dict[str, str]:
+def _constant(words: pd.DataFrame, but: Sequence[str]) -> dict[str, str]:
     """Columns with the same text in all rows of conditions, and that text."""
     masked = words[words["condition"] != UNMASKED]
     telling = words if masked.empty else masked
@@ -93,17 +93,19 @@ def _alike(words: pd.DataFrame, but: Sequence[str]) -> dict[str, str]:
     return {name: telling[name].iloc[0] for name in names}
 
 
-def _said_once(alike: Mapping[str, str]) -> list[Section]:
-    said = ", ".join(
-        f"{HEADS[name]} {text}" for name, text in alike.items() if (name, text) != ("n_runs", "1")
+def _said_once(constant: Mapping[str, str]) -> list[Section]:
+    listed = ", ".join(
+        f"{HEADS[name]} {text}"
+        for name, text in constant.items()
+        if (name, text) != ("n_runs", "1")
     )
-    return [Section("", None, (f"The same in all rows: {said}.",))] if said else []
+    return [Section("", None, (f"The same in all rows: {listed}.",))] if listed else []
 
 
 def _needless(sets: Sequence[ComparableSet], words: pd.DataFrame) -> set[str]:
     """Sets where each task has one, and directories where the rest tells the rows apart."""
     hidden = set()
-    if all(each.letter == "a" for each in sets):
+    if all(one.letter == "a" for one in sets):
         hidden.add("set")
     names = ["set", "model", "task", "method", "seed", "condition", "top_k", "scale"]
     if not words[words["condition"] != UNMASKED].duplicated(names).any():
@@ -114,15 +116,15 @@ def _needless(sets: Sequence[ComparableSet], words: pd.DataFrame) -> set[str]:
 def legend(sets: Sequence[ComparableSet]) -> list[str]:
     """In words, in what the sets of each task that has several differ."""
     sentences = []
-    for task in dict.fromkeys(each.task for each in sets):
-        of_task = [each for each in sets if each.task == task]
+    for task in dict.fromkeys(one.task for one in sets):
+        of_task = [one for one in sets if one.task == task]
         if len(of_task) > 1:
             first = of_task[0].terms
             parts = [
                 f"a: {_runs(of_task[0])}, {first.n_questions or 'all'} questions of the "
                 f"{first.split} split" + (f", K {first.top_k}" if first.top_k else ""),
-                *(f"{each.letter}: {_runs(each)}, {', '.join(each.differs)}"
-                  for each in of_task[1:]),
+                *(f"{one.letter}: {_runs(one)}, {', '.join(one.differs)}"
+                  for one in of_task[1:]),
             ]  # fmt: skip
             words = "; ".join(one_line(part, 10_000) for part in parts).rstrip(".")
             sentences.append(
@@ -132,8 +134,8 @@ def legend(sets: Sequence[ComparableSet]) -> list[str]:
     return sentences
 
 
-def _runs(each: ComparableSet) -> str:
-    return f"{each.n_runs} run{'s' if each.n_runs > 1 else ''}"
+def _runs(comparable: ComparableSet) -> str:
+    return f"{comparable.n_runs} run{'s' if comparable.n_runs > 1 else ''}"
 
 
 def unfinished(runs: Sequence[ComparedRun]) -> list[Section]:
@@ -142,14 +144,17 @@ def unfinished(runs: Sequence[ComparedRun]) -> list[Section]:
     sections = []
     for missing, title in titles.items():
         rows = [
-            [one_line(last_part(run.facts.model)), one_line(run.facts.task),
-             one_line(run.facts.method),
-             one_line(f"neuronllm-eval {missing} {run.facts.path}", 1000)]
-            for run in runs if run.missing == missing
-        ]  # fmt: skip
+            {
+                "model": one_line(last_part(run.facts.model)),
+                "task": one_line(run.facts.task),
+                "method": one_line(run.facts.method),
+                "next command": one_line(f"neuronllm-eval {missing} {run.facts.path}", 1000),
+            }
+            for run in runs
+            if run.missing == missing
+        ]
         if rows:
-            heads = ["model", "task", "method", "next command"]
-            sections.append(Section(title, pd.DataFrame(rows, columns=heads, dtype=object)))
+            sections.append(Section(title, pd.DataFrame(rows)))
     return sections
 
 
@@ -159,11 +164,12 @@ _SHOWN = tuple(name for name in CONDITIONS if name != UNMASKED)
 _ALL = (UNMASKED, *_SHOWN, SWAPPED)
 _LEAD = ("set", "model", "task", "K", "method", "found", "n_runs")
 _TABLE_NOTE = (
-    "Accuracy: points against unmasked (percent). Brackets: 95% interval of that cell alone, "
-    "paired, by question. K: neurons of each kind that were asked for; good/bad: that there were, "
-    "where these are fewer. Runs: repeats with other seeds, which are pooled; a question that "
-    "several of them ask is one. A condition without neurons to edit is not evaluated; good only: "
-    "of the two kinds that it edits there was one. --rank and json have each run by itself."
+    "Unmasked: accuracy in percent. Conditions: change of accuracy in points, with its paired 95% "
+    "interval by question in brackets, of that cell alone. K: neurons requested of each set, good "
+    "and bad; good/bad: neurons selected, where these are fewer. Runs: repeats with other seeds, "
+    "which are pooled; a question that occurs in several of them counts once. A condition with no "
+    "neurons to edit is not evaluated; good only: of the two sets that it edits, bad was empty. "
+    "--rank and json show every run by itself."
 )
 _TESTS_NOTE = (
     "p by question, McNemar's exact p by doc (docs lost, gained): both after Holm's correction for "
@@ -189,7 +195,7 @@ _AGAINST_NOTE = (
 
 
 def side_by_side(
-    found: RankedRows,
+    ranked: RankedRows,
     keys: Sequence[RepeatKey],
     differences: Sequence[Difference],
     group_by: str | None,
@@ -197,28 +203,27 @@ def side_by_side(
     """Tables with a row for each method and K, a column for each condition.
 
     Args:
-        found: pooled rows, in the order of `pooling.repeats`.
+        ranked: pooled rows, in the order of `pooling.repeats`.
         keys: of the rows.
         differences: of methods to the one they are held against.
         group_by: one of `ranking.GROUPS`, for tables of each; None for tables of all.
     """
-    if found.frame.empty:
+    if ranked.frame.empty:
         return []
-    words = in_words(found.frame)
-    alike = _alike(words, ("method", "top_k", group_by or ""))
-    sections = _said_once(alike)
-    hidden = {*alike, *_needless(found.sets, words), group_by}
-    number = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    n_tests = found.frame["n_tests"].groupby([number[key] for key in keys]).transform("max")
+    words = in_words(ranked.frame)
+    constant = _constant(words, ("method", "top_k", group_by or ""))
+    hidden = {*constant, *_needless(ranked.sets, words), group_by}
+    n_tests = ranked.frame["n_tests"].groupby([keys.index(key) for key in keys]).transform("max")
     words["tests"] = n_tests.astype("string").fillna("")
     words["K"] = [str(key.top_k) for key in keys]
     all_there = words["K"] + "/" + words["K"]
-    words["found"] = found.frame["n_neurons"].where(found.frame["n_neurons"] != all_there, "")
-    lead = [n for n in _LEAD if n not in hidden and (words[n] != "").any()]
-    cells = side_by_side_cells(found.frame, words)
+    words["found"] = ranked.frame["n_neurons"].where(ranked.frame["n_neurons"] != all_there, "")
+    lead = [name for name in _LEAD if name not in hidden and (words[name] != "").any()]
+    cells = side_by_side_cells(ranked.frame, words)
     groups: list[tuple[Any, pd.DataFrame]] = [("", words)]
     if group_by:
         groups = list(words.groupby(group_by, sort=False))
+    sections = _said_once(constant)
     for group, rows in groups:
         before = f"{group}: " if group else ""
         sections += [
@@ -227,7 +232,7 @@ def side_by_side(
             if len(table)
         ]
     sections += _differences(words, keys, lead, differences)
-    sentences = legend(found.sets)
+    sentences = legend(ranked.sets)
     return [*sections, *([Section("", None, tuple(sentences))] if sentences else [])]
 
 
@@ -261,15 +266,15 @@ def _tables(
 
 
 def _pivot(
-    leads: pd.DataFrame, names: pd.Series, texts: pd.Series, columns: Sequence[str] | None = None
+    leads: pd.DataFrame, names: pd.Series, texts: pd.Series, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """A row for each lead in order of appearance, a column for each name."""
-    keys = [tuple(lead) for lead in leads.itertuples(index=False)]
-    cells = {(key, name): text for key, name, text in zip(keys, names, texts, strict=True)}
-    shown = [name for name in columns or dict.fromkeys(names) if name in set(names)]
-    lines = [[*key, *(cells.get((key, n), "") for n in shown)] for key in dict.fromkeys(keys)]
-    heads = [HEADS.get(name, name) for name in leads.columns]
-    return pd.DataFrame(lines, columns=[*heads, *shown], dtype=object)
+    """A row for each lead in order of appearance, and those columns that are among the names."""
+    table = leads.assign(_name=names, _text=texts).pivot_table(
+        index=list(leads), columns="_name", values="_text", aggfunc="last", fill_value=""
+    )
+    shown = [name for name in columns if name in table]
+    rows = leads.drop_duplicates().merge(table[shown].reset_index(), on=list(leads))
+    return rows.rename(columns=HEADS)
 
 
 def _differences(
@@ -281,29 +286,28 @@ def _differences(
     """How methods differ in enhance minus degrade, and which are held against none."""
     lines = dict(zip(reversed(keys), reversed(words.to_dict("records")), strict=True))
     # Repeats without a condition in common have no line.
-    differences = [each for each in differences if {each.key, each.against} <= lines.keys()]
-    against = " or ".join(dict.fromkeys(lines[each.against]["method"] for each in differences))
+    shown = [d for d in differences if {d.key, d.against} <= lines.keys()]
+    against = " or ".join(dict.fromkeys(lines[d.against]["method"] for d in shown))
     rows = [
-        [
-            *(lines[each.key][name] for name in lead),
-            f"{each.change.delta:+.1f} [{each.change.low:+.1f}, {each.change.high:+.1f}]",
-            p_text(each.p_holm),
-            f"{len(each.seeds)} of {each.n_repeats}",
-        ]
-        for each in sorted(differences, key=lambda each: each.key.top_k)
+        {
+            **{HEADS.get(name, name): lines[d.key][name] for name in lead},
+            "difference": f"{d.change.delta:+.1f} [{d.change.low:+.1f}, {d.change.high:+.1f}]",
+            "p (Holm)": p_text(d.p_holm),
+            "seeds": f"{len(d.seeds)} of {d.n_repeats}",
+        }
+        for d in sorted(shown, key=lambda d: d.key.top_k)
     ]
-    heads = [*(HEADS.get(name, name) for name in lead), "difference", "p (Holm)", "seeds"]
     title = f"Enhance minus degrade less that of {against}, points"
-    table = pd.DataFrame(rows, columns=heads, dtype=object)
-    sections = [Section(title, table, (_AGAINST_NOTE.format(against),))] if rows else []
-    is_swapped = words["condition"] == SWAPPED
-    swapped = [key for key, is_ in zip(keys, is_swapped, strict=True) if is_]
-    left = [lines[key] for key in unpaired(swapped, differences)]
-    if left:
-        names = ", ".join(f"{line['method']} ({line['task']}, K {line['K']})" for line in left)
+    sections = []
+    if rows:
+        sections.append(Section(title, pd.DataFrame(rows), (_AGAINST_NOTE.format(against),)))
+    conditions = zip(keys, words["condition"], strict=True)
+    swapped = [key for key, condition in conditions if condition == SWAPPED]
+    names = ["{method} ({task}, K {K})".format(**lines[key]) for key in unpaired(swapped, shown)]
+    if names:
         note = (
             f"Not held against {against or 'another method'}, since no run of it has the same "
-            f"terms, seeds and docs: {names}. `--rank` says in what runs differ."
+            f"terms, seeds and docs: {', '.join(names)}. `--rank` says in what runs differ."
         )
         sections.append(Section("", None, (note,)))
     return sections
@@ -311,6 +315,5 @@ def _differences(
 
 def seconds_section(seconds: Mapping[str, float]) -> list[Section]:
     """What stages took; nothing if that is not known."""
-    rows = [[one_line(stage), f"{taken:.1f}"] for stage, taken in seconds.items()]
-    table = pd.DataFrame(rows, columns=["stage", "s"], dtype=object)
-    return [Section("Seconds", table, (_SECONDS_NOTE,))] if rows else []
+    rows = [{"stage": one_line(stage), "s": f"{taken:.1f}"} for stage, taken in seconds.items()]
+    return [Section("Seconds", pd.DataFrame(rows), (_SECONDS_NOTE,))] if rows else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -168,18 +169,27 @@ def model_labels(models: Sequence[tuple[str, str, str]]) -> dict[str, str]:
         models: (name, digest, dtype), any number of times.
     """
     by_digest = {digest: (name, dtype) for name, digest, dtype in sorted(models, reverse=True)}
-    forms: tuple[Callable[[str, str, str], str], ...] = (
-        lambda name, _digest, _dtype: last_part(name),
-        lambda name, _digest, _dtype: name,
-        lambda name, _digest, dtype: f"{last_part(name)} ({dtype})",
-        lambda name, _digest, dtype: f"{name} ({dtype})",
-        lambda name, digest, dtype: f"{name} ({dtype}, {digest})",
-    )
-    for form in forms:
-        labels = {key: one_line(form(name, key, dtype)) for key, (name, dtype) in by_digest.items()}
-        if len(set(labels.values())) == len(labels):
-            return labels
-    return {digest: digest for digest in by_digest}
+    forms = [
+        [last_part(name), name, f"{last_part(name)} ({dtype})", f"{name} ({dtype})",
+         f"{name} ({dtype}, {digest})", digest]
+        for digest, (name, dtype) in by_digest.items()
+    ]  # fmt: skip
+    return dict(zip(by_digest, shortest_labels(forms), strict=True))
+
+
+def shortest_labels(forms: Sequence[Sequence[str]], groups: Sequence[str] = ()) -> list[str]:
+    """A label for each thing, all in the first form that tells them apart; else in the last.
+
+    Args:
+        forms: [things][forms], the shortest first.
+        groups: [things] within which the labels must differ; one group if not given.
+    """
+    labels: list[str] = []
+    for number in range(len(forms[0]) if forms else 0):
+        labels = [one_line(form[number]) for form in forms]
+        if len(set(zip(groups or labels, labels, strict=True))) == len(labels):
+            break
+    return labels
 
 
 def method_labels(methods: Sequence[tuple[str, ...]]) -> list[str]:
@@ -189,20 +199,15 @@ def method_labels(methods: Sequence[tuple[str, ...]]) -> list[str]:
         methods: of a group such as a model and task (any number of names), the method, and its
             settings as JSON.
     """
+    settings: list[dict[str, Any]] = [json.loads(text) for *_, text in methods]
+    groups = [tuple(names) for *names, _ in methods]
     values: dict[tuple[tuple[str, ...], str], set[str]] = {}
-    settings = [
-        {name: str(value) for name, value in json.loads(text).items()} for *_, text in methods
-    ]
-    for (*group, _), of_method in zip(methods, settings, strict=True):
+    for group, of_method in zip(groups, settings, strict=True):
         for name, value in of_method.items():
-            values.setdefault((tuple(group), name), set()).add(value)
+            values.setdefault((group, name), set()).add(str(value))
     labels = []
-    for (*group, _), of_method in zip(methods, settings, strict=True):
-        varying = [
-            f"{name}={value}"
-            for name, value in of_method.items()
-            if len(values[tuple(group), name]) > 1
-        ]
+    for group, of_method in zip(groups, settings, strict=True):
+        varying = [f"{k}={v}" for k, v in of_method.items() if len(values[group, k]) > 1]
         labels.append(one_line(" ".join([group[-1], *varying])))
     return labels
 

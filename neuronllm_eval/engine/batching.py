@@ -44,7 +44,7 @@ class Pass:
             else the conditions.
         gradients: whether it is one of attribution.
         whole_prompts: whether whole prompts go through the model instead of copies of their last
-            tokens, with gradients (`gradient_times_activation`).
+            tokens, with gradients at alpha = 1 alone.
     """
 
     n_copies: int
@@ -217,17 +217,18 @@ def in_batches(
     Raises:
         ModelError: not even one prompt fits into memory.
     """
-    size = batch_size
+    fits: int | None = None  # how many prompts do, once memory has run out
     for unit in units_of(questions, batch_size) if units is None else units:
         start = unit.start
         while start < unit.stop:
-            stop = end_of_batch(questions, start, unit.stop, size)
+            stop = end_of_batch(questions, start, unit.stop, fits or batch_size)
             prompts = [prompt for question in questions[start:stop] for prompt in question.prompts]
-            computed, fitting = compute_in_halves(prompts, compute)
-            size = fitting if fitting < len(prompts) else size
-            results = iter(computed)
+            size = fits or len(prompts)
+            results, fitting = compute_what_fits(prompts, size, compute)
+            fits = fits if fitting == size else fitting
+            of_questions = iter(results)
             for index in range(start, stop):
-                yield index, [next(results) for _ in questions[index].prompts]
+                yield index, [next(of_questions) for _ in questions[index].prompts]
             start = stop
 
 
@@ -238,48 +239,41 @@ def batched(
     start = 0
     while start < len(items):
         batch = list(items[start : start + size])
-        results, fitting = compute_in_halves(batch, compute)
-        size = fitting if fitting < len(batch) else size
-        start += len(batch)
+        results, size = compute_what_fits(batch, size, compute)
         yield from zip(batch, results, strict=True)
+        start += len(batch)
 
 
-def compute_in_halves(
-    items: list[Item], compute: Callable[[list[Item]], list[Result]]
+def compute_what_fits(
+    items: list[Item], size: int, compute: Callable[[list[Item]], list[Result]]
 ) -> tuple[list[Result], int]:
-    """Results of all items, in one batch or, where that runs out of memory, in halves of halves.
+    """Results of all items, `size` at a time; half as many whenever memory runs out.
 
     Returns:
-        the results; and the largest number of items that fitted into memory together, all of them
-        if the first try did. A warning is logged otherwise.
+        the results; how many items fit into memory together, `size` if it did not run out. A
+        warning is logged otherwise.
 
     Raises:
         ModelError: not even one item fits.
     """
-    results, fitting = _halve(items, compute)
-    if fitting < len(items):
-        logger.warning("out of memory; continuing with about %d prompts at a time", fitting)
-    return results, fitting
-
-
-def _halve(
-    items: list[Item], compute: Callable[[list[Item]], list[Result]]
-) -> tuple[list[Result], int]:
-    try:
-        return compute(items), len(items)
-    except Exception as error:
-        if not should_reduce_batch_size(error):
-            raise
-        if len(items) == 1:
-            raise ModelError(
-                f"out of memory with one prompt of {items[0].n_tokens} tokens: {error}",
-                expected="room for one prompt",
-                remedy="use a smaller model, dtype=bfloat16, parallelize=True in --model_args, or "
-                "fewer --n_steps",
-            ) from error
-    # Not within the handler: it holds on to the tensors of the batch that failed.
-    clear_device_cache(garbage_collection=True)
-    middle = len(items) // 2
-    first, first_fitting = _halve(items[:middle], compute)
-    second, second_fitting = _halve(items[middle:], compute)
-    return first + second, max(1, min(first_fitting, second_fitting))
+    results: list[Result] = []
+    while len(results) < len(items):
+        batch = items[len(results) : len(results) + size]
+        try:
+            results += compute(batch)
+            continue
+        except Exception as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if len(batch) == 1:
+                raise ModelError(
+                    f"out of memory with one prompt of {batch[0].n_tokens} tokens: {error}",
+                    expected="room for one prompt",
+                    remedy="use a smaller model, dtype=bfloat16, parallelize=True in --model_args, "
+                    "or fewer --n_steps",
+                ) from error
+        # Not within the handler: it holds on to the tensors of the batch that failed.
+        clear_device_cache(garbage_collection=True)
+        size = len(batch) // 2
+        logger.warning("out of memory; continuing with about %d prompts at a time", size)
+    return results, size

@@ -15,38 +15,30 @@ Exact up to float rounding, at about the cost of two plain passes over the promp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks
 from neuronllm_eval.engine.interface import (
     SHIFT_INVARIANT,
     Engine,
     Integrand,
     OptionScores,
-    PathIntegrals,
-    Target,
+    PathIntegral,
+    path_integrals,
+    target_gradients,
 )
-from neuronllm_eval.engine.option_logits import (
-    option_head,
-    restrictable_head,
-    score_options,
-    split_logits,
-)
+from neuronllm_eval.engine.option_logits import OptionHead, restrictable_head, score_options
 from neuronllm_eval.engine.scaled_copies import (
-    PathRows,
+    ScaledCopies,
     all_plain,
     copies_per_layer,
     decoder_layers_of,
-    join_at_layer,
-    join_at_output,
 )
-from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix
+from neuronllm_eval.engine.shared_prefix import MaskStyle, Prefiller, Prefix
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers
 from neuronllm_eval.models.hooks import edit_neurons, frozen_parameters
@@ -114,19 +106,21 @@ class FanOutEngine(Engine):
     @torch.no_grad()
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
         """See `Engine.score`."""
-        prefix = self._prefill(prompts)
         batch = len(prompts)
-        options = [_option_tokens(prompt) for prompt in prompts]
+        options = _option_tokens(prompts)
+        prefix = self.prefiller.prefill([prompt.context for prompt in prompts])
+        n_rows = max(1, min(self.rows_per_pass // batch, self.rows_per_prompt))
         scores: list[list[tuple[Tensor, Tensor]]] = []  # of each chunk, per prompt
-        for start, stop in self._chunks(len(scales), batch, self.rows_per_prompt):
-            chunk = scales[start:stop]
+        for chunk in scales.split(n_rows):
 
             def edit(layer: int, neurons: Tensor, chunk: Tensor = chunk) -> Tensor:
                 rows = neurons.reshape(batch, len(chunk), -1)
                 return (rows * chunk[:, layer].to(rows)).reshape(neurons.shape)
 
             with edit_neurons(self.layers.modules, edit):
-                logits = self._logits(prefix, len(chunk))
+                logits = self.model(
+                    **self.prefiller.inputs(prefix, prefix.copies(len(chunk)))
+                ).logits
             scores.append([score_options(logits[row], ids) for row, ids in enumerate(options)])
         results = []
         for of_prompt in zip(*scores, strict=True):
@@ -136,7 +130,7 @@ class FanOutEngine(Engine):
 
     def integrate_all(
         self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
-    ) -> list[PathIntegrals]:
+    ) -> list[tuple[PathIntegral, ...]]:
         """See `Engine.integrate_all`."""
         n_copies = copies_per_layer(nodes)
         layers_per_pass = (self.rows_per_prompt - 1) // n_copies  # one row stays unedited
@@ -146,21 +140,23 @@ class FanOutEngine(Engine):
                 expected="fewer nodes than copies",
                 remedy="use fewer --n_steps, or build the engine for that many nodes",
             )
-        batch, n_layers = len(prompts), self.layers.n_layers
+        options = _option_tokens(prompts)
+        size = max(1, min(self.rows_per_pass // (len(prompts) * n_copies), layers_per_pass))
+        layers = range(self.layers.n_layers)
         with frozen_parameters(self.model):
-            prefix = self._prefill(prompts)
+            prefix = self.prefiller.prefill([prompt.context for prompt in prompts])
             passes = [
                 self._integrate_layers(
-                    prefix, prompts, PathRows(batch, range(start, stop), nodes), integrands
+                    prefix, prompts, options, layers[start : start + size], nodes, integrands
                 )
-                for start, stop in self._chunks(n_layers, batch * n_copies, layers_per_pass)
+                for start in layers[::size]
             ]
         attribution = torch.cat([one.attribution for one in passes], dim=2)
         node_targets = torch.cat([one.node_targets for one in passes], dim=2)
         activations = torch.cat([one.activations for one in passes], dim=1)
         loglikelihoods = passes[-1].loglikelihoods
         return [
-            PathIntegrals.of_prompt(
+            path_integrals(
                 prompt.gold,
                 integrands,
                 attribution[:, row],
@@ -175,106 +171,48 @@ class FanOutEngine(Engine):
         self,
         prefix: Prefix,
         prompts: Sequence[Prompt],
-        rows: PathRows,
+        options: Sequence[list[int]],
+        layers: range,
+        nodes: Tensor,
         integrands: Sequence[Integrand],
     ) -> _LayerIntegrals:
         """The integrals of some layers, from one pass."""
-        sharing: dict[Target, list[int]] = {}  # integrands that share a backward pass
-        for index, integrand in enumerate(integrands):
-            sharing.setdefault(integrand.differentiated, []).append(index)
-        join = join_at_output if self.savings is Savings.LATE else join_at_layer
-        with (
-            torch.enable_grad(),
-            join(self.layers.modules, self.decoder_layers, rows) as layer_copies,
-        ):
-            restrict = SHIFT_INVARIANT.issuperset(sharing)
-            scores, unedited = self._option_logits(prefix, prompts, rows.n_rows, restrict)
-            home = scores[0].device
-            copies = [layer_copies[layer] for layer in rows.layers]
-            leaves = [leaf for of_layer in copies for leaf in of_layer.leaves]
-            shape = len(integrands), rows.batch, len(copies)
+        copies = ScaledCopies(
+            self.layers.modules,
+            self.decoder_layers,
+            len(prompts),
+            layers,
+            nodes,
+            late=self.savings is Savings.LATE,
+        )
+        restricts = all(integrand.differentiated in SHIFT_INVARIANT for integrand in integrands)
+        head = OptionHead(self.head if restricts else None, options, copies.n_rows)
+        with torch.enable_grad(), copies.joining():
+            with head.restricted():
+                rows = self.prefiller.inputs(prefix, prefix.copies(copies.n_rows))
+                logits = self.model(**rows).logits.float()
+            scores, unedited = head.read(logits)
+            home = logits.device
+            of_layers = [copies.of_layer[layer] for layer in layers]
+            leaves = [leaf for of_layer in of_layers for leaf in of_layer.leaves]
+            shape = len(integrands), len(prompts), len(layers)
             attribution = torch.empty(*shape, self.layers.width, device=home)
-            node_targets = torch.empty(*shape, len(rows.nodes), device=home)
-            n_left = len(sharing)
-            for target, indices in sharing.items():
-                n_left -= 1
-                values = torch.stack(
-                    [target(scores[row], prompt.gold) for row, prompt in enumerate(prompts)]
-                )  # [batch, rows]
-                gradients = iter(torch.autograd.grad(values.sum(), leaves, retain_graph=n_left > 0))
-                at_nodes = _at_nodes(values.detach(), rows)
-                shared = [integrands[index] for index in indices]
-                node_targets[indices] = torch.stack([one.values(at_nodes) for one in shared])
+            node_targets = torch.empty(*shape, len(nodes), device=home)
+            golds = [prompt.gold for prompt in prompts]
+            for indices, values, gradients in target_gradients(integrands, scores, golds, leaves):
+                at_nodes = copies.at_nodes(values)
+                sharing = [integrands[index] for index in indices]
+                node_targets[indices] = torch.stack([one.values(at_nodes) for one in sharing])
                 weights = torch.stack(
-                    [one.weights.to(home) * one.slopes(at_nodes) for one in shared]
+                    [one.weights.to(home) * one.slopes(at_nodes) for one in sharing]
                 )  # [integrands, batch, layers, nodes]
-                for number, of_layer in enumerate(copies):
-                    of_leaves = [next(gradients) for _ in of_layer.leaves]
+                of_leaves = iter(gradients)
+                for number, of_layer in enumerate(of_layers):
                     attribution[indices, :, number] = of_layer.attribution(
-                        of_leaves, weights[:, :, number]
+                        [next(of_leaves) for _ in of_layer.leaves], weights[:, :, number]
                     ).to(home)
-        activations = torch.stack([one.neurons.float().to(home) for one in copies], dim=1)
+        activations = torch.stack([one.neurons.float().to(home) for one in of_layers], dim=1)
         return _LayerIntegrals(attribution, node_targets, activations, unedited)
-
-    def _option_logits(
-        self, prefix: Prefix, prompts: Sequence[Prompt], n_rows: int, restrict: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """What the target needs of every row, and the unedited row's log-likelihoods.
-
-        Returns:
-            per prompt [rows, options] log-likelihoods, or logits if the head is to be restricted
-            to the options; and [options] log-likelihoods in log-nats.
-        """
-        options = [_option_tokens(prompt) for prompt in prompts]
-        tokens = sorted({token for ids in options for token in ids})
-        head = self.head if restrict else None
-        with nullcontext() if head is None else option_head(head, tokens):
-            logits = self._logits(prefix, n_rows).float()
-        if head is None:
-            return [score_options(logits[row], ids)[0] for row, ids in enumerate(options)], [
-                score_options(logits[row, 0].detach(), ids)[0] for row, ids in enumerate(options)
-            ]
-        of_tokens, full = split_logits(logits, n_rows, head.weight.shape[0])
-        column = {token: index for index, token in enumerate(tokens)}
-        return (
-            [
-                of_tokens[row][:, [column[token] for token in ids]]
-                for row, ids in enumerate(options)
-            ],
-            [score_options(full[row].detach(), ids)[0] for row, ids in enumerate(options)],
-        )
-
-    def _prefill(self, prompts: Sequence[Prompt]) -> Prefix:
-        for prompt in prompts:
-            if not prompt.one_token_options:
-                raise ModelError(
-                    f"doc {prompt.doc_id} has options of several tokens",
-                    expected="options that are one token each",
-                    remedy="use the replay engine (--engine replay)",
-                )
-        return self.prefiller.prefill([prompt.context for prompt in prompts])
-
-    def _logits(self, prefix: Prefix, n_rows: int) -> Tensor:
-        """Logits [batch, rows, vocabulary] of `n_rows` copies of each last token."""
-        positions = prefix.lengths[:, None].expand(-1, n_rows)
-        itself = torch.eye(n_rows, dtype=torch.bool, device=positions.device)
-        masks: Any = attention_masks(
-            self.model, self.mask_style, prefix.positions, positions, itself
-        )
-        return self.model(
-            input_ids=prefix.last_tokens[:, None].expand(-1, n_rows),
-            position_ids=positions,
-            attention_mask=masks,
-            past_key_values=prefix.cache(),
-            use_cache=True,
-        ).logits
-
-    def _chunks(
-        self, n_items: int, rows_per_item: int, most_items: int
-    ) -> Iterator[tuple[int, int]]:
-        size = max(1, min(self.rows_per_pass // rows_per_item, most_items))
-        for start in range(0, n_items, size):
-            yield start, min(start + size, n_items)
 
 
 class _LayerIntegrals(NamedTuple):
@@ -284,14 +222,13 @@ class _LayerIntegrals(NamedTuple):
     loglikelihoods: list[Tensor]  # per prompt [options], unedited
 
 
-def _option_tokens(prompt: Prompt) -> list[int]:
-    return [option[0] for option in prompt.options]
-
-
-def _at_nodes(values: Tensor, rows: PathRows) -> Tensor:
-    """[batch, layers, nodes] F at every node, from its values [batch, rows] of a pass."""
-    of_copies = values[:, 1:].reshape(len(values), len(rows.layers), rows.n_copies)
-    if rows.n_copies == len(rows.nodes):
-        return of_copies
-    ends = values[:, :1, None].expand(-1, len(rows.layers), 1)  # row 0 is every layer's last node
-    return torch.cat((of_copies, ends), dim=2)
+def _option_tokens(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Per prompt the token of each option."""
+    for prompt in prompts:
+        if not prompt.one_token_options:
+            raise ModelError(
+                f"doc {prompt.doc_id} has options of several tokens",
+                expected="options that are one token each",
+                remedy="use the replay engine (--engine replay)",
+            )
+    return [[option[0] for option in prompt.options] for prompt in prompts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -96,46 +96,68 @@ class PathIntegral(NamedTuple):
         node_targets: [layers, nodes] F at every node.
         target: F of the unedited prompt.
         loglikelihoods: [options] of the unedited prompt, log-nats.
+        activations: [layers, neurons] float32 of the unedited prompt at the last context token, or
+            their mean over the context if all positions are edited.
     """
 
     attribution: Tensor
     node_targets: Tensor
     target: float
     loglikelihoods: Tensor
-
-
-class PathIntegrals(NamedTuple):
-    """One prompt's path integrals of several integrands, from one forward pass.
-
-    Attributes:
-        integrals: one for each integrand.
-        activations: [layers, neurons] float32 of the unedited prompt at the last context token, or
-            their mean over the context if all positions are edited.
-    """
-
-    integrals: tuple[PathIntegral, ...]
     activations: Tensor
 
-    @classmethod
-    def of_prompt(
-        cls,
-        gold: int,
-        integrands: Sequence[Integrand],
-        attribution: Tensor,
-        node_targets: Tensor,
-        loglikelihoods: Tensor,
-        activations: Tensor,
-    ) -> PathIntegrals:
-        """One prompt's integrals; of `attribution` and `node_targets` one for each integrand."""
-        integrals = (
-            PathIntegral(
-                of_target, at_nodes, float(integrand.target(loglikelihoods, gold)), loglikelihoods
-            )
-            for integrand, of_target, at_nodes in zip(
-                integrands, attribution, node_targets, strict=True
-            )
+
+def path_integrals(
+    gold: int,
+    integrands: Sequence[Integrand],
+    attribution: Tensor,
+    node_targets: Tensor,
+    loglikelihoods: Tensor,
+    activations: Tensor,
+) -> tuple[PathIntegral, ...]:
+    """One prompt's integrals; of `attribution` and `node_targets` one for each integrand."""
+    return tuple(
+        PathIntegral(
+            attribution[index],
+            node_targets[index],
+            float(integrand.target(loglikelihoods, gold)),
+            loglikelihoods,
+            activations,
         )
-        return cls(tuple(integrals), activations)
+        for index, integrand in enumerate(integrands)
+    )
+
+
+def target_gradients(
+    integrands: Sequence[Integrand],
+    scores: Sequence[Tensor],
+    golds: Sequence[int],
+    leaves: Sequence[Tensor],
+) -> Iterator[tuple[list[int], Tensor, Sequence[Tensor]]]:
+    """Values and gradients, from one backward pass for all integrands that can share it.
+
+    Args:
+        integrands: whose targets are differentiated.
+        scores: per prompt [..., options] log-likelihoods.
+        golds: per prompt the index of the gold option.
+        leaves: what gradients are taken of.
+
+    Yields:
+        indices of the integrands; [prompts, ...] values of what they differentiate; the gradients
+        of their sum by leaf.
+    """
+    targets = list(dict.fromkeys(integrand.differentiated for integrand in integrands))
+    for target in targets:
+        values = torch.stack(
+            [target(of_prompt, gold) for of_prompt, gold in zip(scores, golds, strict=True)]
+        )
+        gradients = torch.autograd.grad(
+            values.sum(), list(leaves), retain_graph=target is not targets[-1]
+        )
+        sharing = [
+            i for i, integrand in enumerate(integrands) if integrand.differentiated is target
+        ]
+        yield sharing, values.detach(), gradients
 
 
 class Engine(Protocol):
@@ -164,13 +186,16 @@ class Engine(Protocol):
 
     def integrate_all(
         self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
-    ) -> list[PathIntegrals]:
+    ) -> list[tuple[PathIntegral, ...]]:
         """Integrate gradients along alpha * h_l for every layer l.
 
         Args:
             prompts: attributed together as one batch.
             nodes: [nodes] values of alpha in [0, 1], ascending.
             integrands: at least one.
+
+        Returns:
+            per prompt the integral of each integrand.
         """
         ...
 
@@ -178,5 +203,6 @@ class Engine(Protocol):
         self, prompts: Sequence[Prompt], nodes: Tensor, weights: Tensor, target: Target
     ) -> list[PathIntegral]:
         """`integrate_all` of one integrand."""
-        results = self.integrate_all(prompts, nodes, [Integrand(target, weights)])
-        return [result.integrals[0] for result in results]
+        return [
+            first for (first,) in self.integrate_all(prompts, nodes, [Integrand(target, weights)])
+        ]

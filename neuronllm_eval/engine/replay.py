@@ -4,8 +4,9 @@
 2. The sequences are repeated once per edit and right-padded into one batch.
 3. Hooks edit the neurons of each row: at the scored positions, or at all (`positions`).
 
-Gradients at alpha = 1 alone, where nothing is edited, take one pass
-(`gradient_times_activation`).
+At alpha = 1 no layer is edited. Where that is the only node, one pass serves all layers and several
+prompts (`_integrate_unedited`): hooks hold every layer's neurons h_l within the graph, so that
+gradients of a layer pass through later ones; a prompt's target depends on its own rows alone.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.gradient_times_activation import unedited_integrals
 from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
     OptionScores,
-    PathIntegrals,
-    Target,
+    PathIntegral,
+    path_integrals,
+    target_gradients,
 )
 from neuronllm_eval.engine.option_logits import OptionSequences
 from neuronllm_eval.models.ffn_layers import FFNLayers, input_device
@@ -57,47 +58,54 @@ class ReplayEngine(Engine):
         self.positions = positions
         self.rows_per_pass = rows_per_pass
 
+    @torch.no_grad()
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
         """See `Engine.score`."""
-        return [self._score_one(prompt, scales) for prompt in prompts]
+        results = []
+        for prompt in prompts:
+            sequences = OptionSequences.build(prompt, input_device(self.model), self.positions)
+            # At the scored positions alone, these tokens come before all that is edited.
+            n_shared = prompt.n_shared if self.positions == ALL else 0
+            chunks = []
+            for chunk in scales.split(self._edits_per_pass(sequences)):
 
-    @torch.no_grad()
-    def _score_one(self, prompt: Prompt, scales: Tensor) -> OptionScores:
-        sequences = self._sequences(prompt)
-        # At the scored positions alone, these tokens come before all that is edited.
-        n_shared = prompt.n_shared if self.positions == ALL else 0
-        chunks = []
-        for start, stop in self._chunks(len(scales), sequences):
-            chunk = scales[start:stop]
+                def edit(
+                    layer: int,
+                    neurons: Tensor,
+                    chunk: Tensor = chunk,
+                    sequences: OptionSequences = sequences,
+                ) -> Tensor:
+                    grid = neurons.reshape(len(chunk), *sequences.edited.shape, -1)
+                    factor = chunk[:, layer].to(grid)[:, None, None]
+                    keep = sequences.edited.to(grid.device)[..., None]
+                    return torch.where(keep, grid * factor, grid).reshape(neurons.shape)
 
-            def edit(layer: int, neurons: Tensor, chunk: Tensor = chunk) -> Tensor:
-                grid = neurons.reshape(len(chunk), *sequences.edited.shape, -1)
-                factor = chunk[:, layer].to(grid)[:, None, None]
-                keep = sequences.edited.to(grid.device)[..., None]
-                return torch.where(keep, grid * factor, grid).reshape(neurons.shape)
-
-            with edit_neurons(self.layers.modules, edit):
-                logits = self._logits(sequences, len(chunk))
-            chunks.append(sequences.option_scores(logits, n_shared))
-        loglikelihoods, greedy = zip(*chunks, strict=True)
-        return OptionScores(torch.cat(loglikelihoods).cpu(), torch.cat(greedy).cpu())
+                with edit_neurons(self.layers.modules, edit):
+                    logits = self._logits(sequences, len(chunk))
+                chunks.append(sequences.option_scores(logits, n_shared))
+            loglikelihoods, greedy = zip(*chunks, strict=True)
+            results.append(OptionScores(torch.cat(loglikelihoods).cpu(), torch.cat(greedy).cpu()))
+        return results
 
     def integrate_all(
         self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]
-    ) -> list[PathIntegrals]:
+    ) -> list[tuple[PathIntegral, ...]]:
         """See `Engine.integrate_all`."""
+        device = input_device(self.model)
+        sequences = [OptionSequences.build(prompt, device, self.positions) for prompt in prompts]
         with frozen_parameters(self.model):
             if not bool((nodes == 1).all()):
-                return [self._integrate_one(prompt, nodes, integrands) for prompt in prompts]
+                return [self._integrate_nodes(one, nodes, integrands) for one in sequences]
             results = []
-            for batch in self._batches(prompts):
-                results += unedited_integrals(self.model, self.layers, batch, integrands)
+            for batch in self._batches(sequences):
+                results += self._integrate_unedited(batch, integrands)
             return results
 
-    def _integrate_one(
-        self, prompt: Prompt, nodes: Tensor, integrands: Sequence[Integrand]
-    ) -> PathIntegrals:
-        sequences = self._sequences(prompt)
+    # Any nodes: each layer by itself --------------------------------------------------------------
+
+    def _integrate_nodes(
+        self, sequences: OptionSequences, nodes: Tensor, integrands: Sequence[Integrand]
+    ) -> tuple[PathIntegral, ...]:
         unedited: dict[int, Tensor] = {}
 
         def record(layer: int, neurons: Tensor) -> Tensor:
@@ -108,37 +116,41 @@ class ReplayEngine(Engine):
             logits = self._logits(sequences, 1)
         loglikelihoods = sequences.option_scores(logits)[0][0]
         home = loglikelihoods.device
-        targets = tuple(dict.fromkeys(integrand.differentiated for integrand in integrands))
-        shape = (len(integrands), self.layers.n_layers)
-        attribution = torch.zeros(*shape, self.layers.width, device=home)
-        node_targets = torch.zeros(*shape, len(nodes), device=home)
-        for layer in range(self.layers.n_layers):
-            for start, stop in self._chunks(len(nodes), sequences):
-                gradients = self._node_gradients(
-                    sequences, layer, unedited[layer], nodes[start:stop], targets
-                )
-                for index, integrand in enumerate(integrands):
-                    product, at_nodes = gradients[integrand.differentiated]
-                    weights = integrand.weights[start:stop].to(product.device)
-                    weights = weights * integrand.slopes(at_nodes).to(product.device)
+        n_layers, width = self.layers.shape
+        attribution = torch.zeros(len(integrands), n_layers, width, device=home)
+        node_targets = torch.zeros(len(integrands), n_layers, len(nodes), device=home)
+        for layer in range(n_layers):
+            for some in torch.arange(len(nodes)).split(self._edits_per_pass(sequences)):
+                for index, product, values in self._products_at(
+                    sequences, layer, unedited[layer], nodes[some], integrands
+                ):
+                    integrand = integrands[index]
+                    weights = integrand.weights[some].to(product.device)
+                    weights = weights * integrand.slopes(values).to(product.device)
                     attribution[index, layer] += (product * weights[:, None]).sum(0).to(home)
-                    node_targets[index, layer, start:stop] = integrand.values(at_nodes).to(home)
-        activations = torch.stack(
-            [sequences.activations(unedited[layer]).to(home) for layer in range(shape[1])]
-        )
-        return PathIntegrals.of_prompt(
-            prompt.gold, integrands, attribution, node_targets, loglikelihoods, activations
+                    node_targets[index, layer, some] = integrand.values(values).to(home)
+        activations = [sequences.activations(unedited[layer]).to(home) for layer in range(n_layers)]
+        return path_integrals(
+            sequences.prompt.gold,
+            integrands,
+            attribution,
+            node_targets,
+            loglikelihoods,
+            torch.stack(activations),
         )
 
-    def _node_gradients(
+    def _products_at(
         self,
         sequences: OptionSequences,
         layer: int,
         unedited: Tensor,
         nodes: Tensor,
-        targets: Sequence[Target],
-    ) -> dict[Target, tuple[Tensor, Tensor]]:
-        """Per target h * dF/dh(alpha h) summed over positions [nodes, neurons], and F [nodes]."""
+        integrands: Sequence[Integrand],
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Of each integrand h * dT/dh(alpha h) summed over positions [nodes, neurons], T [nodes].
+
+        T is what the integrand differentiates.
+        """
         alphas = nodes.to(unedited.device)[:, None, None, None]
         # [nodes, sequences, positions, neurons]; the nodes keep their digits in 16 bits too.
         leaf = (alphas * unedited.float()).to(unedited.dtype).requires_grad_(True)
@@ -148,21 +160,97 @@ class ReplayEngine(Engine):
             grid = neurons.reshape(leaf.shape)
             return torch.where(keep, leaf, grid).reshape(neurons.shape)
 
-        results = {}
         with torch.enable_grad(), edit_neurons(self.layers.modules, edit, [layer]):
-            logits = self._logits(sequences, len(nodes))
-            loglikelihoods = sequences.option_scores(logits)[0]
-            for target in targets:
-                values = target(loglikelihoods, sequences.prompt.gold)
-                (gradient,) = torch.autograd.grad(
-                    values.sum(), leaf, retain_graph=target is not targets[-1]
-                )
-                product = torch.where(keep, unedited.float() * gradient.float(), 0.0)
-                results[target] = product.sum((1, 2)), values.detach()
-        return results
+            scores = sequences.option_scores(self._logits(sequences, len(nodes)))[0]
+            for indices, values, (gradient,) in target_gradients(
+                integrands, [scores], [sequences.prompt.gold], [leaf]
+            ):
+                product = torch.where(keep, unedited.float() * gradient.float(), 0.0).sum((1, 2))
+                for index in indices:
+                    yield index, product, values[0]
 
-    def _sequences(self, prompt: Prompt) -> OptionSequences:
-        return OptionSequences.build(prompt, input_device(self.model), self.positions)
+    # Alpha = 1 alone: all layers in one pass ------------------------------------------------------
+
+    def _integrate_unedited(
+        self, batch: Sequence[OptionSequences], integrands: Sequence[Integrand]
+    ) -> list[tuple[PathIntegral, ...]]:
+        tokens = _padded([sequences.tokens for sequences in batch])
+        edited = _padded([sequences.edited for sequences in batch])
+        n_rows = [len(sequences) for sequences in batch]
+        neurons_of: dict[int, Tensor] = {}
+
+        def record(layer: int, neurons: Tensor) -> Tensor:
+            # Below the first layer nothing needs a gradient; later layers depend on earlier ones.
+            leaf = neurons if neurons.requires_grad else neurons.detach().requires_grad_(True)
+            neurons_of[layer] = leaf
+            return leaf
+
+        with torch.enable_grad(), edit_neurons(self.layers.modules, record):
+            logits = self.model(input_ids=tokens, use_cache=False).logits
+            home = logits.device
+            scores = [
+                sequences.option_scores(rows[None])[0][0]
+                for sequences, rows in zip(batch, logits.split(n_rows), strict=True)
+            ]
+            golds = [sequences.prompt.gold for sequences in batch]
+            leaves = [neurons_of[layer] for layer in range(self.layers.n_layers)]
+            shape = len(integrands), len(batch)
+            attribution = torch.empty(*shape, *self.layers.shape, device=home)
+            node_targets = torch.empty(*shape, device=home)
+            for indices, values, gradients in target_gradients(integrands, scores, golds, leaves):
+                products = self._summed_products(leaves, gradients, edited, n_rows, home)
+                for index in indices:
+                    integrand = integrands[index]
+                    slopes = float(integrand.weights.sum()) * integrand.slopes(values)
+                    attribution[index] = slopes[:, None, None] * products
+                    node_targets[index] = integrand.values(values)
+        activations = [
+            [
+                sequences.activations(grid).to(home)
+                for sequences, grid in zip(batch, grids.split(n_rows), strict=True)
+            ]
+            for grids in (leaf.detach().reshape(*edited.shape, -1) for leaf in leaves)
+        ]
+        n_nodes = len(integrands[0].weights)
+        return [
+            path_integrals(
+                sequences.prompt.gold,
+                integrands,
+                attribution[:, row],
+                node_targets[:, row, None, None].expand(-1, len(leaves), n_nodes),
+                scores[row].detach(),
+                torch.stack([of_layer[row] for of_layer in activations]),
+            )
+            for row, sequences in enumerate(batch)
+        ]
+
+    def _summed_products(
+        self,
+        leaves: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        edited: Tensor,
+        n_rows: list[int],
+        home: torch.device,
+    ) -> Tensor:
+        """[prompts, layers, neurons] float32: h * dF/dh summed over each prompt's edited positions.
+
+        Args:
+            leaves: per layer the neurons of all rows.
+            gradients: of these.
+            edited: [rows, positions] bool; no padding.
+            n_rows: of each prompt.
+            home: where the result is.
+        """
+        products = torch.empty(len(n_rows), *self.layers.shape, device=home)
+        for layer, (leaf, gradient) in enumerate(zip(leaves, gradients, strict=True)):
+            product = (leaf.detach().float() * gradient.float()).reshape(*edited.shape, -1)
+            keep = edited.to(product.device)[..., None]
+            summed = torch.where(keep, product, 0.0).sum(1)  # [rows, neurons]
+            for prompt, rows in enumerate(summed.split(n_rows)):
+                products[prompt, layer] = rows.sum(0).to(home)
+        return products
+
+    # Passes ---------------------------------------------------------------------------------------
 
     def _logits(self, sequences: OptionSequences, n_edits: int) -> Tensor:
         """[edits, sequences, positions, vocabulary]."""
@@ -170,18 +258,14 @@ class ReplayEngine(Engine):
         logits = self.model(input_ids=rows, use_cache=False).logits
         return logits.reshape(n_edits, *sequences.tokens.shape, -1)
 
-    def _chunks(self, n_edits: int, sequences: OptionSequences) -> Iterator[tuple[int, int]]:
+    def _edits_per_pass(self, sequences: OptionSequences) -> int:
         n_sequences, n_tokens = sequences.tokens.shape
-        n_rows = min(self.rows_per_pass, TOKENS_PER_PASS // n_tokens)
-        size = max(1, n_rows // n_sequences)
-        for start in range(0, n_edits, size):
-            yield start, min(start + size, n_edits)
+        return max(1, min(self.rows_per_pass, TOKENS_PER_PASS // n_tokens) // n_sequences)
 
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[OptionSequences]]:
+    def _batches(self, prompts: Sequence[OptionSequences]) -> Iterator[list[OptionSequences]]:
         """Prompts in order, as many as go into one pass; at least one."""
         batch: list[OptionSequences] = []
-        for prompt in prompts:
-            sequences = self._sequences(prompt)
+        for sequences in prompts:
             n_rows = len(sequences) + sum(map(len, batch))
             longest = max(one.tokens.shape[1] for one in (*batch, sequences))
             if batch and (n_rows > self.rows_per_pass or n_rows * longest > TOKENS_PER_PASS):
@@ -190,3 +274,10 @@ class ReplayEngine(Engine):
             batch.append(sequences)
         if batch:
             yield batch
+
+
+def _padded(tensors: Sequence[Tensor]) -> Tensor:
+    """[rows, positions] of all prompts, from those of each."""
+    longest = max(tensor.shape[1] for tensor in tensors)
+    pad = nn.functional.pad
+    return torch.cat([pad(tensor, (0, longest - tensor.shape[1])) for tensor in tensors])

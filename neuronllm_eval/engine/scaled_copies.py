@@ -1,16 +1,16 @@
 """Copies of a token along alpha * h_l, each computed only from where it differs from the others.
 
-A pass over several layers' copies has `PathRows`: row 0 is unedited, and every layer adds a row for
-each node but a last one at alpha = 1, which is row 0 itself whatever the layer. A copy that differs
-from row 0 in layer l alone is row 0 up to layer l, so it need not exist below. Two ways to join:
+In a pass over several layers' copies, row 0 is unedited, and every layer adds a row for each node
+but a last one at alpha = 1, which is row 0 itself whatever the layer. A copy that differs from
+row 0 in layer l alone is row 0 up to layer l, so it need not exist below. Two ways to join:
 
-1. `join_at_layer` appends layer l's copies where layer l begins and edits them where the neurons
+1. At the layer: layer l's copies are appended where layer l begins, and edited where the neurons
    enter the down-projection.
-2. `join_at_output` appends them where layer l ends. That is exact where a layer adds its FFN's
-   output to the residual stream and does no more with it: alpha * h_l in place of h_l changes the
-   layer's output by (alpha - 1) * W h_l, with the weights W of the down-projection, and the
-   gradient of the neurons is W^T times that of the layer's output, whatever alpha. So copies run
-   through nothing of the layer, and one product with the average over the nodes serves all.
+2. Late: they are appended where layer l ends. That is exact where a layer adds its FFN's output to
+   the residual stream and does no more with it: alpha * h_l in place of h_l changes the layer's
+   output by (alpha - 1) * W h_l, with the weights W of the down-projection, and the gradient of
+   the neurons is W^T times that of the layer's output, whatever alpha. So copies run through
+   nothing of the layer, and one product with the average over the nodes serves all.
 
 Layers that normalise or scale the FFN's output are another matter. Nothing here knows which do:
 `build.build_engine` compares results on the run's own prompts.
@@ -30,48 +30,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
-
-from neuronllm_eval.models.hooks import edit_neurons
-
-
-def copies_per_layer(nodes: Tensor) -> int:
-    """How many copies a layer has: a last node at alpha = 1 needs none, unless it is the only."""
-    return len(nodes) - int(len(nodes) > 1 and float(nodes[-1]) == 1.0)
-
-
-@dataclass(frozen=True)
-class PathRows:
-    """The rows of a pass: one that is unedited, then the copies of each layer in turn.
-
-    Attributes:
-        batch: prompts, each of which has these rows.
-        layers: the layers that have copies.
-        nodes: [nodes] values of alpha, ascending.
-    """
-
-    batch: int
-    layers: range
-    nodes: Tensor
-
-    @property
-    def n_copies(self) -> int:
-        """Copies of each layer."""
-        return copies_per_layer(self.nodes)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of each prompt in the whole pass."""
-        return self.before(self.layers.stop)
-
-    def before(self, layer: int) -> int:
-        """Rows of each prompt before the copies of `layer`."""
-        return 1 + self.n_copies * len(range(self.layers.start, layer))
-
-    def leaf(self, unedited: Tensor) -> Tensor:
-        """The unedited row as gradients need it: a leaf in the first layer where it is a node."""
-        if self.n_copies == len(self.nodes) or unedited.requires_grad:
-            return unedited
-        return unedited.detach().requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -104,95 +62,153 @@ class LayerCopies:
         return self.neurons.float() * mean.to(self.neurons.device)
 
 
-@contextmanager
-def join_at_layer(
-    down_projections: Sequence[nn.Module], decoder_layers: Sequence[nn.Module], rows: PathRows
-) -> Iterator[dict[int, LayerCopies]]:
-    """Within the context, a pass over `rows.n_rows` copies of a token edits each layer's copies.
+def copies_per_layer(nodes: Tensor) -> int:
+    """How many copies a layer has: a last node at alpha = 1 needs none, unless it is the only."""
+    return len(nodes) - int(len(nodes) > 1 and float(nodes[-1]) == 1.0)
+
+
+class ScaledCopies:
+    """The copies of some layers in one pass, and the hooks that make them.
 
     Args:
-        down_projections: of all layers.
+        down_projections: of all layers; `all_plain` if copies join late.
         decoder_layers: the modules that hold them, at which copies join; empty if the copies are to
             be there from the first layer on.
-        rows: of the pass.
+        batch: prompts, each of which has these rows.
+        layers: the layers that have copies.
+        nodes: [nodes] values of alpha, ascending.
+        late: whether copies join where their layer ends.
 
-    Yields:
-        by layer its copies, which the pass fills in.
+    Attributes:
+        n_rows: rows of each prompt in the whole pass.
+        of_layer: by layer its copies, which the pass fills in.
     """
-    layer_copies: dict[int, LayerCopies] = {}
 
-    def edit(layer: int, neurons: Tensor) -> Tensor:
-        grid = neurons.reshape(rows.batch, -1, neurons.shape[-1])
-        start, stop = rows.before(layer), rows.before(layer + 1)
-        unedited = rows.leaf(grid[:, :1])
-        base = unedited.detach()
-        alphas = rows.nodes[: rows.n_copies].to(base.device)[None, :, None]
-        copies = (alphas * base.float()).to(base.dtype)  # nodes keep their digits in 16 bits too
-        copies.requires_grad_(True)
-        layer_copies[layer] = LayerCopies(base[:, 0], _leaves(copies, unedited, rows))
-        # Where copies do not join, those of later layers are there already.
-        parts = (unedited, grid[:, 1:start], copies, grid[:, stop:])
-        return torch.cat(parts, 1).reshape(neurons.shape)
+    def __init__(
+        self,
+        down_projections: Sequence[nn.Module],
+        decoder_layers: Sequence[nn.Module],
+        batch: int,
+        layers: range,
+        nodes: Tensor,
+        *,
+        late: bool = False,
+    ) -> None:
+        self.down_projections, self.decoder_layers = down_projections, decoder_layers
+        self.batch, self.layers, self.late = batch, layers, late
+        self.n_copies = copies_per_layer(nodes)
+        self.alphas = nodes[: self.n_copies]
+        self.unedited_is_node = self.n_copies < len(nodes)
+        self.n_rows = self._rows_before(layers.stop)
+        self.of_layer: dict[int, LayerCopies] = {}
+        self._ffn: dict[int, tuple[Tensor, Tensor]] = {}  # row 0's neurons [batch, neurons], W h
 
-    with (
-        edit_neurons(down_projections, edit, rows.layers),
-        narrowed_rows(decoder_layers, rows, append=True),
-    ):
-        yield layer_copies
-
-
-@contextmanager
-def join_at_output(
-    down_projections: Sequence[nn.Module], decoder_layers: Sequence[nn.Module], rows: PathRows
-) -> Iterator[dict[int, LayerCopies]]:
-    """As `join_at_layer`, with copies that are made of the decoder layers' outputs.
-
-    Args:
-        down_projections: of all layers, which are `all_plain`.
-        decoder_layers: the modules that hold them.
-        rows: of the pass.
-    """
-    layer_copies: dict[int, LayerCopies] = {}
-    ffn: dict[int, tuple[Tensor, Tensor]] = {}  # row 0's neurons [batch, neurons], and W h
-
-    def record(down: nn.Module, args: tuple[Tensor, ...], output: Tensor, *, layer: int) -> None:
-        neurons, added = (
-            tensor.detach().reshape(rows.batch, -1, tensor.shape[-1])
-            for tensor in (args[0], output)
-        )
-        added = added[:, :1].float()
-        bias = getattr(down, "bias", None)
-        ffn[layer] = neurons[:, 0], added if bias is None else added - bias.detach().float()
-
-    def append(_: nn.Module, __: tuple[Any, ...], output: Any, *, layer: int) -> Any:
-        hidden, *rest = output if isinstance(output, tuple) else (output,)
-        neurons, added = ffn.pop(layer)
-        unedited = rows.leaf(hidden[:, :1])
-        steps = (rows.nodes[: rows.n_copies].to(hidden.device) - 1)[None, :, None]
-        moved = unedited.detach().float() + steps * added.to(hidden.device)
-        copies = moved.to(hidden.dtype).requires_grad_(True)
-        layer_copies[layer] = LayerCopies(
-            neurons, _leaves(copies, unedited, rows), output_weights(down_projections[layer])
-        )
-        joined = torch.cat((unedited, hidden[:, 1:], copies), dim=1)
-        return (joined, *rest) if isinstance(output, tuple) else joined
-
-    handles = []
-    with narrowed_rows(decoder_layers, rows, append=False):
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """Within the context, copies join a pass over `n_rows` equal rows of each prompt."""
+        handles = []
         try:
-            for layer in rows.layers:
-                down, decoder_layer = down_projections[layer], decoder_layers[layer]
-                handles.append(down.register_forward_hook(partial(record, layer=layer)))
-                handles.append(decoder_layer.register_forward_hook(partial(append, layer=layer)))
-            yield layer_copies
+            for layer, module in enumerate(self.decoder_layers[: self.layers.stop]):
+                narrow = partial(self._narrow, layer=layer)
+                handles.append(module.register_forward_pre_hook(narrow, with_kwargs=True))
+            for layer in self.layers:
+                down = self.down_projections[layer]
+                if self.late:
+                    append, module = partial(self._append, layer=layer), self.decoder_layers[layer]
+                    handles.append(down.register_forward_hook(partial(self._record, layer=layer)))
+                    handles.append(module.register_forward_hook(append))
+                else:
+                    handles.append(down.register_forward_pre_hook(partial(self._edit, layer=layer)))
+            yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    def at_nodes(self, values: Tensor) -> Tensor:
+        """[batch, layers, nodes] a pass's values [batch, rows], where every layer has its nodes."""
+        n_layers = len(self.layers)
+        of_copies = values[:, 1:].reshape(len(values), n_layers, self.n_copies)
+        if not self.unedited_is_node:
+            return of_copies
+        return torch.cat((of_copies, values[:, :1, None].expand(-1, n_layers, 1)), dim=2)
 
-def _leaves(copies: Tensor, unedited: Tensor, rows: PathRows) -> tuple[Tensor, ...]:
-    """What gradients are taken of, one row for each node."""
-    return (copies,) if rows.n_copies == len(rows.nodes) else (copies, unedited)
+    # Hooks ---------------------------------------------------------------------------------------
+
+    def _narrow(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, layer: int
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A decoder layer gets the rows alone that exist where it begins, its own ones included.
+
+        The first layer gets all rows that the model was fed, the others what the layer before them
+        returned.
+        """
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if layer == 0:
+            hidden = hidden[:, :1]
+        n_present = self._rows_before(layer)
+        if not self.late and layer in self.layers:
+            # A copy's gradient is not the unedited row's.
+            copies = hidden[:, :1].detach().expand(-1, self.n_copies, -1)
+            hidden = torch.cat((hidden, copies), dim=1)
+            n_present += self.n_copies
+        rest = tuple(_narrowed(value, n_present, self.n_rows) for value in args[1:])
+        named = {name: _narrowed(value, n_present, self.n_rows) for name, value in kwargs.items()}
+        return ((hidden, *rest), named) if args else ((), {**named, "hidden_states": hidden})
+
+    def _edit(self, _: nn.Module, args: tuple[Any, ...], *, layer: int) -> tuple[Any, ...]:
+        """A down-projection gets alpha * h_l in its layer's copies."""
+        grid = args[0].reshape(self.batch, -1, args[0].shape[-1])
+        start = self._rows_before(layer)
+        base = grid[:, :1].detach()
+        alphas = self.alphas.to(base.device)[None, :, None]
+        # The nodes keep their digits in 16 bits too.
+        unedited, copies = self._add(layer, base[:, 0], grid[:, :1], alphas * base.float())
+        # Where copies do not join, those of later layers are there already.
+        parts = (unedited, grid[:, 1:start], copies, grid[:, start + self.n_copies :])
+        return (torch.cat(parts, 1).reshape(args[0].shape), *args[1:])
+
+    def _record(
+        self, down: nn.Module, args: tuple[Tensor, ...], output: Tensor, *, layer: int
+    ) -> None:
+        neurons, added = (
+            tensor.detach().reshape(self.batch, -1, tensor.shape[-1])[:, 0]
+            for tensor in (args[0], output)
+        )
+        bias = getattr(down, "bias", None)
+        added = added.float() if bias is None else added.float() - bias.detach().float()
+        self._ffn[layer] = neurons, added[:, None]
+
+    def _append(self, _: nn.Module, __: tuple[Any, ...], output: Any, *, layer: int) -> Any:
+        """A decoder layer's output gets the rows of its copies."""
+        hidden, *rest = output if isinstance(output, tuple) else (output,)
+        neurons, added = self._ffn.pop(layer)
+        steps = (self.alphas.to(hidden.device) - 1)[None, :, None]
+        moved = hidden[:, :1].detach().float() + steps * added.to(hidden.device)
+        weights = output_weights(self.down_projections[layer])
+        unedited, copies = self._add(layer, neurons, hidden[:, :1], moved, weights)
+        joined = torch.cat((unedited, hidden[:, 1:], copies), dim=1)
+        return (joined, *rest) if isinstance(output, tuple) else joined
+
+    def _add(
+        self,
+        layer: int,
+        neurons: Tensor,
+        unedited: Tensor,
+        values: Tensor,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The unedited row and copies with these values, as leaves where gradients need them."""
+        copies = values.to(unedited.dtype).requires_grad_(True)
+        leaves: tuple[Tensor, ...] = (copies,)
+        if self.unedited_is_node:
+            if not unedited.requires_grad:  # below all copies
+                unedited = unedited.detach().requires_grad_(True)
+            leaves = (copies, unedited)
+        self.of_layer[layer] = LayerCopies(neurons, leaves, weights)
+        return unedited, copies
+
+    def _rows_before(self, layer: int) -> int:
+        return 1 + self.n_copies * len(range(self.layers.start, layer))
 
 
 # Weights of down-projections --------------------------------------------------------------------
@@ -226,62 +242,6 @@ def decoder_layers_of(model: nn.Module, down_projections: Sequence[nn.Module]) -
             if all(any(part is down for part in layer.modules()) for layer, down in pairs):
                 return list(module)
     return []
-
-
-@contextmanager
-def narrowed_rows(
-    decoder_layers: Sequence[nn.Module], rows: PathRows, *, append: bool
-) -> Iterator[None]:
-    """Within the context, decoder layers get the rows alone that exist where they begin.
-
-    Args:
-        decoder_layers: of the model.
-        rows: that the model is fed.
-        append: whether a layer's copies begin with the layer.
-    """
-    handles = []
-    try:
-        for layer, module in enumerate(decoder_layers[: rows.layers.stop]):
-            n_new = rows.n_copies if append and layer in rows.layers else 0
-            hook = partial(
-                _narrow_inputs,
-                n_new=n_new,
-                n_present=rows.before(layer) + n_new,
-                n_rows=rows.n_rows,
-                is_first=layer == 0,
-            )
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _narrow_inputs(
-    _: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    n_new: int,
-    n_present: int,
-    n_rows: int,
-    is_first: bool,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A decoder layer's pre-hook: append `n_new` copies of row 0, narrow all else to `n_present`.
-
-    The first layer gets all `n_rows` rows that the model was fed, the others what the layer before
-    them returned.
-    """
-    hidden = args[0] if args else kwargs["hidden_states"]
-    if is_first:
-        hidden = hidden[:, :1]
-    if n_new:
-        # A copy's gradient is not the unedited row's.
-        copies = hidden[:, :1].detach().expand(-1, n_new, -1)
-        hidden = torch.cat((hidden, copies), dim=1)
-    rest = tuple(_narrowed(value, n_present, n_rows) for value in args[1:])
-    named = {name: _narrowed(value, n_present, n_rows) for name, value in kwargs.items()}
-    return ((hidden, *rest), named) if args else ((), {**named, "hidden_states": hidden})
 
 
 def _narrowed(value: Any, n_present: int, n_rows: int) -> Any:

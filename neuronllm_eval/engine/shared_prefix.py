@@ -9,21 +9,21 @@ their options. For a batch of prompts:
 
 Rows of different lengths are padded on the right of each step; every column knows its position in
 the prompt, and padding is never seen. In the end the gaps that it left are closed. Exact up to
-float rounding.
+float rounding, in models whose attention takes the 4-D masks that say so (`attention_masks`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks
 from neuronllm_eval.engine.option_logits import right_pad
-from neuronllm_eval.models.ffn_layers import input_device
+from neuronllm_eval.models.ffn_layers import input_device, text_config
 
 # Per layer (keys, values), each [batch, heads, columns, dim].
 KeysValues = tuple[tuple[Tensor, Tensor], ...]
@@ -31,6 +31,85 @@ KeysValues = tuple[tuple[Tensor, Tensor], ...]
 _SHORTEST_STEM = 8
 # A prompt joins a group unless that shortens the group's stem to less than this share.
 _KEPT_STEM = 0.75
+_SUPPORTED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+
+
+# Masks ------------------------------------------------------------------------------------------
+
+
+class MaskStyle(Enum):
+    """How a model's attention takes a four-dimensional mask.
+
+    SINGLE: one mask for all layers. If every layer has a sliding window (mistral, phi3), it
+        carries the window.
+    PER_TYPE: a dict from layer type to mask (models that mix full and sliding attention).
+    """
+
+    SINGLE = "single"
+    PER_TYPE = "per_type"
+
+
+def mask_styles(model: nn.Module) -> tuple[MaskStyle, ...]:
+    """The styles worth trying for a model, the likelier first; empty if its attention takes none.
+
+    Layers of linear, chunked or recurrent attention do not read a mask of this type.
+    """
+    layer_types = set(getattr(text_config(model), "layer_types", None) or ())
+    if not layer_types:
+        return (MaskStyle.SINGLE,)
+    if not layer_types <= _SUPPORTED_LAYER_TYPES:
+        return ()
+    return (MaskStyle.PER_TYPE, MaskStyle.SINGLE)
+
+
+def attention_masks(
+    model: nn.Module,
+    style: MaskStyle,
+    key_positions: Tensor,
+    query_positions: Tensor,
+    sees: Tensor,
+) -> Tensor | dict[str, Tensor]:
+    """Additive masks [batch, 1, queries, keys + queries]: 0 where a query looks, else the minimum.
+
+    Args:
+        model: a Hugging Face causal LM.
+        style: one mask, or one per layer type.
+        key_positions: [batch, keys] position in the prompt of each cached token, -1 for padding.
+        query_positions: [batch, queries] positions of the tokens that are fed.
+        sees: [queries, queries] or [batch, queries, queries] bool, which of the tokens fed together
+            each of them sees: earlier ones and itself; of copies of one token, itself alone.
+    """
+    config = text_config(model)
+    window = getattr(config, "sliding_window", None)
+    layer_types = getattr(config, "layer_types", None) or ()
+    windows: dict[str, int | None]
+    if style is MaskStyle.SINGLE:
+        windows = {"all": None if len(set(layer_types)) > 1 else window}
+    else:
+        windows = {"full_attention": None}
+        if "sliding_attention" in layer_types:
+            windows["sliding_attention"] = window
+    batch, n_queries = query_positions.shape
+    n_keys = key_positions.shape[1]
+    dtype: torch.dtype = model.dtype  # type: ignore[assignment]
+    masks = {}
+    for layer_type, width in windows.items():
+        prefix = (key_positions >= 0)[:, None, :]
+        fed = sees if sees.ndim == 3 else sees[None]
+        if width is not None:
+            # A window of w lets a token see itself and the w - 1 tokens before it.
+            oldest = query_positions[:, :, None] - width
+            prefix = prefix & (key_positions[:, None, :] > oldest)
+            fed = fed & (query_positions[:, None, :] > oldest)
+        visible = torch.cat(
+            (prefix.expand(batch, n_queries, n_keys), fed.expand(batch, n_queries, n_queries)), -1
+        )[:, None]
+        zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        masks[layer_type] = zeros.masked_fill(~visible, torch.finfo(dtype).min)
+    return masks if style is MaskStyle.PER_TYPE else masks["all"]
+
+
+# Cached tokens ----------------------------------------------------------------------------------
 
 
 class Columns(NamedTuple):
@@ -89,6 +168,26 @@ class Prefix(NamedTuple):
         """
         return DynamicCache(self.keys_values or None)
 
+    def copies(self, n_rows: int) -> Rows:
+        """The last token of each prompt, `n_rows` times; each copy sees itself alone."""
+        positions = self.lengths[:, None].expand(-1, n_rows)
+        itself = torch.eye(n_rows, dtype=torch.bool, device=positions.device)
+        return Rows(self.last_tokens[:, None].expand(-1, n_rows), positions, itself)
+
+
+class Rows(NamedTuple):
+    """Tokens that are read together behind the prefixes of a batch.
+
+    Attributes:
+        tokens: [batch, rows] ids.
+        positions: [batch, rows] their positions in the prompt; several may be at one.
+        sees: [rows, rows] or [batch, rows, rows] bool, which of these rows each of them sees.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    sees: Tensor
+
 
 # Passes that compute keys and values, and no more -----------------------------------------------
 
@@ -134,7 +233,13 @@ class PrefillPasses:
 
     def run(self, keys_values: KeysValues, **inputs: Any) -> KeysValues:
         """Keys and values of earlier tokens and of those in `inputs`, the decoder's arguments."""
-        ends_early = not self.whole and not _has_hooks_behind(self.decoder)
+        # A pass that is cut short would leave out what must follow a module's own pass.
+        has_hooks_behind = any(
+            hasattr(module, "_hf_hook")
+            or module._forward_hooks.keys() - module._forward_hooks_always_called.keys()
+            for module in self.decoder.modules()
+        )
+        ends_early = not self.whole and not has_hooks_behind
         cache = _WatchedCache(keys_values, self._written if ends_early else None)
         try:
             self.decoder(past_key_values=cache, use_cache=True, **inputs)
@@ -145,33 +250,19 @@ class PrefillPasses:
         return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
-def _has_hooks_behind(decoder: nn.Module) -> bool:
-    """Whether a pass that is cut short would leave out what must follow a module's own pass."""
-    return any(
-        hasattr(module, "_hf_hook")
-        or module._forward_hooks.keys() - module._forward_hooks_always_called.keys()
-        for module in decoder.modules()
-    )
-
-
-def _without_head(model: nn.Module) -> nn.Module:
-    """The part that computes keys and values. A PEFT model has the whole model as its base."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return inner.base_model  # type: ignore[return-value]
-
-
 # What prompts have in common --------------------------------------------------------------------
+
+
+def n_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading tokens two contexts share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def common_length(contexts: Sequence[Sequence[int]]) -> int:
     """How many leading tokens all contexts share, without the last token of any."""
-    ordered = sorted(map(tuple, contexts))
-    first, last = ordered[0], ordered[-1]  # what these two share, all in between share
-    shortest = min(map(len, contexts)) - 1
-    for position in range(shortest):
-        if first[position] != last[position]:
-            return position
-    return max(0, shortest)
+    ordered = sorted(map(tuple, contexts))  # what the first and the last share, all in between do
+    return max(0, min(n_common(ordered[0], ordered[-1]), min(map(len, contexts)) - 1))
 
 
 class StemGroup(NamedTuple):
@@ -201,7 +292,8 @@ def group_by_stem(contexts: Sequence[Sequence[int]], n_shared: int) -> list[Stem
     for row, context in enumerate(contexts):
         if groups:
             last = groups[-1]
-            length = min(last.length, common_length([contexts[last.rows[0]], context]))
+            shared = n_common(contexts[last.rows[0]], context)
+            length = min(last.length, shared, len(context) - 1)
             least = _KEPT_STEM * (last.length - n_shared) if len(last.rows) > 1 else 0
             if length - n_shared >= max(_SHORTEST_STEM, least):
                 groups[-1] = StemGroup((*last.rows, row), length)
@@ -233,7 +325,9 @@ class Prefiller:
         most_columns: int | None = None,
     ) -> None:
         self.model = model
-        self.passes = PrefillPasses(_without_head(model), whole=not share)
+        # A PEFT model has the whole model as its base; keys and values need no head.
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        self.passes = PrefillPasses(inner.base_model, whole=not share)  # type: ignore[arg-type]
         self.mask_style = mask_style
         self.share = share
         self.most_columns = most_columns
@@ -267,6 +361,18 @@ class Prefiller:
             columns = self._extend(columns, rests, starts)
             columns = columns.without_gaps(max(map(len, contexts)) - 1)
         return Prefix(*columns, lengths, last_tokens)
+
+    def inputs(self, prefix: Prefix, rows: Rows) -> dict[str, Any]:
+        """The model's arguments that read rows behind a prefix."""
+        return {
+            "input_ids": rows.tokens,
+            "position_ids": rows.positions,
+            "attention_mask": attention_masks(
+                self.model, self.mask_style, prefix.positions, rows.positions, rows.sees
+            ),
+            "past_key_values": prefix.cache(),
+            "use_cache": True,
+        }
 
     def _groups(self, contexts: Sequence[Sequence[int]], n_shared: int) -> list[StemGroup]:
         """Prompts with a stem in common together; each alone if nothing is to be shared."""

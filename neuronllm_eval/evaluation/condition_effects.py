@@ -1,17 +1,19 @@
 """The effect of each condition on the benchmark: `conditions.jsonl` -> paired deltas. Pure.
 
-Separate from the report, so that every number in it can be recomputed from the artifacts.
+1. `summarise`: the effects. Separate from the report, so that every number in it can be recomputed
+   from the artifacts.
+2. `StoredSummary`: the same as `summary.json` holds them, which `report` writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from neuronllm_eval.evaluation.doc_table import DocTable, without_controls
 from neuronllm_eval.evaluation.stats.paired_delta import (
@@ -23,12 +25,14 @@ from neuronllm_eval.evaluation.stats.paired_delta import (
 from neuronllm_eval.evaluation.stats.significance import (
     ControlRank,
     McNemar,
+    SplitHalf,
     holm,
     mcnemar,
     random_control_rank,
 )
-from neuronllm_eval.formats.typed_files import NumberOrNaN
+from neuronllm_eval.formats.typed_files import NumberOrNaN, artifact, load
 from neuronllm_eval.interventions.conditions import (
+    CONDITIONS,
     EXPECTED_SIGN,
     UNMASKED,
     ConditionName,
@@ -39,6 +43,7 @@ from neuronllm_eval.interventions.conditions import (
     only_operation,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,11 @@ def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSu
     """The same with `edited`; without figures where nothing was edited."""
     if edited is None or edited.n_neurons:
         return dataclasses.replace(summary, edited=edited)
+    nothing: dict[str, Any] = dict.fromkeys(("delta", "low", "high", "p_value"), math.nan)
     return dataclasses.replace(
         summary,
-        accuracy=_without_change(summary.accuracy),
-        confidence=_without_change(summary.confidence),
+        accuracy=dataclasses.replace(summary.accuracy, **nothing),
+        confidence=dataclasses.replace(summary.confidence, **nothing),
         rac=math.nan,
         rcc=math.nan,
         controls=None,
@@ -163,66 +169,51 @@ def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSu
     )
 
 
-def _without_change(delta: PairedDelta) -> PairedDelta:
-    return dataclasses.replace(delta, delta=math.nan, low=math.nan, high=math.nan, p_value=math.nan)
-
-
 def _corrected(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
     """The same with `corrected`.
 
     A point belongs to a surface that readers search, so it is corrected for everything evaluated.
     The conditions that are not points were named beforehand, so a sweep costs them no power.
     """
-    tested = [each for each in summaries if each.is_evaluated and _stands_for(each) == each.name]
+    tested = [s for s in summaries if s.is_evaluated and _stands_for(s) == s.name]
     over_all = _holm(tested)
-    over_conditions = _holm([each for each in tested if not each.is_point])
-    return [
-        dataclasses.replace(
-            each, corrected=(over_all if each.is_point else over_conditions).get(_stands_for(each))
-        )
-        for each in summaries
-    ]
+    over_conditions = _holm([summary for summary in tested if not summary.is_point])
+    results = []
+    for summary in summaries:
+        corrected = over_all if summary.is_point else over_conditions
+        results.append(dataclasses.replace(summary, corrected=corrected.get(_stands_for(summary))))
+    return results
 
 
 def _stands_for(summary: ConditionSummary) -> str:
     """The name under which it is counted: conditions with the same edits are tested once."""
-    same = None if summary.edited is None else summary.edited.same_as
-    return summary.name if same is None else same
+    same_as = None if summary.edited is None else summary.edited.same_as
+    return summary.name if same_as is None else same_as
 
 
 def _holm(family: Sequence[ConditionSummary]) -> dict[str, Corrected]:
-    return corrected_together(
-        {
-            each.name: (each.accuracy.p_value, each.mcnemar.p_value)
-            for each in family
-            if each.mcnemar is not None
-        }
-    )
-
-
-def corrected_together(family: Mapping[str, tuple[float, float]]) -> dict[str, Corrected]:
-    """By name, (p by question, McNemar's p) after Holm's correction for the whole family."""
-    by_question = holm([by_question for by_question, _ in family.values()])
-    by_doc = holm([by_doc for _, by_doc in family.values()])
+    """By name, both p-values after Holm's correction for the whole family."""
+    by_question = holm([summary.accuracy.p_value for summary in family])
+    by_doc = holm([summary.mcnemar.p_value for summary in family if summary.mcnemar is not None])
     return {
-        name: Corrected(len(family), *p_values)
-        for name, *p_values in zip(family, by_question, by_doc, strict=True)
+        summary.name: Corrected(len(family), *p_values)
+        for summary, *p_values in zip(family, by_question, by_doc, strict=True)
     }
 
 
 def _summarise(
     table: DocTable, name: str, top_k: int, scales: Scales, n_resamples: int, seed: int
 ) -> ConditionSummary:
-    def paired(values: Mapping[str, NDArray[np.float64]]) -> PairedDelta:
-        return paired_delta(
+    accuracy, confidence = (
+        paired_delta(
             values[UNMASKED],
             values[name],
             table.question_index,
             n_resamples=n_resamples,
             seed=seed,
         )
-
-    accuracy, confidence = paired(table.correct), paired(table.confidence)
+        for values in (table.correct, table.confidence)
+    )
     controls = [
         points_between(table.correct[UNMASKED], table.correct[other])
         for other in table.conditions
@@ -235,7 +226,7 @@ def _summarise(
         name=name,
         condition=parts.condition,
         top_k=None if name == UNMASKED else parts.top_k or top_k,
-        scale=None if operation is None else float(getattr(parts.scales(scales), operation)),
+        scale=None if operation is None else parts.scales(scales).factor(operation),
         accuracy=accuracy,
         confidence=confidence,
         rac=percent_change(accuracy.unmasked, accuracy.condition),
@@ -244,3 +235,126 @@ def _summarise(
         n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
         mcnemar=mcnemar(table.correct[UNMASKED], table.correct[name]) if sign else None,
     )
+
+
+# `summary.json` -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredCondition(ConditionSummary):
+    """A condition or point, with the harness's metrics under it.
+
+    Attributes:
+        metrics: by name; empty where no result file was written.
+    """
+
+    metrics: dict[str, NumberOrNaN] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise ValueError(f"condition is {self.condition!r:.100}")
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where neurons were `chosen_at`, and where conditions were `applied_at`."""
+
+    chosen_at: str
+    applied_at: str
+
+
+@artifact
+@dataclass(frozen=True)
+class StoredSummary:
+    """The content of `summary.json`.
+
+    Attributes:
+        task: name of the harness task.
+        split: the validation split.
+        docs: per role, what became of its docs.
+        positions: where neurons were selected and conditions applied.
+        split_half: how far two halves of the selection questions agree on the neurons.
+        conditions: one per condition and point.
+    """
+
+    task: str
+    split: str
+    docs: dict[str, Any]
+    positions: Positions
+    split_half: SplitHalf
+    conditions: tuple[StoredCondition, ...]
+
+    def __post_init__(self) -> None:
+        names = [condition.name for condition in self.conditions]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"the conditions are not one or more distinct ones: {names}")
+
+    @property
+    def applied_at(self) -> str:
+        """Positions at which conditions were applied."""
+        return self.positions.applied_at
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """By name of condition or point, the harness's metrics; NaN where they are none."""
+        return {condition.name: condition.metrics for condition in self.conditions}
+
+    def to_json(self) -> str:
+        """The content of the file; null stands for what is not a number."""
+        values = _without_nan(dataclasses.asdict(self))
+        # Files are read with sorted keys, a stage counts in an order of its own.
+        values["docs"] = json.loads(json.dumps(self.docs, sort_keys=True))
+        return json.dumps(values, indent=1) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> StoredSummary:
+        """Read a `summary.json`.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        return load(cls, path, "run `neuronllm-eval report` on the run")
+
+
+def load_summary(run: RunDirectory) -> StoredSummary:
+    """The summary of a run (`summary.json`).
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    return run.once(run.summary, lambda: StoredSummary.load(run.summary))
+
+
+def summary_of(
+    task: str,
+    split: str,
+    summaries: Sequence[ConditionSummary],
+    docs: dict[str, Any],
+    metrics: Mapping[str, Mapping[str, float]],
+    split_half: SplitHalf,
+    positions: Positions,
+) -> StoredSummary:
+    """The content of `summary.json`.
+
+    Args:
+        task: name of the harness task.
+        split: the validation split.
+        summaries: one per condition and point.
+        docs: per role, what became of its docs.
+        metrics: by name of condition or point, the harness's metrics.
+        split_half: how far two halves of the selection questions agree on the neurons.
+        positions: where neurons were selected and conditions applied.
+    """
+    conditions = tuple(
+        StoredCondition(**vars(summary), metrics=dict(metrics.get(summary.name, {})))
+        for summary in summaries
+    )
+    return StoredSummary(task, split, docs, positions, split_half, conditions)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -31,10 +31,9 @@ from numpy.typing import ArrayLike, NDArray
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.evidence import Evidence, Mean
 from neuronllm_eval.explain.token_effects import NeuronTokens, Promotion, SetName, TokenEffect
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import question_words
-from neuronllm_eval.neurons.neuron_set import Neuron
-from neuronllm_eval.neurons.overlap import Overlap
+from neuronllm_eval.neurons.neuron_set import Neuron, Overlap
 
 SCHEMA_VERSION = 1
 # From this index on, more than half of the second moment lies between letters.

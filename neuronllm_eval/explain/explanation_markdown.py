@@ -20,7 +20,7 @@ from neuronllm_eval.explain.explanation import (
 )
 from neuronllm_eval.explain.token_effects import TokenEffect
 from neuronllm_eval.formats.markdown import escaped, markdown_table
-from neuronllm_eval.neurons.overlap import COMPARED, Overlap
+from neuronllm_eval.neurons.neuron_set import COMPARED, Overlap
 
 _SHOWN_TOKENS = 5
 _SHOWN_ON_CONSOLE = 3

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from neuronllm_eval.engine.option_logits import restrictable_head
 from neuronllm_eval.engine.scaled_copies import all_plain, output_weights
 from neuronllm_eval.explain.norms import Norm, read_norm, step_before, step_behind, trace
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import Count, artifact, load
 from neuronllm_eval.models.ffn_layers import FFNLayers, input_width
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
@@ -153,8 +153,10 @@ def direction(down: nn.Module, index: int) -> Tensor:
     """
     if all_plain([down]):
         return output_weights(down)[:, index].float().cpu()
-    like = next(weight for weight in down.parameters() if weight.is_floating_point())
-    inputs = torch.zeros(2, 1, input_width(down), device=like.device, dtype=like.dtype)
+    weights = list(down.parameters())
+    # Of 8-bit layers without a bias no weight is of a floating-point type.
+    dtype = next((weight.dtype for weight in weights if weight.is_floating_point()), torch.float32)
+    inputs = torch.zeros(2, 1, input_width(down), device=weights[0].device, dtype=dtype)
     inputs[1, 0, index] = 1
     without, written = down(inputs)[:, 0].float().cpu()
     return written - without

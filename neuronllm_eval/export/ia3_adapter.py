@@ -22,8 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from neuronllm_eval.errors import ModelError, NeuronLLMError, UsageError
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import Figures, adapter_card
-from neuronllm_eval.formats.atomic import write_whole
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.models.ffn_layers import DOWN_PROJECTIONS, FFNLayers
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -187,4 +186,4 @@ def write_standard_adapters(
             continue
         files = adapter_files(*Export.of(neurons, condition, Scales(), "peft"), site)
         for name, content in files.items():
-            write_whole(run.adapter(condition) / name, content)
+            run.write(run.adapter(condition) / name, content)

@@ -13,12 +13,11 @@ from pydantic import PlainValidator
 from torch import nn
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import Count, artifact, load, one_of
 from neuronllm_eval.interventions.conditions import ConditionName, Scales, condition_scales
-from neuronllm_eval.models.fingerprints import base_model_hash
+from neuronllm_eval.models.fingerprints import Weights
 from neuronllm_eval.models.hub import Reference, fetch, is_repo_id
-from neuronllm_eval.models.precision import dtype_name
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 
 logger = logging.getLogger(__name__)
@@ -120,7 +119,7 @@ def warn_of_other_base(model: nn.Module, peft: str, revision: str | None, name: 
     if not (folder / EXPORT_FILE).is_file():
         return
     origin = Export.load(folder).provenance
-    if dtype_name(model) == origin.dtype and base_model_hash(model) != origin.model_hash:
+    if Weights.of_base(model).differ(origin):
         logger.warning(
             "the adapter %s was made for other weights than those of %s (for those of %s), or "
             "lm_eval has fitted the vocabulary to the tokenizer's, as it does with peft=",

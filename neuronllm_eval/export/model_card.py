@@ -12,12 +12,12 @@ from typing import Any
 import jinja2
 
 from neuronllm_eval.aqua.settings import PREFIX
-from neuronllm_eval.evaluation.summary_file import StoredCondition, load_summary
+from neuronllm_eval.evaluation.condition_effects import StoredCondition, load_summary
 from neuronllm_eval.export.manifest import Export
 from neuronllm_eval.formats.markdown import escaped
-from neuronllm_eval.formats.yaml_files import dump_yaml
+from neuronllm_eval.formats.plain_files import dump_yaml
 from neuronllm_eval.interventions.conditions import (
-    OPERATIONS,
+    CONDITION_OPERATIONS,
     ConditionName,
     Scales,
     factor_text,
@@ -73,7 +73,7 @@ def _intervention(condition: str, top_k: int, scales: Scales) -> tuple[Any, ...]
     """All that distinguishes one intervention on a run's neurons from another."""
     name = ConditionName.parse(condition)
     operation = only_operation(name.condition)
-    factors = scales if operation is None else getattr(scales, operation)
+    factors = scales if operation is None else scales.factor(operation)
     return name.condition, name.seed, top_k, factors
 
 
@@ -163,8 +163,10 @@ def _operations(export: Export) -> str:
     """Which neurons are multiplied by what, as a sentence."""
     name = ConditionName.parse(export.condition)
     operations = [
-        f"the {valence} neurons are multiplied by {factor_text(getattr(export.scales, operation))}"
-        for valence, operation in zip(("good", "bad"), OPERATIONS[name.condition], strict=True)
+        f"the {valence} neurons are multiplied by {factor_text(export.scales.factor(operation))}"
+        for valence, operation in zip(
+            ("good", "bad"), CONDITION_OPERATIONS[name.condition], strict=True
+        )
         if operation is not None
     ]
     random = "" if name.seed is None else f" (seed {name.seed}: random neurons of the same layers)"

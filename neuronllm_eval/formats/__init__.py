@@ -1,4 +1,4 @@
 """Values to and from files, text and tables; knows nothing of neurons.
 
-Read first: `json_files.py`.
+Read first: `plain_files.py`.
 """

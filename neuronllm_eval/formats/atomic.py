@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -14,8 +15,8 @@ import jsonlines
 from neuronllm_eval.errors import ArtifactError, UsageError
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file.
+def write_whole(path: Path, content: str | bytes) -> str:
+    """Write a file; returns the SHA-256 digest of its content.
 
     Raises:
         ArtifactError: a folder has that name.
@@ -24,21 +25,37 @@ def write_whole(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        data = content.encode() if isinstance(content, str) else content
+        temporary.write_bytes(data)
         temporary.replace(path)
+        return hashlib.sha256(data).hexdigest()
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON-lines file, one object a line; no line is kept if the iterable raises."""
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> str:
+    """Write a JSON-lines file, one object a line; no line is kept if the iterable raises.
+
+    Returns the SHA-256 digest of its content.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with jsonlines.open(temporary, "w", compact=True) as writer:
             writer.write_all(values)
+        digest = digest_of(temporary)
         temporary.replace(path)
+        return digest
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 digest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

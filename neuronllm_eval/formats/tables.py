@@ -16,9 +16,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 
 from neuronllm_eval.formats.markdown import escaped, markdown_table, one_line
 from neuronllm_eval.formats.terminal import are_figures, text_table
@@ -80,72 +81,19 @@ def as_markdown(sections: Sequence[Section]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: left; white-space: nowrap;
-         border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
-th { border-bottom-width: 2px; vertical-align: bottom; }
-.figure { text-align: right; }
-p { max-width: 60rem; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for section in sections %}
-{% if section.title %}
-<h2>{{ section.title }}</h2>
-{% endif %}
-{% if section.table is not none %}
-{% set columns = columns_of(section.table) %}
-{% macro row(tag, cells) %}
-<tr>
-{%- for cell, column in cells | zip(columns.values()) -%}
-<{{ tag }}{% if are_figures(column) %} class="figure"{% endif %}>{{ cell }}</{{ tag }}>
-{%- endfor -%}
-</tr>
-{% endmacro %}
-<div class="wide">
-<table>
-<thead>
-{{ row("th", columns) }}</thead>
-<tbody>
-{% for cells in section.table.to_numpy().tolist() %}{{ row("td", cells) }}{% endfor %}
-</tbody>
-</table>
-</div>
-{% endif %}
-{% for note in section.notes %}
-<p>{{ one_line(note, longest) }}</p>
-{% endfor %}
-{% endfor %}
-</body>
-</html>
-"""
-
-
 def as_html(sections: Sequence[Section]) -> str:
     """One page, without scripts, that is light or dark as the reader's system is."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["zip"] = zip
-    page = environment.from_string(_PAGE).render(
-        title="Comparison of NeuronLLM runs",
-        sections=sections,
-        columns_of=_columns,
-        are_figures=are_figures,
-        one_line=one_line,
-        longest=LONGEST_NOTE,
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return page + "\n"
+    environment.filters |= {"zip": zip, "columns": _columns, "one_line": one_line}
+    environment.tests["figures"] = are_figures
+    page = environment.get_template("tables.html.j2")
+    title = "Comparison of NeuronLLM runs"
+    return page.render(title=title, sections=sections, longest=LONGEST_NOTE) + "\n"
 
 
 _TEX = {

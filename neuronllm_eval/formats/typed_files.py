@@ -25,12 +25,11 @@ from pydantic import (
 )
 
 from neuronllm_eval.errors import ArtifactError, NeuronLLMError
-from neuronllm_eval.formats.json_files import (
+from neuronllm_eval.formats.plain_files import (
     MOST_JSON_BYTES,
     read_text,
     require_distinct_keys,
-    require_file,
-    require_size,
+    require_readable,
 )
 
 # 100,000 docs under 300 conditions have about a gigabyte, in lines of 20,000 characters.
@@ -80,8 +79,7 @@ def load_lines(model: type[_Value], path: Path, remedy: str) -> list[_Value]:
 
 def iterate_lines(model: type[_Value], path: Path, remedy: str) -> Iterator[_Value]:
     """The same, one by one."""
-    require_file(path)
-    require_size(path, MOST_LINES_BYTES, remedy)
+    require_readable(path, MOST_LINES_BYTES, remedy)
     try:
         with path.open(encoding="utf-8") as file:
             # A line without end is not read whole.

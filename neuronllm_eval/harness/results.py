@@ -28,6 +28,7 @@ from lm_eval.models.huggingface import HFLM
 from pydantic import ConfigDict, with_config
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.atomic import digest_of
 from neuronllm_eval.formats.typed_files import parse
 from neuronllm_eval.harness.tokenize import QuestionSet
 
@@ -199,8 +200,10 @@ def write_result(
     context: ResultContext,
     arguments: dict[str, Any],
     section: dict[str, Any],
-) -> ResultFile:
+) -> tuple[ResultFile, str]:
     """Write one condition's result file, with the mask's identity in its config section.
+
+    Returns what it holds, and its SHA-256 digest.
 
     Args:
         path: the file.
@@ -237,8 +240,9 @@ def write_result(
         # The tracker adds a date to the name. It only logs a failure, and may leave half a file.
         dated = draft.with_name(f"{draft.stem}_{getattr(tracker, 'date_id', '')}.json")
         result = parse(ResultFile, dated.read_text(encoding="utf-8"), str(dated), "")
+        digest = digest_of(dated)
         dated.replace(path)
-        return result
+        return result, digest
     except (OSError, ValueError, ArtifactError) as error:
         raise ArtifactError(
             f"{path} could not be written",

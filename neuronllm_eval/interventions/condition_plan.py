@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.interventions.conditions import (
+    CONDITION_OPERATIONS,
     CONDITIONS,
     FEWEST_CONTROLS,
-    OPERATIONS,
     UNMASKED,
     ConditionName,
     Scales,
@@ -123,10 +123,10 @@ class Sweep:
         """
         names = []
         for condition in dict.fromkeys(conditions):
-            if condition not in OPERATIONS or condition == UNMASKED:
+            if condition not in CONDITION_OPERATIONS or condition == UNMASKED:
                 continue
             operation = only_operation(condition)
-            run_factor = None if operation is None else float(getattr(default, operation))
+            run_factor = None if operation is None else default.factor(operation)
             factors: list[float | None] = [
                 scale
                 for scale in sorted(self.scales)

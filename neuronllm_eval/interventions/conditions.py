@@ -6,7 +6,9 @@ A name has up to three parts:
 2. `suppress_good.k50.x0.5`: a point of a sweep, of 50 good and bad neurons and a factor.
 3. `.random_3` after either: the same operation on layer-matched random neurons.
 
-`condition_factors` turns names into factors; `edited_by` counts what each of them edits.
+`condition_factors` turns names into factors; `edited_by` counts what each of them edits. Operations
+and conditions are two tables, `OPERATIONS` and `CONDITION_OPERATIONS`; everything else that knows
+them, from flags to reports, reads these.
 """
 
 from __future__ import annotations
@@ -26,10 +28,28 @@ from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import random_like
 
 UNMASKED = "unmasked"
-SUPPRESS_SCALE = 0.0
-ENHANCE_SCALE = 2.0
-# condition -> what happens to (good, bad) neurons.
-OPERATIONS: dict[str, tuple[str | None, str | None]] = {
+
+
+class Operation(NamedTuple):
+    """What can be done to neurons.
+
+    Attributes:
+        factor: by which they are multiplied, unless the run has a factor of its own (`Scales`).
+        verb: as a sentence begins with it.
+        effect: 1 if it strengthens what they do, -1 if it weakens it.
+    """
+
+    factor: float
+    verb: str
+    effect: int
+
+
+OPERATIONS = {
+    "suppress": Operation(0.0, "suppressing", -1),
+    "enhance": Operation(2.0, "enhancing", 1),
+}
+# condition -> the operation on (good, bad) neurons.
+CONDITION_OPERATIONS: dict[str, tuple[str | None, str | None]] = {
     UNMASKED: (None, None),
     "suppress_good": ("suppress", None),
     "suppress_bad": (None, "suppress"),
@@ -38,15 +58,13 @@ OPERATIONS: dict[str, tuple[str | None, str | None]] = {
     "degrade": ("suppress", "enhance"),
     "enhance": ("enhance", "suppress"),
 }
-CONDITIONS = tuple(OPERATIONS)
-# operation -> whether it should raise (1) or lower (-1) accuracy on good neurons; on bad ones, the
-# reverse.
-DIRECTIONS = {"suppress": -1, "enhance": 1}
-# The same of conditions: the side on which each is ranked among its random controls.
+CONDITIONS = tuple(CONDITION_OPERATIONS)
+# Whether each condition should raise or lower accuracy: the side on which it is ranked among its
+# random controls.
 EXPECTED_SIGN = {
-    condition: DIRECTIONS[good] if good is not None else -DIRECTIONS[bad or ""]
-    for condition, (good, bad) in OPERATIONS.items()
-    if condition != UNMASKED
+    condition: OPERATIONS[good].effect if good else -OPERATIONS[bad or ""].effect
+    for condition, (good, bad) in CONDITION_OPERATIONS.items()
+    if good or bad
 }
 FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
 _CONTROL = ".random_"
@@ -60,15 +78,10 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Scales:
-    """Factors of the two operations.
+    """A run's own factors, of the operations that have one."""
 
-    Attributes:
-        suppress: 0 by default.
-        enhance: 2 by default.
-    """
-
-    suppress: float = SUPPRESS_SCALE
-    enhance: float = ENHANCE_SCALE
+    suppress: float = OPERATIONS["suppress"].factor
+    enhance: float = OPERATIONS["enhance"].factor
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
@@ -80,33 +93,22 @@ class Scales:
                     remedy="check scale, suppress_scale and enhance_scale",
                 )
 
+    def factor(self, operation: str) -> float:
+        """The factor of an operation."""
+        return float(getattr(self, operation, OPERATIONS[operation].factor))
 
-class Edits(NamedTuple):
-    """The neurons that a condition changes; all others have the factor 1.
 
-    Attributes:
-        layers: [edits] int64.
-        indices: [edits] int64, coordinates within the layer.
-        factors: [edits] float32.
-    """
-
-    layers: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    factors: NDArray[np.float32]
+# (layer, index) of every neuron that a condition edits -> its factor; all others have the factor 1.
+Edits = dict[tuple[int, int], float]
 
 
 # Names ------------------------------------------------------------------------------------------
 
 
 def only_operation(condition: str | None) -> str | None:
-    """The operation of a condition that has one; None for `unmasked`, `degrade` and `enhance`."""
-    operations = [name for name in OPERATIONS.get(condition or "", ()) if name is not None]
-    return operations[0] if len(operations) == 1 else None
-
-
-def gerund(operation: str) -> str:
-    """What a sentence calls an operation: suppressing, enhancing."""
-    return f"{operation.removesuffix('e')}ing"
+    """The operation of a condition that has one, whose factor may vary; None for the others."""
+    operations = [name for name in CONDITION_OPERATIONS.get(condition or "", ()) if name]
+    return operations[0] if len(operations) == 1 and hasattr(Scales, operations[0]) else None
 
 
 def factor_text(factor: float) -> str:
@@ -151,7 +153,8 @@ class ConditionName:
         condition, top_k, scale, seed = parts.values()
         is_point = top_k is not None
         fits = condition != UNMASKED and (scale is not None) == bool(only_operation(condition))
-        if condition not in OPERATIONS or (is_point and not fits) or not _is_canonical(scale):
+        exists = condition in CONDITION_OPERATIONS and (fits or not is_point)
+        if not (exists and _is_canonical(scale)):
             near = difflib.get_close_matches(str(name), CONDITIONS, 1)
             raise UsageError(
                 f"unknown condition {name!r:.100}"
@@ -191,15 +194,13 @@ class ConditionName:
 
     def edits(self, neurons: NeuronSet, default: Scales) -> Edits:
         """What is done to `neurons`, which are those of `ConditionName.neurons`."""
-        scales, rows = self.scales(default), []
-        groups = (neurons.good, neurons.bad)
-        for operation, group in zip(OPERATIONS[self.condition], groups, strict=True):
-            if operation is not None:
-                factor = getattr(scales, operation)
-                rows += [(neuron.layer, neuron.index, factor) for neuron in group]
-        table = np.array(rows, dtype=np.float64).reshape(-1, 3)
-        locations = table[:, :2].astype(np.int64)
-        return Edits(locations[:, 0], locations[:, 1], table[:, 2].astype(np.float32))
+        scales, groups = self.scales(default), (neurons.good, neurons.bad)
+        return {
+            neuron.location: float(np.float32(scales.factor(operation)))
+            for operation, group in zip(CONDITION_OPERATIONS[self.condition], groups, strict=True)
+            if operation
+            for neuron in group
+        }
 
 
 def _is_canonical(scale: str | None) -> bool:
@@ -241,14 +242,15 @@ def stack_factors(shape: tuple[int, int], edits: Sequence[Edits]) -> NDArray[Any
         shape: layers and neurons of the model.
         edits: what each condition changes.
     """
-    values = np.unique(np.concatenate([np.ones(1, np.float32), *(each.factors for each in edits)]))
+    values = np.array([*{1.0, *(f for changed in edits for f in changed.values())}], np.float32)
     dtypes = (np.int8, np.float16, np.float32)
     with np.errstate(all="ignore"):  # a factor that does not fit is what is looked for
         dtype = next(dtype for dtype in dtypes if (values.astype(dtype) == values).all())
     factors = np.ones((len(edits), *shape), dtype=dtype)
-    for row, of_condition in enumerate(edits):
-        layers, indices, changed = of_condition
-        factors[row, layers, indices] = changed.astype(dtype)
+    for row, changed in enumerate(edits):
+        if changed:
+            layers, indices = zip(*changed, strict=True)
+            factors[row, list(layers), list(indices)] = list(changed.values())
     return factors
 
 
@@ -317,14 +319,14 @@ def edited_by(names: Iterable[str], chosen: NeuronSet, scales: Scales) -> dict[s
         if parts.seed is None and parts.condition != UNMASKED
     }
     edited: dict[str, Edited] = {}
-    first_with: dict[frozenset[tuple[int, int, float]], str] = {}
+    first_with: dict[frozenset[tuple[tuple[int, int], float]], str] = {}
     # The plainest name stands for all that do the same: no point, and of one operation.
     for name, parts in sorted(parsed.items(), key=_plainness):
         neurons = parts.neurons(chosen)
-        edits = (column.tolist() for column in parts.edits(neurons, scales))
-        changed = frozenset(row for row in zip(*edits, strict=True) if row[2] != 1)
+        edits = parts.edits(neurons, scales).items()
+        changed = frozenset((location, factor) for location, factor in edits if factor != 1)
         good = {neuron.location for neuron in neurons.good}
-        n_good = sum((layer, index) in good for layer, index, _ in changed)
+        n_good = sum(location in good for location, _ in changed)
         counts = (n_good, len(changed) - n_good)
         same_as = first_with.setdefault(changed, name) if changed else name
         note = _note(parts.condition, counts, (len(neurons.good), len(neurons.bad)))
@@ -339,7 +341,8 @@ def _plainness(item: tuple[str, ConditionName]) -> tuple[bool, bool]:
 
 def _note(condition: str, n_edited: tuple[int, int], n_chosen: tuple[int, int]) -> str:
     """What is missing, by the numbers of good and of bad neurons."""
-    columns = zip(("good", "bad"), OPERATIONS[condition], n_edited, n_chosen, strict=True)
+    operations = CONDITION_OPERATIONS[condition]
+    columns = zip(("good", "bad"), operations, n_edited, n_chosen, strict=True)
     wanted = [(group, edited, chosen) for group, operation, edited, chosen in columns if operation]
     with_edits = [group for group, edited, _ in wanted if edited]
     if with_edits:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,11 +83,7 @@ def score_conditions(
         each question with its docs' scores, in order; or with a DocError if it gives NaN or
         infinity under some condition.
     """
-    scales = torch.from_numpy(factors)
-
-    def score(prompts: Sequence[Prompt]) -> list[OptionScores]:
-        return engine.score(prompts, scales)
-
+    score = partial(engine.score, scales=torch.from_numpy(factors))
     for index, results in in_batches(questions, batch_size, score, units):
         question = questions[index]
         try:

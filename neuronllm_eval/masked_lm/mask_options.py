@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.interventions.conditions import (
-    OPERATIONS,
+    CONDITIONS,
     UNMASKED,
     ConditionName,
     Scales,
@@ -80,7 +80,7 @@ class MaskOptions:
         if condition is None and neurons is not None:
             raise UsageError(
                 "neurons without a condition",
-                expected="what to do with them: " + ", ".join(OPERATIONS),
+                expected="what to do with them: " + ", ".join(CONDITIONS),
                 remedy="add condition=suppress_good, say, to --model_args",
             )
         name = ConditionName.parse(condition or UNMASKED, "condition in --model_args")

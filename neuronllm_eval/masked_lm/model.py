@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,22 +25,21 @@ from torch import Tensor
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.export.manifest import warn_of_other_base
 from neuronllm_eval.harness.tokenize import chat_template_text
-from neuronllm_eval.masked_lm.mask_options import MaskOptions
+from neuronllm_eval.masked_lm.mask_options import NAMES, MaskOptions
 from neuronllm_eval.masked_lm.scoring import MaskedScoringLM
 from neuronllm_eval.masked_lm.shared_context_scoring import Mask
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.fingerprints import (
+    Weights,
     digest,
-    has_other_weights,
     model_hash,
     require_same_shape,
     tokenizer_hash,
 )
+from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading
 from neuronllm_eval.models.model_args import require_model_args
-from neuronllm_eval.models.precision import dtype_name
-from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.prompts import ALL, SCORED
+from neuronllm_eval.prompts import ALL
 from neuronllm_eval.runtime.distributed import meet, other_ranks_needed, share_docs
 
 logger = logging.getLogger(__name__)
@@ -90,17 +88,7 @@ class NeuronMaskedLM(MaskedScoringLM):
     """
 
     def __init__(
-        self,
-        pretrained: Any = None,
-        neurons: str | Path | NeuronSet | None = None,
-        condition: str | None = None,
-        scale: float | None = None,
-        suppress_scale: float | None = None,
-        enhance_scale: float | None = None,
-        top_k: int | None = None,
-        positions: str = SCORED,
-        fast: bool = True,
-        **kwargs: Any,
+        self, pretrained: Any = None, neurons: Any = None, condition: Any = None, **kwargs: Any
     ) -> None:
         # Everything a user can get wrong is checked before the weights are loaded.
         if pretrained is None:
@@ -109,10 +97,9 @@ class NeuronMaskedLM(MaskedScoringLM):
                 expected="pretrained=NAME_OR_PATH",
                 remedy="add pretrained= to --model_args",
             )
+        mask = {name: kwargs.pop(name) for name in NAMES if name in kwargs}
         require_model_args(kwargs)
-        options = MaskOptions.read(
-            neurons, condition, scale, suppress_scale, enhance_scale, top_k, positions, fast
-        )
+        options = MaskOptions.read(neurons, condition, **mask)
         self.options = options
         self.fast = options.fast
         if kwargs.get("tp_plan") is None:
@@ -122,13 +109,16 @@ class NeuronMaskedLM(MaskedScoringLM):
         if options.neurons is not None:
             layers = find_ffn_layers(self.model)
             require_same_shape(options.neurons, layers.shape, str(pretrained))
-            if has_other_weights(options.neurons, dtype_name(self.model), model_hash(self.model)):
+            require_plain_forward(self.model, layers)
+            if Weights.of(self.model).differ(options.neurons.provenance):
                 logger.warning(
                     "the neurons were found in other weights than those of %s", pretrained
                 )
             factors = options.factors
             if factors is not None:
-                self._mask = Mask(layers.modules, torch.from_numpy(factors), positions == ALL)
+                self._mask = Mask(
+                    layers.modules, torch.from_numpy(factors), options.positions == ALL
+                )
         if self.peft is not None:
             warn_of_other_base(self.model, self.peft, self.revision, str(pretrained))
         share_docs(self)

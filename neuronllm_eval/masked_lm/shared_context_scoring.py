@@ -19,15 +19,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle, attention_masks, mask_styles
-from neuronllm_eval.engine.equivalence_check import BROKEN, Mismatch, rounding_tolerance
+from neuronllm_eval.engine.build import BROKEN, Mismatch, rounding_tolerance
 from neuronllm_eval.engine.option_logits import right_pad
-from neuronllm_eval.engine.shared_prefix import Prefiller, Prefix, group_by_stem
+from neuronllm_eval.engine.shared_prefix import (
+    MaskStyle,
+    Prefiller,
+    Prefix,
+    Rows,
+    group_by_stem,
+    mask_styles,
+    n_common,
+)
 from neuronllm_eval.models.hooks import FactorCache, scale_neurons
 from neuronllm_eval.prompts import shared_leading_tokens
 
@@ -124,7 +131,6 @@ class ForkScorer:
         softmax_dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
-        self.mask_style = mask_style
         self.mask = mask
         self.softmax_dtype = softmax_dtype
         contexts = [fork.context for fork in forks]
@@ -146,20 +152,8 @@ class ForkScorer:
 
     def _logits(self, forks: Sequence[Fork], prefix: Prefix) -> Tensor:
         """[batch, queries, vocabulary]."""
-        device = prefix.lengths.device
-        tokens, positions, sees = _layout(forks)
-        positions = positions.to(device)
-        masks: Any = attention_masks(
-            self.model, self.mask_style, prefix.positions, positions, sees.to(device)
-        )
-        output = self.model(
-            input_ids=right_pad(tokens, device),
-            position_ids=positions,
-            attention_mask=masks,
-            past_key_values=prefix.cache(),
-            use_cache=True,
-        )
-        return output.logits
+        rows = _layout(forks, prefix.lengths.device)
+        return self.model(**self.prefiller.inputs(prefix, rows)).logits
 
     def _read(self, forks: Sequence[Fork], logits: Tensor) -> Answers:
         """Read the continuations off the logits: all of a batch in one gather."""
@@ -197,13 +191,8 @@ def _decisive(forks: Sequence[Fork]) -> Tensor:
     return columns
 
 
-def _layout(forks: Sequence[Fork]) -> tuple[list[list[int]], Tensor, Tensor]:
-    """Tokens of each fork's queries, their positions in the prompt, and which see which.
-
-    Returns:
-        per fork its tokens; [batch, queries] positions; [batch, queries, queries] bool. Padding
-        sees itself, and has the position of a token of its fork.
-    """
+def _layout(forks: Sequence[Fork], device: torch.device) -> Rows:
+    """Each fork's queries; padding sees itself, and has the position of a token of its fork."""
     longest = max(fork.n_queries for fork in forks)
     tokens: list[list[int]] = []
     positions = torch.empty(len(forks), longest, dtype=torch.long)
@@ -223,7 +212,7 @@ def _layout(forks: Sequence[Fork]) -> tuple[list[list[int]], Tensor, Tensor]:
             sees[row, start:stop, start:stop] = torch.ones(n_fed, n_fed, dtype=torch.bool).tril()
             queries += rest[:-1]
         tokens.append(queries)
-    return tokens, positions, sees
+    return Rows(right_pad(tokens, device), positions.to(device), sees.to(device))
 
 
 def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
@@ -238,7 +227,7 @@ def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
         and the longer ones come first, so that a batch has little padding.
     """
     ordered = sorted(forks, key=lambda fork: fork.context)
-    shared = [_common(one.context, other.context) for one, other in itertools.pairwise(ordered)]
+    shared = [n_common(one.context, other.context) for one, other in itertools.pairwise(ordered)]
     usual = sorted(shared)[len(shared) // 2] if shared else 0
     runs: list[list[Fork]] = [[]]
     for index, fork in enumerate(ordered):
@@ -253,18 +242,10 @@ def families(forks: Sequence[Fork], least: int) -> list[list[Fork]]:
 def _longest_first(forks: Sequence[Fork]) -> list[Fork]:
     """Groups that share a stem, those of the longest forks first."""
     contexts = [fork.context for fork in forks]
-    n_shared = _common(contexts[0], contexts[-1])  # of sorted contexts
+    n_shared = n_common(contexts[0], contexts[-1])  # of sorted contexts
     groups = [[forks[row] for row in group.rows] for group in group_by_stem(contexts, n_shared)]
     groups.sort(key=lambda group: -max(fork.n_tokens for fork in group))
     return [fork for group in groups for fork in group]
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many leading tokens two contexts share."""
-    for position, (left, right) in enumerate(zip(one, other, strict=False)):
-        if left != right:
-            return position
-    return min(len(one), len(other))
 
 
 # Whether forks are exact ------------------------------------------------------------------------

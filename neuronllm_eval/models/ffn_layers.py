@@ -77,10 +77,8 @@ def find_ffn_layers(model: nn.Module) -> FFNLayers:
 
     Raises:
         ModelError: no known down-projection is found, several stacks have one, some layers have
-            none (mixtures of experts, hybrid layers), or the layers differ in width; or an adapter
-            puts virtual tokens before the prompt.
+            none (mixtures of experts, hybrid layers), or the layers differ in width.
     """
-    _require_no_virtual_tokens(model)
     # (stack, path of the down-projection) -> layer -> its name and module.
     by_stack: dict[tuple[str, str], dict[int, tuple[str, nn.Module]]] = defaultdict(dict)
     for name, module in model.named_modules():
@@ -123,19 +121,6 @@ def find_ffn_layers(model: nn.Module) -> FFNLayers:
             remedy="models with layers of different widths are not supported",
         )
     return FFNLayers(names=names, modules=modules, width=widths[0])
-
-
-def _require_no_virtual_tokens(model: nn.Module) -> None:
-    """Refuse PEFT adapters that lengthen the input; prefix tuning only adds keys and values."""
-    adapter: Any = getattr(model, "active_peft_config", None)
-    if getattr(adapter, "is_prompt_learning", False) and adapter.peft_type != "PREFIX_TUNING":
-        raise ModelError(
-            f"the adapter in peft= is of type {adapter.peft_type.value}, whose virtual tokens make "
-            "logits longer than the input",
-            expected="an adapter that changes weights or activations, such as LoRA, IA3 or prefix "
-            "tuning",
-            remedy="leave peft= out of --model_args, or pass another adapter",
-        )
 
 
 def _of_text_decoder(model: nn.Module, stacks: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -8,19 +8,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from neuronllm_eval.errors import ModelError
-from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 
 if TYPE_CHECKING:  # digests of texts need no torch
     from torch import nn
 
 _CHUNK = 1 << 28  # bytes
+_SAMPLED = 64  # matrices
+# What rounding to 16 bits may do to a weight, twice: relative, and to the tiniest.
+_ROUNDING, _TINY = 2**-6, 1e-6
 
 
 def digest(text: str) -> str:
@@ -40,6 +45,46 @@ def versions() -> dict[str, str]:
 # Models -----------------------------------------------------------------------------------------
 
 
+def dtype_name(model: nn.Module) -> str:
+    """The floating-point type of a model's weights, such as `bfloat16`."""
+    types = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return str(next(types)).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What says whether a model has the weights that neurons were found in.
+
+    Attributes:
+        dtype: their floating-point type, such as `bfloat16`.
+        hash: their `model_hash`, which is of this type.
+        sample: some of them in bfloat16, which other types agree with up to rounding.
+    """
+
+    dtype: str
+    hash: str
+    sample: str
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Weights:
+        """Of a model as it is loaded."""
+        return cls(dtype_name(model), model_hash(model), _sample(model.named_parameters()))
+
+    @classmethod
+    def of_base(cls, model: nn.Module) -> Weights:
+        """Of a model as it was before PEFT put an IA3 adapter on it."""
+        return cls(dtype_name(model), _hash(_base_weights(model)), _sample(_base_weights(model)))
+
+    def differ(self, origin: Provenance) -> bool:
+        """Whether neurons were found in others: to the bit, or in another type up to rounding."""
+        if self.dtype == origin.dtype:
+            return self.hash != origin.model_hash
+        pairs = zip(_values(self.sample), _values(origin.weights_sample), strict=False)
+        return any(
+            abs(one - other) > _ROUNDING * max(abs(one), abs(other)) + _TINY for one, other in pairs
+        )  # never for NaN, which stands for packed weights
+
+
 def model_hash(model: nn.Module) -> str:
     """A digest of every parameter's name, shape and values, in the dtype they are loaded in.
 
@@ -51,13 +96,32 @@ def model_hash(model: nn.Module) -> str:
     return _hash(model.named_parameters())
 
 
-def base_model_hash(model: nn.Module) -> str:
-    """The `model_hash` that a model had before PEFT put an IA3 adapter on it."""
-    return _hash(
-        (name.removeprefix("base_model.model.").replace(".base_layer.", "."), parameter)
-        for name, parameter in model.named_parameters()
-        if ".ia3_l." not in name
-    )
+def _base_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, parameter in model.named_parameters():
+        if ".ia3_l." not in name:
+            base_name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            yield base_name, parameter
+
+
+def _sample(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
+    """One weight of each of up to 64 matrices, in bfloat16, four hexadecimal digits each."""
+    import torch
+
+    matrices = [parameter for _, parameter in sorted(parameters) if parameter.dim() > 1]
+    weights = [
+        parameter.detach().flatten()[parameter.numel() // 3].float().cpu()
+        if parameter.is_floating_point()
+        else torch.tensor(torch.nan)
+        for parameter in matrices[:: -(-len(matrices) // _SAMPLED)]
+    ]
+    bits = torch.stack(weights).bfloat16().view(torch.int16).tolist()
+    return "".join(f"{each & 0xFFFF:04x}" for each in bits)
+
+
+def _values(sample: str) -> list[float]:
+    """The weights of a `_sample`."""
+    words = (sample[start : start + 4] for start in range(0, len(sample), 4))
+    return [struct.unpack(">f", bytes.fromhex(word + "0000"))[0] for word in words]
 
 
 def _hash(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
@@ -89,15 +153,9 @@ def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -
         )
 
 
-def has_other_weights(neurons: NeuronSet, dtype: str, weights_hash: str) -> bool:
-    """Whether the neurons were found in other weights; digests of two dtypes do not compare."""
-    origin = neurons.provenance
-    return origin.dtype == dtype and origin.model_hash != weights_hash
-
-
-def require_same_weights(neurons: NeuronSet, dtype: str, weights_hash: str, model: str) -> None:
-    """Raise ModelError if the neurons were found in other weights of the same dtype."""
-    if has_other_weights(neurons, dtype, weights_hash):
+def require_same_weights(neurons: NeuronSet, weights: Weights, model: str) -> None:
+    """Raise ModelError if the neurons were found in other weights."""
+    if weights.differ(neurons.provenance):
         raise ModelError(
             f"the neurons were found in other weights than those of {model}, though of one shape",
             expected=f"the weights of {neurons.provenance.model} as they were, with the hash "

@@ -1,7 +1,12 @@
-"""Context managers that edit what enters the FFN down-projections.
+"""Context managers that change a model for a while: neurons, gradients, the type of weights.
 
 Hooks live only inside these context managers: registration itself is guarded, so no hook survives
 an exception, however early it comes.
+
+Neurons may be identified in one floating-point type and evaluated in another: masks only say which
+neurons are scaled. So weights are cast for attribution alone (`computing_in`), and each is as it
+was afterwards, bit by bit. Buffers stay as they are, as they do where a model is loaded in that
+type (rotary frequencies are float32 in any model).
 """
 
 from __future__ import annotations
@@ -14,16 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuronllm_eval.errors import ModelError, UsageError
+
+AUTO = "auto"
+ATTRIBUTION_DTYPES = (AUTO, "float32", "bfloat16", "float16")
 # (layer, neurons entering the down-projection [..., neurons]) -> what enters instead.
 NeuronEdit = Callable[[int, Tensor], Tensor]
 # Each layer's factors, by layer and by the device and type in which they were needed.
 FactorCache = dict[tuple[int, torch.device, torch.dtype], Tensor]
-
-
-def _edit_first_argument(
-    module: nn.Module, args: tuple[Any, ...], *, layer: int, edit: NeuronEdit
-) -> tuple[Any, ...]:
-    return (edit(layer, args[0]), *args[1:])
 
 
 @contextmanager
@@ -37,11 +40,14 @@ def edit_neurons(
         edit: gets the layer and its neurons [..., neurons], returns a tensor of the same shape.
         layers: the layers to edit; all of them if None.
     """
+
+    def hook(_: nn.Module, args: tuple[Any, ...], *, layer: int) -> tuple[Any, ...]:
+        return (edit(layer, args[0]), *args[1:])
+
     handles = []
     try:
         for layer in range(len(modules)) if layers is None else layers:
-            hook = partial(_edit_first_argument, layer=layer, edit=edit)
-            handles.append(modules[layer].register_forward_pre_hook(hook))
+            handles.append(modules[layer].register_forward_pre_hook(partial(hook, layer=layer)))
         yield
     finally:
         for handle in handles:
@@ -93,3 +99,74 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+# Another floating-point type: `--attribution_dtype` -----------------------------------------------
+
+
+@contextmanager
+def computing_in(model: nn.Module, name: str) -> Iterator[None]:
+    """Within the context, a model's weights are of the type `name`; afterwards they are as before.
+
+    Weights that become wider need no copy, since casting them back gives the same bits; of others
+    the original is held beside the cast one.
+
+    Args:
+        model: all of its weights are in memory and of a floating-point type.
+        name: one of `ATTRIBUTION_DTYPES`; `auto` changes nothing.
+
+    Raises:
+        UsageError: weights that are quantised or offloaded.
+        ModelError: no memory for the cast weights.
+    """
+    if name == AUTO:
+        yield
+        return
+    dtype: torch.dtype = getattr(torch, name)
+    changed = [parameter for parameter in model.parameters() if parameter.dtype != dtype]
+    _require_castable(model, changed, name)
+    before = [
+        (parameter.dtype, None if _is_lossless(parameter.dtype, dtype) else parameter.data)
+        for parameter in changed
+    ]
+    try:
+        _cast(changed, dtype)
+        yield
+    finally:
+        for parameter, (dtype_before, original) in zip(changed, before, strict=True):
+            parameter.data = parameter.data.to(dtype_before) if original is None else original
+
+
+def _cast(parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
+    try:
+        for parameter in parameters:
+            parameter.data = parameter.data.to(dtype)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"out of memory while casting the weights to {dtype}: {error}",
+            expected="room for the weights in the type of --attribution_dtype",
+            remedy="leave --attribution_dtype out, or use parallelize=True in --model_args",
+        ) from error
+
+
+def _is_lossless(dtype: torch.dtype, target: torch.dtype) -> bool:
+    """Whether casting to `target` keeps every bit."""
+    return torch.promote_types(dtype, target) == target
+
+
+def _require_castable(model: nn.Module, parameters: list[nn.Parameter], name: str) -> None:
+    for parameter in parameters:
+        if getattr(model, "hf_quantizer", None) is not None:
+            found = "a quantised model"
+        elif not parameter.is_floating_point() or parameter.element_size() < 2:
+            found = f"weights of type {str(parameter.dtype).removeprefix('torch.')}"
+        elif parameter.is_meta:
+            found = "weights that are offloaded from the device"
+        else:
+            continue
+        raise UsageError(
+            f"--attribution_dtype {name} with {found}",
+            expected="weights of a floating-point type of 16 bits or more, all of them loaded",
+            remedy="leave --attribution_dtype out, or load the model without quantisation and "
+            "offloading",
+        )

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import dump_json, require_file, require_size
+from neuronllm_eval.formats.plain_files import dump_json, require_readable
 from neuronllm_eval.formats.typed_files import artifact, parse
 from neuronllm_eval.neurons.neuron_set import MOST_NEURONS, REMEDY, SCHEMA_VERSION, Provenance
 
@@ -92,8 +92,7 @@ class NeuronScores:
 
 def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     """The arrays by name, and the JSON metadata."""
-    require_file(path)
-    require_size(path, _MOST_BYTES, REMEDY)
+    require_readable(path, _MOST_BYTES, REMEDY)
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

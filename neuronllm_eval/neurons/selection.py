@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -100,9 +99,3 @@ def random_like(neurons: NeuronSet, seed: int) -> NeuronSet:
         good += random[: good_counts[layer]]
         bad += random[good_counts[layer] :]
     return replace(neurons, good=tuple(good), bad=tuple(bad))
-
-
-def layer_counts(neurons: Sequence[Neuron], n_layers: int) -> list[int]:
-    """[layers] number of the neurons in each layer."""
-    counts = Counter(neuron.layer for neuron in neurons)
-    return [counts[layer] for layer in range(n_layers)]

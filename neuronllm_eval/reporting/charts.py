@@ -20,7 +20,7 @@ from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.formats.svg import Drawing, Scale, clipped, count_text, spanning, spread
 from neuronllm_eval.interventions.conditions import factor_text
 from neuronllm_eval.neurons.neuron_set import Neuron
-from neuronllm_eval.reporting.answer_tables import LetterShares
+from neuronllm_eval.reporting.detail_tables import LetterShares
 from neuronllm_eval.reporting.wording import ALPHA, corrected_p, interval_text
 
 WIDTH = 356

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.interventions.conditions import (
+    CONDITION_OPERATIONS,
     CONDITIONS,
     EXPECTED_SIGN,
     FEWEST_CONTROLS,
-    OPERATIONS,
     factor_text,
 )
 from neuronllm_eval.reporting.wording import (
@@ -66,11 +66,17 @@ CONTROLS_NOTE = (
     "Random controls: the same operation on layer-matched random neurons, as mean (lowest to "
     "highest) delta; beyond: controls that moved less than the condition in the expected direction."
 )
-# A table each, so that all operations on the good neurons, for example, form one curve.
+# A table summary, so that all operations on the good neurons, for example, form one curve.
 SURFACES = {
-    "Good neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if good and not bad),
-    "Bad neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if bad and not good),
-    "Good and bad neurons": tuple(name for name, (good, bad) in OPERATIONS.items() if good and bad),
+    "Good neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if good and not bad
+    ),
+    "Bad neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if bad and not good
+    ),
+    "Good and bad neurons": tuple(
+        name for name, (good, bad) in CONDITION_OPERATIONS.items() if good and bad
+    ),
 }
 DOSE_NOTE = (
     "Delta in points (95% interval) by number of good and of bad neurons and by factor (degrade "
@@ -99,7 +105,7 @@ def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:
         for summary in summaries
         if summary in tested(summaries) or not (summary.is_evaluated or summary.is_point)
     ]
-    has_controls = any(each.n_controls for each in summaries)
+    has_controls = any(summary.n_controls for summary in summaries)
     note = f"{CONFIDENCE_NOTE} {CONTROLS_NOTE}" if has_controls else CONFIDENCE_NOTE
     return Table("Conditions", HEADERS, tuple(map(_condition_row, shown)), note)
 
@@ -173,7 +179,9 @@ def _rank(summary: ConditionSummary) -> str:
 
 
 def _significance_note(summaries: Sequence[ConditionSummary]) -> str:
-    plain = [each for each in summaries if each.corrected is not None and not each.is_point]
+    plain = [
+        summary for summary in summaries if summary.corrected is not None and not summary.is_point
+    ]
     corrected, accuracy = plain[0].corrected, plain[0].accuracy
     n_tests = corrected.n_tests if corrected is not None else 0
     clustered = accuracy.n_docs > accuracy.n_questions
@@ -185,12 +193,14 @@ def _significance_note(summaries: Sequence[ConditionSummary]) -> str:
         + (", which treats the docs of a question as independent." if clustered else "."),
     ]
     sentences += [
-        f"{each.name} edits the same neurons as {each.edited.same_as}, with the same factors, so "
-        "it does not count as another test."
-        for each in summaries
-        if each.edited is not None and each.edited.same_as is not None and not each.is_point
+        f"{summary.name} edits the same neurons as {summary.edited.same_as}, with the same "
+        "factors, so it does not count as another test."
+        for summary in summaries
+        if summary.edited is not None
+        and summary.edited.same_as is not None
+        and not summary.is_point
     ]
-    fewest = min(filter(None, (each.n_controls for each in summaries)), default=0)
+    fewest = min(filter(None, (summary.n_controls for summary in summaries)), default=0)
     if fewest:
         sentences.append(
             "Rank: of the condition among itself and its random controls (1: beyond all of them), "
@@ -214,15 +224,15 @@ def dose_tables(summaries: Sequence[ConditionSummary]) -> list[Table]:
     """
     tables = []
     for title, conditions in SURFACES.items():
-        surface = [each for each in summaries if each.condition in conditions]
-        if not any(each.is_point and each.is_evaluated for each in surface):
+        surface = [summary for summary in summaries if summary.condition in conditions]
+        if not any(summary.is_point and summary.is_evaluated for summary in surface):
             continue
-        cells = {(each.top_k, _dose(each)): _dose_cell(each) for each in surface}
+        cells = {(summary.top_k, _dose(summary)): _dose_cell(summary) for summary in surface}
         in_order = sorted(
-            surface, key=lambda each: (conditions.index(each.condition), each.scale or 0.0)
+            surface, key=lambda summary: (conditions.index(summary.condition), summary.scale or 0.0)
         )
         columns = tuple(dict.fromkeys(map(_dose, in_order)))
-        counts = sorted({each.top_k for each in surface if each.top_k is not None})
+        counts = sorted({summary.top_k for summary in surface if summary.top_k is not None})
         rows = tuple((str(k), *(cells.get((k, column), "") for column in columns)) for k in counts)
         tables.append(Table(title, ("neurons", *columns), rows))
     return tables

@@ -5,25 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.formats.markdown import data_text, one_line
 from neuronllm_eval.formats.svg import Drawing, clipped
 from neuronllm_eval.interventions.conditions import UNMASKED
-from neuronllm_eval.neurons.selection import layer_counts
+from neuronllm_eval.neurons.neuron_set import layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
-from neuronllm_eval.reporting.answer_tables import (
-    flips_table,
-    group_accuracies,
-    groups_table,
-    letter_shares,
-    letters_table,
-)
 from neuronllm_eval.reporting.condition_tables import (
     DOSE_NOTE,
     SURFACES,
@@ -33,14 +25,28 @@ from neuronllm_eval.reporting.condition_tables import (
     metrics_table,
     significance_table,
 )
-from neuronllm_eval.reporting.neuron_tables import (
+from neuronllm_eval.reporting.detail_tables import (
+    flips_table,
     gap_table,
+    group_accuracies,
+    groups_table,
+    letter_shares,
+    letters_table,
     neurons_table,
     provenance_table,
     stability_table,
 )
 from neuronllm_eval.reporting.task_report import TaskReport
 
+_DELTAS_MARKS = (
+    "Filled: p below 0.05 after Holm's correction; hollow: not. Random controls: from the lowest "
+    "to the highest."
+)
+_FLIPS_MARKS = "Docs whose answer became incorrect, or correct, against the unmasked run."
+_HALVES_MARKS = (
+    "Scores of the selected neurons from either half of the selection questions; on the dashed "
+    "line the halves agree."
+)
 _DOSE_MARKS = (
     "Delta in points with its 95% interval; grey: the range of the point's own random controls; "
     "square: the unmasked model."
@@ -142,11 +148,18 @@ def _detail_sections(report: TaskReport) -> list[Section]:
     sections: list[Section] = []
     condition = wording.main_condition(report.summaries)
     if report.answers is not None and condition is not None:
-        sections += [
-            *_flips(report, condition),
-            _letters(report),
-            *_groups(report, condition),
-        ]
+        flips = _present(flips_table(report, condition, gained) for gained in (False, True))
+        if flips:
+            sections.append(Section("flips", "Questions gained and lost", tables=flips))
+        shares = letter_shares(report.answers, report.summaries)
+        caption = "Bars: predicted letters; lines: gold letters."
+        figure = Figure(tuple(charts.letter_panels(shares)), caption)
+        sections.append(
+            Section(
+                "letters", "Predicted letters", figures=(figure,), tables=(letters_table(shares),)
+            )
+        )
+        sections += _groups(report, condition)
     return [*sections, _neurons(report), _provenance(report)]
 
 
@@ -160,16 +173,21 @@ def _present(tables: Iterable[Table | None]) -> tuple[Table, ...]:
 
 
 def _conditions(report: TaskReport) -> Section:
-    summaries = wording.tested(report.summaries)
     accuracy = report.summaries[0].accuracy
     positions = wording.positions_sentence(report.scores.provenance.positions, report.applied_at)
     text = (
         f"Evaluated on {accuracy.n_questions} questions ({accuracy.n_docs} docs) of the "
         f"{data_text(report.split)} split; intervals and p are paired, by question. {positions}."
     )
-    figures: tuple[Figure, ...] = ()
-    if summaries:
-        figures = (_deltas_figure(summaries), _flips_figure(summaries))
+    summaries = wording.tested(report.summaries)
+    figures = (
+        (
+            Figure((charts.deltas(summaries),), _DELTAS_MARKS),
+            Figure((charts.flip_bars(summaries),), _FLIPS_MARKS),
+        )
+        if summaries
+        else ()
+    )
     tables = (
         conditions_table(report.summaries),
         significance_table(report.summaries),
@@ -178,53 +196,25 @@ def _conditions(report: TaskReport) -> Section:
     return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))
 
 
-def _deltas_figure(summaries: Sequence[ConditionSummary]) -> Figure:
-    caption = (
-        "Filled: p below 0.05 after Holm's correction; hollow: not. Random controls: from the "
-        "lowest to the highest."
-    )
-    return Figure((charts.deltas(summaries),), caption)
-
-
-def _flips_figure(summaries: Sequence[ConditionSummary]) -> Figure:
-    caption = "Docs whose answer became incorrect, or correct, against the unmasked run."
-    return Figure((charts.flip_bars(summaries),), caption)
-
-
 def _dose(report: TaskReport) -> list[Section]:
     tables = tuple(dose_tables(report.summaries))
-    figures = []
-    for title, conditions in SURFACES.items():
-        points = [
-            summary
-            for summary in report.summaries
-            if summary.condition in conditions and summary.is_evaluated
-        ]
-        if not any(point.is_point for point in points):
-            continue
-        for axis, drawings in (
-            ("factor", charts.by_factor(points)),
-            ("number of neurons", charts.by_number(points)),
-        ):
-            if drawings:
-                figures.append(Figure(tuple(drawings), title=f"{title}, by {axis}"))
     if not tables:
         return []
+    evaluated = [summary for summary in report.summaries if summary.is_evaluated]
+    figures = []
+    for title, conditions in SURFACES.items():
+        points = [summary for summary in evaluated if summary.condition in conditions]
+        if any(point.is_point for point in points):
+            figures += [
+                Figure(tuple(drawings), title=f"{title}, by {axis}")
+                for axis, drawings in (
+                    ("factor", charts.by_factor(points)),
+                    ("number of neurons", charts.by_number(points)),
+                )
+                if drawings
+            ]
     figures[:1] = [replace(figure, caption=_DOSE_MARKS) for figure in figures[:1]]
     return [Section("dose", "Dose-response", (DOSE_NOTE,), tuple(figures), tables)]
-
-
-def _flips(report: TaskReport, condition: str) -> list[Section]:
-    tables = _present(flips_table(report, condition, gained) for gained in (False, True))
-    return [Section("flips", "Questions gained and lost", tables=tables)] if tables else []
-
-
-def _letters(report: TaskReport) -> Section:
-    assert report.answers is not None
-    shares = letter_shares(report.answers, report.summaries)
-    caption = "Bars: predicted letters; lines: gold letters."
-    figure = Figure(tuple(charts.letter_panels(shares)), caption)
-    return Section("letters", "Predicted letters", (), (figure,), (letters_table(shares),))
 
 
 def _groups(report: TaskReport, condition: str) -> list[Section]:
@@ -235,9 +225,9 @@ def _groups(report: TaskReport, condition: str) -> list[Section]:
         charts.GroupChange(one_line(group.name), group.accuracy[0], group.accuracy[1])
         for group in group_accuracies(report, (UNMASKED, condition))
     ]
-    drawing = charts.groups(changes, condition)
     caption = "Accuracy on each group of questions; the largest losses come first."
-    return [Section("groups", "Accuracy by group", (), (Figure((drawing,), caption),), (table,))]
+    figure = Figure((charts.groups(changes, condition),), caption)
+    return [Section("groups", "Accuracy by group", figures=(figure,), tables=(table,))]
 
 
 def _selection(report: TaskReport) -> Section:
@@ -256,31 +246,25 @@ def _selection(report: TaskReport) -> Section:
 
 
 def _docs_sentences(report: TaskReport) -> tuple[str, ...]:
-    counts = report.doc_counts.items()
-    return tuple(filter(None, (wording.docs_sentence(role, each) for role, each in counts)))
+    sentences = (wording.docs_sentence(*counts) for counts in report.doc_counts.items())
+    return tuple(filter(None, sentences))
 
 
 def _neurons(report: TaskReport) -> Section:
     sets = (report.neurons.good, report.neurons.bad)
     counts = [layer_counts(neurons, report.neurons.n_layers) for neurons in sets]
-    stability = stability_table(report)
+    stability, gap = stability_table(report), gap_table(report.scores.provenance)
     correlation = f"rank correlation {stability.rows[0][1] or 'not defined'}"
-    figures = (
-        Figure((charts.layers(*counts),), "Selected neurons by layer: good up, bad down."),
-        Figure(
-            (charts.halves(report.scores.half_sums, *sets, correlation),),
-            "Scores of the selected neurons from either half of the selection questions; on the "
-            "dashed line the halves agree.",
-        ),
-    )
-    origin = report.scores.provenance
-    gap = gap_table(origin)
-    text = () if gap is not None else (f"{wording.gap_text(origin).capitalize()}.",)
+    scatter = charts.halves(report.scores.half_sums, *sets, correlation)
+    text = wording.gap_text(report.scores.provenance).capitalize()
     return Section(
         "neurons",
         "Selected neurons and their stability",
-        text,
-        figures,
+        () if gap is not None else (f"{text}.",),
+        (
+            Figure((charts.layers(*counts),), "Selected neurons by layer: good up, bad down."),
+            Figure((scatter,), _HALVES_MARKS),
+        ),
         _present((neurons_table(report), stability, gap)),
     )
 
@@ -290,7 +274,6 @@ def _provenance(report: TaskReport) -> Section:
         "provenance",
         "Provenance and commands",
         _docs_sentences(report),
-        (),
-        (provenance_table(report),),
-        report.commands,
+        tables=(provenance_table(report),),
+        commands=report.commands,
     )

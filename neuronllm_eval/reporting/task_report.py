@@ -18,6 +18,7 @@ from neuronllm_eval.runs.artifacts import (
     excluded_ids,
     load_commands,
     load_doc_counts,
+    load_excluded,
     load_metrics,
     load_neurons,
     load_scores,
@@ -25,6 +26,7 @@ from neuronllm_eval.runs.artifacts import (
     load_validation,
 )
 from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,7 @@ class TaskReport:
         Raises:
             ArtifactError: a file is missing or damaged, or files are of different runs.
         """
-        settings = load_settings(run)
-        neurons = load_neurons(run, settings)
-        scores = load_scores(run, neurons)
+        settings, neurons, scores = read_identified(run)
         doc_counts: dict[str, Any] = {"selection": load_doc_counts(run)}
         values: dict[str, Any] = {}
         if run.validation.exists() or run.conditions.exists():
@@ -91,6 +91,21 @@ class TaskReport:
             commands=read_commands(run),
             **values,
         )
+
+
+def read_identified(run: RunDirectory) -> tuple[RunSettings, NeuronSet, NeuronScores]:
+    """All that a report takes from an identification, so that damage is found before a validation.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or files are of different runs.
+    """
+    settings = load_settings(run)
+    neurons = load_neurons(run, settings)
+    scores = load_scores(run, neurons)
+    run.once(run.tokens, lambda: read_tokens(run.tokens))
+    load_excluded(run, "selection")
+    read_commands(run)
+    return settings, neurons, scores
 
 
 def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from neuronllm_eval.evaluation.stats.paired_delta import MeanChange
 from neuronllm_eval.evaluation.stats.significance import SplitHalf
 from neuronllm_eval.formats.markdown import data_text
 from neuronllm_eval.interventions.conditions import (
+    CONDITION_OPERATIONS,
     EXPECTED_SIGN,
     FEWEST_CONTROLS,
     OPERATIONS,
     factor_text,
-    gerund,
 )
 from neuronllm_eval.neurons.neuron_set import Provenance
 
@@ -73,10 +73,11 @@ def _operation(n_good: int, n_bad: int, summary: ConditionSummary) -> str:
     """The start of a sentence: the operation and its neurons."""
     parts = []
     sets = {"good": n_good, "bad": n_bad}
-    for operation, (name, size) in zip(OPERATIONS[summary.condition], sets.items(), strict=True):
+    operations = CONDITION_OPERATIONS[summary.condition]
+    for operation, (name, size) in zip(operations, sets.items(), strict=True):
         if operation is not None and size:
             count = min(size, summary.top_k or size) if summary.is_point else size
-            parts.append(f"{gerund(operation)} {count} {name}")
+            parts.append(f"{OPERATIONS[operation].verb} {count} {name}")
     text = f"{' and '.join(parts)} neurons"
     if summary.is_point and summary.scale is not None:
         text += f" (factor {factor_text(summary.scale)})"

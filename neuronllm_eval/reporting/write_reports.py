@@ -22,11 +22,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from neuronllm_eval.evaluation.condition_effects import Positions, StoredSummary, summary_of
 from neuronllm_eval.evaluation.stats.significance import stability_of
-from neuronllm_eval.evaluation.summary_file import Positions, StoredSummary, summary_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card, validated_figures
-from neuronllm_eval.formats.atomic import write_whole
 from neuronllm_eval.formats.markdown import (
     LONGEST_PROSE,
     escaped,
@@ -61,19 +60,23 @@ def report_task(
         show: receives the main tables before anything is written, so that a full disk does not
             keep them back.
         brief: show only one line, `effect_line`.
+
+    Raises:
+        ArtifactError: an artifact is missing or damaged, or a folder has a file's name; then
+            nothing is written.
     """
     report = TaskReport.load(run)
+    run.require_places()
     text, page = console_text(report), render_page(report)
     if show is not None:
         show(effect_line(report) if brief else text)
     if report.summaries:
         summary = _summary(report)
-        write_whole(run.summary, summary.to_json())
-        run.keep(run.summary, summary)
-    write_whole(run.page, page)
+        run.write(run.summary, summary.to_json(), summary)
+    run.write(run.page, page)
     markdown = render_markdown(report)
-    write_whole(run.report, markdown)
-    write_whole(run.card, run_card(report.neurons.provenance, markdown))
+    run.write(run.report, markdown)
+    run.write(run.card, run_card(report.neurons.provenance, markdown))
     _rewrite_cards(run)
     return text
 
@@ -96,7 +99,7 @@ def _rewrite_cards(run: RunDirectory) -> None:
         folder = run.adapter(condition)
         if (folder / EXPORT_FILE).exists():
             made = Export.load(folder)
-            write_whole(folder / CARD_FILE, adapter_card(made, validated_figures(run, made)))
+            run.write(folder / CARD_FILE, adapter_card(made, validated_figures(run, made)))
 
 
 # Markdown -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.digests import SUMS_FILE
 from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load, load_lines, one_of
 from neuronllm_eval.harness.results import ResultFile
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
@@ -206,7 +207,7 @@ def load_commands(run: RunDirectory) -> list[CommandLine]:
     Raises:
         ArtifactError: the file is damaged.
     """
-    remedy = "remove the file: reports do without it"
+    remedy = f"remove it and its line in {SUMS_FILE}: reports do without it"
     return load_lines(CommandLine, run.commands, remedy) if run.commands.exists() else []
 
 

@@ -12,13 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from neuronllm_eval.errors import ArtifactError, TaskError, UsageError
+from neuronllm_eval.errors import ArtifactError, TaskError
 from neuronllm_eval.formats.atomic import (
     require_no_file,
     require_no_folder,
     require_writable,
     unwritable,
+    write_lines,
     write_whole,
+)
+from neuronllm_eval.formats.digests import (
+    SUMS_FILE,
+    list_digests,
+    require_unchanged,
+    unlist_digests,
 )
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
 from neuronllm_eval.neurons.scores import SCORES_FILE
@@ -40,6 +47,7 @@ _SECRET = re.compile(
 _LONGEST_NAME = 200  # of the 255 bytes that file systems allow, with room for temporary names
 _MOST_NAMED = 5  # folders in a remedy
 _Value = TypeVar("_Value")
+Content = str | bytes | Iterable[dict[str, Any]]
 
 
 def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,9 +85,29 @@ class RunDirectory:
             self._values[path] = read()
         return cast(_Value, self._values[path])
 
-    def keep(self, path: Path, value: object) -> None:
-        """Remember the value of a file that has just been written, so that it is not read back."""
-        self._values[path] = value
+    def write(self, path: Path, content: Content, value: object = None) -> None:
+        """Write a file of the run, list its digest, and remember its value.
+
+        Args:
+            path: the file.
+            content: its text or bytes, or the objects of a JSON-lines file.
+            value: what reading the file would give, so that it is not read back.
+
+        Raises:
+            ArtifactError: a folder has that name.
+        """
+        unlist_digests(self.path, [path])
+        if isinstance(content, (str, bytes)):
+            digest = write_whole(path, content)
+        else:
+            digest = write_lines(path, content)
+        self.written(path, digest, value)
+
+    def written(self, path: Path, digest: str, value: object = None) -> None:
+        """The same for a file that has just been written, and has this digest."""
+        list_digests(self.path, {path: digest})
+        if value is not None:
+            self._values[path] = value
 
     # Files ----------------------------------------------------------------------------------------
 
@@ -131,6 +159,13 @@ class RunDirectory:
         evidence = (self.conditions, self.validation, self.validation_docs)
         return (*evidence, *reports, self.set_aside("validation"))
 
+    def finished_files(self) -> list[Path]:
+        """The files that there are, without those of unfinished work."""
+        named = (*self._identified, *self._validated, self.commands)
+        folders = (self.path / RESULTS_FOLDER, self.path / ADAPTERS_FOLDER)
+        inside = (path for folder in folders for path in sorted(folder.rglob("*")))
+        return [path for path in (*named, *inside) if path.is_file()]
+
     # What stages do to it -------------------------------------------------------------------------
 
     def note_command(
@@ -139,9 +174,10 @@ class RunDirectory:
         """Add a line to `commands.jsonl`, without the values of secret model arguments.
 
         Raises:
-            ArtifactError: a folder has its name.
+            ArtifactError: a folder has its name, or its lines were changed.
         """
         require_no_folder(self.commands)
+        require_unchanged(self.commands, f"remove it and its line in {SUMS_FILE}")
         line = {
             "stage": stage,
             "command": list(map(word_without_secrets, command)),
@@ -149,25 +185,11 @@ class RunDirectory:
             "versions": dict(versions),
         }
         lines = self.commands.read_text("utf-8", "replace") if self.commands.exists() else ""
-        write_whole(self.commands, lines + json.dumps(line, separators=(",", ":")) + "\n")
+        self.write(self.commands, lines + json.dumps(line, separators=(",", ":")) + "\n")
 
     def require_writable(self) -> None:
         """Raise UsageError for a folder that cannot be made or written. Changes nothing."""
         require_writable(self.path)
-
-    def require_free(self, overwrite: bool) -> None:
-        """Raise UsageError for a folder with a run, unless it may be overwritten. Changes nothing.
-
-        Raises:
-            UsageError: it contains a run, or cannot be made.
-        """
-        self.require_writable()
-        if self.settings.exists() and not overwrite:
-            raise UsageError(
-                f"{self.path} already holds a run",
-                expected="a new or empty directory",
-                remedy="pass another --output_path, or --overwrite",
-            )
 
     def require_places(self) -> None:
         """Raise ArtifactError for a folder named as a file of a run, or the reverse.
@@ -190,7 +212,7 @@ class RunDirectory:
         self.require_places()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in (*self._identified, self.commands):
+            for path in (self.path / SUMS_FILE, *self._identified, self.commands):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.identifying, ignore_errors=True)
             shutil.rmtree(self.path / ADAPTERS_FOLDER, ignore_errors=True)
@@ -207,7 +229,9 @@ class RunDirectory:
         """
         self.require_places()
         results = (self.path / RESULTS_FOLDER).glob("*.json")
-        for path in (*self._validated, *results):
+        files = (*self._validated, *results)
+        unlist_digests(self.path, files)
+        for path in files:
             path.unlink(missing_ok=True)
             self._values.pop(path, None)
         shutil.rmtree(self.validating, ignore_errors=True)

@@ -32,6 +32,7 @@ from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.proxies import LETTER_STYLES
 from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.plain_files import dump_yaml, read_yaml
 from neuronllm_eval.formats.settings_model import (
     FilePath,
     FilePaths,
@@ -45,13 +46,11 @@ from neuronllm_eval.formats.settings_model import (
     setting,
 )
 from neuronllm_eval.formats.typed_files import STRICT, check
-from neuronllm_eval.formats.yaml_files import dump_yaml, read_yaml
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
-    ENHANCE_SCALE,
     FEWEST_CONTROLS,
-    SUPPRESS_SCALE,
     ConditionName,
+    Scales,
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
@@ -227,8 +226,8 @@ class ConditionSettings(Settings):
         CONDITIONS, f"of {', '.join(CONDITIONS)}", nargs="+", shown="all"
     )
     n_random: int = _validation(FEWEST_CONTROLS, "random controls per condition")
-    suppress_scale: float = _validation(SUPPRESS_SCALE, "factor of suppressed neurons")
-    enhance_scale: float = _validation(ENHANCE_SCALE, "factor of enhanced neurons")
+    suppress_scale: float = _validation(Scales().suppress, "factor of suppressed neurons")
+    enhance_scale: float = _validation(Scales().enhance, "factor of enhanced neurons")
     scale: Numbers = _validation(
         (),
         "factors to try besides, such as 0,0.5,1.5,2,4: those below 1 for suppress_good and "
@@ -355,7 +354,7 @@ class RunSettings(SelectionSettings):
     `top_k` and `top_z` are shares below 1 and counts from 1. `positions` is where neurons are
     selected, and `method_args` are the method's settings. `group` is the group of tasks that gives
     the task settings of its own. `validation_prompts` are digests of the first prompts of the
-    validation split, as identify makes them.
+    validation split as identify makes them, by doc.
     """
 
     model_args: dict[str, Any]
@@ -367,13 +366,13 @@ class RunSettings(SelectionSettings):
     method: str = "ace"
     method_args: dict[str, Any] = Field(default_factory=dict)
     top_k: float = 0.02
-    validation_prompts: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    validation_prompts: dict[str, str] = Field(default_factory=dict)
 
     def without_secrets(self) -> RunSettings:
         """The same without access tokens, which no file of a run holds."""
         return self.model_copy(update={"model_args": without_secrets(self.model_args)})
 
-    def to_yaml(self, versions: dict[str, str], docs: dict[str, Any]) -> str:
+    def to_yaml(self, versions: dict[str, str], docs: DocCounts) -> str:
         """The content of `run.yaml`.
 
         Args:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import BaseFileLock, FileLock, Timeout
 
 from neuronllm_eval.errors import ArtifactError, UsageError
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import artifact, load
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runtime.checkpoint import Part, Tally, merge_parts, rank_part, write_durably
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 WORK_FILE = "work.json"
 # Files that a process was writing under another name than theirs: `.<file>.<process>...`.
-_TEMPORARY = re.compile(r"\..+\.(json|jsonl|safetensors|yaml|md)\.\d+(_.+)?")
+_TEMPORARY = re.compile(r"\.(SHA256SUMS|.+\.(json|jsonl|safetensors|yaml|md|html))\.\d+(_.+)?")
 
 
 # The work ---------------------------------------------------------------------------------------
@@ -269,6 +269,7 @@ class Launch:
         keep: whether a finished stage of the same settings is kept rather than recomputed.
         locks: of the run directories, which the first rank holds.
         command: the command line, for `commands.jsonl`.
+        announce: receives beforehand what a long stage will take; None to measure nothing.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
@@ -277,6 +278,7 @@ class Launch:
     keep: bool = False
     locks: RunLocks = field(default_factory=RunLocks)
     command: tuple[str, ...] = ()
+    announce: Callable[[str], object] | None = None
 
     def resumes(self, plan: Work, folder: Path) -> bool:
         """Whether the checkpoint in a folder is of this work, and is to be completed.

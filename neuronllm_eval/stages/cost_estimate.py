@@ -26,6 +26,7 @@ from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.prompts import Question
+from neuronllm_eval.runtime.resumable_work import Launch
 
 # A run that is expected to take longer says so beforehand, in seconds.
 LONG = 30.0
@@ -145,6 +146,14 @@ def estimate_if_long(stage: Stage) -> Estimate | None:
     return _estimate(stage, seconds, stage_bytes(stage), False, cost)
 
 
+def announce_if_long(stage: Stage, launch: Launch) -> None:
+    """Announce what a stage will take, if it takes long; the first process does for all."""
+    if launch.announce is not None and launch.ranks.is_first:
+        expected = estimate_if_long(stage)
+        if expected is not None:
+            launch.announce(estimate_line(expected))
+
+
 def _estimate(stage: Stage, seconds: float, memory: int, measured: bool, cost: float) -> Estimate:
     prompts = [prompt for question in stage.questions for prompt in question.prompts]
     here = stage.directory.absolute()
@@ -160,7 +169,7 @@ def _estimate(stage: Stage, seconds: float, memory: int, measured: bool, cost: f
         batch_size=stage.batch_size,
         n_conditions=0 if stage.passes.gradients else stage.passes.n_copies,
         seconds=seconds,
-        weights=sum(each.nbytes for each in stage.engine.model.parameters()),
+        weights=sum(parameter.nbytes for parameter in stage.engine.model.parameters()),
         memory=memory,
         measured=measured,
         memory_free=free_memory(stage.device),
@@ -172,7 +181,8 @@ def _estimate(stage: Stage, seconds: float, memory: int, measured: bool, cost: f
 
 def stage_bytes(stage: Stage) -> int:
     """Bytes that a stage's largest pass takes beside the weights, from the model's sizes."""
-    engine, prompts = stage.engine, [p for each in stage.questions for p in each.prompts]
+    engine = stage.engine
+    prompts = [prompt for question in stage.questions for prompt in question.prompts]
     longest = max(prompt.n_tokens for prompt in prompts)
     if isinstance(engine, ReplayEngine):
         return replay_bytes(engine.model, engine.layers, longest, stage.passes, stage.batch_size)
@@ -199,7 +209,7 @@ def median_questions(questions: Sequence[Question], n_prompts: int) -> list[Ques
 def longest_questions(questions: Sequence[Question], n_prompts: int) -> list[Question]:
     """The longest questions, as many as a batch of `n_prompts` prompts holds; at least one."""
     chosen: list[Question] = []
-    for question in sorted(questions, key=_longest, reverse=True):
+    for question in sorted(questions, key=_longest_prompt, reverse=True):
         n_prompts -= len(question.prompts)
         if chosen and n_prompts < 0:
             break
@@ -211,7 +221,7 @@ def _tokens(question: Question) -> int:
     return sum(prompt.n_tokens for prompt in question.prompts)
 
 
-def _longest(question: Question) -> int:
+def _longest_prompt(question: Question) -> int:
     return max(prompt.n_tokens for prompt in question.prompts)
 
 

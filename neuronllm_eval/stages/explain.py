@@ -2,8 +2,8 @@
 
 1. What is stored is read and checked (`StoredRun`).
 2. Model, tokenizer and task must be those that the run was made of.
-3. Tokens from the weights, a second pass over some of the questions that chose the neurons, and
-   attributions by gold letter from the scores.
+3. Tokens come from the weights, activations and single-neuron effects from a second pass over some
+   of the selection questions, attributions by gold letter from the scores.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ from neuronllm_eval.explain.token_effects import (
 )
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
-from neuronllm_eval.models.precision import computing_in
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
+from neuronllm_eval.models.hooks import computing_in
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, layer_counts
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.neurons.selection import layer_counts
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.artifacts import (
     QuestionLine,
@@ -52,47 +51,46 @@ from neuronllm_eval.runs.artifacts import (
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.process import bar
-from neuronllm_eval.stages.load import LoadedModel
+from neuronllm_eval.stages.load import StageInput
 from neuronllm_eval.stages.verify import Attributing, origins, sampled
+
+logger = logging.getLogger(__name__)
+_TOKENS_SHOWN = 10
+_QUESTIONS_SHOWN = 3
 
 
 def gather(
-    attributing: Attributing, chosen: Sequence[Question], locations: Sequence[Location]
+    attributing: Attributing, questions: Sequence[Question], locations: Sequence[Location]
 ) -> Evidence:
     """Recompute the questions, and keep what the neurons at `locations` do.
 
     Raises:
         DocError: a number is not finite.
     """
-    layers, indices = (list(each) for each in zip(*locations, strict=True))
-    sums = np.zeros((len(chosen), len(locations)))
-    rows, right, question_of = [], [], []
-    with bar(total=len(chosen), desc="explain", unit="question", leave=False) as progress:
-        for index, found in attributing.recomputed(chosen):
-            for prompt, each in zip(chosen[index].prompts, found, strict=True):
-                values = attributing.method.values(each)[layers, indices]
+    layers, indices = (list(numbers) for numbers in zip(*locations, strict=True))
+    sums = np.zeros((len(questions), len(locations)))
+    activations, correct, question_of = [], [], []
+    with bar(total=len(questions), desc="explain", unit="question", leave=False) as progress:
+        for index, attributions in attributing.recomputed(questions):
+            for prompt, of_prompt in zip(questions[index].prompts, attributions, strict=True):
+                values = attributing.method.values(of_prompt)[layers, indices]
                 sums[index] += values.double().cpu().numpy()
-                rows.append(each.activations[layers, indices].double().cpu().numpy())
-                right.append(is_correct(each, prompt.gold))
+                activations.append(of_prompt.activations[layers, indices].double().cpu().numpy())
+                correct.append(is_correct(of_prompt, prompt.gold))
                 question_of.append(index)
             progress.update()
-    with bar(total=len(chosen), desc="each alone", unit="question", leave=False) as progress:
+    with bar(total=len(questions), desc="each alone", unit="question", leave=False) as progress:
         single_effects = single_neuron_effects(
-            attributing.engine, chosen, locations, attributing.how.batch_size, progress.update
+            attributing.engine, questions, locations, attributing.how.batch_size, progress.update
         )
     return Evidence(
-        tuple(chosen),
+        tuple(questions),
         sums,
-        np.stack(rows),
+        np.stack(activations),
         single_effects,
-        np.array(right, dtype=bool),
+        np.array(correct, dtype=bool),
         np.array(question_of, dtype=np.int64),
     )
-
-
-logger = logging.getLogger(__name__)
-_KEPT_TOKENS = 10
-_KEPT_QUESTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class StoredRun:
         run: the directory.
         settings: of the run, with what this command's flags say of device and batches.
         neurons: good and bad.
-        scores: that these were chosen by.
+        scores: by which these were selected.
         lines: of `questions.jsonl`, by question.
         letter_counts: [letters] prompts by gold letter.
     """
@@ -116,8 +114,8 @@ class StoredRun:
     letter_counts: NDArray[np.int64]
 
     @classmethod
-    def load(cls, run: RunDirectory, given: dict[str, Any]) -> StoredRun:
-        """Read a run.
+    def load(cls, run: RunDirectory, overrides: dict[str, Any]) -> StoredRun:
+        """Read a run; `overrides` are the settings of this command's flags.
 
         Raises:
             ArtifactError: a file is missing or damaged, or they are of different runs, or there
@@ -132,72 +130,56 @@ class StoredRun:
                 remedy="run identify again",
             )
         scores = load_scores(run, neurons)
-        lines = load_questions(run)
+        lines = {line.question_id: line for line in load_questions(run)}
+        letters = (letter for line in lines.values() for letter in line.gold)
         n_letters, n_prompts = len(scores.letter_sums), scores.provenance.n_prompts
-        return cls(
-            run,
-            settings.model_copy(update=given),
-            neurons,
-            scores,
-            {line.question_id: line for line in lines},
-            gold_counts(
-                (letter for line in lines for letter in line.gold),
-                n_letters,
-                n_prompts,
-                run.questions,
-            ),
-        )
-
-    @property
-    def model_name(self) -> str:
-        """As the settings name it."""
-        return str(self.settings.model_args.get("pretrained"))
+        letter_counts = gold_counts(letters, n_letters, n_prompts, run.questions)
+        settings = settings.model_copy(update=overrides)
+        return cls(run, settings, neurons, scores, lines, letter_counts)
 
 
 def explain_run(
-    model: LoadedModel,
-    questions: QuestionSet,
+    inputs: StageInput,
     stored: StoredRun,
     overlaps: tuple[SetOverlap, ...],
     top_n: int,
-    n_asked: int,
+    sample: int,
 ) -> Explanation:
     """What the top neurons of a run do.
 
     Args:
-        model: the run's.
-        questions: of the selection split.
+        inputs: with the questions of the selection split.
         stored: what the run directory holds.
         overlaps: of the run's sets with others'.
         top_n: good and bad neurons.
-        n_asked: questions to ask again.
+        sample: questions to recompute.
 
     Raises:
         ModelError: the model is not the one that the neurons were found in.
         ArtifactError: the tokenizer, the task or its questions are not the run's.
     """
-    neurons, scores = stored.neurons, stored.scores
-    _require_origin(model, questions, stored)
-    chosen = _chosen(questions, stored, n_asked)
+    neurons, scores, lm = stored.neurons, stored.scores, inputs.model.lm
+    _require_origin(inputs, stored)
+    questions = _sampled(inputs, stored, sample)
     top = top_neurons(neurons, top_n)
     locations = [neuron.location for _, neuron in top]
-    lm = model.lm
     with computing_in(lm.model, stored.settings.attribution_dtype):
-        unembedding = Unembedding.of(lm.model, model.layers, questions.prompts[0].context)
+        context = inputs.questions.prompts[0].context
+        unembedding = Unembedding.of(lm.model, inputs.model.layers, context)
         tokens = _promotions(unembedding, locations, lm.tokenizer)
-        attributing = Attributing.of(model, stored.settings, questions, neurons)
-        evidence = gather(attributing, chosen, locations)
+        attributing = Attributing.of(inputs, neurons)
+        evidence = gather(attributing, questions, locations)
     return Explanation(
         task=stored.settings.task,
-        model=stored.model_name,
+        model=inputs.model_name,
         method=neurons.provenance.method,
         measures=attributing.method.measures,
-        n_questions=len(chosen),
+        n_questions=len(questions),
         n_chosen_on=len(stored.lines),
         letter_counts=tuple(stored.letter_counts.tolist()),
         notes=unembedding.notes,
         neurons=tuple(
-            _explained(kind, neuron, number, tokens[number], evidence, questions, stored)
+            _explained(kind, neuron, number, tokens[number], evidence, inputs.questions, stored)
             for number, (kind, neuron) in enumerate(top)
         ),
         spread={
@@ -218,7 +200,7 @@ def _explained(
     stored: StoredRun,
 ) -> NeuronExplanation:
     sums = stored.scores.letter_sums[:, neuron.layer, neuron.index]
-    helped, hurt = extremes(evidence, number, questions.task, _KEPT_QUESTIONS)
+    helped, hurt = extremes(evidence, number, questions.task, _QUESTIONS_SHOWN)
     return NeuronExplanation(
         kind=kind,
         neuron=neuron,
@@ -245,14 +227,15 @@ def _promotions(
     effects = unembedding.effects(locations, len(tokenizer))
     if effects is None:
         return [Promotion()] * len(locations)
-    return promotions(effects, tokenizer, _KEPT_TOKENS)
+    return promotions(effects, tokenizer, _TOKENS_SHOWN)
 
 
-def _require_origin(model: LoadedModel, questions: QuestionSet, stored: StoredRun) -> None:
+def _require_origin(inputs: StageInput, stored: StoredRun) -> None:
     """Refuse another model, tokenizer or task than those that the run was made of."""
-    require_same_shape(stored.neurons, model.layers.shape, stored.model_name)
-    require_same_weights(stored.neurons, model.dtype, model.hash, stored.model_name)
-    for name, (here, there) in origins(model, questions, stored.neurons).items():
+    model, neurons = inputs.model, stored.neurons
+    require_same_shape(neurons, model.layers.shape, inputs.model_name)
+    require_same_weights(neurons, model.weights, inputs.model_name)
+    for name, (here, there) in origins(inputs, neurons).items():
         if here != there:
             raise ArtifactError(
                 f"{stored.run.path}: the {name} of the run had the digest {there}, and "
@@ -262,13 +245,13 @@ def _require_origin(model: LoadedModel, questions: QuestionSet, stored: StoredRu
             )
 
 
-def _chosen(questions: QuestionSet, stored: StoredRun, n_asked: int) -> list[Question]:
-    chosen, missing = sampled(questions, stored.lines, n_asked)
+def _sampled(inputs: StageInput, stored: StoredRun, sample: int) -> list[Question]:
+    questions, missing = sampled(inputs.questions, stored.lines, sample)
     if missing:
         raise ArtifactError(
             f"{stored.run.questions} is of the question {missing!r:.100}, which the task "
-            f"{stored.settings.task} has not",
+            f"{stored.settings.task} does not have",
             expected="questions of the run's own task",
             remedy="run identify again",
         )
-    return chosen
+    return questions

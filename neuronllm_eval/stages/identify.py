@@ -4,15 +4,18 @@
 2. The engine, the quadrature and the batch size are settled (`prepare.prepare_identification`).
 3. Runs of other settings are refused; then the work is started or resumed.
 4. Every question is attributed and added to the sums, with checkpoints in between.
-5. The first rank writes each method's scores, neurons and adapters (`write_identified`).
+5. The first rank writes each method's scores, neurons, tokens and adapters.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from neuronllm_eval.attribution.identify import (
     IdentificationSettings,
@@ -21,98 +24,82 @@ from neuronllm_eval.attribution.identify import (
     identify,
     tally_of,
 )
+from neuronllm_eval.attribution.methods import to_scores
+from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.errors import DocError
-from neuronllm_eval.formats.atomic import write_whole
+from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
+from neuronllm_eval.export.ia3_adapter import write_standard_adapters
 from neuronllm_eval.harness.tasks import is_aqua
-from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.models.fingerprints import versions
-from neuronllm_eval.models.precision import computing_in
-from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.harness.tokenize import chat_template_text
+from neuronllm_eval.models.fingerprints import digest, dtype_name, tokenizer_hash, versions
+from neuronllm_eval.models.hooks import computing_in
+from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
+from neuronllm_eval.neurons.scores import NeuronScores
+from neuronllm_eval.neurons.selection import resolve_count, select_neurons
 from neuronllm_eval.runs.artifacts import load_neurons
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close, recorded_work
-from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate_if_long
-from neuronllm_eval.stages.load import LoadedModel, doc_counts
-from neuronllm_eval.stages.prepare import prepare_identification
+from neuronllm_eval.stages.cost_estimate import Stage, announce_if_long
+from neuronllm_eval.stages.load import MethodRun, StageInput
+from neuronllm_eval.stages.prepare import prepare_identification, warn_of_few
 from neuronllm_eval.stages.resume import (
     identity,
-    keeps_neurons,
     record_excluded,
+    require_same_neurons,
     without_excluded,
-)
-from neuronllm_eval.stages.write_identified import (
-    MethodRun,
-    write_neurons,
-    write_questions,
-    write_scores,
 )
 
 logger = logging.getLogger(__name__)
+# Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
+LARGE_GAP = 0.1
 _METHODS = "methods"  # in the identity of a pass
-# Below this many questions the log warns, in selection and in validation.
-FEW_QUESTIONS = 30
-# Receives beforehand what a long stage will take.
-Announce = Callable[[Estimate], object]
 
 
-def identify_task(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    runs: Sequence[MethodRun],
-    launch: Launch,
-    announce: Announce | None = None,
-) -> list[NeuronSet]:
+def identify_task(inputs: StageInput, runs: Sequence[MethodRun], launch: Launch) -> list[NeuronSet]:
     """The neurons of several methods, from one pass over the questions.
 
     Args:
-        model: whose neurons.
-        settings: of the run; each method's own are its `MethodRun`'s.
-        questions: of the selection split.
-        runs: at least one. The directory of the first that is left holds the checkpoint.
+        inputs: with the questions of the selection split; each method's own settings are its
+            `MethodRun`'s.
+        runs: at least one. The directory of the first unfinished one holds the checkpoint.
         launch: the processes, and what becomes of existing runs.
-        announce: receives beforehand what a long stage will take.
 
     Raises:
         UsageError: a directory holds a run or unfinished work of other settings.
     """
-    with computing_in(model.lm.model, settings.attribution_dtype):
-        indices = launch.ranks.on_first(lambda: _left(runs, launch.overwrite))
-        left = [runs[index] for index in indices]
-        home = (left or runs)[0].run
+    with computing_in(inputs.model.lm.model, inputs.settings.attribution_dtype):
+        indices = launch.ranks.on_first(lambda: _unfinished(runs, launch.overwrite))
+        unfinished = [runs[index] for index in indices]
         how, stage = prepare_identification(
-            model,
-            settings,
-            questions,
-            home.path,
-            [each.method for each in left or runs],
-            recorded=launch.recorded_batch_size(home.identifying),
-            ranks=launch.ranks,
+            inputs,
+            (unfinished or runs)[0].run,
+            [method_run.method for method_run in unfinished or runs],
+            launch,
         )
-        resolved = _resolved(settings, how, questions)
-        _require_same(model, resolved, questions, runs, left, launch)
-        if left:
-            work = _open(model, resolved, questions, left, stage, launch)
-            announce_if_long(stage, announce, launch)
-            sums = empty_sums(stage.engine, questions.questions, how.methods)
-            with work.units(f"identify {settings.task}", lambda: tally_of(sums)) as units:
-                for question, record in identify(
-                    stage.engine, questions.questions, how, sums, units
-                ):
+        inputs = dataclasses.replace(inputs, settings=_resolved(inputs, how))
+        finished_runs = [method_run for method_run in runs if method_run not in unfinished]
+        launch.ranks.on_first(lambda: require_same_neurons(finished_runs, inputs))
+        if unfinished:
+            work = _open(inputs, unfinished, stage, launch)
+            announce_if_long(stage, launch)
+            questions = inputs.questions.questions
+            sums = empty_sums(stage.engine, questions, how.methods)
+            with work.units(f"identify {inputs.settings.task}", lambda: tally_of(sums)) as units:
+                for question, record in identify(stage.engine, questions, how, sums, units):
                     if isinstance(record, DocError):
-                        record_excluded(question, record, settings, work)
+                        record_excluded(question, record, inputs.settings, work)
                     else:
                         work.record(dataclasses.asdict(record))
             finished = work.finish()
             if finished is not None:
-                or_none = len(runs) > 1
-                _write(model, resolved, questions, left, stage, sums, finished, or_none)
+                _write(inputs, unfinished, stage, sums, finished, or_none=len(runs) > 1)
             launch.ranks.wait()
-        return [load_neurons(each.run, each.settings(settings)) for each in runs]
+        return [load_neurons(each.run, each.settings(inputs.settings)) for each in runs]
 
 
-def _left(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
+def _unfinished(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
     """Indices of the runs whose neurons are to be found; first the one with the checkpoint.
 
     An interrupted pass is resumed for all its methods. Finished runs are kept.
@@ -123,75 +110,50 @@ def _left(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
             names = recorded.identity.get(_METHODS, {holder.method.name: {}})
             others = [
                 index
-                for index, each in enumerate(runs)
-                if index != home and (each.method.name in names or not each.run.neurons.is_file())
+                for index, other in enumerate(runs)
+                if index != home and (other.method.name in names or not other.is_identified)
             ]
             return [home, *others]
-    return [index for index, each in enumerate(runs) if overwrite or not each.run.neurons.is_file()]
+    return [index for index, each in enumerate(runs) if overwrite or not each.is_identified]
 
 
-def _resolved(
-    settings: RunSettings, how: IdentificationSettings, questions: QuestionSet
-) -> RunSettings:
+def _resolved(inputs: StageInput, how: IdentificationSettings) -> RunSettings:
     """The settings, with what the task and the model decided where the user left it open."""
     changes: dict[str, Any] = {
         "quadrature": how.quadrature.name,
         "n_steps": how.quadrature.n_steps,
-        "num_fewshot": questions.num_fewshot,
+        "num_fewshot": inputs.questions.num_fewshot,
     }
-    if not is_aqua(questions.task):  # whose name of the split says nothing about the data set's
-        changes["selection_split"] = questions.split
-    return settings.model_copy(update=changes)
-
-
-def _require_same(
-    model: LoadedModel,
-    resolved: RunSettings,
-    questions: QuestionSet,
-    runs: Sequence[MethodRun],
-    left: Sequence[MethodRun],
-    launch: Launch,
-) -> None:
-    """Refuse finished runs of other settings."""
-    finished = [each for each in runs if each not in left]
-    launch.ranks.on_first(
-        lambda: [
-            keeps_neurons(each.run, each.settings(resolved), model, questions) for each in finished
-        ]
-    )
+    if not is_aqua(inputs.questions.task):  # whose names of splits are not the data set's
+        changes["selection_split"] = inputs.questions.split
+    return inputs.settings.model_copy(update=changes)
 
 
 def _open(
-    model: LoadedModel,
-    resolved: RunSettings,
-    questions: QuestionSet,
-    left: Sequence[MethodRun],
-    stage: Stage,
-    launch: Launch,
+    inputs: StageInput, runs: Sequence[MethodRun], stage: Stage, launch: Launch
 ) -> SharedWork:
     """Start the runs, or resume them. Everything that could be refused has been."""
-    warn_of_few(questions, "select the neurons; expect unstable scores")
-    made_of = identity(model, left[0].settings(resolved), questions, stage.engine)
-    made_of[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in left}
-    plan = Work.plan(made_of, questions.questions, stage.batch_size)
-    home = left[0].run
+    warn_of_few(inputs.questions, "select the neurons; expect unstable scores")
+    values = identity(runs[0].of_method(inputs), stage.engine)
+    values[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in runs}
+    plan = Work.plan(values, inputs.questions.questions, stage.batch_size)
+    home = runs[0].run
     if launch.ranks.is_first and not launch.resumes(plan, home.identifying):
-        for each in left:
-            launch.locks.take([each.run.path])
-            each.run.start()
+        for method_run in runs:
+            launch.locks.take([method_run.run.path])
+            method_run.run.start()
     work = SharedWork(plan, home.identifying, launch)
     if launch.ranks.is_first:
-        for each in left:
-            each.run.note_command("identify", launch.command, launch.ranks.n_ranks, versions())
-        _write_settings(left[0], resolved, questions)
+        for method_run in runs:
+            run = method_run.run
+            run.note_command("identify", launch.command, launch.ranks.n_ranks, versions())
+        _write_settings(inputs, runs[0])
     return work
 
 
 def _write(
-    model: LoadedModel,
-    resolved: RunSettings,
-    questions: QuestionSet,
-    left: Sequence[MethodRun],
+    inputs: StageInput,
+    runs: Sequence[MethodRun],
     stage: Stage,
     sums: Sums,
     finished: Part,
@@ -199,35 +161,145 @@ def _write(
 ) -> None:
     """The files of every method's run; of the first last: it says that all are written."""
     records = list(finished.records())
-    for each in reversed(left):
-        name = each.method.name
-        counted = without_excluded(records, each.run, "selection")
-        gaps, notes = write_questions(counted, name, each.run)
+    for method_run in reversed(runs):
+        name, run = method_run.method.name, method_run.run
+        gaps, notes = write_questions(without_excluded(records, run, "selection"), name, run)
         largest = max((gap for gap in gaps if gap is not None), default=0.0)
         total = sums[name].of(finished.tally, largest, f"{name}/")
-        scores = write_scores(model, resolved, questions, stage, each, total, notes)
-        context = questions.prompts[0].context
-        write_neurons(model, scores, resolved, each, context=context, or_none=or_none)
-        _write_settings(each, resolved, questions)  # from now on it is a run of its own
-    close(left[0].run.identifying)
+        scores = write_scores(inputs, stage, method_run, total, notes)
+        write_neurons(inputs, scores, method_run, or_none=or_none)
+        _write_settings(inputs, method_run)  # from now on it is a run of its own
+    close(runs[0].run.identifying)
 
 
-def _write_settings(each: MethodRun, resolved: RunSettings, questions: QuestionSet) -> None:
-    written, docs = each.settings(resolved).without_secrets(), doc_counts(questions)
-    write_whole(each.run.settings, written.to_yaml(versions(), docs))
-    each.run.keep(each.run.settings, (written, docs))
+def _write_settings(inputs: StageInput, method_run: MethodRun) -> None:
+    run, docs = method_run.run, inputs.doc_counts
+    settings = method_run.settings(inputs.settings).without_secrets()
+    run.write(run.settings, settings.to_yaml(versions(), docs), (settings, docs))
 
 
-def announce_if_long(stage: Stage, announce: Announce | None, launch: Launch) -> None:
-    """Announce what a stage will take, if it takes long; the first process does for all."""
-    if announce is not None and launch.ranks.is_first:
-        expected = estimate_if_long(stage)
-        if expected is not None:
-            announce(expected)
+# Files of a method's run --------------------------------------------------------------------------
 
 
-def warn_of_few(questions: QuestionSet, what: str) -> None:
-    """Log a warning that so few questions `what`."""
-    if len(questions.questions) < FEW_QUESTIONS:
-        task = questions.task.config.task
-        logger.warning("%s: only %d questions %s", task, len(questions.questions), what)
+def write_questions(
+    records: Sequence[dict[str, Any]], method: str, run: RunDirectory
+) -> tuple[list[float | None], list[Any]]:
+    """questions.jsonl; returns the completeness gaps, and the method's notes on questions."""
+    gaps = [record["completeness_gap"][method] for record in records]
+    notes = [record["notes"][method] for record in records if method in record["notes"]]
+    lines = [{**record, "completeness_gap": gap} for record, gap in zip(records, gaps, strict=True)]
+    for line in lines:
+        del line["notes"]
+    run.write(run.questions, lines)
+    return gaps, notes
+
+
+def write_scores(
+    inputs: StageInput,
+    stage: Stage,
+    method_run: MethodRun,
+    sums: ScoreSums,
+    notes: Sequence[Any],
+) -> NeuronScores:
+    """scores.safetensors, from the sums over all questions and the notes of `write_questions`."""
+    method, run = method_run.method, method_run.run
+    integrates = method.quantity is not None and method.quantity.path
+    if integrates and sums.gap_share > LARGE_GAP:
+        logger.warning(
+            "%s: attributions miss %.0f%% of the change they should add up to. Raise --n_steps; "
+            "but models that normalise the FFN's output (gemma2, gemma3, olmo2) do this at any "
+            "number of nodes, and rank neurons as --method gradxact does.",
+            inputs.settings.task,
+            100 * sums.gap_share,
+        )
+    provenance = _provenance(method_run.of_method(inputs), stage, sums)
+    scores = to_scores(method, sums, notes, provenance)
+    run.write(run.scores, scores.to_bytes(), scores)
+    return scores
+
+
+def write_neurons(
+    inputs: StageInput, scores: NeuronScores, method_run: MethodRun, *, or_none: bool
+) -> None:
+    """adapters/, tokens.json and neurons.json, of the sets that scores give.
+
+    Args:
+        inputs: of the stage.
+        scores: of all neurons.
+        method_run: the method, and where its files go.
+        or_none: that a method finds none is no reason to lose others' neurons.
+    """
+    settings, model, run = inputs.settings, inputs.model, method_run.run
+    neurons = select_neurons(scores, settings.top_k, settings.ambiguous, or_none=or_none)
+    if not (neurons.good or neurons.bad):
+        logger.warning("%s: method %s finds no neurons", settings.task, method_run.method.name)
+    # Before neurons.json, whose presence says that nothing is missing.
+    write_standard_adapters(run, neurons, model.lm.model, model.layers, settings.model_args)
+    _write_tokens(inputs, neurons, run)
+    run.write(run.neurons, neurons.to_json(), neurons)
+
+
+def _write_tokens(inputs: StageInput, neurons: NeuronSet, run: RunDirectory) -> None:
+    """tokens.json, if it can be computed.
+
+    A full disk or memory ends the command, as everywhere, which then resumes from its checkpoint;
+    nothing else does, after hours of work that does not need the tokens.
+    """
+    model = inputs.model
+    context = inputs.questions.prompts[0].context  # any, to find the norms by
+    try:
+        unembedding = Unembedding.of(model.lm.model, model.layers, context)
+        tokens = listed_tokens(unembedding, neurons, model.lm.tokenizer)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - of the model's or the tokenizer's own code
+        logger.warning("there is no %s: %s: %s", run.tokens.name, type(error).__name__, error)
+        return
+    if tokens:
+        values = {neuron.key: neuron.listed() for neuron in tokens}
+        run.write(run.tokens, tokens_json(tokens), values)
+    for note in unembedding.notes:
+        logger.info("there is no %s: %s", run.tokens.name, note)
+
+
+def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance:
+    model, settings, questions = inputs.model, inputs.settings, inputs.questions
+    packages, aqua_settings = versions(), inputs.aqua_settings
+    template = chat_template_text(model.lm, settings.apply_chat_template) or ""
+    assert settings.n_steps is not None
+    return Provenance(
+        tool_version=packages["neuronllm-eval"],
+        lm_eval_version=packages["lm_eval"],
+        transformers_version=packages["transformers"],
+        torch_version=packages["torch"],
+        model=str(settings.model_args.get("pretrained", "")),
+        model_revision=str(settings.model_args.get("revision", "main")),
+        model_hash=model.weights.hash,
+        tokenizer_hash=tokenizer_hash(model.lm.tokenizer),
+        dtype=model.weights.dtype,
+        attribution_dtype=dtype_name(model.lm.model),
+        device=str(model.lm.device.type),
+        task=settings.task,
+        task_hash=inputs.task_hash,
+        split=inputs.split,
+        n_questions=sums.n_questions,
+        n_prompts=sums.n_prompts,
+        n_proxies=max(len(question.prompts) for question in questions.questions),
+        num_fewshot=questions.num_fewshot,
+        chat_template_hash=digest(template),
+        system_instruction=settings.system_instruction or "",
+        method=settings.method,
+        method_args=json.dumps(settings.method_args, sort_keys=True),
+        quadrature=settings.quadrature,
+        n_steps=settings.n_steps,
+        top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
+        positions=settings.positions,
+        seed=int(aqua_settings.get("seed", settings.seed or 0)),
+        asked=json.dumps(aqua_settings, sort_keys=True),
+        engine=stage.engine.name,
+        batch_size=stage.batch_size,
+        completeness_gap_max=sums.gap_max if sums.n_gaps else None,
+        completeness_gap_mean=sums.gap_mean if sums.n_gaps else None,
+        completeness_gap_share=sums.gap_share if sums.n_gaps else None,
+        weights_sample=model.weights.sample,
+    )

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neuronllm_eval.aqua.settings import AquaSettings
+from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.errors import ModelError, TaskError, UsageError
 from neuronllm_eval.harness.aqua_conversion.convert import load_any_tasks
 from neuronllm_eval.harness.leakage import doc_contents, overlapping_questions
@@ -25,18 +28,19 @@ from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tasks import (
     is_aqua,
     on_split,
+    question_ids,
     selection_split,
     settings_from,
     validation_split,
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
-from neuronllm_eval.models.fingerprints import digest, model_hash
+from neuronllm_eval.models.fingerprints import Weights, digest, dtype_name, task_hash
+from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading
 from neuronllm_eval.models.model_args import require_model_args
-from neuronllm_eval.models.precision import dtype_name
-from neuronllm_eval.runs.directory import without_secrets
-from neuronllm_eval.runs.settings import QuestionSettings, RunSettings
+from neuronllm_eval.runs.directory import RunDirectory, folder_name, without_secrets
+from neuronllm_eval.runs.settings import DocCounts, QuestionSettings, RunSettings
 from neuronllm_eval.runtime.distributed import share_docs
 
 logger = logging.getLogger(__name__)
@@ -49,12 +53,14 @@ DIGESTED_PROMPTS = 8
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A harness model, its FFN layers, and a digest and the dtype of its weights as loaded."""
+    """A harness model, its FFN layers, and the identity of its weights as loaded."""
 
     lm: HFLM
     layers: FFNLayers
-    hash: str
-    dtype: str
+    weights: Weights
+
+
+Load = Callable[[RunSettings], LoadedModel]
 
 
 def load_model(settings: RunSettings) -> LoadedModel:
@@ -79,6 +85,18 @@ def load_model(settings: RunSettings) -> LoadedModel:
     with readable_loading(arguments.get("pretrained")):
         lm = HFLM(**{**arguments, "batch_size": settings.batch_size, "device": device})
     return _loaded(lm)
+
+
+def loaded_once(load: Load = load_model) -> Load:
+    """As `load`, but runs in a row with the same model arguments share one model."""
+    last: list[tuple[dict[str, Any], LoadedModel]] = []
+
+    def shared(settings: RunSettings) -> LoadedModel:
+        if not last or last[0][0] != settings.model_args:
+            last[:] = [(settings.model_args, load(settings))]
+        return last[0][1]
+
+    return shared
 
 
 def wrap_model(
@@ -121,7 +139,9 @@ def _loaded(lm: HFLM) -> LoadedModel:
             expected="a decoder-only model",
             remedy="choose another model",
         )
-    return LoadedModel(lm, find_ffn_layers(lm.model), model_hash(lm.model), dtype_name(lm.model))
+    layers = find_ffn_layers(lm.model)
+    require_plain_forward(lm.model, layers)
+    return LoadedModel(lm, layers, Weights.of(lm.model))
 
 
 def _require_device(device: str) -> None:
@@ -154,6 +174,94 @@ def require_trust(settings: RunSettings, trust: bool) -> None:
         )
 
 
+# What a stage works on --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """What a stage works on: a model, a run's settings, and the questions of one split.
+
+    The questions are tokenised for the model (`selection_questions`, `validation_questions`).
+    """
+
+    model: LoadedModel
+    settings: RunSettings
+    questions: QuestionSet
+
+    def expecting(self, validation: QuestionSet) -> StageInput:
+        """The same, with settings that hold digests of the prompts that are to validate."""
+        digests = {"validation_prompts": prompt_digests(validation)}
+        return dataclasses.replace(self, settings=self.settings.model_copy(update=digests))
+
+    @property
+    def model_name(self) -> str:
+        """As the settings name it."""
+        return str(self.settings.model_args.get("pretrained"))
+
+    @property
+    def split(self) -> str:
+        """The split's name in the data set; AQUA tasks have names of their own for splits."""
+        task, split = self.questions.task, self.questions.split
+        return str(task.dataset.counts[split]["split"]) if is_aqua(task) else split
+
+    @property
+    def aqua_settings(self) -> dict[str, Any]:
+        """The settings of an AQUA task, its defaults filled in; {} of another."""
+        task = self.questions.task
+        return task.dataset.settings.model_dump() if is_aqua(task) else {}
+
+    @property
+    def task_hash(self) -> str:
+        """A digest of the task and its settings."""
+        return task_hash(self.questions.task.dump_config(), self.aqua_settings)
+
+    @property
+    def doc_counts(self) -> DocCounts:
+        """What became of the split's docs, for files and reports; {} if all are questions."""
+        counts: DocCounts = {}
+        if is_aqua(self.questions.task):
+            counts["data"] = self.questions.task.dataset.counts[self.questions.split]
+            counts["asked"] = self.aqua_settings
+        return {**counts, "prompts": self.questions.counts} if self.questions.counts else counts
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """A method, and where its neurons go.
+
+    Attributes:
+        method: that scores them.
+        run: the directory.
+    """
+
+    method: Method
+    run: RunDirectory
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the run has its neurons."""
+        return self.run.neurons.is_file()
+
+    def settings(self, shared: RunSettings) -> RunSettings:
+        """Settings that methods share, with this method's."""
+        method_args = dataclasses.asdict(self.method)
+        return shared.model_copy(update={"method": self.method.name, "method_args": method_args})
+
+    def of_method(self, inputs: StageInput) -> StageInput:
+        """What a stage works on, with this method's settings."""
+        return dataclasses.replace(inputs, settings=self.settings(inputs.settings))
+
+
+def method_runs(output: Path, methods: Sequence[Method], task: str) -> list[MethodRun]:
+    """Where each method's neurons of a task go: a folder per task; of several methods, one each."""
+    folder = folder_name(task)
+    several = len(methods) > 1
+    return [
+        MethodRun(method, RunDirectory((output / method.name if several else output) / folder))
+        for method in methods
+    ]
+
+
 # Tasks and questions ------------------------------------------------------------------------------
 
 
@@ -175,11 +283,11 @@ def prompt_settings(settings: RunSettings) -> PromptSettings:
 
 def aqua_overrides(settings: QuestionSettings, num_fewshot: int | None = None) -> dict[str, Any]:
     """What goes before the settings of AQUA tasks."""
-    found = {name: getattr(settings, name) for name in QuestionSettings.model_fields}
+    overrides = {name: getattr(settings, name) for name in QuestionSettings.model_fields}
     if (num_fewshot or 0) > AquaSettings.model_fields["n_demonstrations"].default:
         # The task must have reserved as many as prompts show.
-        found["n_demonstrations"] = num_fewshot
-    return {name: value for name, value in found.items() if value is not None}
+        overrides["n_demonstrations"] = num_fewshot
+    return {name: value for name, value in overrides.items() if value is not None}
 
 
 def load_run_tasks(
@@ -240,10 +348,10 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     Raises:
         TaskError: the splits overlap and the settings do not say to drop what both have.
     """
-    choosing = on_split(task, selection_split(task, settings.selection_split))
+    selection = on_split(task, selection_split(task, settings.selection_split))
     # An AQUA task has no shared questions; it has counted those it dropped.
     validated = frozenset() if is_aqua(task) else frozenset(doc_contents(task))
-    shared = overlapping_questions(choosing, validated) if validated else set()
+    shared = overlapping_questions(selection, validated) if validated else set()
     if shared and settings.overlap == "refuse":
         raise TaskError(
             f"task {settings.task}: {len(shared)} questions of the selection split are in the "
@@ -255,55 +363,36 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
     if shared:
         logger.warning("%s: %d questions dropped from the selection split, which the validation "
                        "split has too", settings.task, len(shared))  # fmt: skip
-    how, seed = prompt_settings(settings), settings.seed or 0
-    return build_questions(lm, choosing, how, settings.limit, shared, seed, validated)
+    prompts, seed = prompt_settings(settings), settings.seed or 0
+    return build_questions(lm, selection, prompts, settings.limit, shared, seed, validated)
 
 
-def validation_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask) -> QuestionSet:
-    """The questions that neurons are validated on.
+def validation_questions(
+    lm: HFLM, settings: RunSettings, task: ConfigurableTask, only: Iterable[str] | None = None
+) -> QuestionSet:
+    """The questions that neurons are validated on; `only` some of them, by their ids.
 
     Raises:
         TaskError: their prompts are not those that identify made, as the settings have them.
     """
-    validating = on_split(task, validation_split(task))
-    questions = build_questions(lm, validating, prompt_settings(settings), settings.limit)
-    pairs = zip(settings.validation_prompts, prompt_digests(questions), strict=False)
-    differing = next((number for number, (then, now) in enumerate(pairs) if then != now), None)
-    if differing is not None:
-        raise TaskError(
-            f"task {settings.task}: the prompt of doc {questions.prompts[differing].doc_id} of the "
-            "validation split is not the one that identify made",
-            expected="the same task, data, tokenizer and package versions",
-            remedy="restore them, or run identify again",
-        )
+    validation = on_split(task, validation_split(task))
+    others = set() if only is None else set(question_ids(validation)).difference(only)
+    questions = build_questions(lm, validation, prompt_settings(settings), settings.limit, others)
+    expected, prompts = settings.validation_prompts, prompt_digests(questions)
+    for doc_id in sorted(expected.keys() & prompts):
+        if prompts[doc_id] != expected[doc_id]:
+            raise TaskError(
+                f"task {settings.task}: the prompt of doc {doc_id} of the validation split is not "
+                "the one that identify made",
+                expected="the same task, data, tokenizer and package versions",
+                remedy="restore them, or run identify again",
+            )
     return questions
 
 
-def prompt_digests(questions: QuestionSet) -> tuple[str, ...]:
-    """Digests of the tokens and golds of the first prompts."""
-    return tuple(
-        digest(repr((prompt.context, prompt.options, prompt.gold)))
+def prompt_digests(questions: QuestionSet) -> dict[str, str]:
+    """Digests of the tokens and golds of the first prompts, by doc."""
+    return {
+        str(prompt.doc_id): digest(repr((prompt.context, prompt.options, prompt.gold)))
         for prompt in questions.prompts[:DIGESTED_PROMPTS]
-    )
-
-
-def data_split(task: ConfigurableTask, split: str) -> str:
-    """The name that a task's split has in its data set; AQUA tasks have their own."""
-    return str(task.dataset.counts[split]["split"]) if is_aqua(task) else split
-
-
-def how_asked(task: ConfigurableTask) -> dict[str, Any]:
-    """The settings of an AQUA task, its defaults filled in; {} of another."""
-    return task.dataset.settings.model_dump() if is_aqua(task) else {}
-
-
-def doc_counts(questions: QuestionSet) -> dict[str, Any]:
-    """What became of the docs behind some questions, for files and reports; {} if all are asked.
-
-    Of an AQUA task, reading the split; of every task, encoding its prompts.
-    """
-    found: dict[str, Any] = {}
-    if is_aqua(questions.task):
-        found["data"] = questions.task.dataset.counts[questions.split]
-        found["asked"] = how_asked(questions.task)
-    return {**found, **({"prompts": questions.counts} if questions.counts else {})}
+    }

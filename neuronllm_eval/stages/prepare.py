@@ -6,7 +6,7 @@ Whatever can be refused is refused here, so that a dry run refuses what a run wo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,7 @@ from neuronllm_eval.attribution.integrated_gradients import (
 )
 from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.engine.batching import Pass, auto_batch_size
-from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.equivalence_check import rounding_tolerance
+from neuronllm_eval.engine.build import build_engine, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
@@ -34,16 +33,19 @@ from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import require_same_shape
-from neuronllm_eval.models.precision import computing_in
+from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL
-from neuronllm_eval.runs.settings import RunSettings, SelectionSettings
-from neuronllm_eval.runtime.distributed import Ranks
+from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runs.settings import SelectionSettings
+from neuronllm_eval.runtime.resumable_work import Launch
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate
-from neuronllm_eval.stages.load import LoadedModel
+from neuronllm_eval.stages.load import StageInput
 
 logger = logging.getLogger(__name__)
+# Below this many questions the log warns, in selection and in validation.
+FEW_QUESTIONS = 30
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
@@ -60,39 +62,37 @@ def quadrature_of(settings: SelectionSettings) -> Quadrature:
     return Quadrature(name, settings.n_steps)
 
 
-# Engine -----------------------------------------------------------------------------------------
+def warn_of_few(questions: QuestionSet, what: str) -> None:
+    """Log a warning that so few questions `what`."""
+    if len(questions.questions) < FEW_QUESTIONS:
+        task = questions.task.config.task
+        logger.warning("%s: only %d questions %s", task, len(questions.questions), what)
 
 
-def checked_engine(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    positions: str,
-    n_nodes: int = 0,
-) -> Engine:
+def checked_engine(inputs: StageInput, positions: str, n_nodes: int = 0) -> Engine:
     """The engine for some questions, whose unmasked numbers are those of the harness's own model.
 
     Raises:
         ModelError: it gives other log-likelihoods than `HFLM.loglikelihood` for the same requests.
     """
+    model, questions = inputs.model, inputs.questions
     engine = build_engine(
-        model.lm.model, model.layers, questions.prompts, settings.engine, n_nodes, positions
+        model.lm.model, model.layers, questions.prompts, inputs.settings.engine, n_nodes, positions
     )
     prompts = questions.prompts[:_COMPARED_PROMPTS]
     scores = engine.score(prompts, torch.ones(1, *model.layers.shape, dtype=torch.int8))
-    for prompt, of_prompt, theirs in zip(
-        prompts, scores, harness_loglikelihoods(model.lm, questions, len(prompts)), strict=True
-    ):
-        gaps = np.asarray(theirs) - of_prompt.loglikelihoods[0].double().cpu().numpy()
+    of_harness = harness_loglikelihoods(model.lm, questions, len(prompts))
+    for prompt, of_engine, expected in zip(prompts, scores, of_harness, strict=True):
+        gaps = np.asarray(expected) - of_engine.loglikelihoods[0].double().cpu().numpy()
         if prompt.n_shared:  # tokens that all options share may be left out
             gaps -= gaps[0]
-        largest = float(np.abs(theirs).max())
         probes = [(prompt.context, prompt.options)]
+        largest = float(np.abs(expected).max())
         tolerance = _SLACK * rounding_tolerance(engine.model, probes, largest)
         if np.abs(gaps).max() > tolerance:  # not of NaN, which is told of later
             raise ModelError(
-                f"doc {prompt.doc_id} of task {settings.task} has log-likelihoods that differ by "
-                f"{np.abs(gaps).max():.2g} log-nats from those of lm_eval's own model",
+                f"doc {prompt.doc_id} of task {inputs.settings.task} has log-likelihoods that "
+                f"differ by {np.abs(gaps).max():.2g} log-nats from those of lm_eval's own model",
                 expected=f"the same but for rounding, at most {tolerance:.2g}",
                 remedy="leave out the arguments in --model_args that decide how lm_eval calls the "
                 "model; if there are none, please report it",
@@ -104,49 +104,35 @@ def checked_engine(
 
 
 def prepare_identification(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    directory: Path,
-    methods: Sequence[Method],
-    *,
-    recorded: int | None = None,
-    ranks: Ranks | None = None,
+    inputs: StageInput, run: RunDirectory, methods: Sequence[Method], launch: Launch
 ) -> tuple[IdentificationSettings, Stage]:
     """How a task is identified, and with which engine.
 
     Args:
-        model: whose neurons.
-        settings: of the run.
-        questions: of the selection split.
-        directory: of the run.
+        inputs: with the questions of the selection split.
+        run: the directory, with the work to resume if there is any.
         methods: that share the pass.
-        recorded: batch size of the work to resume.
-        ranks: the processes, of which the first settles an automatic batch size.
+        launch: the processes, of which the first chooses an automatic batch size.
 
     Raises:
         UsageError: settings that no model can make right, or not this one.
     """
-    layers = model.layers
+    model, settings, layers = inputs.model, inputs.settings, inputs.model.layers
+    prompts = inputs.questions.prompts
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
-    engine = checked_engine(model, settings, questions, settings.positions, most)
+    engine = checked_engine(inputs, settings.positions, most)
     how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
     one_pass = takes_one_pass(engine, how.quantities)
     if one_pass and settings.quadrature == AUTO_QUADRATURE:
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
     else:
         # Whatever the methods, so that a method's scores do not depend on its company.
-        quadrature = choose_quadrature(
-            engine,
-            questions.prompts,
-            settings.quadrature,
-            settings.n_steps,
-            settings.fixed_batch_size or 1,
-        )
+        batch_size = settings.fixed_batch_size or 1
+        quadrature = choose_quadrature(engine, prompts, settings.quadrature, settings.n_steps)
     passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
-    batch_size = recorded or _batch_size(model, settings, questions, passes, ranks)
+    batch_size = _batch_size(inputs, passes, run.identifying, launch)
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
     if settings.positions == ALL and not one_pass:
         logger.warning(
@@ -160,14 +146,14 @@ def prepare_identification(
         task=settings.task,
         name="identify",
         engine=engine,
-        questions=questions.questions,
+        questions=inputs.questions.questions,
         batch_size=batch_size,
         passes=passes,
         run=lambda some: list(identify(engine, some, how, empty_sums(engine, some, methods))),
         finish=lambda: None,
         n_files=0,
-        disk=len(methods) * _identification_bytes(questions, layers.shape, n_chosen),
-        directory=directory,
+        disk=len(methods) * _identification_bytes(inputs.questions, layers.shape, n_chosen),
+        directory=run.path,
     )
 
 
@@ -184,15 +170,11 @@ def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chos
 
 
 def estimate_identification(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    directory: Path,
-    methods: Sequence[Method],
+    inputs: StageInput, run: RunDirectory, methods: Sequence[Method], launch: Launch
 ) -> Estimate:
     """What identifying a task will take; see `prepare_identification`."""
-    with computing_in(model.lm.model, settings.attribution_dtype):
-        _, stage = prepare_identification(model, settings, questions, directory, methods)
+    with computing_in(inputs.model.lm.model, inputs.settings.attribution_dtype):
+        _, stage = prepare_identification(inputs, run, methods, launch)
         return estimate(stage)
 
 
@@ -200,29 +182,23 @@ def estimate_identification(
 
 
 def prepare_validation(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
+    inputs: StageInput,
     factors: NDArray[Any],
     plan: ConditionPlan,
-    directory: Path,
-    *,
-    recorded: int | None = None,
-    ranks: Ranks | None = None,
+    run: RunDirectory,
+    launch: Launch,
 ) -> Stage:
     """With which engine and batch size neurons are validated.
 
     Args:
-        model: whose neurons.
-        settings: of the run.
-        questions: of the validation split.
+        inputs: with the questions of the validation split.
         factors: [conditions, layers, neurons].
         plan: the conditions.
-        directory: of the run.
-        recorded: batch size of the work to resume.
-        ranks: the processes, of which the first settles an automatic batch size.
+        run: the directory, with the work to resume if there is any.
+        launch: the processes, of which the first chooses an automatic batch size.
     """
-    engine = checked_engine(model, settings, questions, plan.positions)
+    model, settings, questions = inputs.model, inputs.settings, inputs.questions
+    engine = checked_engine(inputs, plan.positions)
     if plan.positions == ALL:
         logger.warning(
             "%s: at all positions each of %d conditions takes a full pass of every prompt; fewer "
@@ -231,8 +207,9 @@ def prepare_validation(
             len(plan.names),
         )
     passes = Pass(len(plan.names), gradients=False)
-    batch_size = recorded or _batch_size(model, settings, questions, passes, ranks)
+    batch_size = _batch_size(inputs, passes, run.validating, launch)
     docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]
+    invented = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}
     n_files = len(plan.with_results)
     return Stage(
         task=settings.task,
@@ -242,59 +219,52 @@ def prepare_validation(
         batch_size=batch_size,
         passes=passes,
         run=lambda some: list(score_conditions(engine, some, factors, batch_size)),
-        finish=_metrics_of_one_condition(questions),
+        finish=lambda: harness_metrics(questions, invented),
         n_files=n_files,
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
-        directory=directory,
+        directory=run.path,
     )
 
 
-def _metrics_of_one_condition(questions: QuestionSet) -> Callable[[], object]:
-    """The harness's metrics of one condition, on answers that are made up."""
-    answers = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}
-    return lambda: harness_metrics(questions, answers)
-
-
 def estimate_validation(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
+    inputs: StageInput,
     plan: ConditionPlan,
-    directory: Path,
+    run: RunDirectory,
+    launch: Launch,
     neurons: NeuronSet | None = None,
 ) -> Estimate:
     """What validating neurons will take; see `prepare_validation`.
 
     Args:
-        model: whose neurons.
-        settings: of the run.
-        questions: of the validation split.
+        inputs: with the questions of the validation split.
         plan: the conditions, with the points of their sweep if neurons are given.
-        directory: of the run.
+        run: the directory.
+        launch: the processes.
         neurons: what is validated; None if it is yet to be found.
 
     Raises:
         ModelError: the neurons are another model's.
     """
+    layers = inputs.model.layers
     if neurons is None:
-        total = model.layers.n_layers * model.layers.width
-        counts = plan.sweep.top_k or (settings.top_k,)
+        total = layers.n_layers * layers.width
+        counts = plan.sweep.top_k or (inputs.settings.top_k,)
         plan = plan.at(sorted({resolve_count(count, total, "top_k") for count in counts}))
         # Which neurons are scaled, and how, makes no difference here.
-        factors = np.ones((len(plan.names), *model.layers.shape), dtype=np.int8)
+        factors = np.ones((len(plan.names), *layers.shape), dtype=np.int8)
     else:
-        require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
+        require_same_shape(neurons, layers.shape, inputs.model_name)
         factors = plan.factors(neurons)
-    return estimate(prepare_validation(model, settings, questions, factors, plan, directory))
+    return estimate(prepare_validation(inputs, factors, plan, run, launch))
 
 
-def _batch_size(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    passes: Pass,
-    ranks: Ranks | None,
-) -> int:
-    return settings.fixed_batch_size or (ranks or Ranks()).on_first(
-        lambda: auto_batch_size(model.lm.model, model.layers, questions.prompts, passes)
+def _batch_size(inputs: StageInput, passes: Pass, checkpoint: Path, launch: Launch) -> int:
+    """That of the work to resume, else that of the settings, which may leave it open."""
+    model, prompts = inputs.model, inputs.questions.prompts
+    return (
+        launch.recorded_batch_size(checkpoint)
+        or inputs.settings.fixed_batch_size
+        or launch.ranks.on_first(
+            lambda: auto_batch_size(model.lm.model, model.layers, prompts, passes)
+        )
     )

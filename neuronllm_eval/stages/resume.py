@@ -13,13 +13,12 @@ from typing import Any
 
 from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
 from neuronllm_eval.engine.interface import Engine
-from neuronllm_eval.errors import ArtifactError, DocError
+from neuronllm_eval.errors import ArtifactError, DocError, UsageError
 from neuronllm_eval.evaluation.doc_table import doc_table
-from neuronllm_eval.formats.atomic import write_lines
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
-from neuronllm_eval.models.fingerprints import digest, task_hash, versions
+from neuronllm_eval.models.fingerprints import digest, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runs.artifacts import (
@@ -31,8 +30,8 @@ from neuronllm_eval.runs.artifacts import (
 )
 from neuronllm_eval.runs.directory import RunDirectory, without_secrets
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.runtime.resumable_work import SharedWork, is_unfinished, other_settings
-from neuronllm_eval.stages.load import LoadedModel, how_asked, prompt_settings
+from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, is_unfinished, other_settings
+from neuronllm_eval.stages.load import MethodRun, StageInput, prompt_settings
 
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
@@ -45,19 +44,14 @@ _PLACES = ("include_path", "device", "validation_prompts")
 
 
 def refuse_before_work(
-    runs: Sequence[tuple[RunDirectory, RunSettings]],
-    *,
-    validating: bool,
-    overwrite: bool,
-    resume: bool,
+    runs: Sequence[tuple[RunDirectory, RunSettings]], validating: bool, launch: Launch
 ) -> None:
     """Refuse run directories that cannot be used, before anything is loaded. Changes nothing.
 
     Args:
         runs: the directories, and the settings as the user gave them.
         validating: whether the command goes on to validate.
-        overwrite: whether what is there may be replaced.
-        resume: whether the user said to keep finished runs.
+        launch: whether what is there may be replaced, or finished runs are kept.
 
     Raises:
         UsageError: a directory cannot be written, or holds a run of other settings; or all hold
@@ -67,22 +61,27 @@ def refuse_before_work(
     for run, _ in runs:
         run.require_writable()
         run.require_places()
-    if overwrite:
+    if launch.overwrite:
         return
     for run, settings in runs:
         if run.settings.exists():
             now = _comparable(settings)
-            stored = _comparable(load_settings(run))
             left_open = {name for name in _RESOLVED if now[name] is None}
             if now["quadrature"] == AUTO_QUADRATURE:
                 left_open |= {"quadrature", "n_steps"}
             for name in left_open:
                 del now[name]
-            _require_equal(run, now, stored)
-    is_left = [_is_left(run, validating) for run, _ in runs]
+            _require_equal(run, now, _comparable(load_settings(run)))
+    something_left = launch.keep or any(_is_left(run, validating) for run, _ in runs)
     for run, _ in runs:
-        if not (resume or any(is_left)) or _is_foreign(run):
-            run.require_free(overwrite)
+        # What something that keeps no checkpoints left unfinished cannot be resumed.
+        is_foreign = not run.neurons.is_file() and not is_unfinished(run.identifying)
+        if run.settings.exists() and (is_foreign or not something_left):
+            raise UsageError(
+                f"{run.path} already holds a run",
+                expected="a new or empty directory",
+                remedy="pass another --output_path, or --overwrite",
+            )
 
 
 def _is_left(run: RunDirectory, validating: bool) -> bool:
@@ -90,12 +89,6 @@ def _is_left(run: RunDirectory, validating: bool) -> bool:
     if not run.neurons.is_file() or is_unfinished(run.identifying):
         return True
     return validation_is_left(run) if validating else not run.report.is_file()
-
-
-def _is_foreign(run: RunDirectory) -> bool:
-    """Whether it was left unfinished by something that keeps no checkpoints."""
-    unfinished = run.settings.exists() and not run.neurons.is_file()
-    return unfinished and not is_unfinished(run.identifying)
 
 
 def validation_is_left(run: RunDirectory) -> bool:
@@ -106,10 +99,9 @@ def validation_is_left(run: RunDirectory) -> bool:
 
 def _comparable(settings: RunSettings) -> dict[str, Any]:
     """The settings that decide numbers: where the weights and the tasks lie does not matter."""
-    known = settings.model_dump(mode="json", exclude=set(_PLACES))
     model_args = without_secrets(settings.model_args)
     model_args.pop("pretrained", None)
-    return {**known, "model_args": model_args}
+    return {**settings.model_dump(mode="json", exclude=set(_PLACES)), "model_args": model_args}
 
 
 def _require_equal(run: RunDirectory, now: dict[str, Any], stored: dict[str, Any]) -> None:
@@ -121,30 +113,30 @@ def _require_equal(run: RunDirectory, now: dict[str, Any], stored: dict[str, Any
 # What decides the numbers -----------------------------------------------------------------------
 
 
-def identity(
-    model: LoadedModel, settings: RunSettings, questions: QuestionSet, engine: Engine
-) -> dict[str, Any]:
+def identity(inputs: StageInput, engine: Engine) -> dict[str, Any]:
     """Everything that decides the numbers of a stage but its prompts, by the names users know."""
+    model = inputs.model
     return {
-        **_comparable(settings),
-        "model_hash": model.hash,
+        **_comparable(inputs.settings),
+        "model_hash": model.weights.hash,
         "dtype": str(model.lm.model.dtype),
         "device": str(model.lm.device.type),
         "engine in use": engine.name,
-        "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
+        "task_hash": inputs.task_hash,
         **{f"version of {name}": version for name, version in versions().items()},
     }
 
 
 def validation_identity(
-    known: dict[str, Any], plan: ConditionPlan, neurons: NeuronSet
+    inputs: StageInput, engine: Engine, plan: ConditionPlan, neurons: NeuronSet
 ) -> dict[str, Any]:
     """The same of a validation, whose neurons and prompts say what the task resolved."""
+    values = identity(inputs, engine)
     return {
-        **{name: value for name, value in known.items() if name not in _RESOLVED},
+        **{name: value for name, value in values.items() if name not in _RESOLVED},
         "conditions": plan.names,
         "scales": dataclasses.asdict(plan.scales),
-        "positions": plan.positions,  # where they are applied; the neurons say where chosen
+        "positions": plan.positions,  # where they are applied; the neurons say where selected
         "neurons": digest(neurons.to_json()),
     }
 
@@ -152,25 +144,18 @@ def validation_identity(
 # Finished stages --------------------------------------------------------------------------------
 
 
-def keeps_neurons(
-    run: RunDirectory, settings: RunSettings, model: LoadedModel, questions: QuestionSet
-) -> bool:
-    """Whether a run's neurons are identified already, with these resolved settings.
+def require_same_neurons(runs: Sequence[MethodRun], inputs: StageInput) -> None:
+    """Refuse finished runs whose neurons were identified with other settings.
 
     Raises:
-        UsageError: they were identified with others.
+        UsageError: names what differs.
     """
-    if not run.neurons.is_file() or is_unfinished(run.identifying):
-        return False
-    _require_equal(run, _comparable(settings), _comparable(load_settings(run)))
-    known = load_neurons(run, settings).provenance
-    now = {
-        "model_hash": model.hash,
-        "task_hash": task_hash(questions.task.dump_config(), how_asked(questions.task)),
-    }
-    _require_equal(run, now, {name: getattr(known, name) for name in now})
-    logger.warning("%s: neurons already identified with the same settings; skipping", run.path)
-    return True
+    for run, settings in [(one.run, one.settings(inputs.settings)) for one in runs]:
+        _require_equal(run, _comparable(settings), _comparable(load_settings(run)))
+        provenance = load_neurons(run, settings).provenance
+        now = {"model_hash": inputs.model.weights.hash, "task_hash": inputs.task_hash}
+        _require_equal(run, now, {name: getattr(provenance, name) for name in now})
+        logger.warning("%s: neurons already identified with the same settings; skipping", run.path)
 
 
 def keeps_validation(
@@ -192,8 +177,8 @@ def keeps_validation(
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
     try:
-        known = dataclasses.asdict(load_validation(run))
-        del known["batch_size"]
+        stored = dataclasses.asdict(load_validation(run))
+        del stored["batch_size"]
         table = doc_table(run, str(questions.task.config.task))
         counted = questions.without(excluded_ids(run, "validation")).questions
     except ArtifactError as error:
@@ -203,9 +188,9 @@ def keeps_validation(
             error.found,
         )
         return False
-    asked = [prompt.doc_id for question in counted for prompt in question.prompts]
-    now = {**how, **_by_flag(names), "docs asked": asked}
-    stored = {**known, **_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
+    doc_ids = [prompt.doc_id for question in counted for prompt in question.prompts]
+    now = {**how, **_by_flag(names), "docs asked": doc_ids}
+    stored |= {**_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
     _require_equal(run, now, stored)
     _require_equal(run, {"conditions": list(names)}, {"conditions": list(table.conditions)})
     logger.warning("%s: already validated under the same conditions; skipping", run.path)
@@ -214,10 +199,10 @@ def keeps_validation(
 
 def _by_flag(names: Sequence[str]) -> dict[str, Any]:
     """What is scored, by the flags that ask for it."""
-    parts = [ConditionName.parse(name) for name in names]
-    seeds = {part.seed for part in parts if part.seed is not None}
+    conditions = [ConditionName.parse(name) for name in names]
+    seeds = {condition.seed for condition in conditions if condition.seed is not None}
     return {
-        "conditions": [str(part) for part in parts if part.seed is None],
+        "conditions": [str(condition) for condition in conditions if condition.seed is None],
         "n_random": len(seeds),
         "seed": min(seeds, default=None),
     }
@@ -236,9 +221,9 @@ def record_excluded(
     """
     if prompt_settings(settings).on_bad_doc == "fail":
         raise error
-    doc_ids = [prompt.doc_id for prompt in question.prompts]
-    known = {"question_id": question.question_id, "doc_ids": doc_ids}
-    work.record({"set_aside": {**known, "reason": error.reason}})
+    doc_ids = tuple(prompt.doc_id for prompt in question.prompts)
+    excluded = ExcludedQuestion(question.question_id, doc_ids, error.reason)
+    work.record({"set_aside": dataclasses.asdict(excluded)})
 
 
 def without_excluded(
@@ -249,24 +234,18 @@ def without_excluded(
     Raises:
         DocError: none counts.
     """
-    counted, excluded = [], []
-    for record in records:
-        if "set_aside" in record:
-            excluded.append(record["set_aside"])
-        else:
-            counted.append(record)
+    all_records = list(records)
+    counted = [record for record in all_records if "set_aside" not in record]
+    excluded = [
+        ExcludedQuestion(**{**line, "doc_ids": tuple(line["doc_ids"])})
+        for line in (record["set_aside"] for record in all_records if "set_aside" in record)
+    ]
     if excluded:
-        example = f"question {excluded[0]['question_id']}"
         logger.warning(
-            "%s: %d questions of the %s split give %s and are excluded, such as %s",
-            run.path, len(excluded), role, excluded[0]["reason"], example,
+            "%s: %d questions of the %s split give %s and are excluded, such as question %s",
+            run.path, len(excluded), role, excluded[0].reason, excluded[0].question_id,
         )  # fmt: skip
-        write_lines(run.set_aside(role), excluded)
-        lines = [
-            ExcludedQuestion(line["question_id"], tuple(line["doc_ids"]), line["reason"])
-            for line in excluded
-        ]
-        run.keep(run.set_aside(role), lines)
+        run.write(run.set_aside(role), map(dataclasses.asdict, excluded), excluded)
     if not counted:
         raise DocError(
             f"{run.path}: every question of the {role} split gives NaN or infinite numbers",

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
-from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
-from neuronllm_eval.formats.atomic import write_lines, write_whole
-from neuronllm_eval.formats.json_files import dump_json
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
-from neuronllm_eval.harness.tokenize import QuestionSet, chat_template_text
+from neuronllm_eval.harness.tokenize import chat_template_text
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
@@ -31,25 +29,16 @@ from neuronllm_eval.masked_lm.mask_options import MaskOptions
 from neuronllm_eval.models.fingerprints import (
     require_same_shape,
     require_same_weights,
-    task_hash,
     versions,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
 from neuronllm_eval.runs.directory import RunDirectory, without_secrets
-from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close
-from neuronllm_eval.stages.identify import Announce, announce_if_long, warn_of_few
-from neuronllm_eval.stages.load import (
-    LoadedModel,
-    data_split,
-    doc_counts,
-    how_asked,
-    prompt_settings,
-)
-from neuronllm_eval.stages.prepare import prepare_validation
+from neuronllm_eval.stages.cost_estimate import Stage, announce_if_long
+from neuronllm_eval.stages.load import StageInput, prompt_settings
+from neuronllm_eval.stages.prepare import prepare_validation, warn_of_few
 from neuronllm_eval.stages.resume import (
-    identity,
     keeps_validation,
     record_excluded,
     validation_identity,
@@ -60,66 +49,41 @@ logger = logging.getLogger(__name__)
 
 
 def validate_task(
-    model: LoadedModel,
-    settings: RunSettings,
-    questions: QuestionSet,
-    neurons: NeuronSet,
-    plan: ConditionPlan,
-    run: RunDirectory,
-    launch: Launch,
-    announce: Announce | None = None,
+    inputs: StageInput, neurons: NeuronSet, plan: ConditionPlan, run: RunDirectory, launch: Launch
 ) -> None:
     """Validate neurons: conditions.jsonl, results/<condition>.json.
 
     Args:
-        model: whose neurons.
-        settings: of the run.
-        questions: of the validation split (`load.validation_questions`).
+        inputs: with the questions of the validation split.
         neurons: what is validated.
         plan: under which conditions.
         run: where the artifacts go.
         launch: as in `identify_task`.
-        announce: receives beforehand what a long stage will take.
 
     Raises:
         UsageError: the directory holds an unfinished validation of other settings, or a finished
             one where finished ones are kept.
     """
-    ranks = launch.ranks
-    names, factors = plan.names, plan.factors(neurons)
-    require_same_shape(neurons, model.layers.shape, str(settings.model_args.get("pretrained")))
-    require_same_weights(
-        neurons, model.dtype, model.hash, str(settings.model_args.get("pretrained"))
-    )
-    _warn_of_other_task(questions, neurons, settings.task)
-    split = data_split(questions.task, questions.split)
+    model, questions, ranks = inputs.model, inputs.questions, launch.ranks
+    require_same_shape(neurons, model.layers.shape, inputs.model_name)
+    require_same_weights(neurons, model.weights, inputs.model_name)
+    _warn_of_other_task(inputs, neurons)
+    factors = plan.factors(neurons)
     how = {
         **conditions_record(neurons.top_k, plan.scales, plan.positions),
-        "docs": doc_counts(questions),
+        "docs": inputs.doc_counts,
     }
-    if launch.keep and ranks.on_first(lambda: keeps_validation(run, names, how, questions)):
+    if launch.keep and ranks.on_first(lambda: keeps_validation(run, plan.names, how, questions)):
         return
-    stage = prepare_validation(
-        model,
-        settings,
-        questions,
-        factors,
-        plan,
-        run.path,
-        recorded=launch.recorded_batch_size(run.validating),
-        ranks=ranks,
-    )
-    engine, batch_size = stage.engine, stage.batch_size
-    warn_of_few(questions, "validate the neurons; expect wide intervals")
-    made_of = validation_identity(identity(model, settings, questions, engine), plan, neurons)
-    work = _open(Work.plan(made_of, questions.questions, batch_size), run, launch)
-    announce_if_long(stage, announce, launch)
-    with work.units(f"validate {settings.task}") as units:
+    stage = prepare_validation(inputs, factors, plan, run, launch)
+    work = _open(inputs, stage, neurons, plan, run, launch)
+    announce_if_long(stage, launch)
+    with work.units(f"validate {inputs.settings.task}") as units:
         for question, docs in score_conditions(
-            engine, questions.questions, factors, batch_size, units
+            stage.engine, questions.questions, factors, stage.batch_size, units
         ):
             if isinstance(docs, DocError):
-                record_excluded(question, docs, settings, work)
+                record_excluded(question, docs, inputs.settings, work)
                 continue
             for doc in docs:
                 work.record(doc.to_record())
@@ -127,44 +91,46 @@ def validate_task(
     if finished is not None:
         records = without_excluded(finished.records(), run, "validation")
         scores = [DocScores.from_record(record) for record in records]
-        questions = questions.without(excluded_ids(run, "validation"))
-        record = ValidationRecord(**how, batch_size=batch_size)
-        write_whole(run.validation, dump_json(asdict(record)))
-        run.keep(run.validation, record)
-        lines = [_condition_line(doc, names, settings, split) for doc in scores]
-        write_lines(run.conditions, map(asdict, lines))
-        run.keep(run.conditions, DocTable.from_lines(lines, run.conditions, settings.task))
-        texts = list(doc_lines(questions))
-        write_lines(run.validation_docs, texts)
-        docs_written = (DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
-        run.keep(run.validation_docs, tuple(docs_written))
-        write_results(model.lm, settings, questions, scores, neurons, plan, run)
+        record = ValidationRecord(**how, batch_size=stage.batch_size)
+        run.write(run.validation, dump_json(asdict(record)), record)
+        inputs = replace(inputs, questions=questions.without(excluded_ids(run, "validation")))
+        _write_docs(inputs, scores, plan, run)
+        write_results(inputs, scores, neurons, plan, run)
         close(run.validating)
     ranks.wait()
 
 
-def _open(plan: Work, run: RunDirectory, launch: Launch) -> SharedWork:
+def _open(
+    inputs: StageInput,
+    stage: Stage,
+    neurons: NeuronSet,
+    plan: ConditionPlan,
+    run: RunDirectory,
+    launch: Launch,
+) -> SharedWork:
     """Start the validation, or resume it. Everything that could be refused has been."""
-    if launch.ranks.is_first and not launch.resumes(plan, run.validating):
+    warn_of_few(inputs.questions, "validate the neurons; expect wide intervals")
+    values = validation_identity(inputs, stage.engine, plan, neurons)
+    work_plan = Work.plan(values, inputs.questions.questions, stage.batch_size)
+    if launch.ranks.is_first and not launch.resumes(work_plan, run.validating):
         launch.locks.take([run.path])
         if run.conditions.is_file():
             logger.warning("%s: the earlier validation is replaced", run.path)
         run.clear_validation()
-    work = SharedWork(plan, run.validating, launch)
+    work = SharedWork(work_plan, run.validating, launch)
     if launch.ranks.is_first:
         run.note_command("validate", launch.command, launch.ranks.n_ranks, versions())
     return work
 
 
-def _warn_of_other_task(questions: QuestionSet, neurons: NeuronSet, name: str) -> None:
-    """Log a warning if the task is not as it was when the neurons were chosen."""
-    known = neurons.provenance
-    now = task_hash(questions.task.dump_config(), how_asked(questions.task))
-    if known.task == name and known.task_hash != now:
+def _warn_of_other_task(inputs: StageInput, neurons: NeuronSet) -> None:
+    """Log a warning if the task is not as it was when the neurons were selected."""
+    provenance, task = neurons.provenance, inputs.settings.task
+    if provenance.task == task and provenance.task_hash != inputs.task_hash:
         logger.warning(
             "%s: the task is not the one the neurons were chosen on; questions that chose them may "
             "be among those that validate them",
-            name,
+            task,
         )
 
 
@@ -178,13 +144,24 @@ def conditions_record(top_k: int, scales: Scales, positions: str) -> dict[str, A
     }
 
 
-def _condition_line(
-    doc: DocScores, names: Sequence[str], settings: RunSettings, split: str
-) -> DocLine:
+def _write_docs(
+    inputs: StageInput, scores: Sequence[DocScores], plan: ConditionPlan, run: RunDirectory
+) -> None:
+    """conditions.jsonl and validation_docs.jsonl."""
+    task = inputs.settings.task
+    lines = [_condition_line(doc, plan.names, task, inputs.split) for doc in scores]
+    table = DocTable.from_lines(lines, run.conditions, task)
+    run.write(run.conditions, map(asdict, lines), table)
+    texts = list(doc_lines(inputs.questions))
+    docs = tuple(DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
+    run.write(run.validation_docs, texts, docs)
+
+
+def _condition_line(doc: DocScores, names: Sequence[str], task: str, split: str) -> DocLine:
     # Nine significant digits give back the same float32.
     rows = [[float(f"{value:.9g}") for value in row] for row in doc.loglikelihoods.tolist()]
     return DocLine(
-        task=settings.task,
+        task=task,
         split=split,
         doc_id=doc.doc_id,
         question_id=doc.question_id,
@@ -194,15 +171,14 @@ def _condition_line(
 
 
 def write_results(
-    lm: HFLM,
-    settings: RunSettings,
-    questions: QuestionSet,
-    docs: Sequence[DocScores],
+    inputs: StageInput,
+    scores: Sequence[DocScores],
     neurons: NeuronSet,
     plan: ConditionPlan,
     run: RunDirectory,
 ) -> None:
     """One result file for each of `plan.with_results`, with the harness's metrics."""
+    lm, settings, questions = inputs.model.lm, inputs.settings, inputs.questions
     context = ResultContext.gather(
         lm,
         config={
@@ -229,17 +205,17 @@ def write_results(
     for index, name in enumerate(plan.names):
         if name not in written:
             continue
-        metrics = harness_metrics(questions, answers_under(docs, index))
-        metrics["configs"][settings.task].setdefault("metadata", {})["docs"] = doc_counts(questions)
+        metrics = harness_metrics(questions, answers_under(scores, index))
+        metrics["configs"][settings.task].setdefault("metadata", {})["docs"] = inputs.doc_counts
         mask: dict[str, Any] = {"condition": name}
         masked = None
         if name != UNMASKED:
-            parts = ConditionName.parse(name)
-            top_k, scales = parts.top_k or neurons.top_k, parts.scales(plan.scales)
+            condition = ConditionName.parse(name)
+            top_k, scales = condition.top_k or neurons.top_k, condition.scales(plan.scales)
             mask |= conditions_record(top_k, scales, plan.positions)
             masked = neurons
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()
         arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
-        result = write_result(run.result(name), metrics, context, arguments, section)
-        run.keep(run.result(name), result)
+        result, digest = write_result(run.result(name), metrics, context, arguments, section)
+        run.written(run.result(name), digest, result)

@@ -19,6 +19,7 @@ from neuronllm_eval.aqua.settings import (
     with_overrides,
 )
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.masked_lm.mask_options import NAMES as MASK_NAMES
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 
 SOURCE_NAMES = (*inspect.signature(DatasetSource).parameters, *TASK_NAMES)
@@ -27,6 +28,7 @@ SOURCE_NAMES = (*inspect.signature(DatasetSource).parameters, *TASK_NAMES)
 MODEL_ARGUMENTS = {
     *inspect.signature(HFLM.__init__).parameters,
     *inspect.signature(NeuronMaskedLM.__init__).parameters,
+    *MASK_NAMES,
 }
 PASSED_ON = """
     attn_implementation bnb_4bit_compute_dtype bnb_4bit_quant_type cache_dir code_revision config

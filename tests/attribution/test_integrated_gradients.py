@@ -25,7 +25,7 @@ from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import Engine, option_cross_entropy
 from neuronllm_eval.engine.replay import ReplayEngine
-from neuronllm_eval.errors import DocError, UsageError
+from neuronllm_eval.errors import DocError, ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt
 from tests.fixtures.tiny_models import (
@@ -145,7 +145,7 @@ class TestChoosingARule:
     def choose(self, architecture, name="auto", n_steps=None):
         model, layers = loaded(architecture)
         engine = build_engine(model, layers, self.PROMPTS, n_nodes=8)
-        return choose_quadrature(engine, self.PROMPTS, name, n_steps, batch_size=4)
+        return choose_quadrature(engine, self.PROMPTS, name, n_steps)
 
     @pytest.mark.parametrize("architecture", sorted(CONFIGS))
     def test_auto_is_lobatto_but_where_the_output_is_normalised(self, architecture):
@@ -183,22 +183,21 @@ class TestChoosingARule:
         engine = build_engine(model, layers, prompts, name, n_nodes=8)
         tried = []
 
-        def watched(engine, batch, rule, quantities):
-            tried.extend(rule.name for _ in batch)
-            return attribute_all(engine, batch, rule, quantities)
+        def watched(engine, batch, quadrature, quantities):
+            tried.extend(quadrature.name for _ in batch)
+            return attribute_all(engine, batch, quadrature, quantities)
 
         monkeypatch.setattr(integrated_gradients, "attribute_all", watched)
-        assert choose_quadrature(engine, prompts, "auto", batch_size=4).name == "gauss_lobatto"
+        assert choose_quadrature(engine, prompts, "auto").name == "gauss_lobatto"
         assert Counter(tried) == {"gauss_lobatto": asked, "gauss_legendre": asked}
 
-    def test_batches_that_do_not_fit_are_halved(self, monkeypatch):
-        def with_room_for_one(engine, batch, rule, quantities):
-            if len(batch) > 1:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return attribute_all(engine, batch, rule, quantities)
+    def test_a_prompt_that_does_not_fit_is_an_error_with_a_remedy(self, monkeypatch):
+        def full(*_args, **_settings):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        monkeypatch.setattr(integrated_gradients, "attribute_all", with_room_for_one)
-        assert self.choose("llama") == Quadrature("gauss_lobatto", 5)
+        monkeypatch.setattr(integrated_gradients, "attribute_all", full)
+        with pytest.raises(ModelError, match=r"one prompt of 12 tokens: CUDA[\s\S]*bfloat16"):
+            self.choose("llama")
 
     def test_a_named_rule_is_taken(self):
         assert self.choose("gemma2", "gauss_lobatto", 4) == Quadrature("gauss_lobatto", 4)

@@ -16,8 +16,8 @@ from neuronllm_eval.cli import main as cli
 from neuronllm_eval.comparison.ranking import COLUMNS
 from neuronllm_eval.comparison.rows import read_run
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.evaluation.condition_effects import StoredSummary
 from neuronllm_eval.evaluation.doc_table import doc_table, evaluated_docs
-from neuronllm_eval.evaluation.summary_file import StoredSummary
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from tests.fixtures import damage
 from tests.fixtures.cli import (

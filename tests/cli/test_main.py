@@ -91,6 +91,7 @@ def test_the_artifacts_of_a_run(run):
     assert sorted(path.name for path in run.path.iterdir()) == [
         ".lock",
         "README.md",
+        "SHA256SUMS",
         "adapters",
         "commands.jsonl",
         "conditions.jsonl",
@@ -374,6 +375,9 @@ def test_other_weights_of_the_same_shape_are_refused(copied):
     result = call("validate", copied.path, *QUICK, "--limit", 1)
     assert_one_message(result, 1, "the neurons were found in other weights than those of", "hash")
     assert copied.conditions.read_bytes() == before
+    change_settings(copied, model_args={"pretrained": str(model_dir(seed=1)), "dtype": "bfloat16"})
+    result = call("validate", copied.path, *QUICK, "--limit", 1)
+    assert_one_message(result, 1, "the neurons were found in other weights than those of")
 
 
 # Sweeps -----------------------------------------------------------------------------------------
@@ -513,7 +517,7 @@ def test_run_eval_without_arguments_is_the_demo(monkeypatch):
     seen = []
     monkeypatch.setattr(commands, "identify_runs", lambda *given: seen.append(given) or [])
     assert cli.run_eval_main([]) == 0
-    ((asked, how, _),) = seen
+    ((asked, how, *_),) = seen
     assert isinstance(asked, EvaluateSettings)
     assert how.overwrite
     settings = requested_settings(asked)
@@ -530,7 +534,7 @@ def test_a_group_makes_a_run_for_each_task(tmp_path):
     )
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["demo_sentiment", "demo_topic", "report.html"]
-    code, out, _ = call("report", tmp_path)
+    code, out, _ = call("report", tmp_path, "--yes")
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("## ")] == [
         "## demo_sentiment",

@@ -54,7 +54,7 @@ def test_commands_over_several_runs_end_with_it(tmp_path):
     for name in ("one", "two"):
         copy_of(finished_run(), tmp_path / name)
     quick = ("--conditions", "suppress_good", "--n_random", 1, "--overwrite")
-    for command in (("report", tmp_path), ("validate", tmp_path, *quick)):
+    for command in (("report", tmp_path, "--yes"), ("validate", tmp_path, *quick)):
         code, out, err = call(*command)
         assert code == 0, err
         last = [line for line in out.splitlines() if line.startswith("|")][-3:]

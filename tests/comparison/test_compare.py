@@ -420,10 +420,10 @@ def test_models_in_turn(tmp_path):
 def test_a_model_that_fails_leaves_the_others_table(tmp_path, monkeypatch):
     done = evaluate.identify_task
 
-    def failing(model, settings, *rest):
-        if settings.seed == 1:
+    def failing(inputs, *rest):
+        if inputs.settings.seed == 1:
             raise ModelError("no such weights")
-        return done(model, settings, *rest)
+        return done(inputs, *rest)
 
     monkeypatch.setattr(evaluate, "identify_task", failing)
     result = call(*flags(tmp_path, "--method", "ace,tn", "--seeds", 0, 1))

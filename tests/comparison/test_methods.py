@@ -103,6 +103,13 @@ def test_repeats_are_pooled_over_all_docs():
     assert found["degrade"].summary.rac == pytest.approx(-100 * 3 / 6)
 
 
+def test_weights_with_two_names_are_one_model():
+    runs = [compared(unmasked="1111", degrade="1000", enhance="1111"),
+            compared(seed=1, facts={"model": "/copies/model"}, unmasked="1111", degrade="0000",
+                     enhance="1111")]  # fmt: skip
+    assert effect(runs)["degrade"].summary.accuracy.delta == -100 * 7 / 8
+
+
 def test_a_question_of_several_repeats_is_one_question():
     answers = {"unmasked": "11111111", "degrade": "11110000"}
     once = compared(questions="abcdefgh", **answers)

@@ -9,7 +9,7 @@ import pytest
 from neuronllm_eval.comparison.pooling import over_tasks, shared_conditions
 from neuronllm_eval.comparison.rows import ComparedRun, read_run
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.summary_file import StoredSummary
+from neuronllm_eval.evaluation.condition_effects import StoredSummary
 from tests.fixtures.cli import change_settings, copy_of, finished_run
 from tests.fixtures.compared_runs import changed, evaluated, waiting, with_docs
 from tests.fixtures.doc_tables import answered

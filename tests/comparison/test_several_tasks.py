@@ -150,21 +150,21 @@ def folder(tmp_path):
 
 
 def test_report_writes_it_where_there_are_several_runs(folder):
-    assert call("report", folder)[0] == 0
+    assert call("report", folder, "--yes")[0] == 0
     page = Page((folder / "report.html").read_text())
     assert [each["href"] for each in page.all("a")] == ["one/report.html", "two/report.html"]
     before = (folder / "report.html").read_bytes()
     write_overview(folder)
     assert (folder / "report.html").read_bytes() == before
     shutil.rmtree(folder / "two")
-    assert call("report", folder)[0] == 0
+    assert call("report", folder, "--yes")[0] == 0
     assert not (folder / "report.html").exists()
 
 
 def test_one_run_refreshes_the_page_that_is_there_already(folder):
     assert call("report", folder / "one")[0] == 0
     assert not (folder / "report.html").exists()
-    assert call("report", folder)[0] == 0
+    assert call("report", folder, "--yes")[0] == 0
     before = (folder / "report.html").read_bytes()
     copy_of(finished_run(), folder / "three")
     assert call("report", folder / "one")[0] == 0
@@ -185,7 +185,7 @@ def test_a_damaged_run_keeps_no_other_from_its_report(folder, n_damaged):
     for run in damaged:
         run.scores.write_bytes(b"nothing")
     RunDirectory(folder / "two").page.unlink()
-    result = call("report", folder)
+    result = call("report", folder, "--yes")
     assert_one_message(result, 1, *(str(run.scores) for run in damaged))
     assert result[1].count("## demo_topic") == 3 - n_damaged
     assert RunDirectory(folder / "two").page.exists()
@@ -204,7 +204,7 @@ def test_damaged_runs_and_full_disks_are_named_together(folder, monkeypatch):
         return write(path, content)
 
     monkeypatch.setattr(Path, "write_bytes", written)
-    result = call("report", folder)
+    result = call("report", folder, "--yes")
     assert_one_message(result, 1, f"{full.path} (No space left on device)", "one/scores")
 
 
@@ -215,7 +215,7 @@ def test_pages_of_others_stay(folder):
         assert call("report", folder / "one")[0] == 0
         assert page.read_text() == theirs
     shutil.rmtree(folder / "two")
-    assert call("report", folder)[0] == 0
+    assert call("report", folder, "--yes")[0] == 0
     assert page.read_text() == theirs
 
 
@@ -255,8 +255,16 @@ def test_runs_are_found_at_any_depth_and_nothing_is_written_above(tmp_path):
     top = tmp_path / "all" / "deep"
     for name in ("one", "two"):
         copy_of(finished_run(), top / "er" / name)
-    code, out, err = call("report", top)
+    code, out, err = call("report", top, "--yes")
     assert code == 0, err
     assert out.count("## demo_topic") == 2
     pages = {path.parent for path in tmp_path.rglob("report.html")}
     assert pages == {top / "er" / "one", top / "er" / "two", top / "er"}
+
+
+def test_reports_of_several_runs_are_rewritten_with_consent_alone(folder):
+    before = {path: path.read_bytes() for path in folder.rglob("report.md")}
+    assert len(before) == 2
+    result = call("report", folder)
+    assert_one_message(result, 2, "contains 2 runs: ", str(folder / "one"), "--yes")
+    assert {path: path.read_bytes() for path in folder.rglob("report.md")} == before

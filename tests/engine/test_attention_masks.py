@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuronllm_eval.engine.attention_masks import (
+from neuronllm_eval.engine.shared_prefix import (
     MaskStyle,
     attention_masks,
     mask_styles,

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import neuronllm_eval
 from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
-from neuronllm_eval.engine.attention_masks import MaskStyle
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.fan_out import FanOutEngine
+from neuronllm_eval.engine.shared_prefix import MaskStyle
 from neuronllm_eval.masked_lm.shared_context_scoring import Fork, ForkScorer, Mask
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.tiny_models import (

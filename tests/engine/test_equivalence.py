@@ -13,13 +13,12 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.attention_masks import MaskStyle
-from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.engine.equivalence_check import rounding_noise, score_mismatch
+from neuronllm_eval.engine.build import build_engine, rounding_noise, score_mismatch
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import Engine, OptionScores, option_cross_entropy
 from neuronllm_eval.engine.option_logits import score_options
 from neuronllm_eval.engine.replay import ReplayEngine
+from neuronllm_eval.engine.shared_prefix import MaskStyle
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.prompts import Prompt

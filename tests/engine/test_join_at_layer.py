@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.scaled_copies import (
-    PathRows,
+    ScaledCopies,
     _narrowed,
     decoder_layers_of,
-    narrowed_rows,
 )
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from tests.fixtures.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_model
@@ -26,7 +25,8 @@ from tests.fixtures.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_
 def staircase(layers: Sequence[nn.Module], with_copies: range, n_copies: int):
     """Layers append their copies and get the rows alone that are present."""
     nodes = torch.arange(n_copies + 1) / n_copies
-    return narrowed_rows(layers, PathRows(1, with_copies, nodes), append=True)
+    unused = [nn.Identity() for _ in layers]  # down-projections
+    return ScaledCopies(unused, layers, 1, with_copies, nodes).joining()
 
 
 class Adding(nn.Module):

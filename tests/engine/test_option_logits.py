@@ -11,7 +11,7 @@ from torch import nn
 from neuronllm_eval.engine import option_logits as option_head_module
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import option_cross_entropy
-from neuronllm_eval.engine.option_logits import option_head, restrictable_head, split_logits
+from neuronllm_eval.engine.option_logits import OptionHead, restrictable_head, score_options
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt
 from tests.fixtures.tiny_models import tiny_model
@@ -23,14 +23,15 @@ def test_a_restricted_head_by_hand():
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[1.0], [10.0], [100.0]]))
         head.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
-    with torch.no_grad(), option_head(head, [0, 2]):
+    options = OptionHead(head, [[2, 0]], 2)
+    with torch.no_grad(), options.restricted():
         logits = head(torch.tensor([[[2.0], [3.0]]]))
     # Row 0 and row 1 at tokens 0 and 2; then row 0 at tokens 0, 1, 2, filled up with a zero.
     expected = [[[2.1, 200.3], [3.1, 300.3], [2.1, 20.2], [200.3, 0.0]]]
     assert torch.allclose(logits, torch.tensor(expected))
-    some, full = split_logits(logits, 2, 3)
-    assert torch.allclose(some, torch.tensor([[[2.1, 200.3], [3.1, 300.3]]]))
-    assert torch.allclose(full, torch.tensor([[2.1, 20.2, 200.3]]))
+    (scores,), (unedited,) = options.read(logits)
+    assert torch.allclose(scores, torch.tensor([[200.3, 2.1], [300.3, 3.1]]))
+    assert torch.allclose(unedited, torch.tensor([0.0, -198.2]))  # log-softmax of 2.1, 20.2, 200.3
 
 
 @given(
@@ -41,35 +42,42 @@ def test_a_restricted_head_by_hand():
     data=st.data(),
 )
 def test_the_restricted_head_agrees_with_the_whole_one(vocabulary, n_rows, batch, bias, data):
-    tokens = data.draw(st.lists(st.integers(0, vocabulary - 1), min_size=1, unique=True))
+    tokens = st.lists(st.integers(0, vocabulary - 1), min_size=1, unique=True)
+    options = [data.draw(tokens) for _ in range(batch)]
     torch.manual_seed(0)
     head = nn.Linear(5, vocabulary, bias=bias)
     hidden = torch.randn(batch, n_rows, 5)
+    restricted, whole = OptionHead(head, options, n_rows), OptionHead(None, options, n_rows)
     with torch.no_grad():
-        expected = head(hidden).tanh()  # a model may do something to every logit
-        with option_head(head, tokens):
-            some, full = split_logits(head(hidden).tanh(), n_rows, vocabulary)
-    assert torch.allclose(some, expected[..., tokens], atol=1e-6)
-    assert torch.allclose(full, expected[:, 0], atol=1e-6)
+        with whole.restricted():
+            logits = head(hidden).tanh()  # a model may do something to every logit
+        scores, unedited = whole.read(logits)
+        with restricted.restricted():
+            some, also_unedited = restricted.read(head(hidden).tanh())
+    for row, ids in enumerate(options):
+        assert torch.allclose(some[row], logits[row][:, ids], atol=1e-6)
+        assert torch.allclose(scores[row], score_options(logits[row], ids)[0], atol=1e-6)
+        assert torch.allclose(also_unedited[row], unedited[row], atol=1e-6)
+        assert torch.allclose(unedited[row], scores[row][0], atol=1e-6)
 
 
 def test_gradients_reach_the_rows_and_not_what_is_only_reported():
     head = nn.Linear(2, 6, bias=False).requires_grad_(False)
     hidden = torch.randn(1, 3, 2, requires_grad=True)
-    with option_head(head, [1, 4]):
-        some, full = split_logits(head(hidden), 3, 6)
-    (gradient,) = torch.autograd.grad(some[0, 2].sum(), hidden, retain_graph=True)
+    options = OptionHead(head, [[4, 1]], 3)
+    with options.restricted():
+        (some,), (unedited,) = options.read(head(hidden))
+    (gradient,) = torch.autograd.grad(some[2].sum(), hidden)
     assert torch.allclose(gradient[0, 2], head.weight[[1, 4]].sum(0))
     assert bool((gradient[0, :2] == 0).all())
-    (through_full,) = torch.autograd.grad(full.sum() + 0 * some.sum(), hidden)
-    assert bool((through_full == 0).all())
+    assert not unedited.requires_grad
 
 
 def test_hooks_on_the_head_still_run():
     head = nn.Linear(2, 6)
     shapes = []
     head.register_forward_hook(lambda _module, _args, output: shapes.append(output.shape))
-    with option_head(head, [0, 1, 2]):
+    with OptionHead(head, [[0, 1], [2, 0]], 4).restricted():
         head(torch.zeros(1, 4, 2))
     assert shapes == [(1, 4 + 2, 3)]
 
@@ -78,7 +86,7 @@ def test_hooks_on_the_head_still_run():
 def test_the_head_gets_its_own_forward_back(fails):
     head = nn.Linear(2, 6)
     try:
-        with option_head(head, [0]):
+        with OptionHead(head, [[0]], 1).restricted():
             assert "forward" in vars(head)
             if fails:
                 raise ZeroDivisionError
@@ -101,7 +109,7 @@ def test_a_forward_of_the_instance_is_put_back(fails):
 
     head.forward = moving
     try:
-        with option_head(head, [0, 1]):
+        with OptionHead(head, [[0, 1]], 1).restricted():
             assert head(torch.zeros(1, 1, 2)).shape == (1, 1 + 3, 2)
             if fails:
                 raise ZeroDivisionError

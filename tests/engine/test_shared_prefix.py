@@ -14,11 +14,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from neuronllm_eval.engine.attention_masks import MaskStyle
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.shared_prefix import (
     Columns,
+    MaskStyle,
     Prefiller,
     Prefix,
     common_length,

@@ -9,11 +9,12 @@ import pytest
 
 from neuronllm_eval.evaluation.condition_effects import (
     Corrected,
+    Positions,
     summarise,
+    summary_of,
 )
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.stats.significance import McNemar, SplitHalf
-from neuronllm_eval.evaluation.summary_file import Positions, summary_of
 from neuronllm_eval.interventions.conditions import CONDITIONS, EXPECTED_SIGN, Edited, Scales
 from tests.fixtures.doc_tables import answered, the_table
 from tests.fixtures.harness import neuron_set

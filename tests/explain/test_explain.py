@@ -19,11 +19,10 @@ from neuronllm_eval.explain.explanation import (
 )
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import Promotion, TokenEffect, read_tokens
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
-from neuronllm_eval.neurons.overlap import COMPARED, Overlap
+from neuronllm_eval.neurons.neuron_set import COMPARED, Neuron, NeuronSet, Overlap
 from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
+from neuronllm_eval.stages.load import StageInput, load_model, load_run_task, selection_questions
 from neuronllm_eval.stages.verify import Attributing
 from tests.fixtures.cli import (
     assert_one_message,
@@ -118,7 +117,7 @@ def test_questions_and_activations_are_those_of_the_run(explained):
     settings = load_settings(run)
     model = load_model(settings)
     questions = selection_questions(model.lm, settings, load_run_task(settings))
-    again = Attributing.of(model, settings, questions, NeuronSet.load(run.neurons))
+    again = Attributing.of(StageInput(model, settings, questions), NeuronSet.load(run.neurons))
     lines = {line["question_id"]: line for line in jsonl(run.questions)}
     n_right = sum(sum(line["right"]) for line in lines.values())
     n_prompts = sum(len(line["right"]) for line in lines.values())

@@ -22,7 +22,7 @@ from neuronllm_eval.explain.token_effects import (
 )
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.stages import write_identified as identified_files
+from neuronllm_eval.stages import identify as identify_stage
 from tests.fixtures.cli import assert_one_message, call, identify, without_the_harness_tasks
 from tests.fixtures.harness import neuron_set, word_tokenizer
 from tests.fixtures.tiny_models import tiny_model
@@ -133,7 +133,7 @@ def noted(*_: object) -> Unembedding:
 def tokens_of(tmp_path, monkeypatch, caplog, of) -> tuple[RunDirectory, list[tuple[int, str]]]:
     """A run that is found with another `Unembedding.of`, and what is logged of its tokens."""
     without_the_harness_tasks(monkeypatch)
-    monkeypatch.setattr(identified_files.Unembedding, "of", of)
+    monkeypatch.setattr(identify_stage.Unembedding, "of", of)
     with caplog.at_level(logging.INFO, "neuronllm_eval"):
         code, _, err = call(*identify(tmp_path))
     assert code == 0, err
@@ -179,7 +179,7 @@ def test_what_runs_out_is_said_and_the_same_command_goes_on(tmp_path, monkeypatc
     without_the_harness_tasks(monkeypatch)
     run = RunDirectory(tmp_path / "demo_topic")
     with monkeypatch.context() as patched:
-        patched.setattr(identified_files.Unembedding, "of", broken(error))
+        patched.setattr(identify_stage.Unembedding, "of", broken(error))
         assert_one_message(call(*identify(tmp_path)), 1, said)
     assert run.identifying.is_dir()
     code, _, err = call(*identify(tmp_path))

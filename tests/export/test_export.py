@@ -19,7 +19,7 @@ from neuronllm_eval.export.model_card import adapter_card
 from neuronllm_eval.formats.atomic import whole_folder
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
-from neuronllm_eval.models.fingerprints import base_model_hash, model_hash
+from neuronllm_eval.models.fingerprints import Weights
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.runs.directory import CARD_FILE, RunDirectory
 from tests.fixtures.cli import (
@@ -222,8 +222,8 @@ def test_an_adapter_on_other_weights_is_noticed(run, tmp_path, caplog):
     lm = NeuronMaskedLM(str(model_dir()), peft=adapter, device="cpu", batch_size=4)
     assert "was made for other weights" not in caplog.text
     own = harness_model(model_dir()).model
-    assert base_model_hash(lm.model) == model_hash(own) == base_model_hash(own)
-    assert model_hash(lm.model) != model_hash(own)
+    assert Weights.of_base(lm.model) == Weights.of(own) == Weights.of_base(own)
+    assert Weights.of(lm.model) != Weights.of(own)
     with caplog.at_level(logging.WARNING):
         NeuronMaskedLM(str(model_dir(seed=1)), peft=adapter, device="cpu", batch_size=4)
     assert f"{adapter} was made for other weights than those of {model_dir(seed=1)}" in caplog.text

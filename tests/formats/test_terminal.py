@@ -123,11 +123,11 @@ def test_the_width_of_a_terminal(monkeypatch):
 
 def test_reports_fit_the_terminal_and_stay_whole_in_files(monkeypatch):
     output, _ = finished()
-    whole = call("report", output)[1]
+    whole = call("report", output, "--yes")[1]
     wide = [line for line in whole.splitlines() if line.startswith("|") and len(line) > 80]
     assert wide
     monkeypatch.setattr(terminal, "terminal_width", lambda: 80)
-    narrow = call("report", output)[1]
+    narrow = call("report", output, "--yes")[1]
     assert narrow != whole
     rows = [line for line in narrow.splitlines() if line.startswith(("condition", "suppress_good"))]
     assert rows

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuronllm_eval.interventions import conditions
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
     Edited,
@@ -82,3 +83,17 @@ def test_it_is_what_the_factors_say(chosen, cut, suppress, enhance):
     kept = distinct(found)
     assert len({factors[name].tobytes() for name in kept}) == len(kept)
     assert len(kept) == len({f.tobytes() for f in factors.values() if (f != 1).any()})
+
+
+def test_a_row_in_each_table_is_a_new_condition(monkeypatch):
+    halve = conditions.Operation(0.5, "halving", -1)
+    monkeypatch.setitem(conditions.OPERATIONS, "halve", halve)
+    monkeypatch.setitem(conditions.CONDITION_OPERATIONS, "halve_good", ("halve", None))
+    chosen = neuron_set()
+    factors = condition_scales(chosen, "halve_good", Scales(7, 8))
+    assert {float(factors[neuron.location]) for neuron in chosen.good} == {0.5}
+    assert (factors != 1).sum() == len(chosen.good)
+    few = condition_scales(chosen, "halve_good.k1")  # its factor is fixed, and no name has it
+    assert (few == 0.5).sum() == 1
+    assert (condition_scales(chosen, "halve_good.random_3") == 0.5).sum() == len(chosen.good)
+    assert edited_by(["halve_good"], chosen, Scales()) == {"halve_good": Edited(4, 0)}

@@ -25,7 +25,6 @@ from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED, Scales
 from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
-from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.stages.validate import _condition_line
 from tests.fixtures.harness import (
     N_LAYERS,
@@ -235,14 +234,12 @@ def test_answers_under_a_condition():
 
 # conditions.jsonl -------------------------------------------------------------------------------
 
-SETTINGS = RunSettings(model_args={"pretrained": "m"}, task="some_task")
-
 
 def line_of(rows) -> dict:
     values = np.array(rows, dtype=np.float32)
     doc = DocScores("q-1", 3, 1, values, values > 0)
     names = [UNMASKED, "degrade"][: len(values)]
-    return json.loads(json.dumps(asdict(_condition_line(doc, names, SETTINGS, "dev"))))
+    return json.loads(json.dumps(asdict(_condition_line(doc, names, "some_task", "dev"))))
 
 
 def test_a_line_of_conditions():

@@ -557,7 +557,7 @@ def test_a_point_and_arguments_that_contradict_it(settings, error, match):
     [
         (
             {"condition": "supress_good"},
-            r"unknown condition 'supress_good'\.\nExpected: unmasked, s",
+            r"unknown condition 'supress_good' \(perhaps suppress_good .*\nExpected: unmasked, s",
         ),
         ({"condition": "degrade.random_x"}, r"unknown condition 'degrade\.random_x'"),
         ({"condition": "degrade.random_"}, r"unknown condition 'degrade\.random_'"),

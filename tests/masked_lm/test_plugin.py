@@ -6,7 +6,6 @@ What reads the entry points of the group `lm_eval.models` is a few lines that ru
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from neuronllm_eval.harness import tasks_dir
 from tests.fixtures.cli import call, finished_run
 from tests.fixtures.harness import model_dir
+from tests.fixtures.processes import run_code
 
 DISCOVERY = """
 import importlib.metadata, sys
@@ -45,16 +45,6 @@ def arguments(output: Path) -> list[str]:
     ]
 
 
-def python(script: str, *given: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script, *given],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
-        check=False,
-    )
-
-
 def written(output: Path) -> tuple[dict, list]:
     (results,) = output.rglob("results_*.json")
     (samples,) = output.rglob("samples_demo_topic_*.jsonl")
@@ -64,7 +54,8 @@ def written(output: Path) -> tuple[dict, list]:
 
 @pytest.mark.slow
 def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
-    done = python(f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock"))
+    command = [sys.executable, "-c", f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results, samples = written(tmp_path / "stock")
     config = results["config"]
@@ -82,10 +73,8 @@ def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
 @pytest.mark.slow
 def test_lm_eval_may_keep_the_path_of_the_entry_point():
     found = "print(model_registry.get('neuronllm').__name__, model_registry.get('neuronllm'))"
-    done = python(DISCOVERY.replace("target=point", "target=point.value") + found)
-    assert done.stdout.startswith("NeuronMaskedLM <class 'neuronllm_eval.masked_lm.model"), (
-        done.stderr
-    )
+    _, out, err = run_code(DISCOVERY.replace("target=point", "target=point.value") + found)
+    assert out.startswith("NeuronMaskedLM <class 'neuronllm_eval.masked_lm.model"), err
 
 
 @pytest.mark.slow
@@ -95,6 +84,6 @@ def test_a_name_that_another_model_has_is_still_refused():
         "model_registry.register('neuronllm', target='lm_eval.models.dummy:DummyLM')\n"
         "import neuronllm_eval.masked_lm.model\n"
     )
-    done = python(script)
-    assert done.returncode == 1
-    assert "already registered" in done.stderr
+    code, _, err = run_code(script)
+    assert code == 1
+    assert "already registered" in err

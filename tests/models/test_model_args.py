@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
-from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from neuronllm_eval.errors import ModelError, UsageError
-from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.models.model_args import MODEL_ARGS, require_model_args
 from neuronllm_eval.runs.settings import RunSettings
-from neuronllm_eval.stages.load import load_model, load_run_task, validation_questions, wrap_model
+from neuronllm_eval.stages.load import (
+    StageInput,
+    load_model,
+    load_run_task,
+    validation_questions,
+    wrap_model,
+)
 from neuronllm_eval.stages.prepare import checked_engine
 from tests.fixtures.harness import TaskFolder, model_dir
 
@@ -94,20 +98,9 @@ def test_unmasked_numbers_are_those_of_the_harness_own_model(tmp_path):
     )
     model = load_model(settings)
     questions = validation_questions(model.lm, settings, load_run_task(settings))
-    checked_engine(model, settings, questions, "scored")
-    checked_engine(model, settings, questions, "all")
+    inputs = StageInput(model, settings, questions)
+    checked_engine(inputs, "scored")
+    checked_engine(inputs, "all")
     model.lm.mixed_precision_dtype = torch.bfloat16
     with pytest.raises(ModelError, match=r"doc 0 of task plain has log-likelihoods that differ"):
-        checked_engine(model, settings, questions, "scored")
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-def test_adapters_with_virtual_tokens_are_refused():
-    model = AutoModelForCausalLM.from_pretrained(model_dir())
-    short = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 3}
-    adapted = get_peft_model(model, PrefixTuningConfig(**short))
-    assert find_ffn_layers(adapted).n_layers == 2
-    model = AutoModelForCausalLM.from_pretrained(model_dir())
-    adapted = get_peft_model(model, PromptTuningConfig(**short))
-    with pytest.raises(ModelError, match="adapter in peft= is of type PROMPT_TUNING"):
-        find_ffn_layers(adapted)
+        checked_engine(inputs, "scored")

@@ -17,7 +17,8 @@ from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.errors import ModelError, UsageError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.models.precision import ATTRIBUTION_DTYPES, AUTO, computing_in, dtype_name
+from neuronllm_eval.models.fingerprints import dtype_name
+from neuronllm_eval.models.hooks import ATTRIBUTION_DTYPES, AUTO, computing_in
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import Question
 from tests.fixtures.cli import QUICK, call, jsonl

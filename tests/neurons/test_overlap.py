@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuronllm_eval.neurons.neuron_set import Neuron
-from neuronllm_eval.neurons.overlap import overlap
+from neuronllm_eval.neurons.neuron_set import Neuron, overlap
 from neuronllm_eval.neurons.selection import random_like
 from tests.fixtures.harness import neuron_set
 

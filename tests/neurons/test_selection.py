@@ -10,14 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.errors import UsageError
-from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, layer_counts
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.neurons.selection import (
-    layer_counts,
-    random_like,
-    resolve_count,
-    select_neurons,
-)
+from neuronllm_eval.neurons.selection import random_like, resolve_count, select_neurons
 from tests.fixtures.tiny_models import provenance
 
 

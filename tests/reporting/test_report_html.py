@@ -13,7 +13,7 @@ from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.reporting.charts import MOST_PANELS
 from neuronllm_eval.reporting.condition_tables import conditions_table
-from neuronllm_eval.reporting.neuron_tables import EXPLAIN, neurons_table
+from neuronllm_eval.reporting.detail_tables import EXPLAIN, neurons_table
 from neuronllm_eval.reporting.sections import report_sections
 from neuronllm_eval.reporting.write_reports import render_markdown, render_page, spans
 from tests.fixtures.pages import HOSTILE, POINTS, a_run

@@ -315,3 +315,12 @@ def test_a_spoiled_run_is_not_judged_and_keeps_its_validation(copied, damage, co
 def test_the_user_may_consent_to_code(copied):
     asking_for_code(copied)
     assert call("validate", copied.path, *QUICK, "--trust_remote_code")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["scores.safetensors", "tokens.json", "commands.jsonl"])
+def test_a_validation_is_kept_where_the_next_could_not_be_reported(copied, name):
+    (copied.path / name).write_bytes((copied.path / name).read_bytes()[:-9])
+    before = contents(copied.path)
+    result = call("validate", copied.path, "--overwrite", "--n_random", 1)
+    assert_one_message(result, 1, name)
+    assert contents(copied.path) == before

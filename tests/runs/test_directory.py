@@ -97,7 +97,7 @@ def test_a_file_is_read_once_until_the_stage_starts_over(tmp_path):
     for _ in range(2):
         assert run.once(run.conditions, lambda: read.append(1) or "read") == "read"
     assert len(read) == 1
-    run.keep(run.conditions, "written")
+    run.write(run.conditions, "text", "written")
     assert run.once(run.conditions, lambda: "read") == "written"
     run.clear_validation()
     assert run.once(run.conditions, lambda: "read again") == "read again"
@@ -121,27 +121,15 @@ def a_run(path: Path) -> RunDirectory:
     return run
 
 
-def test_a_run_is_not_overwritten(tmp_path):
-    run = a_run(tmp_path / "run")
-    with pytest.raises(
-        UsageError, match=r"(?s)run already holds a run\.\n.*another --output_path, or --overwrite"
-    ):
-        run.require_free(overwrite=False)
-    run.require_free(overwrite=True)
-    assert run.neurons.read_text() == run.result("unmasked").read_text() == "old"
-
-
 def test_overwriting_removes_the_old_artifacts_and_no_other_file(tmp_path):
     run = a_run(tmp_path / "run")
     run.start()
     assert files_in(run.path) == ["notes.txt", "results"]
     assert files_in(run.path / "results") == []
-    run.require_free(overwrite=False)  # holds no run any more
 
 
 def test_a_folder_without_a_run_may_be_used(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    RunDirectory(tmp_path).require_free(overwrite=False)
     RunDirectory(tmp_path).start()
     assert files_in(tmp_path) == ["notes.txt"]
 
@@ -208,6 +196,6 @@ def test_a_place_that_cannot_hold_a_run_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     for path in (tmp_path / "file", tmp_path / "file" / "deeper" / "run"):
         with pytest.raises(UsageError, match=r"file is not a directory that can be written"):
-            RunDirectory(path).require_free(overwrite=False)
-    RunDirectory(tmp_path / "new" / "run").require_free(overwrite=False)
+            RunDirectory(path).require_writable()
+    RunDirectory(tmp_path / "new" / "run").require_writable()
     assert not (tmp_path / "new").exists()

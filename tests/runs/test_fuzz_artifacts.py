@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from neuronllm_eval.aqua.settings import SETTING_NAMES, AquaSettings, split_settings, with_overrides
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
+from neuronllm_eval.evaluation.condition_effects import load_summary
 from neuronllm_eval.evaluation.doc_table import doc_table
-from neuronllm_eval.evaluation.summary_file import load_summary
 from neuronllm_eval.explain.token_effects import read_tokens
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.interventions.conditions import ConditionName, control_name

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from neuronllm_eval.formats.digests import SUMS_FILE
 from neuronllm_eval.runs import artifacts
 from neuronllm_eval.runs.directory import RunDirectory
 from tests.fixtures.cli import call, copy_of, finished_run
@@ -53,7 +54,9 @@ def reads(opened: Counter[tuple[str, str]], run: RunDirectory) -> dict[str, int]
     return {
         name: count
         for (action, name), count in sorted(opened.items())
-        if action == "read" and name in names and name not in ("neuronllm.json", "README.md")
+        if action == "read"
+        and name in names
+        and name not in ("neuronllm.json", "README.md", SUMS_FILE)
     }
 
 

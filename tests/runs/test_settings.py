@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from neuronllm_eval.attribution import integrated_gradients, methods
 from neuronllm_eval.engine import build
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.models import precision
+from neuronllm_eval.models import hooks
 from neuronllm_eval.runs.settings import (
     ATTRIBUTION_DTYPES,
     ENGINES,
@@ -26,7 +26,7 @@ FULL = RunSettings(
     model_args={"pretrained": "a/b", "dtype": "float32", "trust_remote_code": True, "n": 3},
     task="some_task",
     group="some_group",
-    validation_prompts=("0a", "1b"),
+    validation_prompts={"0": "0a", "3": "1b"},
     include_path=("/tasks/x", "/tasks/y z"),
     num_fewshot=2,
     apply_chat_template="tool_use",
@@ -220,4 +220,4 @@ def test_choices_are_those_that_are_implemented():
     assert tuple(methods.METHODS) == METHODS
     assert ("auto", *integrated_gradients.QUADRATURES) == QUADRATURES
     assert ENGINES == build.ENGINES
-    assert ATTRIBUTION_DTYPES == precision.ATTRIBUTION_DTYPES
+    assert ATTRIBUTION_DTYPES == hooks.ATTRIBUTION_DTYPES

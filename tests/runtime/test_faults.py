@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.launched import Launched
 from neuronllm_eval.cli import main as cli
+from neuronllm_eval.formats.atomic import digest_of
 from tests.fixtures import processes
 from tests.fixtures.cli import without_the_harness_tasks
 from tests.fixtures.faults import (
@@ -144,7 +145,7 @@ def test_a_fault_while_the_weights_are_of_another_type(tasks, tmp_path):
     command = run_eval(tasks, "--attribution_dtype", "bfloat16", "--engine", "fan_out")
     counts = points(command, tmp_path / "undisturbed")
     expected = command.content(tmp_path / "undisturbed")
-    places = ("precision._cast", "grad", "Part.save", "write_neurons", "to_bytes")
+    places = ("hooks._cast", "grad", "Part.save", "write_neurons", "to_bytes")
     faults = [
         Fault(kind, point, counts[point])
         for point in sorted(counts)
@@ -172,10 +173,11 @@ def test_a_fault_in_the_masked_model(reference, tasks, tmp_path, positions):
 def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
     """What is left behind is found: a hook, a frozen weight, a temporary file."""
 
-    def careless(path: Path, content: str | bytes) -> None:
+    def careless(path: Path, content: str | bytes) -> str:
         raw = content.encode() if isinstance(content, str) else content
         path.with_name(f".{path.name}.1").write_bytes(raw)
         path.write_bytes(raw)
+        return digest_of(path)
 
     command, expected, _ = undisturbed(reference, tasks)
     with monkeypatch.context() as patch:
@@ -184,7 +186,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
         found = "\n".join(strike(fault, command, tmp_path / "hooks", expected))
     assert "the model's hooks are" in found
     with monkeypatch.context() as patch:
-        patch.setattr("neuronllm_eval.stages.write_identified.write_whole", careless)
+        patch.setattr("neuronllm_eval.runs.directory.write_whole", careless)
         fault = Fault("full disk", "neurons.selection.select_neurons", 1)
         found = "\n".join(strike(fault, command, tmp_path / "files", expected))
     assert ".scores.safetensors.1 is left" in found

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch.distributed import run as torchrun_command
+from torch.distributed.launcher.api import elastic_launch
 
 from benchmarks.kill_resume import content
-from benchmarks.launched import Launched, free_port
-from neuronllm_eval.demo import MODEL_DIR
+from benchmarks.launched import CONTEXT, Launched, free_port
+from neuronllm_eval.cli import main as cli
 from tests.fixtures.damage import contents
+from tests.fixtures.harness import model_dir, scratch
 from tests.fixtures.processes import (
     LIMIT,
     TASK,
@@ -27,6 +30,7 @@ from tests.fixtures.processes import (
     assert_gone,
     assert_same_bytes,
     killed_after_two,
+    only_own_tasks,
     run_eval,
     second_fails,
     second_killed_after_one,
@@ -157,14 +161,12 @@ def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
 @pytest.fixture(scope="module")
 def neurons(tmp_path_factory):
     uninterrupted()
-    from tests.fixtures.harness import scratch
-
     return scratch() / "uninterrupted" / TASK
 
 
 def masked(neurons: Path, output: Path, *more: object) -> list[str]:
     """The arguments of lm_eval's command line with a masked model: 7 docs."""
-    given = f"pretrained={MODEL_DIR},neurons={neurons},condition=suppress_good"
+    given = f"pretrained={model_dir()},neurons={neurons},condition=suppress_good"
     flags = [
         "run", "--model", "neuronllm", "--model_args", given, "--tasks", TASK, "--limit", 7,
         "--batch_size", 4, "--device", "cpu", "--log_samples", "--output_path", output, *more,
@@ -186,7 +188,7 @@ def results(output: Path) -> tuple[dict[str, Any], list[Any], Counter[int]]:
 @pytest.fixture(scope="module")
 def masked_alone(neurons, tmp_path_factory):
     output = tmp_path_factory.mktemp("alone")
-    run = Launched(1, masked(neurons, output), output / "log")
+    run = Launched(1, masked(neurons, output), output / "log", before=only_own_tasks)
     assert run.wait() == [0], run.output()
     return results(output)
 
@@ -200,7 +202,7 @@ def close_to(values: Any) -> Any:
 
 
 def test_two_processes_split_the_docs(neurons, masked_alone, tmp_path):
-    run = Launched(2, masked(neurons, tmp_path), tmp_path / "log")
+    run = Launched(2, masked(neurons, tmp_path), tmp_path / "log", before=only_own_tasks)
     assert run.wait() == [0, 0], run.output()
     metrics, answers, asked = results(tmp_path)
     assert asked == Counter(range(7))  # every doc once
@@ -246,19 +248,34 @@ def test_a_verification_is_told_by_one_process(neurons, tmp_path):
 # Machines ---------------------------------------------------------------------------------------
 
 
+def launcher(flags: list[str], words: list[str], log: Path) -> None:
+    """What torchrun does, but that it forks instead of starting Python."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    only_own_tasks(0)
+    # The flags must be followed by a command; what runs is `cli.main`.
+    config, *_ = torchrun_command.config_from_args(
+        torchrun_command.parse_args([*flags, "neuronllm-eval"])
+    )
+    config.start_method = "fork"
+    elastic_launch(config, cli.main)(words)
+
+
 def test_two_machines_split_the_docs(neurons, masked_alone, tmp_path):
     """Two launchers on loopback: both processes are number 0 of their machine."""
-    port = free_port()
-    nodes = [
-        torchrun(
-            "--nnodes", 2, "--nproc-per-node", 1, "--node-rank", node, "--master-addr",
-            "127.0.0.1", "--master-port", port, "-m", "neuronllm_eval",
-            *masked(neurons, tmp_path / "out"), log=tmp_path / f"log_{node}",
+    network = ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    words = masked(neurons, tmp_path / "out")
+    nodes = []
+    for node in range(2):
+        flags = ["--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}", *network]
+        nodes.append(
+            CONTEXT.Process(target=launcher, args=(flags, words, tmp_path / f"log_{node}"))
         )
-        for node in range(2)
-    ]  # fmt: skip
-    codes = [node.wait(180) for node in nodes]
-    assert codes == [0, 0], (tmp_path / "log_0").read_text()
+        nodes[-1].start()
+    for node in nodes:
+        node.join(180)
+    assert [node.exitcode for node in nodes] == [0, 0], (tmp_path / "log_0").read_text()
     metrics, answers, asked = results(tmp_path / "out")
     assert asked == Counter(range(7))
     assert metrics[TASK] == close_to(masked_alone[0][TASK])
@@ -269,7 +286,8 @@ def test_two_machines_split_the_docs(neurons, masked_alone, tmp_path):
 
 
 def test_fewer_docs_than_processes_is_said(neurons, tmp_path):
-    run = Launched(2, masked(neurons, tmp_path, "--limit", 1), tmp_path / "log")
+    words = masked(neurons, tmp_path, "--limit", 1)
+    run = Launched(2, words, tmp_path / "log", before=only_own_tasks)
     assert set(run.wait()) <= {1, 2}, run.output()
     assert (
         "[rank 1] error: lm_eval stopped: ValueError: task.build_requests() did not find any"

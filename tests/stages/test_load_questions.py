@@ -150,7 +150,7 @@ def test_other_prompts_than_those_of_identify_are_refused(folder, lm):
     folder.write("plain")
     settings = RunSettings(model_args={}, task="plain", include_path=(str(folder.path),))
     digests = prompt_digests(validation_questions(lm, settings, load_run_task(settings)))
-    assert len(set(digests)) == 4
+    assert len(set(digests.values())) == 4
     settings = settings.model_copy(update={"validation_prompts": digests})
     validation_questions(lm, settings, load_run_task(settings))
     validation_questions(lm, settings.model_copy(update={"limit": 2}), load_run_task(settings))

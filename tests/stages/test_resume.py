@@ -291,8 +291,8 @@ def test_a_validation_of_other_conditions_is_not_gone_on_with(tmp_path):
         ),
         (("--n_random", 2), "n_random is 2, there 1"),
         (("--suppress_scale", 0.5), "suppress_scale is 0.5, there 0.0"),
-        (("--scale", "0,0.5"), "conditions has ['suppress_good.k41.x0.5'] more than there.\n"),
-        (("--top_k", 3), "top_k is 3, there 41"),
+        (("--scale", "0,0.5"), "conditions has ['suppress_good.k8.x0.5'] more than there.\n"),
+        (("--top_k", 3), "top_k is 3, there 8"),
         (("--limit", 4), "docs asked is missing ["),
     ],
 )

@@ -20,6 +20,7 @@ from tests.fixtures.cli import (
     copy_of,
     finished_run,
     jsonl,
+    list_all,
     without_the_harness_tasks,
 )
 from tests.fixtures.cli import identify as identify_flags
@@ -38,7 +39,7 @@ def run(tmp_path) -> RunDirectory:
 
 def verdicts(run: RunDirectory, *more: object) -> tuple[int, dict[str, str]]:
     """The exit code, and per check the rest of its row."""
-    code, out, err = call("verify", run.path, "--device", "cpu", *more)
+    code, out, err = call("verify", list_all(run).path, "--device", "cpu", *more)
     assert "Traceback" not in err
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 4]
     return code, {row[1].strip(): f"{row[2].strip()} {row[3].strip()}" for row in rows[2:]}
@@ -56,7 +57,29 @@ def test_a_sound_run_is_sound_to_the_bit(run):
     code, found = verdicts(run, "--limit", 4)
     assert (code, unsound(found)) == (0, set())
     assert found["scores recomputed"] == "yes to the bit"
-    assert len(found) == 10
+    assert len(found) == 11
+
+
+def test_files_that_changed_since_they_were_written_are_named(run):
+    list_all(run)
+    run.result("enhance").write_text(run.result("enhance").read_text() + " ")
+    run.report.unlink()
+    (run.path / "adapters" / "enhance" / "adapter_config.json").unlink()
+    run.tokens.write_text("{}")
+    code, out, _ = call("verify", run.path, "--device", "cpu")
+    (row,) = [line for line in out.splitlines() if "files are as they were written" in line]
+    assert code == 1
+    assert "| NO " in row
+    for problem in ("adapter_config.json is missing", "report.md is missing", "tokens.json was"):
+        assert problem in row
+    assert "(and 1 more)" in row
+    assert "recomputed" not in out
+
+
+def test_a_run_without_digests_is_not_verified(run):
+    code, out, _ = call("verify", run.path, "--device", "cpu")
+    assert code == 1
+    assert "there is no SHA256SUMS" in out
 
 
 def test_a_sample_leaves_the_scores_alone(run):
@@ -81,9 +104,9 @@ def test_a_batch_size_that_was_chosen_is_taken_again(tmp_path, monkeypatch):
     sizes = []
     attributed = identification.attribute_all
 
-    def attribute_all(engine, prompts, *more):
+    def attribute_all(engine, prompts, **settings):
         sizes.append(len(prompts))
-        return attributed(engine, prompts, *more)
+        return attributed(engine, prompts, **settings)
 
     monkeypatch.setattr(identification, "attribute_all", attribute_all)
     code, found = verdicts(run, "--limit", 4)
@@ -171,7 +194,7 @@ def test_a_damaged_line_is_one_message(run):
     for line in lines:
         line["loglikelihoods"] = [["x", "y", "z", "w"] for _ in line["doc_ids"]]
     rewrite(run.questions, lines)
-    result = call("verify", run.path, "--device", "cpu", "--limit", 4)
+    result = call("verify", list_all(run).path, "--device", "cpu", "--limit", 4)
     assert_one_message(result, 1, "line 1: loglikelihoods.0.0 is 'x'", "run identify again")
 
 
@@ -198,5 +221,5 @@ def test_docs_that_are_no_list_are_one_message(run):
     lines = jsonl(run.questions)
     lines[0]["doc_ids"] = 5
     rewrite(run.questions, lines)
-    result = call("verify", run.path, "--device", "cpu", "--limit", 2)
+    result = call("verify", list_all(run).path, "--device", "cpu", "--limit", 2)
     assert_one_message(result, 1, "line 1: doc_ids is 5", "run identify again")

@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 
 from neuronllm_eval.evaluation.doc_table import DocText
-from neuronllm_eval.reporting.answer_tables import (
+from neuronllm_eval.reporting.detail_tables import (
     GroupAccuracy,
     flipped_docs,
     group_accuracies,
     letter_shares,
+    settings_text,
 )
 from neuronllm_eval.reporting.task_report import TaskReport
 from tests.fixtures.doc_tables import line, odds, the_table
@@ -68,3 +69,17 @@ def test_the_table_holds_every_prediction():
     assert table.predicted["degrade"].tolist() == [1, 1, 1, 0, 1]
     assert table.gold.tolist() == [0] * 5
     assert table.n_options.tolist() == [2] * 5
+
+
+# Settings in the provenance table -----------------------------------------------------------------
+
+
+def test_settings_are_pairs():
+    text = '{"n_proxies": 3, "letter_style": "A.", "n_options": null}'
+    assert settings_text(text) == "n_proxies=3, letter_style=A., n_options=null"
+    assert settings_text("{}") == ""
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, "3"])
+def test_what_is_no_object_is_shown_unchanged(text):
+    assert settings_text(text) == text

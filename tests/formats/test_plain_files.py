@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.json_files import require_distinct_keys
-from neuronllm_eval.formats.yaml_files import (
+from neuronllm_eval.formats.plain_files import (
     MOST_LEVELS,
     MOST_YAML_BYTES,
     _Loader,
     dump_yaml,
     read_yaml,
+    require_distinct_keys,
 )
 from tests.fixtures.damage import laughs
 

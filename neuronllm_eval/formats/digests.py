@@ -1,0 +1,94 @@
+"""`SHA256SUMS`: the digests of a folder's finished files, as `sha256sum -c` reads them.
+
+Every file that a stage writes is listed there, and every reader of this package compares a file
+with its digest before it reads it, so that a changed byte never becomes a changed number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.atomic import digest_of, write_whole
+
+SUMS_FILE = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_LEVELS = 3  # a file of a run lies at most this deep: adapters/<condition>/<file>
+
+
+def list_digests(folder: Path, digests: Mapping[Path, str]) -> None:
+    """Add files with their digests to those of their folder, or replace their lines."""
+    _write(folder, _read(folder) | {_name(folder, path): digests[path] for path in digests})
+
+
+def unlist_digests(folder: Path, paths: Iterable[Path]) -> None:
+    """Remove files from the digests of their folder: before they are replaced or deleted."""
+    names = {_name(folder, path) for path in paths}
+    listed = _read(folder)
+    if names & listed.keys():
+        _write(folder, {name: value for name, value in listed.items() if name not in names})
+
+
+def require_unchanged(path: Path, remedy: str) -> None:
+    """Refuse a file whose folder lists another digest of it. Files that are not listed pass.
+
+    Raises:
+        ArtifactError: the file was changed after it was written.
+    """
+    for folder in list(path.parents)[:_LEVELS]:
+        if (folder / SUMS_FILE).is_file() and path.is_file():
+            listed = _read(folder).get(_name(folder, path))
+            if listed is not None and (found := digest_of(path)) != listed:
+                raise ArtifactError(
+                    f"{path} was changed after it was written: its SHA-256 is {found[:12]}…",
+                    expected=f"{listed[:12]}…, as {folder / SUMS_FILE} says",
+                    remedy=f"restore the file, or {remedy}",
+                )
+            return
+
+
+def changed_files(folder: Path, expected: Iterable[Path]) -> list[str]:
+    """What `sha256sum -c` would find wrong with a folder, and finished files that are not listed.
+
+    Args:
+        folder: that has the digests.
+        expected: the finished files that exist.
+
+    Returns:
+        one text for each problem.
+    """
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        return [f"there is no {SUMS_FILE}"]
+    lines = path.read_text("utf-8", "replace").split("\n")
+    if lines.pop() or not all(map(_LINE.fullmatch, lines)):
+        return [f"{SUMS_FILE} has lines that are no digests"]
+    listed = _read(folder)
+    problems = [f"{name} is missing" for name in listed if not (folder / name).is_file()]
+    for file in expected:
+        name = _name(folder, file)
+        if name not in listed:
+            problems.append(f"{name} is not listed")
+        elif digest_of(file) != listed[name]:
+            problems.append(f"{name} was changed")
+    return problems
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _read(folder: Path) -> dict[str, str]:
+    """Digests by file name; none where there is no file."""
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        return {}
+    matches = map(_LINE.fullmatch, path.read_text("utf-8", "replace").split("\n"))
+    return {match[2]: match[1] for match in matches if match}
+
+
+def _write(folder: Path, digests: Mapping[str, str]) -> None:
+    lines = (f"{value}  {name}\n" for name, value in sorted(digests.items()))
+    write_whole(folder / SUMS_FILE, "".join(lines))

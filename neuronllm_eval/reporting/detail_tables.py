@@ -1,0 +1,313 @@
+"""Tables below the effects: answers by doc, letter and group; neurons; provenance. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuronllm_eval.aqua.proxies import LETTERS
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.stats.significance import stability_of
+from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
+from neuronllm_eval.interventions.conditions import UNMASKED
+from neuronllm_eval.neurons.neuron_set import Provenance
+from neuronllm_eval.reporting.condition_tables import Table
+from neuronllm_eval.reporting.task_report import TaskReport
+from neuronllm_eval.reporting.wording import tested, unit
+
+_SHOWN_FLIPS = 5
+_MOST_GROUPS = 100
+_OTHER_LETTERS = "more"
+EXPLAIN = "Run `neuronllm-eval explain` on this directory to see their tokens here."
+_DIRECTION = (
+    "Promotes, demotes: while its activation is positive; while it is negative, the reverse."
+)
+_SIGNS = "Run `neuronllm-eval explain` to see how often it is positive."
+
+
+# Flips --------------------------------------------------------------------------------------------
+
+
+def flips_table(report: TaskReport, condition: str, gained: bool) -> Table | None:
+    """Some of the questions that a condition gained or lost; None where there is none."""
+    assert report.answers is not None
+    rows = tuple(
+        _flip_row(report, row, condition)
+        for row in flipped_docs(report.answers, condition, gained, _SHOWN_FLIPS)
+    )
+    title = f"Questions {'gained' if gained else 'lost'} under {condition}"
+    headers = ("question", "gold option", "unmasked prediction", f"{condition} prediction")
+    note = (
+        "The largest changes of confidence, one doc per question; questions and options are cut "
+        "to their first words."
+    )
+    return Table(title, headers, rows, note, first_above=True) if rows else None
+
+
+def flipped_docs(answers: DocTable, condition: str, gained: bool, limit: int) -> list[int]:
+    """Rows of the docs that a condition gained, or lost, by the change of their confidence.
+
+    Args:
+        limit: at most so many rows, one per question.
+    """
+    change = answers.correct[condition] - answers.correct[UNMASKED]
+    moved = answers.confidence[condition] - answers.confidence[UNMASKED]
+    rows = np.flatnonzero(change == (1 if gained else -1))
+    rows = rows[np.argsort(moved[rows] * (-1 if gained else 1), kind="stable")]
+    _, first = np.unique(answers.question_index[rows], return_index=True)
+    return rows[np.sort(first)[:limit]].tolist()
+
+
+def _flip_row(report: TaskReport, row: int, condition: str) -> tuple[str, ...]:
+    answers = report.answers
+    assert answers is not None
+    options = [
+        answers.gold[row],
+        answers.predicted[UNMASKED][row],
+        answers.predicted[condition][row],
+    ]
+    if not report.doc_texts:
+        return (answers.question_ids[row], *map(letter, options))
+    doc = report.doc_texts[row]
+    texts = dict(enumerate(doc.options))
+    shown = [
+        letter(option)
+        if texts.get(option, "") in ("", letter(option))
+        else f"{letter(option)}. {texts[option]}"
+        for option in options
+    ]
+    return (doc.question, *shown)
+
+
+def letter(option: int) -> str:
+    """The letter of an option by its index."""
+    return LETTERS[option] if option < len(LETTERS) else str(option + 1)
+
+
+# Letters ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LetterShares:
+    """How often each letter is gold, and is predicted.
+
+    Attributes:
+        letters: of the options; those without a letter of their own are `more`.
+        gold: [letters] percent of the docs.
+        predicted: condition -> [letters] percent of the docs.
+    """
+
+    letters: tuple[str, ...]
+    gold: tuple[float, ...]
+    predicted: Mapping[str, tuple[float, ...]]
+
+
+def letter_shares(answers: DocTable, summaries: Sequence[ConditionSummary]) -> LetterShares:
+    """By letter, of the unmasked run and of the tested conditions."""
+    n_letters = int(answers.n_options.max())
+    letters = tuple(map(letter, range(min(n_letters, len(LETTERS)))))
+    n_own = len(letters)
+
+    def shares(options: NDArray[np.int64]) -> tuple[float, ...]:
+        counts = np.bincount(options, minlength=n_letters).tolist()
+        grouped = [*counts[:n_own], *([sum(counts[n_own:])] if n_letters > n_own else [])]
+        return tuple(100 * count / len(options) for count in grouped)
+
+    names = [UNMASKED, *(summary.name for summary in tested(summaries))]
+    return LetterShares(
+        (*letters, _OTHER_LETTERS) if n_letters > n_own else letters,
+        shares(answers.gold),
+        {name: shares(answers.predicted[name]) for name in names},
+    )
+
+
+def letters_table(shares: LetterShares) -> Table:
+    """Share of the docs by letter: gold, and predicted under each condition."""
+    rows = [("gold options", shares.gold), *shares.predicted.items()]
+    return Table(
+        "Predicted letters",
+        ("options", *(f"{name} %" for name in shares.letters)),
+        tuple((name, *(f"{share:.1f}" for share in values)) for name, values in rows),
+        "Share of the docs by the letter of the gold option, and of the predicted option.",
+    )
+
+
+# Groups -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy on a group of questions, such as a subject.
+
+    Attributes:
+        accuracy: [conditions], percent.
+    """
+
+    name: str
+    n_questions: int
+    accuracy: tuple[float, ...]
+
+
+def group_accuracies(report: TaskReport, conditions: Sequence[str]) -> list[GroupAccuracy]:
+    """Accuracy by group, by name; none where the docs name fewer than two groups, or too many."""
+    answers, groups = report.answers, [doc.group for doc in report.doc_texts]
+    names = sorted(set(filter(None, groups)))
+    if answers is None or not 2 <= len(names) <= _MOST_GROUPS:
+        return []
+    rows_of = {name: np.flatnonzero(np.array(groups) == name) for name in names}
+    return [
+        GroupAccuracy(
+            name,
+            np.unique(answers.question_index[rows]).size,
+            tuple(100 * float(answers.correct[each][rows].mean()) for each in conditions),
+        )
+        for name, rows in rows_of.items()
+    ]
+
+
+def groups_table(report: TaskReport) -> Table | None:
+    """Accuracy by group, unmasked and under each condition; None where there are no groups."""
+    conditions = [UNMASKED, *(summary.name for summary in tested(report.summaries))]
+    rows = tuple(
+        (group.name, str(group.n_questions), *(f"{value:.1f}" for value in group.accuracy))
+        for group in group_accuracies(report, conditions)
+    )
+    headers = ("group", "questions", *(f"{name} %" for name in conditions))
+    return (
+        Table("Accuracy by group", headers, rows, "Groups are named as in the data.")
+        if rows
+        else None
+    )
+
+
+# Neurons and provenance ---------------------------------------------------------------------------
+
+
+def neurons_table(report: TaskReport) -> Table:
+    """The top neurons, with their tokens if these are available."""
+    headers = ["neuron", "set", "score", "good votes", "bad votes"]
+    note = (
+        "Neurons are named layer:index. Votes: how many of the "
+        f"{report.scores.provenance.n_questions} questions count it as good, and as bad."
+    )
+    explained = any(tokens.positive is not None for tokens in report.tokens.values())
+    if not report.tokens:
+        note += f" {EXPLAIN}"
+    else:
+        headers += ["promotes", "demotes"]
+        note += f" {_DIRECTION}" + ("" if explained else f" {_SIGNS}")
+    if explained:
+        headers += ["positive %", "about"]
+        note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
+    rows = []
+    for name, neuron in top_neurons(report.neurons):
+        votes = (
+            report.scores.good_count[neuron.location],
+            report.scores.bad_count[neuron.location],
+        )
+        tokens = report.tokens.get((name, *neuron.location))
+        row = [f"{neuron.layer}:{neuron.index}", name, f"{neuron.score:+.3g}", *map(str, votes)]
+        row += _token_cells(tokens) if report.tokens else []
+        row += _explained_cells(tokens) if explained else []
+        rows.append(tuple(row))
+    return Table("Top neurons", tuple(headers), tuple(rows), note)
+
+
+def _token_cells(tokens: NeuronTokens | None) -> list[str]:
+    return ["", ""] if tokens is None else [_quoted(tokens.promotes), _quoted(tokens.demotes)]
+
+
+def _explained_cells(tokens: NeuronTokens | None) -> list[str]:
+    if tokens is None or tokens.positive is None:
+        return ["", "not explained"]
+    return [f"{100 * tokens.positive:.0f}", tokens.reading]
+
+
+def _quoted(tokens: Sequence[TokenEffect]) -> str:
+    # In quotes, as white space is part of a token.
+    return ", ".join(json.dumps(token.text, ensure_ascii=False) for token in tokens)
+
+
+def stability_table(report: TaskReport) -> Table:
+    """Agreement of two halves of the questions on the neurons."""
+    stability = stability_of(report.scores.half_sums, report.neurons.top_k)
+    values = (stability.rank_correlation, stability.top_k_overlap, stability.bottom_k_overlap)
+    cells = ("" if math.isnan(value) else f"{value:.2f}" for value in values)
+    return Table(
+        "Split-half stability",
+        ("neurons compared", "rank correlation", "good in both halves", "bad in both halves"),
+        ((str(stability.k), *cells),),
+        "Scores of even and of odd questions. Rank correlation: Spearman's, over neurons scored by "
+        "either half; in both halves: share of the top good, and bad, neurons.",
+    )
+
+
+def gap_table(provenance: Provenance) -> Table | None:
+    """The completeness gap of the attributions; None if it was not measured."""
+    largest, mean = provenance.completeness_gap_max, provenance.completeness_gap_mean
+    share = provenance.completeness_gap_share
+    if largest is None or mean is None or share is None:
+        return None
+    name = unit(provenance.method)
+    return Table(
+        "Completeness gap",
+        ("largest", "mean", "share of the change"),
+        ((f"{largest:.2g}{name}", f"{mean:.2g}{name}", f"{share:.2%}"),),
+        "Per prompt and layer, the difference between the sum of the attributions and the change "
+        "of the target along the path.",
+    )
+
+
+def provenance_table(report: TaskReport) -> Table:
+    """Model, task, settings and versions of the run."""
+    origin = report.scores.provenance
+    n_good, n_bad = len(report.neurons.good), len(report.neurons.bad)
+    rows = {
+        "model": origin.model,
+        "revision": origin.model_revision,
+        "weights": f"{origin.model_hash}, {origin.dtype}",
+        "tokenizer": origin.tokenizer_hash,
+        "task": f"{origin.task} ({origin.task_hash})",
+        "selection": f"{origin.split} ({origin.n_questions} questions, {origin.n_prompts} prompts)",
+        "validation": _validation(report),
+        "demonstrations": str(origin.num_fewshot),
+        "prompts": settings_text(origin.asked),
+        "method": ", ".join(filter(None, (origin.method, settings_text(origin.method_args)))),
+        "path integral": f"{origin.quadrature}, {origin.n_steps} nodes, {origin.attribution_dtype}",
+        "positions": f"selected at {origin.positions}, applied at {report.applied_at}",
+        "neurons": f"{n_good} good and {n_bad} bad of {report.scores.score.size}, "
+        f"top_z {origin.top_z}, ambiguous {report.neurons.ambiguous}",
+        "engine": f"{origin.engine} on {origin.device}, {origin.batch_size} prompts per batch",
+        "seed": str(origin.seed),
+        "packages": f"neuronllm-eval {origin.tool_version}, lm_eval {origin.lm_eval_version}, "
+        f"transformers {origin.transformers_version}, torch {origin.torch_version}",
+    }
+    filled = tuple((name, value.strip()) for name, value in rows.items() if value.strip())
+    return Table("Provenance", ("what", "value"), filled)
+
+
+def _validation(report: TaskReport) -> str:
+    if not report.summaries:
+        return "not validated yet"
+    accuracy = report.summaries[0].accuracy
+    return f"{report.split} ({accuracy.n_questions} questions, {accuracy.n_docs} docs)"
+
+
+def settings_text(text: str) -> str:
+    """JSON of an object as `name=value, ...`; any other text unchanged."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):  # written by other programs
+        return text
+    if not isinstance(values, dict):
+        return text
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    )
