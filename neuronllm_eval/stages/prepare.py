@@ -117,7 +117,7 @@ def prepare_identification(
     Raises:
         UsageError: settings that no model can make right, or not this one.
     """
-    model, settings, layers = inputs.model, inputs.settings, inputs.model.layers
+    settings, layers = inputs.settings, inputs.model.layers
     prompts = inputs.questions.prompts
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
@@ -197,7 +197,7 @@ def prepare_validation(
         run: the directory, with the work to resume if there is any.
         launch: the processes, of which the first chooses an automatic batch size.
     """
-    model, settings, questions = inputs.model, inputs.settings, inputs.questions
+    settings, questions = inputs.settings, inputs.questions
     engine = checked_engine(inputs, plan.positions)
     if plan.positions == ALL:
         logger.warning(
