@@ -208,7 +208,9 @@ def load_commands(run: RunDirectory) -> list[CommandLine]:
         ArtifactError: the file is damaged.
     """
     remedy = f"remove it and its line in {SUMS_FILE}: reports do without it"
-    return load_lines(CommandLine, run.commands, remedy) if run.commands.exists() else []
+    if not run.commands.exists():
+        return []
+    return run.once(run.commands, lambda: load_lines(CommandLine, run.commands, remedy))
 
 
 def load_excluded(run: RunDirectory, role: str) -> list[ExcludedQuestion]:

@@ -106,6 +106,7 @@ class RunDirectory:
     def written(self, path: Path, digest: str, value: object = None) -> None:
         """The same for a file that has just been written, and has this digest."""
         list_digests(self.path, {path: digest})
+        self._values.pop(path, None)
         if value is not None:
             self._values[path] = value
 
