@@ -116,6 +116,9 @@ def identify_runs(
             name: StageInput(model, own, validation_questions(model.lm, own, task))
             for name, (own, task) in tasks.items()
         }
+        selection = {
+            name: inputs.expecting(validation[name].questions) for name, inputs in selection.items()
+        }
         if launch_settings.dry_run:
             estimates: list[Estimate] = []
             for name in tasks:

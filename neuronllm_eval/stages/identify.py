@@ -30,6 +30,7 @@ from neuronllm_eval.errors import DocError
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.ia3_adapter import write_standard_adapters
 from neuronllm_eval.harness.tasks import is_aqua
+from neuronllm_eval.harness.tokenize import chat_template_text
 from neuronllm_eval.models.fingerprints import digest, dtype_name, tokenizer_hash, versions
 from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
@@ -305,7 +306,7 @@ def _write_tokens(inputs: StageInput, neurons: NeuronSet, run: RunDirectory) -> 
 def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance:
     model, settings, questions = inputs.model, inputs.settings, inputs.questions
     packages, aqua_settings = versions(), inputs.aqua_settings
-    template = model.lm.tokenizer.chat_template if settings.apply_chat_template else ""
+    template = chat_template_text(model.lm, settings.apply_chat_template) or ""
     assert settings.n_steps is not None
     return Provenance(
         tool_version=packages["neuronllm-eval"],
@@ -326,7 +327,7 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         n_prompts=sums.n_prompts,
         n_proxies=max(len(question.prompts) for question in questions.questions),
         num_fewshot=questions.num_fewshot,
-        chat_template_hash=digest(str(template)),
+        chat_template_hash=digest(template),
         system_instruction=settings.system_instruction or "",
         method=settings.method,
         method_args=json.dumps(settings.method_args, sort_keys=True),

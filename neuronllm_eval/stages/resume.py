@@ -36,8 +36,8 @@ from neuronllm_eval.stages.load import MethodRun, StageInput, prompt_settings
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
 _RESOLVED = ("quadrature", "n_steps", "selection_split", "num_fewshot")
-# Settings that say where something lies; what lies there has digests of its own.
-_PLACES = ("include_path", "device")
+# Settings that say where something lies, which has digests of its own; and such digests.
+_PLACES = ("include_path", "device", "validation_prompts")
 
 
 # Before the model is loaded ---------------------------------------------------------------------

@@ -23,6 +23,7 @@ from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
+from neuronllm_eval.harness.tokenize import chat_template_text
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
@@ -258,9 +259,7 @@ def write_results(
         },
         model_args=without_secrets(settings.model_args),
         system_instruction=settings.system_instruction,
-        chat_template=lm.chat_template(settings.apply_chat_template)
-        if settings.apply_chat_template
-        else None,
+        chat_template=chat_template_text(lm, settings.apply_chat_template),
         fewshot_as_multiturn=settings.fewshot_as_multiturn,
     )
     written = set(plan.with_results)
