@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jsonlines
 
@@ -26,7 +26,8 @@ def write_whole(path: Path, content: str | bytes) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         data = content.encode() if isinstance(content, str) else content
-        temporary.write_bytes(data)
+        with new_file(temporary) as file:
+            file.write(data)
         temporary.replace(path)
         return hashlib.sha256(data).hexdigest()
     finally:
@@ -40,13 +41,19 @@ def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> str:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with jsonlines.open(temporary, "w", compact=True) as writer:
+        with new_file(temporary) as file, jsonlines.Writer(file, compact=True) as writer:
             writer.write_all(values)
         digest = digest_of(temporary)
         temporary.replace(path)
         return digest
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def new_file(path: Path) -> BinaryIO:
+    """A file of this name to write, instead of what is there: a link is not followed."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
 
 
 def digest_of(path: Path) -> str:
@@ -99,6 +106,16 @@ def require_no_file(path: Path) -> None:
     if path.is_file():
         raise ArtifactError(
             f"{path} is not a folder", expected="a folder, or nothing", remedy="move the file away"
+        )
+
+
+def require_no_link(path: Path) -> None:
+    """Raise ArtifactError for a link where a run has a folder, or a file changed in place."""
+    if path.is_symlink():
+        raise ArtifactError(
+            f"{path} is a link to {os.readlink(path)}",
+            expected="what is inside the run directory: files elsewhere are not changed",
+            remedy="remove the link",
         )
 
 

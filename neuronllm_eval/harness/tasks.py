@@ -20,13 +20,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jinja2
 import numpy as np
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
 from lm_eval.utils import env, set_torch_seed
 
 from neuronllm_eval.aqua.dataset import AquaSplits
@@ -107,6 +109,8 @@ def load_tasks(
     if overrides:
         merged["overrides"] = {**merged.get("overrides", {}), **overrides}
     manager = task_manager(names, include_path, merged)
+    for name in names:
+        _require_multiple_choice_yaml(name, manager)
     tasks = _built(names, lambda: manager.load(list(names))["tasks"])
     checked = {name: _require_multiple_choice(name, task) for name, task in tasks.items()}
     for name, task in checked.items():
@@ -171,15 +175,37 @@ def _built(names: Sequence[str], build: Any) -> dict[str, Any]:
         ) from error
 
 
+def _require_multiple_choice_yaml(name: str, manager: TaskManager) -> None:
+    """Refuse tasks whose YAML says that they are of another type, before anything of them is run.
+
+    Some of the harness's load the tokenizer of the model with the code of its repository.
+    """
+    entry = manager.task_index.get(name)
+    config = (entry.cfg if entry is not None else None) or {}
+    members = config.get("task") if entry is not None and entry.kind is Kind.GROUP else None
+    if entry is not None and entry.kind is Kind.TAG:
+        members = sorted(entry.tags)
+    for member in members if isinstance(members, list) else []:
+        if isinstance(member, str):
+            _require_multiple_choice_yaml(member, manager)
+    is_task = entry is not None and entry.kind is Kind.TASK
+    if is_task and "class" not in config and config.get("output_type") != "multiple_choice":
+        _refuse_type(name, config.get("output_type", "generate_until"))
+
+
+def _refuse_type(name: str, output_type: object, contexts: str = "") -> NoReturn:
+    raise TaskError(
+        f"task {name} has output_type {output_type}{contexts}",
+        expected="output_type multiple_choice: one context, several options",
+        remedy="choose a multiple-choice task",
+    )
+
+
 def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
     output_type = getattr(task, "OUTPUT_TYPE", None)
     if output_type != "multiple_choice" or getattr(task, "multiple_input", 0):
-        raise TaskError(
-            f"task {name} has output_type {output_type}"
-            + (" with one context per choice" if getattr(task, "multiple_input", 0) else ""),
-            expected="output_type multiple_choice: one context, several options",
-            remedy="choose a multiple-choice task",
-        )
+        several = getattr(task, "multiple_input", 0)
+        _refuse_type(name, output_type, " with one context per choice" if several else "")
     return task
 
 
@@ -328,6 +354,15 @@ class TaskFields:
         return _compiled(field).render(**doc)
 
 
+def _sandbox() -> SandboxedEnvironment:
+    """The harness's environment, in which templates reach no attribute that leads to code."""
+    sandbox = SandboxedEnvironment(
+        undefined=env.undefined, keep_trailing_newline=env.keep_trailing_newline
+    )
+    sandbox.filters = env.filters
+    return sandbox
+
+
 @lru_cache(maxsize=64)
 def _compiled(template: str) -> jinja2.Template:
-    return env.from_string(template)
+    return _sandbox().from_string(template)
