@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
 from benchmarks.workload import Run, now, seconds
-from neuronllm_eval.engine import fan_out
+from neuronllm_eval.engine import fan_out, shared_prefix
 from neuronllm_eval.engine.shared_prefix import Prefiller
 from neuronllm_eval.formats.markdown import markdown_table
 
@@ -105,8 +105,8 @@ def parts(run: Run, n_nodes: int, repeats: int) -> dict[str, float]:
             engine = fan_out.FanOutEngine
             for owner, name, part in (
                 (Prefiller, "prefill", "prefill"),
-                (engine, "_logits", "copies"),
-                (fan_out, "attention_masks", "masks"),
+                (engine, "_integrate_layers", "copies"),
+                (shared_prefix, "attention_masks", "masks"),
                 (DynamicCache, "update", "cache"),
                 (torch.autograd, "grad", "backward"),
             ):

@@ -14,7 +14,7 @@ from neuronllm_eval.engine.build import ReplayEngine
 from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
 
 (run,) = identify(
-    tasks="demo_topic", limit=4, top_z=20, quadrature="gauss_legendre", n_steps=4,
+    tasks="demo_topic", limit=2, top_z=20, quadrature="gauss_legendre", n_steps=4,
     output_path="runs/by_hand", overwrite=True,
 )  # fmt: skip
 model = load_model(run.settings)

@@ -20,7 +20,7 @@ def error_of(mistake: Callable[[], object]) -> NeuronLLMError:
 
 output = "runs/bad"
 assert "demo_topc" in error_of(lambda: identify(tasks="demo_topc", output_path=output)).found
-assert error_of(lambda: identify(tasks="demo_topic", top_z=-1, output_path=output)).remedy
+assert error_of(lambda: identify(tasks="demo_topic", top_z=-1, limit=4, output_path=output)).remedy
 assert error_of(lambda: identify(method=["ace", "psychic"], output_path=output)).exit_code == 2
 assert error_of(lambda: validate("runs/nowhere")).exit_code == 1
 assert not Path(output).exists()

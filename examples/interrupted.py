@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neuronllm_eval import Run, identify
 
-SETTINGS = {"tasks": "demo_topic", "limit": 40, "batch_size": 3}
+SETTINGS = {"tasks": "demo_topic", "limit": 20, "batch_size": 3}
 
 
 def files(run: Run) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ import neuronllm_eval
 from neuronllm_eval import Run, api, identify, validate
 from neuronllm_eval.cli import commands
 from neuronllm_eval.errors import ArtifactError, ModelError, NeuronLLMError, UsageError
+from neuronllm_eval.formats.digests import SUMS_FILE
 from neuronllm_eval.runs.settings import IdentifySettings
 from tests.fixtures.cli import (
     copy_of,
@@ -52,12 +53,12 @@ def run(tmp_path_factory) -> Run:
 
 
 def files(path: Path) -> dict[str, bytes]:
-    """The files of a run but for its result files and commands, which name paths and times."""
+    """The files of a run but for results, commands and digests of these: paths and times differ."""
     kept = (each for each in path.rglob("*") if each.is_file() and each.parent.name != "results")
     return {
         str(each.relative_to(path)): without_paths(each.read_bytes(), path)
         for each in kept
-        if each.name not in ("commands.jsonl", ".lock")
+        if each.name not in ("commands.jsonl", ".lock", SUMS_FILE)
     }
 
 

@@ -16,9 +16,11 @@ Expressions name columns, or `doc` for all of them: `doc["Correct Answer"]`.
 from __future__ import annotations
 
 import glob
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,7 +52,9 @@ def group_of(doc: Mapping[str, Any]) -> str:
 ROLES = ("selection", "validation", "demonstration")
 SELECTION, VALIDATION, DEMONSTRATION = ROLES
 _WHOLE_DOC = "doc"
-_BUILDERS = {"json": "json", "jsonl": "json", "parquet": "parquet", "csv": "csv", "tsv": "csv"}
+# Types of `data_files`. Those but parquet have no types of their own: their texts stay texts.
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_FILE_TYPES = ("json", "jsonl", "parquet", *_SEPARATORS)
 
 
 class QuestionSource(Protocol):
@@ -135,6 +139,62 @@ def located_files(data_files: Any, folder: Path) -> dict[str, list[str]]:
         use_beside = any(map(glob.glob, beside)) and not any(map(glob.glob, files))
         located[split] = beside if use_beside else files
     return located
+
+
+def _read_texts(patterns: Sequence[str], file_type: str) -> datasets.Dataset:
+    """The rows of csv, tsv, json or jsonl files, in which texts stay as they are written.
+
+    `datasets` reads NA as missing, 1.50 as 1.5 and "2020-01-01" as a time.
+    """
+    import datasets
+    import fsspec  # type: ignore[import-untyped]
+    import pandas as pd
+
+    rows: list[Any] = []
+    for opened in fsspec.open_files(patterns, "rt", encoding="utf-8-sig", newline=""):
+        with opened as file:
+            try:
+                if separator := _SEPARATORS.get(file_type):
+                    table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
+                    rows += table.to_dict("records")
+                else:
+                    rows += _json_rows(file.read())
+            except ValueError as error:
+                raise ValueError(f"{opened.path}: {error}") from error
+    if not rows:
+        raise FileNotFoundError(f"no row in {', '.join(patterns)}")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+
+
+def _json_rows(text: str) -> list[Any]:
+    """The objects of a list, or of lines."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    return value if isinstance(value, list) else [value]
+
+
+def _csv_answer(answer: Any, options: Any) -> Any:
+    """The gold of a row of texts: a number is an index, unless an option has this text.
+
+    Raises:
+        DocError: it is both, of different options.
+    """
+    text = answer.strip() if isinstance(answer, str) else ""
+    number = {"true": 1, "false": 0}.get(text.lower(), int(text) if text.isdecimal() else None)
+    texts = list(map(str, options)) if isinstance(options, list) else []
+    if number is None or text not in texts:
+        return answer if number is None else number
+    if number < len(texts) and texts[number] != text:
+        raise DocError(
+            f"the gold {text!r} is the text of one option and the index of another",
+            expected="one or the other",
+            remedy="let the task say which: `answer | int`, or `[A, B].index(answer)`",
+            reason="gold ambiguous",
+        )
+    return answer
 
 
 def _as_list(choices: Any) -> Any:
@@ -249,7 +309,7 @@ class DatasetSource:
 
     def _split(self, split: str) -> datasets.Dataset:
         try:
-            data = self._data()
+            data = self._data
         except TaskError:
             raise
         except Exception as error:  # whatever the Hub, a loading function or a file raises
@@ -268,6 +328,7 @@ class DatasetSource:
             )
         return data[split]
 
+    @cached_property
     def _data(self) -> Mapping[str, datasets.Dataset]:
         import datasets
 
@@ -275,19 +336,29 @@ class DatasetSource:
             return _imported(self.load)(**(self.load_kwargs or {}))
         if self.data_files is not None:
             files = {name: as_list(names) for name, names in self.data_files.items()}
-            suffixes = {Path(file).suffix.lstrip(".") for each in files.values() for file in each}
-            if len(suffixes) != 1 or not suffixes <= set(_BUILDERS):
-                raise TaskError(
-                    f"data_files has files of the types {', '.join(sorted(suffixes)) or 'none'}",
-                    expected=f"all of one type: {', '.join(_BUILDERS)}",
-                    remedy="convert the files",
-                )
-            suffix = suffixes.pop()
-            options = {"delimiter": "\t"} if suffix == "tsv" else {}
-            return datasets.load_dataset(_BUILDERS[suffix], data_files=files, **options)
+            if self._file_type == "parquet":
+                return datasets.load_dataset("parquet", data_files=files)
+            return {split: _read_texts(names, self._file_type) for split, names in files.items()}
         return datasets.load_dataset(
             self.path, name=self.name, revision=self.dataset_revision, data_dir=self.data_dir
         )
+
+    @property
+    def _file_type(self) -> str:
+        """The type of `data_files`; empty without any.
+
+        Raises:
+            TaskError: they are of several types, or of one that is not read.
+        """
+        files = [file for names in (self.data_files or {}).values() for file in as_list(names)]
+        suffixes = {Path(file).suffix.lstrip(".") for file in files}
+        if self.data_files is not None and not (len(suffixes) == 1 and suffixes <= {*_FILE_TYPES}):
+            raise TaskError(
+                f"data_files has files of the types {', '.join(sorted(suffixes)) or 'none'}",
+                expected=f"all of one type: {', '.join(_FILE_TYPES)}",
+                remedy="convert the files",
+            )
+        return next(iter(suffixes), "")
 
     def _reader(
         self, columns: list[str]
@@ -319,6 +390,7 @@ class DatasetSource:
             used |= names
         question = _ENVIRONMENT.from_string(self.question)
         passage = _ENVIRONMENT.from_string(self.passage)
+        is_csv = self._file_type in _SEPARATORS
         compiled = {
             text: _ENVIRONMENT.compile_expression(text, undefined_to_none=False)
             for text in expressions
@@ -328,21 +400,26 @@ class DatasetSource:
             try:
                 doc = {_WHOLE_DOC: doc, **doc}
                 values = {text: expression(**doc) for text, expression in compiled.items()}
+                options = list(self.labels) if choices is None else _as_list(values[choices])
+                answer = values[self.answer]
                 return RawQuestion(
                     row=row,
                     question=question.render(doc),
-                    choices=list(self.labels) if choices is None else _as_list(values[choices]),
-                    answer=values[self.answer],
+                    choices=options,
+                    answer=_csv_answer(answer, options) if is_csv else answer,
                     passage=passage.render(doc),
                     id=_as_id(values[self.id]) if self.id else None,
                     is_label=bool(self.labels),
                     group=group_of(doc),
                 )
+            except DocError as error:
+                return error
             except Exception as error:  # noqa: BLE001 - whatever an expression raises on this doc's values
                 return DocError(
                     f"row {row} cannot be read: {type(error).__name__}: {error}",
                     expected="values that the task's expressions can use",
-                    remedy="fix question, passage, choices, answer or id in dataset_kwargs",
+                    remedy="fix question, passage, choices, answer or id in dataset_kwargs; "
+                    "columns of csv files are texts: `answer | int`",
                     reason="unreadable",
                 )
 

@@ -69,8 +69,9 @@ def compare(
     comparison = compare_runs(asked, seconds)
     if len(files) != 1:
         show(render(comparison, asked.format or "table", asked, terminal_width()).rstrip("\n"))
-    for path, form in files.items():
-        write_whole(path, render(comparison, form, asked))
+    texts = {path: render(comparison, form, asked) for path, form in files.items()}
+    for path, text in texts.items():
+        write_whole(path, text)
     if files:
         show(f"written to {asked.output_path}")
     comparison.require_undamaged()

@@ -31,6 +31,7 @@ from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
 from neuronllm_eval.neurons.neuron_set import COMPARED, overlap
+from neuronllm_eval.reporting.task_report import TaskReport
 from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
@@ -202,16 +203,20 @@ def _computation(request: ComputeSettings) -> dict[str, Any]:
 def explain(request: ExplainSettings, show: Show) -> int:
     """Explain every run at and below some directories.
 
-    All that is stored is read and compared before the first model is loaded.
+    All that is stored, which the reports are rewritten from, is read and compared before the first
+    model is loaded.
     """
     runs = [StoredRun.load(run, _computation(request)) for run in runs_below(request.run_dir)]
     for stored in runs:
         require_trust(stored.settings, request.trust_remote_code)
+        stored.run.require_writable()
+        stored.run.require_places()
+        TaskReport.load(stored.run)
+    tasks = [load_run_task(stored.settings) for stored in runs]
     names = _distinct_names(runs)
     overlaps = _overlaps(names, runs)
     load, is_first = loaded_once(), not own_rank()
-    for name, stored in zip(names, runs, strict=True):
-        task = load_run_task(stored.settings)
+    for name, stored, task in zip(names, runs, tasks, strict=True):
         model = load(stored.settings)
         questions = selection_questions(model.lm, stored.settings, task)
         inputs = StageInput(model, stored.settings, questions)

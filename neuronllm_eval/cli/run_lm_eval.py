@@ -19,7 +19,7 @@ from neuronllm_eval.aqua.settings import PREFIX
 from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.masked_lm.mask_options import NAMES, MaskOptions
-from neuronllm_eval.models.loading import require_model_args
+from neuronllm_eval.models.model_args import require_model_args
 from neuronllm_eval.runs.directory import RunDirectory
 
 logger = logging.getLogger(__name__)

@@ -167,6 +167,7 @@ def read_run(run: RunDirectory, *, with_docs: bool = False) -> ComparedRun:
         ArtifactError: a file is missing or damaged, or files are of different validations.
     """
     settings = load_settings(run)
+    run.require_listed("validate")
     neurons = load_neurons(run, settings)
     origin = neurons.provenance
     facts = RunFacts(

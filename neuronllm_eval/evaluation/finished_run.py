@@ -13,7 +13,7 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, doc_table, without_controls
 from neuronllm_eval.evaluation.stats.significance import SplitHalf, stability_of
-from neuronllm_eval.formats.plain_files import require_file
+from neuronllm_eval.formats.plain_files import MOST_JSON_BYTES, read_text
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.artifacts import (
@@ -136,5 +136,4 @@ class Run:
     @property
     def report(self) -> str:
         """The report as Markdown (`report.md`)."""
-        require_file(self.directory.report)
-        return self.directory.report.read_text(encoding="utf-8")
+        return read_text(self.directory.report, MOST_JSON_BYTES, "run `neuronllm-eval report`")

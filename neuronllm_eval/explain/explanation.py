@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.evidence import Evidence, Mean
-from neuronllm_eval.explain.token_effects import NeuronTokens, Promotion, SetName, TokenEffect
+from neuronllm_eval.explain.token_effects import NeuronTokens, Promotion, SetName
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import question_words
 from neuronllm_eval.neurons.neuron_set import Neuron, Overlap
@@ -102,17 +102,10 @@ class NeuronExplanation:
     hurt: tuple[QuestionEffect, ...]
 
     def listed_tokens(self) -> NeuronTokens:
-        """What `tokens.json` keeps of it."""
+        """What `tokens.json` keeps of it, and tables show."""
         promotes, demotes = self.tokens.promotes, self.tokens.demotes
         layer, index, reading = *self.neuron.location, self.letters.reading
         return NeuronTokens(self.kind, layer, index, promotes, demotes, self.positive, reading)
-
-    @property
-    def mostly_promotes(self) -> tuple[TokenEffect, ...]:
-        """What it promotes by the sign of its activation on most prompts."""
-        if self.positive >= 0.5:
-            return self.tokens.promotes
-        return tuple(replace(each, effect=-each.effect) for each in self.tokens.demotes)
 
 
 @dataclass(frozen=True)

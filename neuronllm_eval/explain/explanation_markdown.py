@@ -69,7 +69,7 @@ def summary(explanation: Explanation) -> str:
     rows = [
         [
             *_name(each),
-            _tokens(each.mostly_promotes, _SHOWN_ON_CONSOLE),
+            _tokens(each.listed_tokens().on_most_prompts.promotes, _SHOWN_ON_CONSOLE),
             _letter_bias(each.letters),
             _signed(each.value),
             _effect(each.knockout),

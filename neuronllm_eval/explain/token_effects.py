@@ -211,6 +211,20 @@ class NeuronTokens:
         """Set, layer and index."""
         return self.kind, self.layer, self.index
 
+    @property
+    def on_most_prompts(self) -> Promotion:
+        """What it promotes and demotes by the sign of its activation on most prompts.
+
+        Every table shows this. Of a neuron that is not explained, while its activation is positive.
+        """
+        if self.positive is None or self.positive >= 0.5:
+            return Promotion(self.promotes, self.demotes)
+        reversed_effects = (
+            tuple(replace(token, effect=-token.effect) for token in tokens)
+            for tokens in (self.demotes, self.promotes)
+        )
+        return Promotion(*reversed_effects)
+
     def listed(self) -> NeuronTokens:
         """As reports list it: few tokens, and effects without what batches and devices change."""
         return replace(self, promotes=_rounded(self.promotes), demotes=_rounded(self.demotes))

@@ -56,8 +56,10 @@ def validated_figures(run: RunDirectory, export: Export) -> Figures | None:
     A condition that edits no neuron has none.
 
     Raises:
-        ArtifactError: `summary.json` or `validation.json` is damaged.
+        ArtifactError: `summary.json` or `validation.json` is damaged, or a file of the validation
+            is missing.
     """
+    run.require_listed("validate")
     if not (run.summary.is_file() and run.validation.is_file()):
         return None
     record, summary = load_validation(run), load_summary(run)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jsonlines
 
@@ -26,8 +26,8 @@ def write_whole(path: Path, content: str | bytes) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         data = content.encode() if isinstance(content, str) else content
-        with new_file(temporary) as file:
-            file.write(data)
+        temporary.unlink(missing_ok=True)  # a link there would be followed
+        temporary.write_bytes(data)
         temporary.replace(path)
         return hashlib.sha256(data).hexdigest()
     finally:
@@ -41,19 +41,14 @@ def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> str:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with new_file(temporary) as file, jsonlines.Writer(file, compact=True) as writer:
+        temporary.unlink(missing_ok=True)
+        with jsonlines.open(temporary, "w", compact=True) as writer:
             writer.write_all(values)
         digest = digest_of(temporary)
         temporary.replace(path)
         return digest
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def new_file(path: Path) -> BinaryIO:
-    """A file of this name to write, instead of what is there: a link is not followed."""
-    path.unlink(missing_ok=True)
-    return path.open("xb")
 
 
 def digest_of(path: Path) -> str:

@@ -7,7 +7,7 @@ with its digest before it reads it, so that a changed byte never becomes a chang
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from neuronllm_eval.errors import ArtifactError
@@ -51,12 +51,28 @@ def require_unchanged(path: Path, remedy: str) -> None:
             return
 
 
-def changed_files(folder: Path, expected: Iterable[Path]) -> list[str]:
+def missing_files(folder: Path) -> list[str]:
+    """The names of files that a folder lists and does not have."""
+    return [name for name in _read(folder) if not (folder / name).is_file()]
+
+
+def unlisted_files(folder: Path, finished: Iterable[Path]) -> list[Path]:
+    """Those of some files that a folder with digests does not list; none without digests."""
+    if not (folder / SUMS_FILE).is_file():
+        return []
+    listed = _read(folder)
+    return [path for path in finished if _name(folder, path) not in listed]
+
+
+def changed_files(
+    folder: Path, expected: Iterable[Path], optional: Sequence[Path] = ()
+) -> list[str]:
     """What `sha256sum -c` would find wrong with a folder, and finished files that are not listed.
 
     Args:
         folder: that has the digests.
         expected: the finished files that exist.
+        optional: files that may be missing.
 
     Returns:
         one text for each problem.
@@ -67,7 +83,8 @@ def changed_files(folder: Path, expected: Iterable[Path]) -> list[str]:
     if lines.pop() or not all(map(_LINE.fullmatch, lines)):
         return [f"{SUMS_FILE} has lines that are no digests"]
     listed = _read(folder)
-    problems = [f"{name} is missing" for name in listed if not (folder / name).is_file()]
+    missing = set(missing_files(folder)) - {_name(folder, path) for path in optional}
+    problems = [f"{name} is missing" for name in sorted(missing)]
     for file in expected:
         name = _name(folder, file)
         if name not in listed:
@@ -91,13 +108,14 @@ def _lines(folder: Path) -> list[str]:
     path = folder / SUMS_FILE
     if not path.is_file():
         return []
-    if path.stat().st_size > _MOST_BYTES:
+    if (size := path.stat().st_size) > _MOST_BYTES:
         raise ArtifactError(
-            f"{path} has {path.stat().st_size:,} bytes",
+            f"{path} has {size:,} bytes",
             expected=f"at most {_MOST_BYTES:,}",
-            remedy="remove it; verify and reports do without it",
+            remedy="remove it; reports do without it",
         )
-    return path.read_text("utf-8", "replace").split("\n")
+    # Not `read_text`, for which a carriage return ends a line too.
+    return path.read_bytes().decode("utf-8", "replace").split("\n")
 
 
 def _write(folder: Path, digests: Mapping[str, str]) -> None:

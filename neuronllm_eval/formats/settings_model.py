@@ -264,7 +264,11 @@ def _json(value: Any) -> Any:
 
 
 def parse_pairs(value: Any) -> Any:
-    """`name=value,name=value` as lm_eval reads it; a mapping as it is."""
+    """`name=value,name=value` or a JSON object, as lm_eval reads them; a mapping as it is."""
+    items = [value] if isinstance(value, str) else value
+    text = ",".join(items) if isinstance(items, list | tuple) else ""
+    if text.lstrip().startswith("{"):
+        value = _json(text)
     if isinstance(value, Mapping):
         pairs = {str(name): _as_text(each) for name, each in value.items()}
         for name, each in pairs.items():
@@ -278,7 +282,6 @@ def parse_pairs(value: Any) -> Any:
     from lm_eval.utils import simple_parse_args_string
 
     try:
-        items = [value] if isinstance(value, str) else value
         return dict(simple_parse_args_string(",".join(items)))
     except (TypeError, IndexError) as error:
         raise ValueError("no pairs") from error
@@ -316,8 +319,10 @@ def _flag_words(name: str, value: Any, about: Mapping[str, Any]) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
     if isinstance(value, dict):
+        is_flat = not any(isinstance(each, dict | list | tuple) for each in value.values())
         pairs = ",".join(f"{key}={each}" for key, each in value.items())
-        return [f"--{name}", json.dumps(value) if about.get("json") else pairs]
+        as_json = about.get("json") or not is_flat
+        return [f"--{name}", json.dumps(value) if as_json else pairs]
     if isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
         return [f"--{name}", *map(_plain_word, value)]
     if isinstance(value, tuple):

@@ -155,7 +155,7 @@ def _warn_of_lost_system_turn(lm: HFLM, task: ConfigurableTask, settings: Prompt
     ]
     marker = "SYSTEM-TURN"
     turns = [{"role": "system", "content": marker}, {"role": "user", "content": "?"}]
-    if lost and marker not in lm.apply_chat_template(turns):
+    if lost and marker not in prompt_format(lm, settings)["chat_template"](turns):
         logger.warning(
             "%s: the chat template takes no system turn, so the prompts are without the %s",
             task.config.task,

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_commit_from_path
+from lm_eval.models.huggingface import HFLM
 from pydantic import ConfigDict, with_config
 
 from neuronllm_eval.errors import ArtifactError
@@ -100,6 +103,22 @@ def harness_metrics(questions: QuestionSet, answers: Answers) -> dict[str, Any]:
         )
     assert results is not None  # one process only
     return dict(results)
+
+
+def harness_loglikelihoods(lm: HFLM, questions: QuestionSet, n_prompts: int) -> list[list[float]]:
+    """What the harness's model itself gives for the options of the first prompts, in log-nats."""
+    requests: dict[int, list[Instance]] = defaultdict(list)
+    doc_ids = questions.doc_ids
+    for instance in questions.task.instances:
+        requests[doc_ids[instance.doc_id]].append(instance)
+    plain = copy(lm)
+    plain.batch_size_per_gpu = 1  # not `auto`, which tries sizes
+    answers = []
+    for prompt in questions.prompts[:n_prompts]:
+        instances = sorted(requests[prompt.doc_id], key=lambda instance: instance.idx)
+        options = plain.loglikelihood(instances[: len(prompt.options)], disable_tqdm=True)
+        answers.append([loglikelihood for loglikelihood, _ in options])
+    return answers
 
 
 def _git_hash() -> str | None:

@@ -20,15 +20,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import jinja2
 import numpy as np
 from jinja2.sandbox import SandboxedEnvironment
+from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Kind
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._index import Entry
 from lm_eval.utils import env, set_torch_seed
 
 from neuronllm_eval.aqua.dataset import AquaSplits
@@ -82,18 +85,21 @@ def load_tasks(
     include_path: Sequence[str | Path] = (),
     metadata: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    only: str | None = None,
 ) -> dict[str, ConfigurableTask]:
     """Leaf tasks by name, groups and tags expanded; the packaged tasks are always known.
 
     Args:
-        names: tasks, groups, tags or YAML files.
+        names: tasks, groups, tags, patterns of their names such as `arc_*`, or YAML files.
         include_path: folders of further tasks.
         metadata: what the harness adds to each task's metadata, such as the model's arguments.
         overrides: settings that take precedence in AQUA tasks (`aqua.dataset.load_aqua`).
+        only: the one leaf task to load of groups.
 
     Raises:
-        TaskError: a name is unknown, a task's configuration or data cannot be loaded, or overrides
-            are given for a task that is not an AQUA task.
+        TaskError: a name is unknown, a task's configuration or data cannot be loaded, a group has
+            a task twice with different settings, or overrides are given for a task that is not an
+            AQUA task.
         UsageError: `include_path` is not a directory, or an AQUA setting is not acceptable.
     """
     if not names:
@@ -109,14 +115,74 @@ def load_tasks(
     if overrides:
         merged["overrides"] = {**merged.get("overrides", {}), **overrides}
     manager = task_manager(names, include_path, merged)
-    for name in names:
-        _require_multiple_choice_yaml(name, manager)
-    tasks = _built(names, lambda: manager.load(list(names))["tasks"])
+    factory = _RecordingFactory(merged, only)
+    manager._factory = factory
+    loaded = _built(names, lambda: manager.load(_expanded(names, manager)))
+    tasks = loaded["tasks"] if only is None else {only: loaded["tasks"][only]}
     checked = {name: _require_multiple_choice(name, task) for name, task in tasks.items()}
+    for name, task in checked.items():
+        if factory.settings.get(name) or name not in manager.task_index:
+            task.settings_from = _group_of(name, loaded["groups"])
     for name, task in checked.items():
         if overrides:
             _require_aqua(name, task, overrides)
     return checked
+
+
+def settings_from(task: ConfigurableTask) -> str:
+    """The group that gives a task settings of its own, or defines it; empty if its YAML has all."""
+    return getattr(task, "settings_from", "")
+
+
+class _RecordingFactory(TaskFactory):
+    """Makes tasks as the harness does, and records what groups change in them."""
+
+    def __init__(self, metadata: dict[str, Any], only: str | None) -> None:
+        super().__init__(meta=metadata)
+        self.only = only
+        self.settings: dict[str, dict[str, Any]] = {}
+
+    def _build_task(self, entry: Entry, overrides: dict[str, Any] | None) -> Any:
+        values = dict(overrides or {})
+        name = values.pop("task", entry.name)
+        if self.only not in (None, name):
+            return SimpleNamespace(task_name=name)  # groups drop what is not a task
+        if self.settings.setdefault(name, values) != values:
+            raise TaskError(
+                f"task {name} occurs twice, with different settings",
+                expected="each task with one set of settings, since results go by its name",
+                remedy="give one of them another name in a YAML of its own",
+            )
+        # Before anything of it runs: some load the model's tokenizer with its repository's code.
+        config = {**(entry.cfg or {}), **values}
+        output_type = config.get("output_type", "generate_until")
+        if output_type != "multiple_choice" and not {"class", "include"} & config.keys():
+            _refuse_type(name, output_type)
+        return super()._build_task(entry, overrides)
+
+
+def _group_of(task: str, groups: Mapping[str, Group]) -> str:
+    """The outermost of the groups that has a task."""
+    inner = {name for group in groups.values() for name in group.child_names}
+    return next(
+        name
+        for name, group in groups.items()
+        if name not in inner and any(each.task_name == task for each in group.get_all_tasks())
+    )
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern of names, as lm_eval has them."""
+    return any(character in name for character in "*?[")
+
+
+def _expanded(names: Sequence[str], manager: TaskManager) -> list[str]:
+    """Names, with patterns replaced by what they match."""
+    return [
+        match
+        for name in names
+        for match in (manager.match_tasks([name]) if is_pattern(name) else [name])
+    ]
 
 
 def task_manager(
@@ -136,7 +202,8 @@ def task_manager(
     if not all(name in manager.all_tasks for name in names):
         manager = TaskManager(include_path=paths, metadata=values)
     for name in names:
-        if name not in manager.all_tasks and not Path(name).is_file():
+        known = manager.match_tasks([name]) if is_pattern(name) else name in manager.all_tasks
+        if not known and not Path(name).is_file():
             inside = [other for other in manager.all_tasks if name.lower() in other.lower()]
             alike = difflib.get_close_matches(name, manager.all_tasks)
             close = list(dict.fromkeys((*alike, *inside)))[:5]
@@ -173,24 +240,6 @@ def _built(names: Sequence[str], build: Any) -> dict[str, Any]:
             expected="a valid task configuration whose data set is reachable",
             remedy="try `lm_eval validate --tasks ...`",
         ) from error
-
-
-def _require_multiple_choice_yaml(name: str, manager: TaskManager) -> None:
-    """Refuse tasks whose YAML says that they are of another type, before anything of them is run.
-
-    Some of the harness's load the tokenizer of the model with the code of its repository.
-    """
-    entry = manager.task_index.get(name)
-    config = (entry.cfg if entry is not None else None) or {}
-    members = config.get("task") if entry is not None and entry.kind is Kind.GROUP else None
-    if entry is not None and entry.kind is Kind.TAG:
-        members = sorted(entry.tags)
-    for member in members if isinstance(members, list) else []:
-        if isinstance(member, str):
-            _require_multiple_choice_yaml(member, manager)
-    is_task = entry is not None and entry.kind is Kind.TASK
-    if is_task and "class" not in config and config.get("output_type") != "multiple_choice":
-        _refuse_type(name, config.get("output_type", "generate_until"))
 
 
 def _refuse_type(name: str, output_type: object, contexts: str = "") -> NoReturn:

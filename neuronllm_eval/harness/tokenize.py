@@ -23,7 +23,8 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
 from neuronllm_eval.aqua.cleaning import counts_from_one, plain_answer
-from neuronllm_eval.errors import DocError, ModelError, TaskError
+from neuronllm_eval.aqua.proxies import LETTERS
+from neuronllm_eval.errors import DocError, ModelError, TaskError, UsageError
 from neuronllm_eval.harness.gold import CHECKED_DOCS, has_own_scoring, require_same_gold
 from neuronllm_eval.harness.tasks import is_aqua, question_ids, validation_split
 from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
@@ -110,13 +111,43 @@ class QuestionSet:
         return counts
 
 
+def chat_template_text(lm: HFLM, template: bool | str) -> str | None:
+    """The chat template in use; None for none.
+
+    Args:
+        lm: the harness model.
+        template: whether to use the tokenizer's template, or the name of one of several.
+
+    Raises:
+        UsageError: the tokenizer has none of that name, or no default among several.
+    """
+    if not template:
+        return None
+    templates: Any = getattr(lm.tokenizer, "chat_template", None)
+    names = sorted(templates) if isinstance(templates, dict) else []
+    name = template if isinstance(template, str) else "default"
+    if (isinstance(template, str) or names) and name not in names:
+        raise UsageError(
+            f"the tokenizer has no chat template of the name {name!r:.100}",
+            expected=f"one of {', '.join(names)}"
+            if names
+            else "its only template, which has no name",
+            remedy="check --apply_chat_template" + ("" if names else "; pass it without a name"),
+        )
+    return str(templates[name] if names else templates or "")
+
+
 def prompt_format(lm: HFLM, settings: PromptSettings) -> dict[str, Any]:
     """How the harness formats a prompt: arguments of its functions."""
+    template = chat_template_text(lm, settings.apply_chat_template)
+    if isinstance(settings.apply_chat_template, str):  # lm_eval records the name and ignores it
+        lm = copy(lm)
+        lm.chat_template_args = {**lm.chat_template_args, "chat_template": template}
     return {
         "system_instruction": settings.system_instruction,
-        "apply_chat_template": bool(settings.apply_chat_template),
+        "apply_chat_template": template is not None,
         "fewshot_as_multiturn": settings.fewshot_as_multiturn,
-        "chat_template": lm.apply_chat_template if settings.apply_chat_template else None,
+        "chat_template": None if template is None else lm.apply_chat_template,
     }
 
 
@@ -171,7 +202,9 @@ class Encoder:
                 f"none of {len(chosen)} docs of task {self.task.config.task} can be used: "
                 f"{_listed(skipped)}; the first: {first_error.found}",
                 expected=first_error.expected,
-                remedy="choose another task, or a model with a longer context, if too short",
+                remedy=first_error.remedy
+                if first_error.reason != _TOO_LONG
+                else "choose another task, or a model with a longer context",
                 reason=first_error.reason,
             ) from first_error
         self._require_gold([prompt for each in questions for prompt in each.prompts], usable)
@@ -264,6 +297,14 @@ class Encoder:
         instances.sort(key=lambda request: request.idx)
         n_options = len(task.doc_to_choice(doc))
         gold = self._gold(doc_id, doc, task.doc_to_choice(doc))
+        if n_options > len(LETTERS):
+            raise DocError(
+                f"doc {doc_id} of task {task.config.task} has {n_options} options",
+                expected=f"at most {len(LETTERS)}, one letter each",
+                remedy=f"use aqua:{task.config.task} with --n_options {len(LETTERS)}, which keeps "
+                "the gold option and a draw of the others",
+                reason=f"more than {len(LETTERS)} options",
+            )
         encoded = [_encode(self.lm, *request.args[:2]) for request in instances[:n_options]]
         context = encoded[0][0]
         if any(other != context for other, _ in encoded):

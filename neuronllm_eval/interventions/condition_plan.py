@@ -103,12 +103,7 @@ class Sweep:
         """
         total = neurons.n_layers * neurons.width
         counts = sorted({resolve_count(count, total, "top_k") for count in self.top_k})
-        if counts and counts[-1] > neurons.top_k:
-            raise UsageError(
-                f"top_k={counts[-1]} of a set selected with top_k={neurons.top_k}",
-                expected=f"1 to {neurons.top_k}",
-                remedy="check --top_k, or run `neuronllm-eval identify` with a larger one",
-            )
+        _require_at_most(max(counts, default=0), neurons.top_k, "--top_k")
         return tuple(counts) or (neurons.top_k,)
 
     def points(
@@ -143,6 +138,15 @@ def _operation(scale: float) -> str | None:
     if scale == 1:
         return None
     return "suppress" if scale < 1 else "enhance"
+
+
+def _require_at_most(count: int, most: int, flag: str) -> None:
+    if count > most:
+        raise UsageError(
+            f"top_k={count} of a set selected with top_k={most}",
+            expected=f"1 to {most}",
+            remedy=f"check {flag}, or run `neuronllm-eval identify` with a larger --top_k",
+        )
 
 
 def _require_distinct(name: str, values: Sequence[float]) -> None:
@@ -197,7 +201,13 @@ class ConditionPlan:
             UsageError: the sweep asks for more neurons than were chosen.
         """
         counts = self.sweep.counts(neurons)
+        self.require_at_most(neurons.top_k)
         return neurons.top(max(counts)), self.at(counts)
+
+    def require_at_most(self, top_k: int) -> None:
+        """Raise UsageError for a condition that names more neurons than are selected."""
+        for condition in self.conditions:
+            _require_at_most(ConditionName.parse(condition).top_k or 0, top_k, "--conditions")
 
     def at(self, counts: Sequence[int]) -> ConditionPlan:
         """The plan with the sweep's points at these numbers of neurons."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.export.manifest import warn_of_other_base
+from neuronllm_eval.harness.tokenize import chat_template_text
 from neuronllm_eval.masked_lm.mask_options import NAMES, MaskOptions
 from neuronllm_eval.masked_lm.scoring import MaskedScoringLM
 from neuronllm_eval.masked_lm.shared_context_scoring import Mask
@@ -36,7 +37,8 @@ from neuronllm_eval.models.fingerprints import (
     tokenizer_hash,
 )
 from neuronllm_eval.models.forward_check import require_plain_forward
-from neuronllm_eval.models.loading import readable_loading, require_model_args
+from neuronllm_eval.models.loading import readable_loading
+from neuronllm_eval.models.model_args import require_model_args
 from neuronllm_eval.prompts import ALL
 from neuronllm_eval.runtime.distributed import meet, other_ranks_needed, share_docs
 
@@ -135,6 +137,17 @@ class NeuronMaskedLM(MaskedScoringLM):
         """Wait for the other processes."""
         with other_ranks_needed():
             super().barrier()
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template in use; of a name the one that prompts are then written by.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        text = chat_template_text(self, chat_template)
+        if isinstance(chat_template, str):  # lm_eval records the name and ignores it
+            self.chat_template_args |= {"chat_template": text}
+        return text
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Use lm_eval's cache of answers (`--use_cache`), if they are this mask's and model's.

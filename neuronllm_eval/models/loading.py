@@ -1,8 +1,7 @@
 """Loading a model, with what goes wrong in lm_eval and transformers as this package's errors.
 
-1. Arguments of the wrong type, which they accept and stumble over later, are refused at once.
-2. Whatever they raise becomes one ModelError.
-3. Weights that are missing from a checkpoint, which transformers initialises at random with no more
+1. Whatever they raise becomes one ModelError.
+2. Weights that are missing from a checkpoint, which transformers initialises at random with no more
    than a warning, are refused: every later number would be meaningless.
 """
 
@@ -14,32 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from neuronllm_eval.errors import ModelError, NeuronLLMError, UsageError
+from neuronllm_eval.errors import ModelError, NeuronLLMError
 
 if TYPE_CHECKING:  # checking arguments needs neither torch nor transformers
     from torch import nn
 
 logger = logging.getLogger(__name__)
-# Arguments whose values lm_eval does not check.
-_FLAGS = ("add_bos_token", "trust_remote_code", "parallelize", "truncation", "logits_cache")
-_COUNTS = {"max_length": 1, "prefix_token_id": 0}
 _CONFIG_ARGS = ("revision", "trust_remote_code", "subfolder", "gguf_file")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def require_model_args(arguments: Mapping[str, Any]) -> None:
-    """Raise UsageError for model arguments whose value has no meaning; None counts as not given."""
-    for name, value in arguments.items():
-        least = _COUNTS.get(name)
-        if name in _FLAGS and not isinstance(value, bool | None):
-            expected = "True or False"
-        elif least is not None and not (value is None or (type(value) is int and value >= least)):
-            expected = f"a whole number from {least}"
-        else:
-            continue
-        raise UsageError(
-            f"{name} is {value!r:.100}", expected=expected, remedy=f"check {name} in --model_args"
-        )
 
 
 @contextmanager

@@ -27,8 +27,8 @@ WIDTH = 356
 _LABELS = 122  # pixels for the names of rows
 _CHARACTERS = 16  # that fit there
 _RIGHT = WIDTH - 12
-_MOST_MARKS = 150  # good neurons, and bad ones, in a scatter
-_MOST_GROUPS = 40
+MOST_MARKS = 1000  # good neurons, and bad ones, in a scatter
+MOST_GROUPS = 40
 
 PANEL_WIDTH, PANEL_HEIGHT = 172, 150
 _PANEL_LEFT, _PANEL_RIGHT, _PANEL_TOP, _PANEL_BOTTOM = 32, 164, 10, 116
@@ -158,15 +158,24 @@ def layers(good: Sequence[int], bad: Sequence[int]) -> Drawing:
 def halves(
     half_sums: NDArray[np.float64], good: Sequence[Neuron], bad: Sequence[Neuron], correlation: str
 ) -> Drawing:
-    """Scores of the selected neurons from one half of the questions, against the other half."""
+    """Scores of the selected neurons from one half of the questions, against the other half.
+
+    Of more than `MOST_MARKS` good or bad ones, the strongest are drawn.
+
+    Args:
+        half_sums: [halves, layers, neurons].
+        good: the strongest first.
+        bad: likewise.
+        correlation: of the halves, in words.
+    """
     left, top, bottom = 52, 26, 236
     alt = f"Scores of the selected neurons from either half of the questions; {correlation}."
     drawing = Drawing(WIDTH, bottom + 38, alt)
     _legend(drawing, (("circle", "good mark-only", "good"), ("square", "bad mark-only", "bad")))
     shown = [
-        (form, css, neurons[index])
+        (form, css, neuron)
         for form, css, neurons in (("circle", "good", good), ("square", "bad", bad))
-        for index in spread(len(neurons), _MOST_MARKS)
+        for neuron in neurons[:MOST_MARKS]
     ]
     points = [half_sums[:, neuron.layer, neuron.index].tolist() for _, _, neuron in shown]
     values = [value for point in points for value in point]
@@ -199,9 +208,12 @@ class GroupChange(NamedTuple):
 
 
 def groups(changes: Sequence[GroupChange], condition: str) -> Drawing:
-    """Accuracy by group, unmasked and under a condition, the largest losses first."""
-    order = sorted(changes, key=lambda group: group.after - group.before)
-    shown = [order[index] for index in spread(len(order), _MOST_GROUPS)]
+    """Accuracy by group, unmasked and under a condition, the largest losses first.
+
+    Of more than `MOST_GROUPS`, those that changed most are drawn.
+    """
+    by_size = sorted(changes, key=lambda group: -abs(group.after - group.before))
+    shown = sorted(by_size[:MOST_GROUPS], key=lambda group: group.after - group.before)
     texts = [f"{group.name} {group.before:.0f} to {group.after:.0f}" for group in shown]
     legend = [("circle", "before", "unmasked"), ("diamond", "mark", condition)]
     if any(group.controls for group in changes):

@@ -29,6 +29,11 @@ _DIRECTION = (
     "Promotes, demotes: while its activation is positive; while it is negative, the reverse."
 )
 _SIGNS = "Run `neuronllm-eval explain` to see how often it is positive."
+_USUAL_DIRECTION = (
+    "Mostly promotes, mostly demotes: by the sign of its activation on most prompts; of neurons "
+    "that are not explained, while it is positive. Positive %: share of the prompts on which it is "
+    "above 0; more in explain.md."
+)
 
 
 # Flips --------------------------------------------------------------------------------------------
@@ -199,12 +204,12 @@ def neurons_table(report: TaskReport) -> Table:
     explained = any(tokens.positive is not None for tokens in report.tokens.values())
     if not report.tokens:
         note += f" {EXPLAIN}"
+    elif explained:
+        headers += ["mostly promotes", "mostly demotes", "positive %", "about"]
+        note += f" {_USUAL_DIRECTION}"
     else:
         headers += ["promotes", "demotes"]
-        note += f" {_DIRECTION}" + ("" if explained else f" {_SIGNS}")
-    if explained:
-        headers += ["positive %", "about"]
-        note += " Positive %: share of the prompts on which it is above 0; more in explain.md."
+        note += f" {_DIRECTION} {_SIGNS}"
     rows = []
     for name, neuron in top_neurons(report.neurons):
         votes = (
@@ -220,7 +225,10 @@ def neurons_table(report: TaskReport) -> Table:
 
 
 def _token_cells(tokens: NeuronTokens | None) -> list[str]:
-    return ["", ""] if tokens is None else [_quoted(tokens.promotes), _quoted(tokens.demotes)]
+    if tokens is None:
+        return ["", ""]
+    usual = tokens.on_most_prompts
+    return [_quoted(usual.promotes), _quoted(usual.demotes)]
 
 
 def _explained_cells(tokens: NeuronTokens | None) -> list[str]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.formats.markdown import data_text, one_line
 from neuronllm_eval.formats.svg import Drawing, clipped
 from neuronllm_eval.interventions.conditions import UNMASKED
-from neuronllm_eval.neurons.neuron_set import layer_counts
+from neuronllm_eval.neurons.neuron_set import Neuron, layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
 from neuronllm_eval.reporting.condition_tables import (
@@ -49,7 +49,8 @@ _HALVES_MARKS = (
 )
 _DOSE_MARKS = (
     "Delta in points with its 95% interval; grey: the range of the point's own random controls; "
-    "square: the unmasked model."
+    f"square: the unmasked model. At most {charts.MOST_PANELS} panels are drawn; the tables have "
+    "all points."
 )
 
 
@@ -152,8 +153,11 @@ def _detail_sections(report: TaskReport) -> list[Section]:
         if flips:
             sections.append(Section("flips", "Questions gained and lost", tables=flips))
         shares = letter_shares(report.answers, report.summaries)
+        panels = tuple(charts.letter_panels(shares))
         caption = "Bars: predicted letters; lines: gold letters."
-        figure = Figure(tuple(charts.letter_panels(shares)), caption)
+        if len(panels) < len(shares.predicted):
+            caption += f" Drawn: {len(panels)} of {len(shares.predicted)}; the table has all."
+        figure = Figure(panels, caption)
         sections.append(
             Section(
                 "letters", "Predicted letters", figures=(figure,), tables=(letters_table(shares),)
@@ -226,6 +230,8 @@ def _groups(report: TaskReport, condition: str) -> list[Section]:
         for group in group_accuracies(report, (UNMASKED, condition))
     ]
     caption = "Accuracy on each group of questions; the largest losses come first."
+    if len(changes) > charts.MOST_GROUPS:
+        caption += f" Drawn: the {charts.MOST_GROUPS} of {len(changes)} that changed most."
     figure = Figure((charts.groups(changes, condition),), caption)
     return [Section("groups", "Accuracy by group", figures=(figure,), tables=(table,))]
 
@@ -263,10 +269,20 @@ def _neurons(report: TaskReport) -> Section:
         () if gap is not None else (f"{text}.",),
         (
             Figure((charts.layers(*counts),), "Selected neurons by layer: good up, bad down."),
-            Figure((scatter,), _HALVES_MARKS),
+            Figure((scatter,), f"{_HALVES_MARKS}{_left_out(*sets)}"),
         ),
         _present((neurons_table(report), stability, gap)),
     )
+
+
+def _left_out(good: Sequence[Neuron], bad: Sequence[Neuron]) -> str:
+    """Which neurons a scatter does not draw; empty if it draws all."""
+    shown = [
+        f"the {charts.MOST_MARKS} strongest of {len(neurons):,} {name} ones"
+        for name, neurons in (("good", good), ("bad", bad))
+        if len(neurons) > charts.MOST_MARKS
+    ]
+    return f" Drawn: {' and '.join(shown)}." if shown else ""
 
 
 def _provenance(report: TaskReport) -> Section:

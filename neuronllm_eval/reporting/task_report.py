@@ -71,6 +71,7 @@ class TaskReport:
         settings, neurons, scores = read_identified(run)
         doc_counts: dict[str, Any] = {"selection": load_doc_counts(run)}
         values: dict[str, Any] = {}
+        run.require_listed("validate")
         if run.validation.exists() or run.conditions.exists():
             validation = load_validation(run)
             neurons = validation.validated(neurons, run.validation)

@@ -114,11 +114,12 @@ class ValidationRecord:
 
 
 def load_settings(run: RunDirectory) -> RunSettings:
-    """The settings of a run (`run.yaml`).
+    """The settings of a run (`run.yaml`), which every reader of a run reads first.
 
     Raises:
-        ArtifactError: the file is missing or damaged.
+        ArtifactError: the file is missing or damaged, or one that figures come from is missing.
     """
+    run.require_listed("identify")
     return run.once(run.settings, lambda: load_run_file(run.settings))[0]
 
 
@@ -195,9 +196,10 @@ def load_validation(run: RunDirectory) -> ValidationRecord:
     """What was validated and how (`validation.json`).
 
     Raises:
-        ArtifactError: the file is missing or damaged.
+        ArtifactError: the file is missing or damaged, or one that figures come from is missing.
     """
     path = run.validation
+    run.require_listed("validate")
     return run.once(path, lambda: load(ValidationRecord, path, VALIDATE_REMEDY))
 
 
@@ -208,7 +210,9 @@ def load_commands(run: RunDirectory) -> list[CommandLine]:
         ArtifactError: the file is damaged.
     """
     remedy = f"remove it and its line in {SUMS_FILE}: reports do without it"
-    return load_lines(CommandLine, run.commands, remedy) if run.commands.exists() else []
+    if not run.commands.exists():
+        return []
+    return run.once(run.commands, lambda: load_lines(CommandLine, run.commands, remedy))
 
 
 def load_excluded(run: RunDirectory, role: str) -> list[ExcludedQuestion]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from neuronllm_eval.errors import ArtifactError, TaskError
 from neuronllm_eval.formats.atomic import (
@@ -25,7 +25,9 @@ from neuronllm_eval.formats.atomic import (
 from neuronllm_eval.formats.digests import (
     SUMS_FILE,
     list_digests,
+    missing_files,
     unlist_digests,
+    unlisted_files,
 )
 from neuronllm_eval.formats.inert_text import redacted
 from neuronllm_eval.formats.plain_files import MOST_JSON_BYTES, read_text
@@ -91,6 +93,7 @@ class RunDirectory:
     def written(self, path: Path, digest: str, value: object = None) -> None:
         """The same for a file that has just been written, and has this digest."""
         list_digests(self.path, {path: digest})
+        self._values.pop(path, None)
         if value is not None:
             self._values[path] = value
 
@@ -150,6 +153,33 @@ class RunDirectory:
         folders = (self.path / RESULTS_FOLDER, self.path / ADAPTERS_FOLDER)
         inside = (path for folder in folders for path in sorted(folder.rglob("*")))
         return [path for path in (*named, *inside) if path.is_file()]
+
+    def is_listed(self) -> bool:
+        """Whether the digest of every finished file is listed, if any is.
+
+        A command that is killed between writing a file and listing it leaves one that is not.
+        """
+        return not unlisted_files(self.path, self.finished_files())
+
+    def require_listed(self, stage: Literal["identify", "validate"]) -> None:
+        """Refuse a run without a file of a stage that it lists, and that figures come from.
+
+        Raises:
+            ArtifactError: names the file.
+        """
+        evidence = {
+            "identify": (self.neurons, self.scores, self.questions, self.set_aside("selection")),
+            "validate": (self.conditions, self.validation, self.set_aside("validation")),
+        }[stage]
+        for name in missing_files(self.path):
+            path = self.path / name
+            is_result = stage == "validate" and path.parent.name == RESULTS_FOLDER
+            if path in evidence or is_result:
+                raise ArtifactError(
+                    f"{path} is missing, though {SUMS_FILE} lists it",
+                    expected="the files that were written",
+                    remedy=f"restore it, or run {stage} again with --overwrite",
+                )
 
     # What stages do to it -------------------------------------------------------------------------
 

@@ -352,17 +352,21 @@ class RunSettings(SelectionSettings):
     """Everything that decides what one run of one task and method computes, as `run.yaml` has it.
 
     `top_k` and `top_z` are shares below 1 and counts from 1. `positions` is where neurons are
-    selected, and `method_args` are the method's settings.
+    selected, and `method_args` are the method's settings. `group` is the group of tasks that gives
+    the task settings of its own. `validation_prompts` are digests of the first prompts of the
+    validation split as identify makes them, by doc.
     """
 
     model_args: dict[str, Any]
     task: str
+    group: str = ""
     include_path: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
     metadata: dict[str, Any] = Field(default_factory=dict)
     fewshot_as_multiturn: bool = True
     method: str = "ace"
     method_args: dict[str, Any] = Field(default_factory=dict)
     top_k: float = 0.02
+    validation_prompts: dict[str, str] = Field(default_factory=dict)
 
     def without_secrets(self) -> RunSettings:
         """The same without access tokens, which no file of a run holds."""
@@ -428,9 +432,11 @@ def _require_method(settings: RunSettings, path: Path) -> None:
 
 def _require_names_and_places(settings: RunSettings, path: Path) -> None:
     """What a run directory brings along must not become code that is run."""
-    if set(settings.task) & set("/\\") or Path(settings.task).is_file():
+    for name in (settings.task, settings.group):
+        if not (set(name) & set("/\\") or Path(name).is_file()):
+            continue
         raise ArtifactError(
-            f"{path}: settings.task is the path {settings.task!r:.100}",
+            f"{path}: settings.task is the path {name!r:.100}",
             expected="the name of a task, as identify writes it",
             remedy=_REMEDY,
         )

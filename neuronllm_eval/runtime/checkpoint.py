@@ -29,7 +29,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.formats.atomic import new_file
 from neuronllm_eval.formats.plain_files import require_size
 
 logger = logging.getLogger(__name__)
@@ -249,8 +248,8 @@ def write_durably(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there, even if the machine stops."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with new_file(temporary) as file:
-            file.write(content)
+        temporary.unlink(missing_ok=True)  # a link there would be followed
+        temporary.write_bytes(content)
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)

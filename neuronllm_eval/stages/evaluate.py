@@ -7,6 +7,8 @@ the command line calls.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +21,11 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.formats.settings_model import command_words
 from neuronllm_eval.interventions.condition_plan import ConditionPlan, Sweep
 from neuronllm_eval.interventions.conditions import Scales
+from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting.task_report import read_identified
 from neuronllm_eval.reporting.write_reports import report_task
+from neuronllm_eval.runs.artifacts import load_neurons
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from neuronllm_eval.runs.settings import (
     EvaluateSettings,
@@ -32,9 +36,9 @@ from neuronllm_eval.runs.settings import (
     ValidateSettings,
 )
 from neuronllm_eval.runtime.distributed import Ranks
-from neuronllm_eval.runtime.resumable_work import Launch
+from neuronllm_eval.runtime.resumable_work import Launch, is_unfinished
 from neuronllm_eval.stages.cost_estimate import Estimate, estimate_table
-from neuronllm_eval.stages.identify import identify_task
+from neuronllm_eval.stages.identify import estimate_identification, identify_task
 from neuronllm_eval.stages.load import (
     Load,
     MethodRun,
@@ -48,13 +52,9 @@ from neuronllm_eval.stages.load import (
     selection_questions,
     validation_questions,
 )
-from neuronllm_eval.stages.prepare import (
-    estimate_identification,
-    estimate_validation,
-    quadrature_of,
-)
+from neuronllm_eval.stages.prepare import quadrature_of
 from neuronllm_eval.stages.resume import refuse_before_work, validation_is_left
-from neuronllm_eval.stages.validate import validate_task
+from neuronllm_eval.stages.validate import estimate_validation, validate_task
 
 Show = Callable[[str], object]
 
@@ -105,6 +105,9 @@ def identify_runs(
         launch = dataclasses.replace(launch, keep=True)  # what is left would have been refused
         # 2. The model, and all questions of all tasks: what is wrong with one shows at once.
         model = load(settings)
+        most = resolve_count(settings.top_k, math.prod(model.layers.shape), "top_k")
+        if plan is not None:
+            plan.require_at_most(most)
         selection = {
             name: StageInput(model, own, selection_questions(model.lm, own, task))
             for name, (own, task) in tasks.items()
@@ -113,14 +116,15 @@ def identify_runs(
             name: StageInput(model, own, validation_questions(model.lm, own, task))
             for name, (own, task) in tasks.items()
         }
+        selection = {
+            name: inputs.expecting(validation[name].questions) for name, inputs in selection.items()
+        }
         if launch_settings.dry_run:
             estimates: list[Estimate] = []
             for name in tasks:
-                run = runs[name][0].run
-                estimates.append(estimate_identification(selection[name], run, methods, launch))
+                estimates.append(estimate_identification(selection[name], runs[name], launch))
                 if plan is not None:
-                    estimate = estimate_validation(validation[name], plan, run, launch)
-                    estimates += [estimate] * len(methods)
+                    estimates += _estimated(runs[name], validation[name], plan, launch)
             return _show_estimates(estimates, launch, show)
         # 3. The stages of each task.
         for name in tasks:
@@ -147,6 +151,21 @@ def _pass_name(task: str, runs: Sequence[MethodRun]) -> str:
     """The stage that identifies neurons: one time for all methods that share the pass."""
     names = ", ".join(method_run.method.name for method_run in runs)
     return f"identify {task} ({names} together)" if len(runs) > 1 else f"identify {task} {names}"
+
+
+def _estimated(
+    runs: Sequence[MethodRun], inputs: StageInput, plan: ConditionPlan, launch: Launch
+) -> Iterator[Estimate]:
+    """What validating each method's neurons takes; the same for all that are still to be found."""
+    of_any = functools.cache(lambda: estimate_validation(inputs, plan, runs[0].run, launch))
+    for method_run in runs:
+        run, settings = method_run.run, method_run.settings(inputs.settings)
+        if launch.overwrite or not method_run.is_identified or is_unfinished(run.identifying):
+            yield of_any()
+            continue
+        neurons, run_plan = plan.over(load_neurons(run, settings))
+        of_method = method_run.of_method(inputs)
+        yield estimate_validation(of_method, run_plan, run, launch, neurons)
 
 
 def _show_estimates(
@@ -202,22 +221,22 @@ def validate_runs(
         # refused before any validation.
         work = []
         for run in runs_below([request.run_dir]):
+            run.require_writable()
+            run.require_places()
             settings, neurons, _ = read_identified(run)
             positions = request.positions or settings.positions
             run_plan = dataclasses.replace(plan, positions=positions)
-            work.append((run, settings, *run_plan.over(neurons)))
+            settings = settings.model_copy(update=request.overrides())
+            require_trust(settings, request.trust_remote_code)
+            task = load_run_task(settings)
+            work.append((run, settings, task, *run_plan.over(neurons)))
         runs = [run for run, *_ in work]
         if not launch_settings.dry_run:
-            for run in runs:
-                run.require_writable()
             take_locks(launch, runs)
         is_left = launch.ranks.on_first(lambda: any(validation_is_left(run) for run in runs))
         launch = dataclasses.replace(launch, keep=(launch.keep or is_left) and not launch.overwrite)
         estimates: list[Estimate] = []
-        for run, stored, neurons, run_plan in work:
-            settings = stored.model_copy(update=request.overrides())
-            require_trust(settings, request.trust_remote_code)
-            task = load_run_task(settings)
+        for run, settings, task, neurons, run_plan in work:
             model = load(settings)
             inputs = StageInput(model, settings, validation_questions(model.lm, settings, task))
             if launch_settings.dry_run:

@@ -30,6 +30,7 @@ from neuronllm_eval.errors import DocError
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.ia3_adapter import write_standard_adapters
 from neuronllm_eval.harness.tasks import is_aqua
+from neuronllm_eval.harness.tokenize import chat_template_text
 from neuronllm_eval.models.fingerprints import digest, dtype_name, tokenizer_hash, versions
 from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
@@ -40,7 +41,7 @@ from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close, recorded_work
-from neuronllm_eval.stages.cost_estimate import Stage, announce_if_long
+from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import MethodRun, StageInput
 from neuronllm_eval.stages.prepare import prepare_identification, warn_of_few
 from neuronllm_eval.stages.resume import (
@@ -56,6 +57,61 @@ LARGE_GAP = 0.1
 _METHODS = "methods"  # in the identity of a pass
 
 
+@dataclasses.dataclass(frozen=True)
+class IdentificationPlan:
+    """What identifying a task will do; whatever can be refused has been.
+
+    Attributes:
+        inputs: with the settings resolved.
+        unfinished: the runs whose neurons are to be found; the first has the checkpoint.
+        how: settings of the pass.
+        stage: its engine, batch size and sizes.
+        work: the questions in units.
+        resumes: whether a checkpoint of this work is completed.
+    """
+
+    inputs: StageInput
+    unfinished: list[MethodRun]
+    how: IdentificationSettings
+    stage: Stage
+    work: Work
+    resumes: bool
+
+
+def plan_identification(
+    inputs: StageInput, runs: Sequence[MethodRun], launch: Launch
+) -> IdentificationPlan:
+    """Decide what is to be done, and refuse what cannot be. Writes nothing.
+
+    Raises:
+        UsageError: settings that the model cannot have, or a directory holds a run or unfinished
+            work of other settings.
+    """
+    indices = launch.ranks.on_first(lambda: _unfinished(runs, launch.overwrite))
+    unfinished = [runs[index] for index in indices]
+    pending = unfinished or runs
+    methods = [method_run.method for method_run in pending]
+    how, stage = prepare_identification(inputs, pending[0].run, methods, launch)
+    inputs = dataclasses.replace(inputs, settings=_resolved(inputs, how))
+    finished_runs = [method_run for method_run in runs if method_run not in unfinished]
+    launch.ranks.on_first(lambda: require_same_neurons(finished_runs, inputs))
+    values = identity(pending[0].of_method(inputs), stage.engine)
+    values[_METHODS] = {run.method.name: dataclasses.asdict(run.method) for run in pending}
+    work = Work.plan(values, inputs.questions.questions, stage.batch_size)
+    resumes = launch.ranks.on_first(
+        lambda: bool(unfinished) and launch.resumes(work, pending[0].run.identifying)
+    )
+    return IdentificationPlan(inputs, unfinished, how, stage, work, resumes)
+
+
+def estimate_identification(
+    inputs: StageInput, runs: Sequence[MethodRun], launch: Launch
+) -> Estimate:
+    """What identifying a task will take, after all that would refuse it; see `identify_task`."""
+    with computing_in(inputs.model.lm.model, inputs.settings.attribution_dtype):
+        return estimate(plan_identification(inputs, runs, launch).stage)
+
+
 def identify_task(inputs: StageInput, runs: Sequence[MethodRun], launch: Launch) -> list[NeuronSet]:
     """The neurons of several methods, from one pass over the questions.
 
@@ -66,27 +122,18 @@ def identify_task(inputs: StageInput, runs: Sequence[MethodRun], launch: Launch)
         launch: the processes, and what becomes of existing runs.
 
     Raises:
-        UsageError: a directory holds a run or unfinished work of other settings.
+        UsageError: as `plan_identification`.
     """
     with computing_in(inputs.model.lm.model, inputs.settings.attribution_dtype):
-        indices = launch.ranks.on_first(lambda: _unfinished(runs, launch.overwrite))
-        unfinished = [runs[index] for index in indices]
-        how, stage = prepare_identification(
-            inputs,
-            (unfinished or runs)[0].run,
-            [method_run.method for method_run in unfinished or runs],
-            launch,
-        )
-        inputs = dataclasses.replace(inputs, settings=_resolved(inputs, how))
-        finished_runs = [method_run for method_run in runs if method_run not in unfinished]
-        launch.ranks.on_first(lambda: require_same_neurons(finished_runs, inputs))
+        plan = plan_identification(inputs, runs, launch)
+        inputs, unfinished, stage = plan.inputs, plan.unfinished, plan.stage
         if unfinished:
-            work = _open(inputs, unfinished, stage, launch)
+            work = _open(plan, launch)
             announce_if_long(stage, launch)
             questions = inputs.questions.questions
-            sums = empty_sums(stage.engine, questions, how.methods)
+            sums = empty_sums(stage.engine, questions, plan.how.methods)
             with work.units(f"identify {inputs.settings.task}", lambda: tally_of(sums)) as units:
-                for question, record in identify(stage.engine, questions, how, sums, units):
+                for question, record in identify(stage.engine, questions, plan.how, sums, units):
                     if isinstance(record, DocError):
                         record_excluded(question, record, inputs.settings, work)
                     else:
@@ -128,25 +175,20 @@ def _resolved(inputs: StageInput, how: IdentificationSettings) -> RunSettings:
     return inputs.settings.model_copy(update=changes)
 
 
-def _open(
-    inputs: StageInput, runs: Sequence[MethodRun], stage: Stage, launch: Launch
-) -> SharedWork:
+def _open(plan: IdentificationPlan, launch: Launch) -> SharedWork:
     """Start the runs, or resume them. Everything that could be refused has been."""
-    warn_of_few(inputs.questions, "select the neurons; expect unstable scores")
-    values = identity(runs[0].of_method(inputs), stage.engine)
-    values[_METHODS] = {each.method.name: dataclasses.asdict(each.method) for each in runs}
-    plan = Work.plan(values, inputs.questions.questions, stage.batch_size)
-    home = runs[0].run
-    if launch.ranks.is_first and not launch.resumes(plan, home.identifying):
+    warn_of_few(plan.inputs.questions, "select the neurons; expect unstable scores")
+    runs = plan.unfinished
+    if launch.ranks.is_first and not plan.resumes:
         for method_run in runs:
             launch.locks.take([method_run.run.path])
             method_run.run.start()
-    work = SharedWork(plan, home.identifying, launch)
+    work = SharedWork(plan.work, runs[0].run.identifying, launch)
     if launch.ranks.is_first:
         for method_run in runs:
             run = method_run.run
             run.note_command("identify", launch.command, launch.ranks.n_ranks, versions())
-        _write_settings(inputs, runs[0])
+        _write_settings(plan.inputs, runs[0])
     return work
 
 
@@ -264,7 +306,7 @@ def _write_tokens(inputs: StageInput, neurons: NeuronSet, run: RunDirectory) -> 
 def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance:
     model, settings, questions = inputs.model, inputs.settings, inputs.questions
     packages, aqua_settings = versions(), inputs.aqua_settings
-    template = model.lm.tokenizer.chat_template if settings.apply_chat_template else ""
+    template = chat_template_text(model.lm, settings.apply_chat_template) or ""
     assert settings.n_steps is not None
     return Provenance(
         tool_version=packages["neuronllm-eval"],
@@ -285,7 +327,7 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         n_prompts=sums.n_prompts,
         n_proxies=max(len(question.prompts) for question in questions.questions),
         num_fewshot=questions.num_fewshot,
-        chat_template_hash=digest(str(template)),
+        chat_template_hash=digest(template),
         system_instruction=settings.system_instruction or "",
         method=settings.method,
         method_args=json.dumps(settings.method_args, sort_keys=True),

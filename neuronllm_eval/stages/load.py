@@ -31,18 +31,22 @@ from neuronllm_eval.harness.tasks import (
     on_split,
     question_ids,
     selection_split,
+    settings_from,
     validation_split,
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
-from neuronllm_eval.models.fingerprints import Weights, task_hash
+from neuronllm_eval.models.fingerprints import Weights, digest, dtype_name, task_hash
 from neuronllm_eval.models.forward_check import require_plain_forward
-from neuronllm_eval.models.loading import readable_loading, require_model_args
+from neuronllm_eval.models.loading import readable_loading
+from neuronllm_eval.models.model_args import require_model_args
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import DocCounts, QuestionSettings, RunSettings
 from neuronllm_eval.runtime.distributed import share_docs
 
 logger = logging.getLogger(__name__)
+# How many prompts of the validation split run.yaml has digests of.
+DIGESTED_PROMPTS = 8
 # Settings with which transformers runs code of a repository.
 _CODE_OF_MODEL = ("trust_remote_code", "allow_all_kernels")
 # Those with which an AQUA task calls a function, or has the harness read other YAML files.
@@ -72,12 +76,19 @@ def load_model(settings: RunSettings) -> LoadedModel:
     Raises:
         ModelError: the model cannot be loaded, or has no FFN down-projections.
     """
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    arguments = {"batch_size": settings.batch_size, "device": device, **settings.model_args}
-    _require_device(str(arguments["device"]))
-    require_model_args(settings.model_args)
-    with readable_loading(settings.model_args.get("pretrained")):
-        lm = HFLM(**arguments)
+    arguments = settings.model_args
+    require_model_args(arguments, stages=True)
+    device = arguments.get("device") or settings.device
+    if settings.device not in (None, device):
+        raise UsageError(
+            f"--device is {settings.device}, and device={device} in --model_args",
+            expected="one device",
+            remedy="leave device out of --model_args",
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _require_device(str(device))
+    with readable_loading(arguments.get("pretrained")):
+        lm = HFLM(**{**arguments, "batch_size": settings.batch_size, "device": device})
     return _loaded(lm)
 
 
@@ -108,9 +119,17 @@ def wrap_model(
         UsageError: the arguments ask for another device or for what only loading can do.
         ModelError: the tokenizer cannot be loaded, or the model has no FFN down-projections.
     """
-    require_model_args(settings.model_args)
-    arguments = {"batch_size": settings.batch_size, **settings.model_args}
+    arguments = {**settings.model_args}
+    require_model_args(arguments, stages=True)
+    dtype = str(arguments.get("dtype") or "auto").removeprefix("torch.")
+    if dtype not in ("auto", dtype_name(model)):
+        raise UsageError(
+            f"dtype={dtype} in model_args, and the model in memory is {dtype_name(model)}",
+            expected="the type of the model, which loading it later must give",
+            remedy="convert the model, or correct dtype",
+        )
     name = arguments.pop("pretrained")
+    arguments["batch_size"] = settings.batch_size
     with readable_loading(name):
         lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), **arguments)
     lm.pretrained = name  # as if loaded, for the result files
@@ -190,6 +209,11 @@ class StageInput:
     model: LoadedModel
     settings: RunSettings
     questions: QuestionSet
+
+    def expecting(self, validation: QuestionSet) -> StageInput:
+        """The same, with settings that hold digests of the prompts that are to validate."""
+        digests = {"validation_prompts": prompt_digests(validation)}
+        return dataclasses.replace(self, settings=self.settings.model_copy(update=digests))
 
     @property
     def model_name(self) -> str:
@@ -288,8 +312,14 @@ def aqua_overrides(settings: QuestionSettings, num_fewshot: int | None = None) -
     return {name: value for name, value in overrides.items() if value is not None}
 
 
-def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, ConfigurableTask]]:
+def load_run_tasks(
+    settings: RunSettings, only: str | None = None
+) -> dict[str, tuple[RunSettings, ConfigurableTask]]:
     """Per leaf task that the settings name (groups expanded), its run's settings and the task.
+
+    Args:
+        settings: whose `task` may name several, with commas between them.
+        only: the one leaf task to load of a group.
 
     Raises:
         TaskError: as `convert.load_any_tasks`.
@@ -308,10 +338,11 @@ def load_run_tasks(settings: RunSettings) -> dict[str, tuple[RunSettings, Config
     # It ends up in result files, with the task's configuration.
     metadata = without_secrets({**settings.model_args, **settings.metadata})
     leaves = load_any_tasks(
-        tasks, include_path, metadata, aqua_overrides(settings, settings.num_fewshot)
+        tasks, include_path, metadata, aqua_overrides(settings, settings.num_fewshot), only
     )
+    settings = settings.model_copy(update={"include_path": include_path})
     return {
-        name: (settings.model_copy(update={"task": name, "include_path": include_path}), task)
+        name: (settings.model_copy(update={"task": name, "group": settings_from(task)}), task)
         for name, task in leaves.items()
     }
 
@@ -323,7 +354,8 @@ def load_run_task(settings: RunSettings) -> ConfigurableTask:
         TaskError: they name none, or a group; or as `load_run_tasks`.
         UsageError: as there.
     """
-    leaves = load_run_tasks(settings)
+    source = settings.model_copy(update={"task": settings.group or settings.task})
+    leaves = load_run_tasks(source, only=settings.task if settings.group else None)
     if settings.task not in leaves:
         raise TaskError(
             f"{settings.task!r:.100} is not one task but {len(leaves)}: {', '.join(leaves):.200}",
@@ -361,7 +393,29 @@ def selection_questions(lm: HFLM, settings: RunSettings, task: ConfigurableTask)
 def validation_questions(
     lm: HFLM, settings: RunSettings, task: ConfigurableTask, only: Iterable[str] | None = None
 ) -> QuestionSet:
-    """The questions that neurons are validated on; `only` some of them, by their ids."""
+    """The questions that neurons are validated on; `only` some of them, by their ids.
+
+    Raises:
+        TaskError: their prompts are not those that identify made, as the settings have them.
+    """
     validation = on_split(task, validation_split(task))
     others = set() if only is None else set(question_ids(validation)).difference(only)
-    return build_questions(lm, validation, prompt_settings(settings), settings.limit, others)
+    questions = build_questions(lm, validation, prompt_settings(settings), settings.limit, others)
+    expected, prompts = settings.validation_prompts, prompt_digests(questions)
+    for doc_id in sorted(expected.keys() & prompts):
+        if prompts[doc_id] != expected[doc_id]:
+            raise TaskError(
+                f"task {settings.task}: the prompt of doc {doc_id} of the validation split is not "
+                "the one that identify made",
+                expected="the same task, data, tokenizer and package versions",
+                remedy="restore them, or run identify again",
+            )
+    return questions
+
+
+def prompt_digests(questions: QuestionSet) -> dict[str, str]:
+    """Digests of the tokens and golds of the first prompts, by doc."""
+    return {
+        str(prompt.doc_id): digest(repr((prompt.context, prompt.options, prompt.gold)))
+        for prompt in questions.prompts[:DIGESTED_PROMPTS]
+    }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
@@ -23,21 +24,20 @@ from neuronllm_eval.attribution.integrated_gradients import (
 )
 from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.engine.batching import Pass, auto_batch_size
-from neuronllm_eval.engine.build import build_engine
-from neuronllm_eval.harness.results import harness_metrics
+from neuronllm_eval.engine.build import build_engine, rounding_tolerance
+from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.errors import ModelError
+from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.interventions.score_conditions import score_conditions
-from neuronllm_eval.models.fingerprints import require_same_shape
-from neuronllm_eval.models.hooks import computing_in
-from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.prompts import ALL
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import SelectionSettings
 from neuronllm_eval.runtime.resumable_work import Launch
-from neuronllm_eval.stages.cost_estimate import Estimate, Stage, estimate
+from neuronllm_eval.stages.cost_estimate import Stage
 from neuronllm_eval.stages.load import StageInput
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ FEW_QUESTIONS = 30
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
+# Of every stage, prompts whose unmasked numbers are compared with lm_eval's.
+_COMPARED_PROMPTS = 3
+# lm_eval pads, sums and rounds in other places than an engine's equivalence check.
+_SLACK = 3
 _ADAPTER_TEXTS = 6_500  # an adapter's configuration, card and provenance
 
 
@@ -60,6 +64,37 @@ def warn_of_few(questions: QuestionSet, what: str) -> None:
     if len(questions.questions) < FEW_QUESTIONS:
         task = questions.task.config.task
         logger.warning("%s: only %d questions %s", task, len(questions.questions), what)
+
+
+def checked_engine(inputs: StageInput, positions: str, n_nodes: int = 0) -> Engine:
+    """The engine for some questions, whose unmasked numbers are those of the harness's own model.
+
+    Raises:
+        ModelError: it gives other log-likelihoods than `HFLM.loglikelihood` for the same requests.
+    """
+    model, questions = inputs.model, inputs.questions
+    engine = build_engine(
+        model.lm.model, model.layers, questions.prompts, inputs.settings.engine, n_nodes, positions
+    )
+    prompts = questions.prompts[:_COMPARED_PROMPTS]
+    scores = engine.score(prompts, torch.ones(1, *model.layers.shape, dtype=torch.int8))
+    of_harness = harness_loglikelihoods(model.lm, questions, len(prompts))
+    for prompt, of_engine, expected in zip(prompts, scores, of_harness, strict=True):
+        gaps = np.asarray(expected) - of_engine.loglikelihoods[0].double().cpu().numpy()
+        if prompt.n_shared:  # tokens that all options share may be left out
+            gaps -= gaps[0]
+        probes = [(prompt.context, prompt.options)]
+        largest = float(np.abs(expected).max())
+        tolerance = _SLACK * rounding_tolerance(engine.model, probes, largest)
+        if np.abs(gaps).max() > tolerance:  # not of NaN, which is told of later
+            raise ModelError(
+                f"doc {prompt.doc_id} of task {inputs.settings.task} has log-likelihoods that "
+                f"differ by {np.abs(gaps).max():.2g} log-nats from those of lm_eval's own model",
+                expected=f"the same but for rounding, at most {tolerance:.2g}",
+                remedy="leave out the arguments in --model_args that decide how lm_eval calls the "
+                "model; if there are none, please report it",
+            )
+    return engine
 
 
 # Identify ---------------------------------------------------------------------------------------
@@ -79,14 +114,12 @@ def prepare_identification(
     Raises:
         UsageError: settings that no model can make right, or not this one.
     """
-    model, settings, layers = inputs.model, inputs.settings, inputs.model.layers
+    settings, layers = inputs.settings, inputs.model.layers
     prompts = inputs.questions.prompts
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
     most = quadrature_of(settings).n_steps or 1
-    engine = build_engine(
-        model.lm.model, layers, prompts, settings.engine, most, settings.positions
-    )
+    engine = checked_engine(inputs, settings.positions, most)
     how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
     one_pass = takes_one_pass(engine, how.quantities)
     if one_pass and settings.quadrature == AUTO_QUADRATURE:
@@ -133,15 +166,6 @@ def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chos
     return scores + neurons + lines + adapters + _SMALL_FILES
 
 
-def estimate_identification(
-    inputs: StageInput, run: RunDirectory, methods: Sequence[Method], launch: Launch
-) -> Estimate:
-    """What identifying a task will take; see `prepare_identification`."""
-    with computing_in(inputs.model.lm.model, inputs.settings.attribution_dtype):
-        _, stage = prepare_identification(inputs, run, methods, launch)
-        return estimate(stage)
-
-
 # Validate ---------------------------------------------------------------------------------------
 
 
@@ -161,14 +185,8 @@ def prepare_validation(
         run: the directory, with the work to resume if there is any.
         launch: the processes, of which the first chooses an automatic batch size.
     """
-    model, settings, questions = inputs.model, inputs.settings, inputs.questions
-    engine = build_engine(
-        model.lm.model,
-        model.layers,
-        questions.prompts,
-        settings.engine,
-        positions=plan.positions,
-    )
+    settings, questions = inputs.settings, inputs.questions
+    engine = checked_engine(inputs, plan.positions)
     if plan.positions == ALL:
         logger.warning(
             "%s: at all positions each of %d conditions takes a full pass of every prompt; fewer "
@@ -194,38 +212,6 @@ def prepare_validation(
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
         directory=run.path,
     )
-
-
-def estimate_validation(
-    inputs: StageInput,
-    plan: ConditionPlan,
-    run: RunDirectory,
-    launch: Launch,
-    neurons: NeuronSet | None = None,
-) -> Estimate:
-    """What validating neurons will take; see `prepare_validation`.
-
-    Args:
-        inputs: with the questions of the validation split.
-        plan: the conditions, with the points of their sweep if neurons are given.
-        run: the directory.
-        launch: the processes.
-        neurons: what is validated; None if it is yet to be found.
-
-    Raises:
-        ModelError: the neurons are another model's.
-    """
-    layers = inputs.model.layers
-    if neurons is None:
-        total = layers.n_layers * layers.width
-        counts = plan.sweep.top_k or (inputs.settings.top_k,)
-        plan = plan.at(sorted({resolve_count(count, total, "top_k") for count in counts}))
-        # Which neurons are scaled, and how, makes no difference here.
-        factors = np.ones((len(plan.names), *layers.shape), dtype=np.int8)
-    else:
-        require_same_shape(neurons, layers.shape, inputs.model_name)
-        factors = plan.factors(neurons)
-    return estimate(prepare_validation(inputs, factors, plan, run, launch))
 
 
 def _batch_size(inputs: StageInput, passes: Pass, checkpoint: Path, launch: Launch) -> int:

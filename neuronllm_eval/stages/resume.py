@@ -36,8 +36,8 @@ from neuronllm_eval.stages.load import MethodRun, StageInput, prompt_settings
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
 _RESOLVED = ("quadrature", "n_steps", "selection_split", "num_fewshot")
-# Settings that say where something lies; what lies there has digests of its own.
-_PLACES = ("include_path", "device")
+# Settings that say where something lies, which has digests of its own; and such digests.
+_PLACES = ("include_path", "device", "validation_prompts")
 
 
 # Before the model is loaded ---------------------------------------------------------------------
@@ -86,7 +86,7 @@ def refuse_before_work(
 
 def _is_left(run: RunDirectory, validating: bool) -> bool:
     """Whether something is left to do in a run directory that is this package's."""
-    if not run.neurons.is_file() or is_unfinished(run.identifying):
+    if not run.neurons.is_file() or is_unfinished(run.identifying) or not run.is_listed():
         return True
     return validation_is_left(run) if validating else not run.report.is_file()
 

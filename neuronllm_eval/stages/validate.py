@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from numpy.typing import NDArray
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
@@ -22,6 +24,7 @@ from neuronllm_eval.formats.inert_text import without_secrets
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
+from neuronllm_eval.harness.tokenize import chat_template_text
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, Scales
 from neuronllm_eval.interventions.score_conditions import DocScores, answers_under, score_conditions
@@ -32,10 +35,11 @@ from neuronllm_eval.models.fingerprints import (
     versions,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close
-from neuronllm_eval.stages.cost_estimate import Stage, announce_if_long
+from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import StageInput, prompt_settings
 from neuronllm_eval.stages.prepare import prepare_validation, warn_of_few
 from neuronllm_eval.stages.resume import (
@@ -64,19 +68,13 @@ def validate_task(
         UsageError: the directory holds an unfinished validation of other settings, or a finished
             one where finished ones are kept.
     """
-    model, questions, ranks = inputs.model, inputs.questions, launch.ranks
-    require_same_shape(neurons, model.layers.shape, inputs.model_name)
-    require_same_weights(neurons, model.weights, inputs.model_name)
-    _warn_of_other_task(inputs, neurons)
-    factors = plan.factors(neurons)
-    how = {
-        **conditions_record(neurons.top_k, plan.scales, plan.positions),
-        "docs": inputs.doc_counts,
-    }
-    if launch.keep and ranks.on_first(lambda: keeps_validation(run, plan.names, how, questions)):
+    questions, ranks = inputs.questions, launch.ranks
+    how = _how(inputs, neurons, plan)
+    if _is_kept(inputs, neurons, plan, run, launch):
         return
-    stage = prepare_validation(inputs, factors, plan, run, launch)
-    work = _open(inputs, stage, neurons, plan, run, launch)
+    factors = plan.factors(neurons)
+    stage, work_plan, resumes = _planned(inputs, neurons, factors, plan, run, launch)
+    work = _open(inputs, work_plan, resumes, run, launch)
     announce_if_long(stage, launch)
     with work.units(f"validate {inputs.settings.task}") as units:
         for question, docs in score_conditions(
@@ -100,24 +98,88 @@ def validate_task(
     ranks.wait()
 
 
-def _open(
+def estimate_validation(
     inputs: StageInput,
-    stage: Stage,
-    neurons: NeuronSet,
     plan: ConditionPlan,
     run: RunDirectory,
     launch: Launch,
+    neurons: NeuronSet | None = None,
+) -> Estimate:
+    """What validating neurons will take, after all that would refuse it; see `validate_task`.
+
+    Args:
+        inputs: with the questions of the validation split.
+        plan: the conditions, with the points of their sweep if neurons are given.
+        run: the directory.
+        launch: the processes.
+        neurons: what is validated; None if it is yet to be found.
+    """
+    if neurons is not None:
+        _is_kept(inputs, neurons, plan, run, launch)
+        return estimate(_planned(inputs, neurons, plan.factors(neurons), plan, run, launch)[0])
+    layers = inputs.model.layers
+    total = layers.n_layers * layers.width
+    counts = plan.sweep.top_k or (inputs.settings.top_k,)
+    plan = plan.at(sorted({resolve_count(count, total, "top_k") for count in counts}))
+    # Which neurons are scaled, and how, makes no difference here.
+    factors = np.ones((len(plan.names), *layers.shape), dtype=np.int8)
+    return estimate(prepare_validation(inputs, factors, plan, run, launch))
+
+
+def _is_kept(
+    inputs: StageInput, neurons: NeuronSet, plan: ConditionPlan, run: RunDirectory, launch: Launch
+) -> bool:
+    """Whether there is nothing to do.
+
+    Raises:
+        ModelError: the neurons are another model's.
+        UsageError: a finished validation that is to be kept is a different one.
+    """
+    require_same_shape(neurons, inputs.model.layers.shape, inputs.model_name)
+    require_same_weights(neurons, inputs.model.weights, inputs.model_name)
+    _warn_of_other_task(inputs, neurons)
+    how, questions = _how(inputs, neurons, plan), inputs.questions
+    return launch.keep and launch.ranks.on_first(
+        lambda: keeps_validation(run, plan.names, how, questions)
+    )
+
+
+def _how(inputs: StageInput, neurons: NeuronSet, plan: ConditionPlan) -> dict[str, Any]:
+    """The content of validation.json, but for the batch size."""
+    record = conditions_record(neurons.top_k, plan.scales, plan.positions)
+    return {**record, "docs": inputs.doc_counts}
+
+
+def _planned(
+    inputs: StageInput,
+    neurons: NeuronSet,
+    factors: NDArray[Any],
+    plan: ConditionPlan,
+    run: RunDirectory,
+    launch: Launch,
+) -> tuple[Stage, Work, bool]:
+    """How it is done, the questions in units, and whether a checkpoint of this is completed.
+
+    Raises:
+        UsageError: the directory holds an unfinished validation of other settings.
+    """
+    stage = prepare_validation(inputs, factors, plan, run, launch)
+    values = validation_identity(inputs, stage.engine, plan, neurons)
+    work = Work.plan(values, inputs.questions.questions, stage.batch_size)
+    return stage, work, launch.ranks.on_first(lambda: launch.resumes(work, run.validating))
+
+
+def _open(
+    inputs: StageInput, plan: Work, resumes: bool, run: RunDirectory, launch: Launch
 ) -> SharedWork:
     """Start the validation, or resume it. Everything that could be refused has been."""
     warn_of_few(inputs.questions, "validate the neurons; expect wide intervals")
-    values = validation_identity(inputs, stage.engine, plan, neurons)
-    work_plan = Work.plan(values, inputs.questions.questions, stage.batch_size)
-    if launch.ranks.is_first and not launch.resumes(work_plan, run.validating):
+    if launch.ranks.is_first and not resumes:
         launch.locks.take([run.path])
         if run.conditions.is_file():
             logger.warning("%s: the earlier validation is replaced", run.path)
         run.clear_validation()
-    work = SharedWork(work_plan, run.validating, launch)
+    work = SharedWork(plan, run.validating, launch)
     if launch.ranks.is_first:
         run.note_command("validate", launch.command, launch.ranks.n_ranks, versions())
     return work
@@ -198,9 +260,7 @@ def write_results(
         },
         model_args=without_secrets(settings.model_args),
         system_instruction=settings.system_instruction,
-        chat_template=lm.chat_template(settings.apply_chat_template)
-        if settings.apply_chat_template
-        else None,
+        chat_template=chat_template_text(lm, settings.apply_chat_template),
         fewshot_as_multiturn=settings.fewshot_as_multiturn,
     )
     written = set(plan.with_results)

@@ -84,6 +84,33 @@ def write(file: Path, rows: Rows) -> str:
     return str(file)
 
 
+def read_back(tmp_path, kind: str, rows: Rows) -> list[Any]:
+    """The questions of such a file."""
+    path = write(tmp_path / f"texts.{kind}", rows)
+    choices = "[a, b]" if kind in ("csv", "tsv") else "choices"
+    return read(DatasetSource(data_files={"train": path, "test": path}, choices=choices))
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "tsv"])
+def test_texts_stay_as_they_are_written(tmp_path, kind):
+    texts = ["NA", "null", "2020-01-02", "1.50", "007", "", "True", "a\u2028b"]
+    rows = [{"question": f"Which {text}?", "choices": [text, "other"], "answer": i % 2}
+            for i, text in enumerate(texts)]  # fmt: skip
+    found = read_back(tmp_path, kind, rows)
+    assert [raw.choices[0] for raw in found] == texts
+    assert [raw.question for raw in found] == [f"Which {text}?" for text in texts]
+    assert [raw.answer for raw in found] == [0, 1] * 4  # in a csv file a text of digits
+
+
+def test_a_number_in_a_csv_file_is_an_index_unless_it_is_an_option(tmp_path):
+    answers = ("0", "true", "5", "1")
+    rows = [{"question": "?", "choices": ["1", "5"], "answer": answer} for answer in answers]
+    *found, ambiguous = read_back(tmp_path, "csv", rows)
+    assert [raw.answer for raw in found] == [0, 1, "5"]
+    assert isinstance(ambiguous, DocError)
+    assert ambiguous.reason == "gold ambiguous"
+
+
 @pytest.mark.parametrize("kind", ["json", "jsonl", "parquet", "csv", "tsv"])
 def test_local_files(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -408,7 +435,9 @@ def test_expressions_must_be_quoted(name):
 def test_data_that_cannot_be_loaded_are_named_with_a_remedy(tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"question": ', encoding="utf-8")
     files = {"train": str(tmp_path / "broken.jsonl"), "test": str(tmp_path / "broken.jsonl")}
-    message = r"(?s)the data cannot be loaded: DatasetGenerationError.*Remedy: .*docs/tasks\.md"
+    message = (
+        r"(?s)the data cannot be loaded: ValueError: .*broken\.jsonl: .*Remedy: .*docs/tasks\.md"
+    )
     with pytest.raises(TaskError, match=message):
         read(DatasetSource(data_files=files))
 

@@ -141,9 +141,9 @@ def test_the_components_of_the_profile_add_up() -> None:
     run = Run(build_model(n_layers=2), make_prompts(60, 1), batch_size=3)
     spent = profiling.parts(run, n_nodes=3, repeats=1)
     assert set(spent) == {
-        "prefill, attention, cache", "prefill, attention, rest", "prefill, FFN", "prefill, rest",
-        "copies, attention, cache", "copies, attention, rest", "copies, FFN", "copies, LM head",
-        "copies, masks", "copies, rest", "backward", "all else",
+        "prefill, attention, cache", "prefill, attention, rest", "prefill, FFN", "prefill, masks",
+        "prefill, rest", "copies, attention, cache", "copies, attention, rest", "copies, FFN",
+        "copies, LM head", "copies, masks", "copies, backward", "copies, rest", "all else",
     }  # fmt: skip
     assert all(each > 0 for each in spent.values())
     shares = [share for _, _, share in profiling.operators(run, 3)]
@@ -152,9 +152,9 @@ def test_the_components_of_the_profile_add_up() -> None:
 
 
 def test_requests_are_built_as_fast_as_those_of_a_plain_task() -> None:
-    found = request_speed.run(n_questions=1000)
+    found = request_speed.run(n_questions=300)
     plain, aqua = found["plain"], found["aqua"]
-    assert aqua[2] == plain[2] == 1000 * 3 * 4
+    assert aqua[2] == plain[2] == 300 * 3 * 4
     assert sum(aqua[:2]) < 1.3 * sum(plain[:2])  # about 0.2
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,10 @@ from tests.fixtures.cli import (
     assert_one_message,
     call,
     change_settings,
+    copy_of,
     identify,
     jsonl,
+    list_all,
     without_the_harness_tasks,
 )
 
@@ -47,8 +48,7 @@ def chosen(tmp_path_factory) -> dict[str, Path]:
 
 
 def copy(chosen: dict[str, Path], where: str, path: Path) -> RunDirectory:
-    shutil.copytree(chosen[where], path / where)
-    return RunDirectory(path / where / TASK)
+    return copy_of(RunDirectory(chosen[where] / TASK), path / where / TASK)
 
 
 def validated(run: RunDirectory, *flags: object) -> str:
@@ -82,7 +82,7 @@ def test_a_run_of_one_is_not_gone_on_with_as_the_other(chosen, tmp_path):
 
 
 def test_validation_acts_where_neurons_were_chosen_or_where_it_is_told(chosen, tmp_path, caplog):
-    run = copy(chosen, "all", tmp_path)
+    run = list_all(copy(chosen, "all", tmp_path))
     out = validated(run)
     assert "each of 5 conditions takes a full pass" in caplog.text
     assert json.loads(run.validation.read_text())["positions"] == "all"

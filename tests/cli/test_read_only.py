@@ -116,8 +116,9 @@ def test_a_new_run_has_no_place(tmp_path):
         lambda run: ("validate", run.path, *QUICK),
         lambda run: ("validate", run.path, *QUICK, "--overwrite"),
         lambda run: ("report", run.path),
+        lambda run: ("explain", run.path, "--limit", 2, "--top_n", 1),
     ],
-    ids=["identify", "validate", "validate anew", "report"],
+    ids=["identify", "validate", "validate anew", "report", "explain"],
 )
 def test_a_finished_run_that_cannot_be_written_is_kept(copied, command):
     before = contents(copied.path)

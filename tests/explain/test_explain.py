@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -161,7 +163,8 @@ def test_the_reports_have_the_tokens_from_then_on(explained):
     before = finished_run()
     for path, earlier in ((run.page, before.page), (run.report, before.report)):
         assert "positive %" in path.read_text()
-        assert path.read_text().count("not explained") == 2 * (6 - 3)
+        # Three of each set, and the note that says what their tokens are.
+        assert path.read_text().count("not explained") == 2 * (6 - 3) + 1
         assert "positive %" not in earlier.read_text()
         assert "demotes" in earlier.read_text()
 
@@ -379,7 +382,7 @@ def test_the_tables_word_for_word():
     tokens, alone, letters, activation, helped, hurt = cells(text, "1:7")
     assert alone[2:] == ["+0.75", "-0.5 (0.1)", "+0.5"]
     assert "2 standard errors: of 1 good neurons 0 help, 1 hurt. Value: " in text
-    assert tokens[2:] == ["+2.5", "25", r'"\|x\|\\n" +4.0, "\<b\>" +3.0', '" A" -2.0']
+    assert tokens[2:] == ["+2.5", "25", '" A" +2.0', r'"\|x\|\\n" -4.0, "\<b\>" -3.0']
     assert letters[2:] == ["+0.5", "-0.25", "", "0.90 (letter)"]
     assert activation[2:] == ["+0.5 (0.12; 9)", ""]
     assert helped[2:] == ["+0.75", "q_1", r"What \| is \*this\*?"]
@@ -398,6 +401,36 @@ def test_the_console_shows_what_is_promoted_by_the_usual_sign():
     # Positive on a quarter of the prompts: mostly, it promotes what the direction demotes.
     (row,) = cells(summary(explanation()), "1:7")
     assert row[2] == '" A" +2.0'
+
+
+def test_reports_and_explanation_show_the_same_tokens(explained):
+    """Whether a neuron promotes or demotes them: above all one that is mostly negative."""
+    run, out = explained
+    reported = {
+        tuple(row[:2]): row[5:7] for row in rows_below(run.report.read_text(), "mostly demotes")
+    }
+    written = rows_below(run.explanation_text.read_text(), "mostly demotes")
+    negative = [row for row in written if float(row[3]) < 50]
+    assert negative
+    console = {tuple(row[:2]): row[2] for row in rows_below(out, "mostly promotes")}
+    for row in written:
+        for column in (0, 1):
+            quoted = tokens_in(reported[row[0], row[1]][column])
+            assert quoted == tokens_in(row[4 + column])[: len(quoted)]
+        assert tokens_in(console[row[0], row[1]]) == tokens_in(row[4])[:3]
+
+
+def rows_below(text: str, head: str) -> list[list[str]]:
+    """The cells of the table whose header has this column."""
+    lines = iter(text.splitlines())
+    next(line for line in lines if head in line)
+    next(lines)
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def tokens_in(cell: str) -> list[str]:
+    return re.findall(r'"(?:[^"\\]|\\.)*"', cell)
 
 
 def test_overlaps_in_a_table():

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from neuronllm_eval.runs.artifacts import load_commands, load_metrics, load_sett
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.stages.verify import check_files
 from tests.fixtures.cli import assert_one_message, call, finished_run, without_the_harness_tasks
+from tests.fixtures.damage import contents
 
 
 @pytest.fixture(autouse=True)
@@ -54,20 +56,112 @@ def test_sha256sum_reads_the_digests(run):
     assert subprocess.run(command, cwd=run.path, check=False).returncode == 1
 
 
-def test_of_300_flipped_bits_all_are_found(run):
+def change_a_byte(path: Path, choice: random.Random) -> bytes:
+    """Change one bit or one byte of a file; returns its former content."""
+    content = path.read_bytes()
+    index = choice.randrange(len(content))
+    change = 1 << choice.randrange(8) if choice.random() < 0.5 else choice.randrange(1, 256)
+    path.write_bytes(content[:index] + bytes([content[index] ^ change]) + content[index + 1 :])
+    return content
+
+
+def test_of_300_changed_bytes_all_are_found(run):
     files = [*run.finished_files(), run.path / SUMS_FILE]
     choice = random.Random(0)
     missed = []
     for _ in range(300):
         path = choice.choice(files)
-        content = path.read_bytes()
-        index, bit = choice.randrange(len(content)), 1 << choice.randrange(8)
-        path.write_bytes(content[:index] + bytes([content[index] ^ bit]) + content[index + 1 :])
+        content = change_a_byte(path, choice)
         if check_files(run).passed:
-            missed.append((path, index, bit))
+            missed.append(path)
         path.write_bytes(content)
     assert missed == []
     assert check_files(run).passed
+
+
+def test_every_changed_byte_of_the_digests_is_found(run):
+    """A carriage return, which ends a line of text as a line feed does, is one of them."""
+    path = run.path / SUMS_FILE
+    content = path.read_bytes()
+    for index in range(60, 180):  # from the end of the first line
+        for byte in (content[index] ^ 0x20, ord("\r"), ord("\n")):
+            if byte != content[index]:
+                path.write_bytes(content[:index] + bytes([byte]) + content[index + 1 :])
+                assert not check_files(run).passed, (index, byte)
+
+
+def outcome(run: RunDirectory, command: str, folder: Path) -> tuple[str, ...]:
+    """What a reader of a run makes of it, or that it refuses."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if command == "report":
+        code, out, _ = call("report", run.path)
+        made = [run.summary, run.report, run.page]
+    elif command == "compare":
+        code, out, _ = call("compare", run.path, "--format", "json")
+        made = []
+    else:
+        arguments = ("--condition", "enhance", "--format", "peft", "-o", folder)
+        code, out, _ = call("export", run.path, *arguments)
+        made = [folder / "adapter_model.safetensors", folder / "README.md"]
+    return ("refused",) if code else (out, *(digest_of(path) for path in made))
+
+
+@pytest.mark.parametrize("command", ["report", "compare", "export"])
+def test_readers_refuse_changes_or_are_not_changed_by_them(run, tmp_path, command):
+    """A changed byte, and a file that is gone, renamed, another's, or another run's."""
+    sound, choice, folder = finished_run().path, random.Random(command), tmp_path / "made"
+    expected = outcome(run, command, folder)
+    assert expected != ("refused",)
+    files = [path for path in run.finished_files() if path.name != "README.md"]
+    # Reports say that these are not there.
+    without_figures = (run.tokens, run.commands, run.validation_docs, run.summary)
+    other = tmp_path / "other_run"
+    shutil.copytree(run.path, other)
+    settings = (other / "run.yaml").read_text()
+    (other / "run.yaml").write_text(settings.replace("top_k: 6", "top_k: 5"))
+    refused = 0
+    for number in range(48):
+        path = choice.choice(files)
+        if number % 4 < 2:
+            change_a_byte(choice.choice([path, run.path / SUMS_FILE]), choice)
+        elif number % 4 == 2:
+            path = choice.choice([path for path in files if path not in without_figures])
+            path.rename(path.with_name(f"{path.stem}.old{path.suffix}"))
+        else:
+            path.write_bytes(choice.choice([*files, other / "run.yaml"]).read_bytes())
+        found = outcome(run, command, folder)
+        refused += found == ("refused",)
+        assert found in (("refused",), expected), (number, path)
+        shutil.rmtree(run.path)
+        shutil.copytree(sound, run.path)
+    assert refused > 3
+
+
+@pytest.mark.parametrize(
+    "name", ["conditions.jsonl", "validation.json", "results/enhance.json", "questions.jsonl"]
+)
+def test_a_listed_file_that_figures_come_from_is_missing(run, name):
+    (run.path / name).unlink()
+    before = contents(run.path)
+    for command in ("report", "compare"):
+        result = call(command, run.path)
+        assert_one_message(result, 1, f"{name} is missing, though SHA256SUMS lists it")
+    assert contents(run.path) == before
+
+
+def test_an_earlier_list_of_digests_is_refused(run):
+    earlier = (run.path / SUMS_FILE).read_bytes()
+    other = ("--conditions", "degrade", "--n_random", 1, "--overwrite")
+    assert call("validate", run.path, *other)[0] == 0
+    (run.path / SUMS_FILE).write_bytes(earlier)
+    assert not check_files(run).passed
+    assert_one_message(call("report", run.path), 1, "SHA256SUMS")
+
+
+def test_words_of_docs_may_be_left_out_when_a_run_is_published(run):
+    run.validation_docs.unlink()
+    assert check_files(run).passed
+    assert call("report", run.path)[0] == 0
 
 
 @pytest.mark.parametrize(

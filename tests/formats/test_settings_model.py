@@ -100,6 +100,7 @@ class Odd(Settings):
         {"where": ["-x", "y z"], "names": "b,c", "numbers": [1, 2.5, 1e-7]},
         {"pairs": {"a": 1, "b": "c d"}, "values": {"n": [1, None]}, "yes": True, "text": "-t"},
         {"text": True, "one_of": "y", "share": 0.25},
+        {"pairs": ['{"a": {"b": [1, false]}, "c": "d,e=f"}']},
     ],
 )
 def test_words_give_the_settings_back(values):

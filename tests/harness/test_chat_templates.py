@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from neuronllm_eval.errors import UsageError
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
+from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from tests.fixtures.harness import (
     CHATML,
     LLAMA_3,
@@ -223,3 +225,36 @@ def test_nothing_is_told_where_nothing_is_lost(folder, caplog):
     settings = PromptSettings(apply_chat_template=True, description="")
     build_questions(harness_model(path), folder.load("asked"), settings)
     assert "system turn" not in caplog.text
+
+
+# Templates by name --------------------------------------------------------------------------------
+
+
+def named(folder: TaskFolder, name: object) -> QuestionSet:
+    lm = model("chatml")
+    with pytest.MonkeyPatch.context() as patch:  # other tests share the model
+        patch.setattr(lm.tokenizer, "chat_template", {"default": CHATML, "short": LLAMA_3})
+        return build_questions(lm, folder.load("asked"), PromptSettings(apply_chat_template=name))
+
+
+def test_prompts_are_written_by_the_template_of_the_name(folder):
+    assert named(folder, "short").questions == asked(folder, "llama_3").questions
+    assert named(folder, "default").questions == asked(folder, "chatml").questions
+    assert named(folder, True).questions == asked(folder, "chatml").questions
+
+
+def test_the_masked_model_writes_by_the_template_of_the_name():
+    lm = NeuronMaskedLM(str(model_dir("chat", chat_template=CHATML)), device="cpu")
+    lm.tokenizer.chat_template = {"default": CHATML, "short": LLAMA_3}
+    turn = [{"role": "user", "content": "?"}]
+    assert lm.chat_template("short") == LLAMA_3
+    assert lm.apply_chat_template(turn) == lm.tokenizer.apply_chat_template(
+        turn, chat_template=LLAMA_3, tokenize=False, add_generation_prompt=True
+    )
+
+
+def test_an_unknown_template_is_refused(folder):
+    with pytest.raises(UsageError, match=r"no chat template of the name 'no'\.\n.*default, short"):
+        named(folder, "no")
+    with pytest.raises(UsageError, match=r"name 'short'\.\nExpected: its only template"):
+        asked(folder, "chatml", apply_chat_template="short")

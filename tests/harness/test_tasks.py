@@ -350,3 +350,22 @@ def test_a_task_whose_data_cannot_be_read(folder):
         TaskError, match=r"(?s)tasks broken cannot be loaded: FileNotFoundError.*lm_eval validate"
     ):
         folder.load("broken")
+
+
+# Groups and patterns ------------------------------------------------------------------------------
+
+
+def test_a_group_that_has_a_task_twice_with_different_settings(folder):
+    folder.write("plain")
+    twice = [{"task": "plain", "num_fewshot": shots} for shots in (0, 1)]
+    (folder.path / "twice.yaml").write_text(yaml.safe_dump({"group": "twice", "task": twice}))
+    with pytest.raises(TaskError, match="task plain occurs twice, with different settings"):
+        folder.load("twice")
+
+
+def test_a_pattern_stands_for_the_names_that_it_matches(folder):
+    for name in ("like_a", "like_b", "other"):
+        folder.write(name)
+    assert list(load_tasks(["like_*"], [folder.path])) == ["like_a", "like_b"]
+    with pytest.raises(TaskError, match=r"unknown task 'nothing_\*'"):
+        load_tasks(["nothing_*"], [folder.path])

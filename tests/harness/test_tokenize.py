@@ -181,6 +181,14 @@ def test_every_metric_of_the_harness_shows_its_gold(folder, metric):
         assert accepted_options(task, doc, 4) == [doc["answer"]]
 
 
+def test_more_options_than_letters_are_refused_before_any_pass(folder, lm):
+    folder.write("many", doc_to_choice=[f"thing {number}" for number in range(27)])
+    with pytest.raises(
+        DocError, match=r"none of 4 docs .*27 options\.\nExpected: at most 26.*\n.*aqua"
+    ):
+        build_questions(lm, folder.load("many"), ASK)
+
+
 # Docs that cannot be asked ------------------------------------------------------------------------
 
 

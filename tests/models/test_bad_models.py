@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
-from neuronllm_eval.models.loading import readable_loading, require_model_args
+from neuronllm_eval.models.loading import readable_loading
+from neuronllm_eval.models.model_args import require_model_args
 from tests.fixtures.cli import (
     assert_one_message,
     call,

@@ -11,6 +11,7 @@ import pytest
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect
 from neuronllm_eval.formats.markdown import escaped, markdown_table
 from neuronllm_eval.interventions.conditions import CONDITIONS
+from neuronllm_eval.reporting import charts
 from neuronllm_eval.reporting.charts import MOST_PANELS
 from neuronllm_eval.reporting.condition_tables import conditions_table
 from neuronllm_eval.reporting.detail_tables import EXPLAIN, neurons_table
@@ -142,7 +143,8 @@ def test_tokens_stand_in_it_once_the_run_was_explained():
     without, explained = page(), page(explained=True)
     assert any(WITHOUT_TOKENS in text for text in without.said("p"))
     assert "promotes" not in without.said("th")
-    assert {"promotes", "demotes", "positive %", "about"} <= set(explained.said("th"))
+    heads = {"mostly promotes", "mostly demotes", "positive %", "about"}
+    assert heads <= set(explained.said("th"))
     assert {'"some text", " b"', '" c"', "25", "letter"} <= set(explained.said("td"))
     assert not any(WITHOUT_TOKENS in text for text in explained.said("p"))
 
@@ -162,11 +164,46 @@ def test_neurons_that_explain_did_not_look_at_say_so():
     few = {first: report.tokens[first], last: own}
     rows = neurons_table(dataclasses.replace(report, tokens=few)).rows
     assert [row[-4:] for row in rows] == [
-        ('"some text", " b"', '" c"', "25", "letter"),
+        ('" c"', '"some text", " b"', "25", "letter"),  # a quarter is positive: reversed
         ("", "", "", "not explained"),
         ("", "", "", "not explained"),
         ('" own"', "", "", "not explained"),
     ]
+
+
+def scatter(found: Page) -> tuple[set[str], str]:
+    """The neurons that the halves' figure draws, and what the page says of it."""
+    names = {text for text in found.said("title") if re.fullmatch(r"\d+:\d+", text)}
+    (caption,) = [text for text in found.said("figcaption") if "either half" in text]
+    return names, caption
+
+
+def test_every_selected_neuron_is_drawn():
+    report = a_run(n_layers=30, each=461)
+    names, caption = scatter(Page(render_page(report)))
+    selected = report.neurons.good + report.neurons.bad
+    assert names == {f"{neuron.layer}:{neuron.index}" for neuron in selected}
+    assert "Drawn" not in caption
+
+
+def test_of_very_many_neurons_the_strongest_are_drawn(monkeypatch):
+    monkeypatch.setattr(charts, "MOST_MARKS", 3)
+    report = a_run(each=5)
+    names, caption = scatter(Page(render_page(report)))
+    strongest = report.neurons.good[:3] + report.neurons.bad[:3]
+    assert names == {f"{neuron.layer}:{neuron.index}" for neuron in strongest}
+    assert "Drawn: the 3 strongest of 5 good ones and the 3 strongest of 5 bad ones." in caption
+
+
+def test_of_very_many_groups_those_that_changed_most_are_drawn(monkeypatch):
+    monkeypatch.setattr(charts, "MOST_GROUPS", 2)
+    changes = [
+        charts.GroupChange(name, 50, after)
+        for name, after in (("same", 50), ("lost", 20), ("lost most", 10), ("gained", 90))
+    ]
+    assert charts.groups(changes, "degrade").alt.endswith(
+        "degrade: lost most 50 to 10; gained 50 to 90."
+    )
 
 
 def test_code_is_set_as_code():

@@ -56,7 +56,7 @@ def test_a_shell_reads_the_same_words(tmp_path, word):
 def test_a_damaged_file_of_commands_is_refused(tmp_path, line):
     run = RunDirectory(tmp_path)
     run.commands.write_text(f"{line}\n")
-    with pytest.raises(ArtifactError, match=r"(?s)commands\.jsonl, line 1.*remove it"):
+    with pytest.raises(ArtifactError, match=r"(?s)commands\.jsonl, line 1.*remove it and its line"):
         read_commands(run)
 
 

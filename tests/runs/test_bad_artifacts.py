@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -267,12 +270,27 @@ def asking_for_code(run: RunDirectory) -> None:
     settings(model_args={"pretrained": str(model_dir()), "trust_remote_code": True})(run)
 
 
-def with_task_and_neurons(name: str) -> Damage:
-    """Both files say so."""
+def of_origin(**changes: str) -> Damage:
+    """Neurons and scores say so."""
+
+    def in_header(values: dict[str, Any]) -> None:
+        stored = json.loads(values["__metadata__"]["neuronllm_eval"])
+        stored["provenance"].update(changes)
+        values["__metadata__"]["neuronllm_eval"] = json.dumps(stored)
+
+    def damage(run: RunDirectory) -> None:
+        as_json("neurons.json", lambda v: v["provenance"].update(changes))(run)
+        header(in_header)(run)
+
+    return damage
+
+
+def of_task(name: str) -> Damage:
+    """Settings, neurons and scores say so."""
 
     def damage(run: RunDirectory) -> None:
         settings(task=name)(run)
-        as_json("neurons.json", lambda v: v["provenance"].update(task=name))(run)
+        of_origin(task=name)(run)
 
     return damage
 
@@ -294,10 +312,10 @@ QUICK = ("--n_random", 0, "--conditions", "enhance")
         (settings(batch_size=-1), 1, ("batch_size is -1",)),
         (settings(selection_split="gone"), 1, ("no split 'gone'", "selection, validation")),
         (settings(apply_chat_template="no"), 1, ("chat template",)),
-        (with_task_and_neurons("demo"), 1, ("'demo' is not one task but 4",)),
-        (with_task_and_neurons("demo_topic,demo_topic"), 1, ("is not one task but 1",)),
-        (with_task_and_neurons("../../etc/passwd"), 1, ("settings.task is the path",)),
-        (as_json("neurons.json", lambda v: v["provenance"].update(model_hash="0" * 16)), 1,
+        (of_task("demo"), 1, ("'demo' is not one task but 4",)),
+        (of_task("demo_topic,demo_topic"), 1, ("is not one task but 1",)),
+        (of_task("../../etc/passwd"), 1, ("settings.task is the path",)),
+        (of_origin(model_hash="0" * 16), 1,
          ("found in other weights", "0000000000000000", "identify again")),
         (folder("validation.json"), 1, ("validation.json is a folder", "move the folder")),
         (folder("conditions.jsonl"), 1, ("conditions.jsonl is a folder",)),

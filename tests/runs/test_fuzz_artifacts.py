@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from neuronllm_eval.runs.artifacts import (
 )
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import IdentifySettings, load_run_file
-from tests.fixtures.cli import finished_run
+from tests.fixtures.cli import copy_of, finished_run
 from tests.fixtures.damage import with_header
 
 TASK = "demo_topic"
@@ -72,9 +71,7 @@ READERS: dict[str, Callable[[RunDirectory], object]] = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunDirectory:
     """A run with few lines, whose files a test may overwrite."""
-    path = tmp_path_factory.mktemp("fuzz") / "run"
-    shutil.copytree(finished_run().path, path)
-    return RunDirectory(path)
+    return copy_of(finished_run(), tmp_path_factory.mktemp("fuzz") / "run")
 
 
 def original(name: str) -> bytes:

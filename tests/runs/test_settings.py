@@ -25,6 +25,8 @@ from neuronllm_eval.runs.settings import (
 FULL = RunSettings(
     model_args={"pretrained": "a/b", "dtype": "float32", "trust_remote_code": True, "n": 3},
     task="some_task",
+    group="some_group",
+    validation_prompts={"0": "0a", "3": "1b"},
     include_path=("/tasks/x", "/tasks/y z"),
     num_fewshot=2,
     apply_chat_template="tool_use",

@@ -382,7 +382,8 @@ def test_what_is_written_is_about_what_was_estimated(tmp_path):
 def test_the_time_is_about_what_the_run_takes(tmp_path, monkeypatch):
     """Within a factor of 3, both stages on the embedded model."""
     torch.set_num_threads(1)
-    flags = identify(tmp_path, "--limit", 60, "--batch_size", 24, path=MODEL_DIR)[1:]
+    more = ("--limit", 60, "--batch_size", 24, "--n_random", 5)
+    flags = identify(tmp_path, *more, path=MODEL_DIR)[1:]
     seen: list[Estimate] = []
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "estimate_table", lambda found: seen.extend(found) or "")

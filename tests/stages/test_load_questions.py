@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import yaml
 
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.runs.settings import IdentifySettings, RunSettings
-from neuronllm_eval.stages.load import load_run_task, selection_questions
+from neuronllm_eval.stages.load import (
+    load_run_task,
+    load_run_tasks,
+    prompt_digests,
+    selection_questions,
+    validation_questions,
+)
 from tests.fixtures.harness import TaskFolder, a_doc, harness_model, model_dir, some_docs
 
 
@@ -73,7 +83,8 @@ def overlapping(folder) -> str:
         "choices": [choice.upper() for choice in reversed(asked["choices"])],
         "answer": 2,
     }
-    return folder.write("both", {"train": train, "test": [a_doc(99), asked]})
+    shown = "{{question}}{% for choice in choices %} {{choice}}{% endfor %}"
+    return folder.write("both", {"train": train, "test": [a_doc(99), asked]}, doc_to_text=shown)
 
 
 def test_shared_content_is_refused(folder, lm):
@@ -101,3 +112,48 @@ def test_shared_content_is_dropped_on_request(folder, lm, caplog):
 def test_an_unknown_way_with_overlaps():
     with pytest.raises(UsageError, match=r"overlap is 'keep'\.\nExpected: refuse or drop"):
         IdentifySettings.read({"overlap": "keep"})
+
+
+# Tasks of groups ----------------------------------------------------------------------------------
+
+
+def in_groups(folder, shown: str) -> RunSettings:
+    """A task with settings of a group, one that a group defines, and one with neither."""
+    folder.write("plain")
+    folder.write("other", doc_to_text=shown)
+    files = {split: str(folder.path / f"{split}.jsonl") for split in ("train", "test")}
+    for first, file in enumerate(files.values()):
+        lines = map(json.dumps, some_docs(50 * first))
+        Path(file).write_text("\n".join(lines), encoding="utf-8")
+    told = {**folder.defaults, "dataset_path": "json", "dataset_kwargs": {"data_files": files}}
+    changed = {"task": "plain", "description": "Tales. ", "doc_to_text": shown}
+    group = [changed, "other", {**told, "task": "told", "doc_to_text": shown}]
+    (folder.path / "mine.yaml").write_text(yaml.safe_dump({"group": "mine", "task": group}))
+    return RunSettings(model_args={}, task="mine", include_path=(str(folder.path),))
+
+
+@pytest.mark.parametrize("prefix", ["", "aqua:"])
+def test_a_run_has_the_settings_that_a_group_gave_its_task(folder, lm, prefix):
+    options = "".join(f"\n{letter}. {{{{choices[{at}]}}}}" for at, letter in enumerate("ABCD"))
+    asked = in_groups(folder, f"Say it. {{{{question}}}}{options}\nAnswer:")
+    tasks = load_run_tasks(asked.model_copy(update={"task": f"{prefix}mine"}))
+    groups = {name: settings.group for name, (settings, _) in tasks.items()}
+    mine = f"{prefix}mine"
+    assert groups == {f"{prefix}plain": mine, f"{prefix}other": "", f"{prefix}mine::told": mine}
+    for settings, task in tasks.values():
+        again = load_run_task(settings)  # as validate, verify and explain do
+        for build in (selection_questions, validation_questions):
+            assert build(lm, settings, again).prompts == build(lm, settings, task).prompts
+
+
+def test_other_prompts_than_those_of_identify_are_refused(folder, lm):
+    folder.write("plain")
+    settings = RunSettings(model_args={}, task="plain", include_path=(str(folder.path),))
+    digests = prompt_digests(validation_questions(lm, settings, load_run_task(settings)))
+    assert len(set(digests.values())) == 4
+    settings = settings.model_copy(update={"validation_prompts": digests})
+    validation_questions(lm, settings, load_run_task(settings))
+    validation_questions(lm, settings.model_copy(update={"limit": 2}), load_run_task(settings))
+    folder.write("plain", doc_to_text="{{question}} It is")
+    with pytest.raises(TaskError, match="the prompt of doc 0 of the validation split is not the"):
+        validation_questions(lm, settings, load_run_task(settings))

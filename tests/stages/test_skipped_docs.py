@@ -262,6 +262,9 @@ def test_a_task_that_has_changed_since_is_said_to_have(tmp_path, caplog):
     assert run_all(folder, tmp_path / "runs", name)[0] == 0
     assert "the task is not the one" not in caplog.text
     folder.write("changing", aqua=True, metadata={"version": 1.0, "letter_style": "(A)"})
+    refused = call("validate", tmp_path / "runs")
+    assert_one_message(refused, 1, "the prompt of doc 0", "not the one that identify made")
+    folder.write("changing", aqua=True, doc_to_decontamination_query="question")
     assert call("validate", tmp_path / "runs")[0] == 0
     assert "changing: the task is not the one the neurons were chosen on" in caplog.text
 

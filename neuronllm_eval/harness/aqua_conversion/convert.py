@@ -27,7 +27,13 @@ from neuronllm_eval.aqua.settings import PREFIX, split_settings, with_overrides
 from neuronllm_eval.errors import TaskError, UsageError
 from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.read_task import HarnessSource
-from neuronllm_eval.harness.tasks import AquaTask, load_tasks, task_manager
+from neuronllm_eval.harness.tasks import (
+    AquaTask,
+    is_pattern,
+    load_tasks,
+    settings_from,
+    task_manager,
+)
 
 SOURCE_NAMES = ("harness_task", "harness_yaml", "include_path", "selection_split")
 _HARNESS_TASKS = Path(lm_eval.tasks.__file__).parent
@@ -75,6 +81,7 @@ def load_any_tasks(
     include_path: Sequence[str | Path] = (),
     metadata: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    only: str | None = None,
 ) -> dict[str, ConfigurableTask]:
     """As `tasks.load_tasks`, with `aqua:<name>` for any multiple-choice task or group.
 
@@ -83,10 +90,11 @@ def load_any_tasks(
         UsageError: as there.
     """
     plain = [name for name in names if not name.startswith(PREFIX)]
-    tasks = load_tasks(plain, include_path, metadata, overrides) if plain else {}
+    tasks = load_tasks(plain, include_path, metadata, overrides, only) if plain else {}
     for name in names:
         if name.startswith(PREFIX):
-            sources = load_tasks([name.removeprefix(PREFIX)], include_path, metadata)
+            leaf = None if only is None else only.removeprefix(PREFIX)
+            sources = load_tasks([name.removeprefix(PREFIX)], include_path, metadata, only=leaf)
             tasks |= _converted(sources, include_path, metadata, overrides)
     return tasks
 
@@ -109,7 +117,9 @@ def _converted(
         values = {**config["metadata"], "counts": {}, **(metadata or {})}
         values["overrides"] = {**values.get("overrides", {}), **(overrides or {})}
         config["metadata"] = values
-        converted[config["task"]] = AquaTask(config=config)
+        converted[config["task"]] = aqua_task = AquaTask(config=config)
+        if group := settings_from(task):
+            aqua_task.settings_from = f"{PREFIX}{group}"
     return converted
 
 
@@ -150,6 +160,10 @@ def write_yaml(
             a task of that name.
     """
     name = name.removeprefix(PREFIX)
+    if is_pattern(name):
+        raise UsageError(
+            f"{name!r} is a pattern", expected="one task or group", remedy="pass its name"
+        )
     if folder.exists() and not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder",
@@ -162,8 +176,16 @@ def write_yaml(
     path = entry.yaml_path if entry is not None and entry.kind is not Kind.GROUP else None
     tasks = load_tasks([name], _folders(path, include_path))
     leaves = list(tasks)
-    _require_new(leaves, folder)
+    _require_new(list(dict.fromkeys([*leaves, name])), folder)
     _converted(tasks, include_path, None, overrides)  # refused before anything is written
+    for leaf, task in tasks.items():
+        if settings_from(task):
+            raise TaskError(
+                f"task {leaf} has settings of the group {settings_from(task)}, which a YAML of its "
+                "own would lack",
+                expected="a task whose own YAML has all its settings",
+                remedy="write a YAML for it, or use aqua:NAME, which keeps them",
+            )
     texts = {leaf: _task_yaml(leaf, manager, include_path, overrides or {}) for leaf in leaves}
     if leaves != [name]:
         texts[name] = _group_yaml(name, leaves)
@@ -193,12 +215,6 @@ def _task_yaml(
     include_path: Sequence[str | Path],
     overrides: Mapping[str, Any],
 ) -> str:
-    if leaf not in manager.task_index:
-        raise TaskError(
-            f"task {leaf} is defined within a group and has no name of its own",
-            expected="a task with its own YAML",
-            remedy="write a YAML for it",
-        )
     settings = dict(overrides)
     source: dict[str, Any] = {"harness_task": leaf}
     path = manager.task_index[leaf].yaml_path
