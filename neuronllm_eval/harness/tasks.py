@@ -156,7 +156,8 @@ class _RecordingFactory(TaskFactory):
         # Before anything of it runs: some load the model's tokenizer with its repository's code.
         config = {**(entry.cfg or {}), **values}
         output_type = config.get("output_type", "generate_until")
-        if output_type != "multiple_choice" and not {"class", "include"} & config.keys():
+        is_known = entry.cfg is not None and not {"class", "include"} & config.keys()
+        if is_known and output_type != "multiple_choice":
             _refuse_type(name, output_type)
         return super()._build_task(entry, overrides)
 
