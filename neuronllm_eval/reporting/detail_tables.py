@@ -19,7 +19,7 @@ from neuronllm_eval.interventions.conditions import UNMASKED
 from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.task_report import TaskReport
-from neuronllm_eval.reporting.wording import tested, unit
+from neuronllm_eval.reporting.wording import gap_figures, tested, unit
 
 _SHOWN_FLIPS = 5
 _MOST_GROUPS = 100
@@ -258,15 +258,15 @@ def stability_table(report: TaskReport) -> Table:
 
 def gap_table(provenance: Provenance) -> Table | None:
     """The completeness gap of the attributions; None if it was not measured."""
-    largest, mean = provenance.completeness_gap_max, provenance.completeness_gap_mean
-    share = provenance.completeness_gap_share
-    if largest is None or mean is None or share is None:
+    figures = gap_figures(provenance)
+    if figures is None:
         return None
+    largest, mean, share = figures
     name = unit(provenance.method)
     return Table(
         "Completeness gap",
         ("largest", "mean", "share of the change"),
-        ((f"{largest:.2g}{name}", f"{mean:.2g}{name}", f"{share:.2%}"),),
+        ((f"{largest}{name}", f"{mean}{name}", share),),
         "Per prompt and layer, the difference between the sum of the attributions and the change "
         "of the target along the path.",
     )

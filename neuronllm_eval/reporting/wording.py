@@ -143,14 +143,23 @@ def selection_sentence(provenance: Provenance) -> str:
 
 def gap_text(provenance: Provenance) -> str:
     """The difference between the sum of attributions and the change they explain."""
+    figures = gap_figures(provenance)
+    if figures is None:
+        return "completeness gap not measured"
+    largest, mean, share = figures
+    return (
+        f"completeness gap at most {largest}{unit(provenance.method)}, {mean} on average, {share} "
+        "of the total change"
+    )
+
+
+def gap_figures(provenance: Provenance) -> tuple[str, str, str] | None:
+    """The largest and the mean gap in `unit`, and its share; None if it was not measured."""
     largest, mean = provenance.completeness_gap_max, provenance.completeness_gap_mean
     share = provenance.completeness_gap_share
     if largest is None or mean is None or share is None:
-        return "completeness gap not measured"
-    return (
-        f"completeness gap at most {largest:.2g}{unit(provenance.method)}, {mean:.2g} on average, "
-        f"{share:.2%} of the total change"
-    )
+        return None
+    return f"{largest:.2g}", f"{mean:.2g}", f"{share:.2%}"
 
 
 def unit(method: str) -> str:

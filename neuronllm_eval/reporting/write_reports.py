@@ -76,9 +76,9 @@ def report_task(
         run.write(run.summary, summary.to_json(), summary)
     run.write(run.page, page)
     markdown = render_markdown(report)
-    run.write(run.report, markdown)
     run.write(run.card, run_card(report.neurons.provenance, markdown))
     _rewrite_cards(run)
+    run.write(run.report, markdown)  # the last: a run that has it is complete
     return text
 
 

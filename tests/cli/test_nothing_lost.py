@@ -135,7 +135,7 @@ def test_settings_of_readers_that_cannot_be(run, command, more):
     "damage",
     [
         lambda run: change_settings(run, model_args={"pretrained": "no/such/model"}),
-        lambda run: change_settings(run, model_args={"pretrained": str(other_model())}),
+        lambda run: change_settings(run, model_args={"pretrained": str(model_dir(seed=1))}),
         lambda run: change_settings(run, include_path=["/no/such/folder"]),
         gone("run.yaml"),
         gone("scores.safetensors"),
@@ -150,19 +150,6 @@ def test_runs_whose_origin_is_gone(run, damage, command):
     message = assert_nothing_changes(run, *words)
     if command == "validate":
         assert assert_nothing_changes(run, *words, "--dry_run") == message
-
-
-@cache
-def other_model() -> Path:
-    """The tiny model with one weight changed."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = scratch() / "other_weights"
-    model = AutoModelForCausalLM.from_pretrained(model_dir())
-    next(model.parameters()).data[0, 0] += 1
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(model_dir()).save_pretrained(path)
-    return path
 
 
 # Commands that make runs ------------------------------------------------------------------------

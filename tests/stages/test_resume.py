@@ -21,8 +21,9 @@ from neuronllm_eval.runtime.resumable_work import RunLocks
 from neuronllm_eval.stages import evaluate
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
-from tests.fixtures.cli import assert_one_message, call, without_the_harness_tasks
-from tests.fixtures.harness import scratch
+from tests.fixtures.cli import assert_one_message, call, identify, without_the_harness_tasks
+from tests.fixtures.damage import contents
+from tests.fixtures.harness import TaskFolder, model_dir, scratch, some_docs
 from tests.fixtures.processes import (
     N_UNITS,
     TASK,
@@ -233,6 +234,29 @@ def test_other_settings_are_refused_by_name(copied, flags, named):
     result = run_eval(copied, *flags)
     assert_one_message(result, 2, "already holds a run of other settings", named, "--overwrite")
     assert n_done(copied) == 3  # nothing is lost
+
+
+def test_other_weights_are_refused_by_name(copied):
+    result = run_eval(copied, "--model_args", f"pretrained={model_dir(seed=1)}")
+    assert_one_message(result, 2, "already holds a run of other settings", "model_hash is")
+    assert n_done(copied) == 3
+
+
+def test_other_data_are_refused_by_name(tmp_path):
+    folder = TaskFolder(tmp_path / "tasks")
+    docs, others = some_docs(0, 6), some_docs(50, 6)
+    folder.write("own", {"train": docs, "test": others})
+    flags = ("--include_path", folder.path, "--batch_size", 1, "--checkpoint_every", 0)
+    words = identify(tmp_path / "runs", *flags, "--top_k", 6, task="own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Part, "add", after_units(2, lambda: signal.raise_signal(signal.SIGINT)))
+        assert call(*words)[0] == 130
+    before = contents(tmp_path / "runs")
+    folder.write("own", {"train": [{**docs[0], "question": "Which?"}, *docs[1:]], "test": others})
+    assert_one_message(call(*words), 2, "already holds a run of other settings", "prompts is")
+    assert contents(tmp_path / "runs") == before
+    folder.write("own", {"train": docs, "test": others})
+    assert call(*words)[0] == 0
 
 
 def test_overwrite_starts_anew(copied, monkeypatch):
