@@ -19,9 +19,10 @@ from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
@@ -35,8 +36,13 @@ from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.harness import tasks_dir
 
 logger = logging.getLogger(__name__)
-# The harness compiles a task's templates for every doc, a millisecond each.
-env.from_string = lru_cache(maxsize=1024)(env.from_string)
+# Templates of tasks run in a sandbox: they reach no attribute that leads to code. Each is compiled
+# once, not for every doc as the harness does, a millisecond each.
+_SANDBOX = SandboxedEnvironment(
+    undefined=env.undefined, keep_trailing_newline=env.keep_trailing_newline
+)
+_SANDBOX.filters = env.filters
+env.from_string = lru_cache(maxsize=1024)(_SANDBOX.from_string)
 
 
 class AquaTask(ConfigurableTask):
@@ -151,6 +157,12 @@ class _RecordingFactory(TaskFactory):
                 expected="each task with one set of settings, since results go by its name",
                 remedy="give one of them another name in a YAML of its own",
             )
+        # Before anything of it runs: some load the model's tokenizer with its repository's code.
+        config = {**(entry.cfg or {}), **values}
+        output_type = config.get("output_type", "generate_until")
+        is_known = entry.cfg is not None and not {"class", "include"} & config.keys()
+        if is_known and output_type != "multiple_choice":
+            _refuse_type(name, output_type)
         return super()._build_task(entry, overrides)
 
 
@@ -235,15 +247,19 @@ def _built(names: Sequence[str], build: Any) -> dict[str, Any]:
         ) from error
 
 
+def _refuse_type(name: str, output_type: object, contexts: str = "") -> NoReturn:
+    raise TaskError(
+        f"task {name} has output_type {output_type}{contexts}",
+        expected="output_type multiple_choice: one context, several options",
+        remedy="choose a multiple-choice task",
+    )
+
+
 def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
     output_type = getattr(task, "OUTPUT_TYPE", None)
     if output_type != "multiple_choice" or getattr(task, "multiple_input", 0):
-        raise TaskError(
-            f"task {name} has output_type {output_type}"
-            + (" with one context per choice" if getattr(task, "multiple_input", 0) else ""),
-            expected="output_type multiple_choice: one context, several options",
-            remedy="choose a multiple-choice task",
-        )
+        several = getattr(task, "multiple_input", 0)
+        _refuse_type(name, output_type, " with one context per choice" if several else "")
     return task
 
 

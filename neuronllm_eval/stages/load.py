@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.errors import ModelError, TaskError, UsageError
+from neuronllm_eval.formats.inert_text import without_secrets
 from neuronllm_eval.harness.aqua_conversion.convert import load_any_tasks
 from neuronllm_eval.harness.leakage import doc_contents, overlapping_questions
 from neuronllm_eval.harness.requests import build_questions
@@ -39,13 +40,17 @@ from neuronllm_eval.models.fingerprints import Weights, digest, dtype_name, task
 from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading
 from neuronllm_eval.models.model_args import require_model_args
-from neuronllm_eval.runs.directory import RunDirectory, folder_name, without_secrets
+from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import DocCounts, QuestionSettings, RunSettings
 from neuronllm_eval.runtime.distributed import share_docs
 
 logger = logging.getLogger(__name__)
 # How many prompts of the validation split run.yaml has digests of.
 DIGESTED_PROMPTS = 8
+# Settings with which transformers runs code of a repository.
+_CODE_OF_MODEL = ("trust_remote_code", "allow_all_kernels")
+# Those with which an AQUA task calls a function, or has the harness read other YAML files.
+_CODE_OF_TASK = ("load", "harness_yaml", "include_path")
 
 
 # Model ------------------------------------------------------------------------------------------
@@ -164,14 +169,31 @@ def _require_device(device: str) -> None:
 
 
 def require_trust(settings: RunSettings, trust: bool) -> None:
-    """Raise UsageError if a run asks for a repository's code and the user does not."""
-    if settings.model_args.get("trust_remote_code", False) is not False and not trust:
-        raise UsageError(
-            f"the run of {settings.task} asks to run code of the repository of its model, "
-            f"{settings.model_args.get('pretrained')}",
-            expected="your consent, since a run directory may come from somebody else",
-            remedy="pass --trust_remote_code if you trust that repository",
-        )
+    """Raise UsageError if a run asks for code to be run and the user does not."""
+    names = _names_of_code([settings.model_args, settings.metadata])
+    if not names or trust:
+        return
+    of_model = names[0] in _CODE_OF_MODEL
+    raise UsageError(
+        f"the run of {settings.task} asks to run code "
+        + (f"of the repository of its model, {settings.model_args.get('pretrained')}" if of_model
+           else "that its metadata name")
+        + f" ({', '.join(names)})",
+        expected="your consent, since a run directory may come from somebody else",
+        remedy="pass --trust_remote_code if you trust it",
+    )  # fmt: skip
+
+
+def _names_of_code(value: Any) -> list[str]:
+    """The settings, at any depth, that ask for code to be run."""
+    if isinstance(value, list):
+        return [name for item in value for name in _names_of_code(item)]
+    if not isinstance(value, dict):
+        return []
+    names = [
+        name for name in (*_CODE_OF_MODEL, *_CODE_OF_TASK) if value.get(name, False) is not False
+    ]
+    return names + _names_of_code(list(value.values()))
 
 
 # What a stage works on --------------------------------------------------------------------------
@@ -313,7 +335,8 @@ def load_run_tasks(
     # A task given as a file is known by its name later on, so its folder must be searched.
     folders = [str(Path(task).resolve().parent) for task in tasks if Path(task).is_file()]
     include_path = tuple(dict.fromkeys((*settings.include_path, *folders)))
-    metadata = {**without_secrets(settings.model_args), **settings.metadata}
+    # It ends up in result files, with the task's configuration.
+    metadata = without_secrets({**settings.model_args, **settings.metadata})
     leaves = load_any_tasks(
         tasks, include_path, metadata, aqua_overrides(settings, settings.num_fewshot), only
     )
