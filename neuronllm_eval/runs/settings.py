@@ -94,7 +94,14 @@ class ComputeSettings(Settings):
     )
     device: str | None = _model(None, "such as cuda, cuda:0, cpu", unset="cuda if there is one")
     engine: str = _model("auto", "auto takes fan_out where it is exact", choices=ENGINES)
-    limit: int | None = _model(None, "questions per split", flags=("-L",), unset="all", ge=1)
+    limit: int | None = _model(
+        None,
+        "questions per split",
+        flags=("-L",),
+        unset="all",
+        ge=1,
+        expected="a whole number, 1 or more; shares of the docs are not supported",
+    )
 
     @property
     def fixed_batch_size(self) -> int | None:
