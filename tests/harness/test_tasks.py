@@ -9,7 +9,6 @@ import re
 import datasets
 import pytest
 import yaml
-from jinja2.exceptions import SecurityError
 
 from neuronllm_eval.aqua import dataset as aqua_task
 from neuronllm_eval.errors import TaskError, UsageError
@@ -291,34 +290,6 @@ def test_a_task_that_is_not_multiple_choice(folder, kind):
         TaskError, match=rf"task said has output_type {kind}\.\nExpected: .*multiple_choice"
     ):
         folder.load("said")
-
-
-def test_a_task_of_another_type_is_refused_before_anything_of_it_runs(folder):
-    # As the harness's ruler, which loads the model's tokenizer with the code of its repository.
-    folder.write("said", output_type="generate_until", doc_to_choice=None)
-    made = folder.path / "made"
-    (folder.path / "own.py").write_text(f"import os\nos.mkdir({str(made)!r})\nload = None\n")
-    with (folder.path / "said.yaml").open("a") as file:
-        file.write("custom_dataset: !function own.load\n")
-    (folder.path / "all.yaml").write_text("group: all_said\ntask: [said]\n")
-    (folder.path / "tagged.yaml").write_text("include: said.yaml\ntask: other\ntag: tagged\n")
-    for name in ("said", "all_said", "tagged"):
-        with pytest.raises(TaskError, match="has output_type generate_until"):
-            folder.load(name)
-    assert not made.exists()
-
-
-@pytest.mark.parametrize(
-    "template",
-    ["{{ ''.__class__.__mro__ }}", "{{ cycler.__init__.__globals__.os.getcwd() }}",
-     "{{ '{0.__class__}'.format(1) }}"],
-)  # fmt: skip
-def test_templates_are_sandboxed(folder, template):
-    folder.write("plain")
-    task = folder.load("plain")
-    task.config.doc_to_text = template
-    with pytest.raises(SecurityError):
-        task.doc_to_text({"a": 1})
 
 
 def test_a_task_with_a_context_for_each_choice(folder):
