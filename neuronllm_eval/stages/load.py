@@ -47,10 +47,16 @@ from neuronllm_eval.runtime.distributed import share_docs
 logger = logging.getLogger(__name__)
 # How many prompts of the validation split run.yaml has digests of.
 DIGESTED_PROMPTS = 8
-# Settings with which transformers runs code of a repository.
-_CODE_OF_MODEL = ("trust_remote_code", "allow_all_kernels")
-# Those with which an AQUA task calls a function, or has the harness read other YAML files.
-_CODE_OF_TASK = ("load", "harness_yaml", "include_path")
+# What a run.yaml asks for by these settings, of the model and of an AQUA task, needs consent.
+_NEEDS_CONSENT = {
+    "trust_remote_code": "run code of the repository of its model",
+    "allow_all_kernels": "run code of the repository of its model",
+    "load": "call a function",
+    "harness_yaml": "read task files",
+    "include_path": "read task files",
+    "offload_folder": "write files of its model elsewhere",
+    "cache_dir": "write files of its model elsewhere",
+}
 
 
 # Model ------------------------------------------------------------------------------------------
@@ -169,31 +175,26 @@ def _require_device(device: str) -> None:
 
 
 def require_trust(settings: RunSettings, trust: bool) -> None:
-    """Raise UsageError if a run asks for code to be run and the user does not."""
-    names = _names_of_code([settings.model_args, settings.metadata])
-    if not names or trust:
-        return
-    of_model = names[0] in _CODE_OF_MODEL
-    raise UsageError(
-        f"the run of {settings.task} asks to run code "
-        + (f"of the repository of its model, {settings.model_args.get('pretrained')}" if of_model
-           else "that its metadata name")
-        + f" ({', '.join(names)})",
-        expected="your consent, since a run directory may come from somebody else",
-        remedy="pass --trust_remote_code if you trust it",
-    )  # fmt: skip
+    """Raise UsageError if a run asks for what needs consent and the user does not give it."""
+    asked = _asked([settings.model_args, settings.metadata])
+    if asked is not None and not trust:
+        name, value = asked
+        raise UsageError(
+            f"the run of {settings.task} with the model {settings.model_args.get('pretrained')} "
+            f"asks to {_NEEDS_CONSENT[name]}: {name} is {value!r:.100}",
+            expected="your consent, since a run directory may come from somebody else",
+            remedy="pass --trust_remote_code if you trust it",
+        )
 
 
-def _names_of_code(value: Any) -> list[str]:
-    """The settings, at any depth, that ask for code to be run."""
-    if isinstance(value, list):
-        return [name for item in value for name in _names_of_code(item)]
-    if not isinstance(value, dict):
-        return []
-    names = [
-        name for name in (*_CODE_OF_MODEL, *_CODE_OF_TASK) if value.get(name, False) is not False
-    ]
-    return names + _names_of_code(list(value.values()))
+def _asked(value: Any) -> tuple[str, Any] | None:
+    """The first setting, at any depth, that needs consent, and its value."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in _NEEDS_CONSENT and inner is not False:
+                return name, inner
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next(filter(None, map(_asked, inside)), None)
 
 
 # What a stage works on --------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from tests.fixtures.cli import (
     copy_of,
     finished_run,
     identify,
+    jsonl,
     list_all,
     without_the_harness_tasks,
 )
@@ -59,7 +60,7 @@ def test_a_run_names_no_function_that_is_called(run, tmp_path, command, part, in
     change_settings(run, **{part: {**getattr(load_settings(run), part), **function}})
     options = QUICK if command == "validate" else ()
     result = call(command, list_all(run).path, *options)
-    assert_one_message(result, 2, "asks to run code", "load", "--trust_remote_code")
+    assert_one_message(result, 2, "asks to call a function: load is", "--trust_remote_code")
     assert not made.exists()
 
 
@@ -71,6 +72,8 @@ def test_a_run_names_no_function_that_is_called(run, tmp_path, command, part, in
         {"metadata": {"overrides": {"x": [{"load": "os.mkdir"}]}}},
         {"model_args": {"pretrained": "m", "allow_all_kernels": True}},
         {"model_args": {"pretrained": "m", "a": {"trust_remote_code": "yes"}}},
+        {"model_args": {"pretrained": "m", "parallelize": True, "offload_folder": "/tmp/x"}},
+        {"model_args": {"pretrained": "m", "cache_dir": "/tmp/x"}},
     ],
 )
 def test_what_else_leads_to_code_needs_consent(run, values):
@@ -231,14 +234,24 @@ def test_no_message_has_a_terminal_escape(tmp_path, monkeypatch, words):
     assert "evil" in err
 
 
-def test_nothing_printed_of_a_hostile_run_has_a_terminal_escape(tmp_path):
+def test_nothing_printed_or_written_of_a_hostile_run_has_a_terminal_escape(tmp_path):
     run = copy_of(finished_run(), tmp_path / HOSTILE / "run")
-    text = run.neurons.read_text().replace('"split": "', '"split": "\\u001b[2J\\u202e')
-    run.neurons.write_text(text)
-    (run.path / SUMS_FILE).write_text(f"{'0' * 64}  {HOSTILE}\n")
-    for command in ("report", "verify", "compare"):
-        _, out, err = call(command, run.path)
+    docs = jsonl(run.validation_docs)
+    texts = [{**doc, "question": HOSTILE, "group": f"{HOSTILE} <b>"} for doc in docs]
+    run.validation_docs.write_text("".join(f"{json.dumps(doc)}\n" for doc in texts))
+    run.note_command("validate", (HOSTILE,), 1, {})
+    run.summary.unlink()
+    for command in ("report", "compare"):
+        code, out, err = call(command, run.path)
+        assert code == 0, err
         assert is_inert(out + err), command
+    for path in (run.report, run.page, run.card):
+        assert is_inert(path.read_text()), path
+        assert "evil" in path.read_text(), path
+    (run.path / SUMS_FILE).write_text(f"{'0' * 64}  {HOSTILE}\n")
+    code, out, err = call("verify", run.path)
+    assert code == 1
+    assert is_inert(out + err)
 
 
 # Secrets ----------------------------------------------------------------------------------------
