@@ -176,7 +176,7 @@ def as_csv(frame: pd.DataFrame) -> str:
 
 
 # Where a cell begins; also after what separates cells in other countries' spreadsheets.
-_FORMULA = re.compile(r"(^|[;\t\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\n])")
+_FORMULA = re.compile(r"(^|[;\t\n])(?=[^\S\t\n]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\n])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 

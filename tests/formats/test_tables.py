@@ -393,6 +393,11 @@ def test_no_format_has_a_control_character(kind):
     assert sum("evil" in line for line in lines) >= 3
 
 
+def test_long_white_space_is_no_work():
+    frame = pd.DataFrame({"a": ["\n" * 100_000, " " * 100_000, "; " * 50_000]})
+    assert as_csv(frame).count("'") == 100_000  # quadratic work would take minutes
+
+
 def test_no_cell_is_an_argument_of_latex():
     section = Section("", pd.DataFrame({"[9cm] a": ["[9cm] b", "* c"], "b": ["1", "2"]}))
     written = PAGES["latex"]([section])
