@@ -19,8 +19,8 @@ from pathlib import Path
 import datasets
 import yaml
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
-from neuronllm_eval.aqua.proxies import ROLE_LINE
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.harness import tasks_dir
 
@@ -62,7 +62,7 @@ def write_tasks(folder: Path, n_questions: int) -> None:
         "fewshot_split": "train",
         "num_fewshot": 1,
         "fewshot_config": {"sampler": "first_n"},
-        "description": ROLE_LINE,
+        "description": load_yaml(tasks_dir() / "aqua" / "_aqua.yaml")["description"],
         "doc_to_text": "Question: {{question}}\n" + lines + "Answer:",
         "doc_to_choice": ["A", "B", "C", "D"],
         "doc_to_target": "answer",

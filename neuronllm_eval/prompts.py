@@ -37,26 +37,12 @@ class Prompt:
     n_shared: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.context) < 1:
-            raise DocError(
-                f"doc {self.doc_id} has an empty context",
-                expected="at least one context token, since its logits decide the option",
-                remedy="give the task a doc_to_text, or the tokenizer a BOS token",
-                reason="empty context",
-            )
         if len(self.options) < 2 or any(len(option) == 0 for option in self.options):
             raise DocError(
                 f"doc {self.doc_id} has options of {[len(o) for o in self.options]} tokens",
                 expected="two or more options of at least one token each",
                 remedy="check doc_to_choice and the tokenizer",
                 reason="fewer than 2 options",
-            )
-        if not 0 <= self.gold < len(self.options):
-            raise DocError(
-                f"doc {self.doc_id} has gold index {self.gold}",
-                expected=f"an index from 0 to {len(self.options) - 1}",
-                remedy="check doc_to_target",
-                reason="gold missing or out of range",
             )
         if len(set(self.options)) < len(self.options):
             raise DocError(

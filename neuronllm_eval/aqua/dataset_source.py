@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jinja2
 import numpy as np
 from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from neuronllm_eval.aqua.cleaning import DocCounts, RawQuestion
 from neuronllm_eval.errors import DocError, TaskError
@@ -95,7 +96,8 @@ def _empty_for_none(value: Any) -> Any:
     return "" if value is None else value
 
 
-_ENVIRONMENT = jinja2.Environment(  # noqa: S701 - texts for prompts
+# A task file's templates may call methods of texts and lists, and nothing that leads to code.
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_empty_for_none
 )
 _ENVIRONMENT.filters["regex_replace"] = _regex_replace

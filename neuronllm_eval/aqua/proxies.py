@@ -31,9 +31,6 @@ LETTERS: tuple[str, ...] = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 ORDERS = ("original", "drawn", "swap")
 # By the name of the style, what stands before an option.
 LETTER_STYLES: dict[str, str] = {"A.": "{}. ", "A)": "{}) ", "(A)": "({}) ", "A:": "{}: "}
-ROLE_LINE = (
-    "You are a careful expert. Each question has one right option; answer with its letter.\n\n"
-)
 QUESTION_CUE = "Question: "
 ANSWER_CUE = "Answer:"
 # What may stand around a word without changing its meaning.
@@ -56,7 +53,7 @@ class MultipleChoiceDoc:
 
     Raises:
         DocError: fewer than 2 or more than 26 options, an option that is empty or that repeats
-            another one (surrounding white space does not count), or an answer out of range.
+            another one (surrounding white space does not count).
     """
 
     question_id: str
@@ -96,13 +93,6 @@ class MultipleChoiceDoc:
                     reason="repeated options",
                 )
             letter_of[text] = letter
-        if not 0 <= self.answer < n_options:
-            raise DocError(
-                f"question {self.question_id!r} has the answer {self.answer}",
-                expected=f"the index of the right option, 0 to {n_options - 1}",
-                remedy="fix the answer; it counts from 0",
-                reason="gold missing or out of range",
-            )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.explain.explanation import Explanation, NeuronExplanation, SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import read_tokens, tokens_json
+from neuronllm_eval.formats.inert_text import inert
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
@@ -65,7 +66,7 @@ Show = Callable[[object], object]
 
 def announce(estimate: str) -> None:
     """Print beforehand what a long stage will take."""
-    print(estimate, file=sys.stderr)
+    print(inert(estimate), file=sys.stderr)
 
 
 def identify(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from neuronllm_eval.cli import commands
 from neuronllm_eval.cli.flags import Parser
 from neuronllm_eval.errors import NeuronLLMError, UsageError
+from neuronllm_eval.formats.inert_text import inert, redacted
 from neuronllm_eval.runtime.process import (
     DISK_ERRORS,
     Interrupted,
@@ -71,7 +72,12 @@ def show(text: object) -> None:
     """Print what people are to read; on a terminal its tables fit, elsewhere they are whole."""
     from neuronllm_eval.formats.terminal import fitted, terminal_width
 
-    print(fitted(str(text), terminal_width()))
+    print(fitted(inert(redacted(str(text))), terminal_width()))
+
+
+def show_error(text: object) -> None:
+    """Print what is no result: errors, and what a stage announces."""
+    print(inert(redacted(str(text))), file=sys.stderr)
 
 
 def _refuse(command: str) -> int:
@@ -86,7 +92,7 @@ def _guarded(action: Callable[[], int]) -> int:
     try:
         rank = own_rank()
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(f"error: {error}")
         return 2
     mark = f"[rank {rank}] " if rank else ""
     try:
@@ -98,7 +104,7 @@ def _guarded(action: Callable[[], int]) -> int:
     except NeuronLLMError as error:
         if rank:
             time.sleep(_FIRST_WORD)
-        print(f"{mark}error: {error}", file=sys.stderr)
+        show_error(f"{mark}error: {error}")
         return error.exit_code
     except BrokenPipeError:  # whoever read the output has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,27 +112,25 @@ def _guarded(action: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        print(
+        show_error(
             f"{mark}error: {error.filename or 'a file'} cannot be written: {error.strerror}.\n"
             "Expected: a disk with room, that can be written.\n"
-            "Remedy: make room, or let it be written, then repeat the command: it resumes.",
-            file=sys.stderr,
+            "Remedy: make room, or let it be written, then repeat the command: it resumes."
         )
         return 1
     except _memory_errors() as error:  # where no smaller batch would help
         said = str(error).splitlines()[:1] or ["the system has none left"]
-        print(
+        show_error(
             f"{mark}error: out of memory: {said[0].rstrip('.')}.\n"
             "Expected: room for the model, a batch of prompts and the scores of all neurons.\n"
             "Remedy: free memory and repeat the command: it resumes; or start from scratch with a "
-            "smaller --batch_size and --overwrite.",
-            file=sys.stderr,
+            "smaller --batch_size and --overwrite."
         )
         return 1
     except KeyboardInterrupt as error:
         note = error.note if isinstance(error, Interrupted) else ""
         if not rank:
-            print(f"interrupted; {note}" if note else "interrupted", file=sys.stderr)
+            show_error(f"interrupted; {note}" if note else "interrupted")
         return error.exit_code if isinstance(error, Interrupted) else 130
 
 
@@ -135,10 +139,19 @@ def _memory_errors() -> tuple[type[BaseException], ...]:
     return (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
 
 
+class _InertFormatter(logging.Formatter):
+    """Messages of this package and of others, whose texts may come from anywhere."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return inert(redacted(super().format(record)))
+
+
 def _set_up_logging(verbosity: str) -> None:
     rank = own_rank()
     mark = f"[rank {rank}] " if rank else ""
-    logging.basicConfig(format=f"{mark}%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_InertFormatter(f"{mark}%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger().setLevel(verbosity)
     if rank and verbosity == "WARNING":  # the first process warns for all, but of its memory
         logging.getLogger("neuronllm_eval").setLevel("ERROR")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,8 +75,13 @@ def run_lm_eval(argv: Sequence[str]) -> int:
 
     import neuronllm_eval.masked_lm.model  # noqa: F401  # registers the model
 
-    if not _includes_tasks(_parsed(argv)):
+    options = _parsed(argv)
+    if not _includes_tasks(options):
         argv = [*argv, "--include_path", str(tasks_dir())]
+    if isinstance(token := dict(options.model_args or {}).get("token"), str):
+        # lm_eval prints model arguments, and writes them into its result files.
+        os.environ["HF_TOKEN"] = token
+        argv = [word for word in map(_without_token, argv) if word]
     try:
         with _command_line(argv):
             cli_evaluate()
@@ -89,6 +96,17 @@ def run_lm_eval(argv: Sequence[str]) -> int:
             "--include_path adds a folder; with several processes, each needs at least one doc",
         ) from error
     return 0
+
+
+def _without_token(word: str) -> str:
+    """A word of the command line without `token=...` among its model arguments."""
+    if word.lstrip().startswith("{"):
+        values = json.loads(word)
+        values.pop("token", None)
+        return json.dumps(values)
+    flag, equals, values = word.rpartition("--model_args=")
+    kept = [pair for pair in values.split(",") if not pair.strip().startswith("token=")]
+    return flag + equals + ",".join(kept)
 
 
 def _includes_tasks(options: argparse.Namespace) -> bool:

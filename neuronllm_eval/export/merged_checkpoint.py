@@ -75,7 +75,8 @@ def save_checkpoint(
 ) -> None:
     """Write a model, and the tokenizer that the run's `model_args` name, as a checkpoint."""
     base = model_args["pretrained"]
-    options = {
+    options = {"trust_remote_code": False}
+    options |= {
         name: model_args[name]
         for name in ("revision", "trust_remote_code", "subfolder", "gguf_file")
         if model_args.get(name) is not None

@@ -14,6 +14,7 @@ import jinja2
 from neuronllm_eval.aqua.settings import PREFIX
 from neuronllm_eval.evaluation.condition_effects import StoredCondition, load_summary
 from neuronllm_eval.export.manifest import Export
+from neuronllm_eval.formats.inert_text import inert
 from neuronllm_eval.formats.markdown import escaped
 from neuronllm_eval.formats.plain_files import dump_yaml
 from neuronllm_eval.interventions.conditions import (
@@ -117,7 +118,7 @@ def _card(
     tags: Sequence[str] = (),
     **values: Any,
 ) -> str:
-    return (
+    card = (
         _environment()
         .get_template(f"{template}.md.j2")
         .render(
@@ -129,6 +130,7 @@ def _card(
             **values,
         )
     )
+    return inert(card)
 
 
 @cache

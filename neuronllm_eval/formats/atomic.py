@@ -26,6 +26,7 @@ def write_whole(path: Path, content: str | bytes) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         data = content.encode() if isinstance(content, str) else content
+        temporary.unlink(missing_ok=True)  # a link there would be followed
         temporary.write_bytes(data)
         temporary.replace(path)
         return hashlib.sha256(data).hexdigest()
@@ -40,6 +41,7 @@ def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> str:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.unlink(missing_ok=True)
         with jsonlines.open(temporary, "w", compact=True) as writer:
             writer.write_all(values)
         digest = digest_of(temporary)
@@ -99,6 +101,16 @@ def require_no_file(path: Path) -> None:
     if path.is_file():
         raise ArtifactError(
             f"{path} is not a folder", expected="a folder, or nothing", remedy="move the file away"
+        )
+
+
+def require_no_link(path: Path) -> None:
+    """Raise ArtifactError for a link where a run has a folder, or a file changed in place."""
+    if path.is_symlink():
+        raise ArtifactError(
+            f"{path} is a link to {os.readlink(path)}",
+            expected="what is inside the run directory: files elsewhere are not changed",
+            remedy="remove the link",
         )
 
 

@@ -14,7 +14,9 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.atomic import digest_of, write_whole
 
 SUMS_FILE = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+# Names of files inside the folder only.
+_LINE = re.compile(r"([0-9a-f]{64})  (?!/|(?:.*/)?\.\.(?:/|$))(\S.*)")
+_MOST_BYTES = 4 << 20  # of the file
 _LEVELS = 3  # a file of a run lies at most this deep: adapters/<condition>/<file>
 
 
@@ -75,10 +77,9 @@ def changed_files(
     Returns:
         one text for each problem.
     """
-    path = folder / SUMS_FILE
-    if not path.is_file():
+    if not (folder / SUMS_FILE).is_file():
         return [f"there is no {SUMS_FILE}"]
-    lines = _lines(path)
+    lines = _lines(folder)
     if lines.pop() or not all(map(_LINE.fullmatch, lines)):
         return [f"{SUMS_FILE} has lines that are no digests"]
     listed = _read(folder)
@@ -99,14 +100,20 @@ def _name(folder: Path, path: Path) -> str:
 
 def _read(folder: Path) -> dict[str, str]:
     """Digests by file name; none where there is no file."""
-    path = folder / SUMS_FILE
-    if not path.is_file():
-        return {}
-    matches = map(_LINE.fullmatch, _lines(path))
+    matches = map(_LINE.fullmatch, _lines(folder))
     return {match[2]: match[1] for match in matches if match}
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(folder: Path) -> list[str]:
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        return []
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise ArtifactError(
+            f"{path} has {size:,} bytes",
+            expected=f"at most {_MOST_BYTES:,}",
+            remedy="remove it; reports do without it",
+        )
     # Not `read_text`, for which a carriage return ends a line too.
     return path.read_bytes().decode("utf-8", "replace").split("\n")
 

@@ -10,6 +10,8 @@ from rich.cells import cell_len
 # Characters that mean something in markdown or in the HTML that it may hold. A `<` before a digit
 # cannot start a tag.
 _MARKUP = re.compile(r"([\\`*\[\]>|&~#$!{}]|<(?!\d)|(?<![^\W_])_|_(?![^\W_]))")
+# What GitHub makes a link though no markup says so.
+_ADDRESS = re.compile(r"(?<=(?<![^\W_])www)\.|://", re.IGNORECASE)
 _CODE = re.compile("`([^`]+)`")
 LONGEST = 300  # characters of a text from data
 LONGEST_PROSE = 20_000  # of a paragraph
@@ -46,7 +48,7 @@ def data_text(text: object) -> str:
 
 
 def _without_markup(line: str) -> str:
-    return _MARKUP.sub(r"\\\1", line).replace("://", r"\://")
+    return _ADDRESS.sub(r"\\\g<0>", _MARKUP.sub(r"\\\1", line))
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

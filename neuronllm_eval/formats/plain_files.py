@@ -21,6 +21,8 @@ from neuronllm_eval.formats.digests import require_unchanged
 MOST_JSON_BYTES = 256 << 20
 MOST_YAML_BYTES = 4 << 20
 MOST_LEVELS = 50
+_MOST_SPARSE = 1 << 30  # bytes
+_BLOCK = 512  # bytes that `st_blocks` counts
 # Besides errors of YAML, odd scalars raise whatever their conversion does: `!!int abc`, the date
 # 2024-13-45, `!!timestamp now`.
 _ODD = (yaml.YAMLError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
@@ -92,11 +94,18 @@ def require_file(path: Path) -> None:
 
 
 def require_size(path: Path, most_bytes: int, remedy: str) -> None:
-    """Raise ArtifactError if a file is larger than it can sensibly be, before it is read."""
-    if (size := path.stat().st_size) > most_bytes:
+    """Raise ArtifactError if a file is larger than it can sensibly be, before it is read.
+
+    Or if a large one mostly has no content: a sparse file of gigabytes is kilobytes on the disk.
+    """
+    status = path.stat()
+    on_disk = status.st_blocks * _BLOCK  # 0 where the file system does not say
+    is_sparse = status.st_size > _MOST_SPARSE and 0 < on_disk < status.st_size // 2
+    if status.st_size > most_bytes or is_sparse:
         raise ArtifactError(
-            f"{path} has {size:,} bytes",
-            expected=f"at most {most_bytes:,}",
+            f"{path} has {status.st_size:,} bytes"
+            + (f", of which {on_disk:,} are on the disk" if is_sparse else ""),
+            expected=f"at most {most_bytes:,}, all of them written",
             remedy=f"it is not what this package writes; {remedy}",
         )
 

@@ -44,7 +44,11 @@ class Section:
 
 
 def _columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    return {str(head): [str(cell) for cell in table[head]] for head in table.columns}
+    """The texts of a table by their heads, each on one line."""
+    return {
+        one_line(head, LONGEST_NOTE): [one_line(cell, LONGEST_NOTE) for cell in table[head]]
+        for head in table.columns
+    }
 
 
 def as_table(sections: Sequence[Section], width: int | None = None) -> str:
@@ -58,7 +62,7 @@ def as_table(sections: Sequence[Section], width: int | None = None) -> str:
     prose = min(_PROSE_WIDTH, width or _PROSE_WIDTH)
     lines: list[str] = []
     for section in sections:
-        lines += [section.title, ""] if section.title else []
+        lines += [one_line(section.title), ""] if section.title else []
         if section.table is not None:
             rows = list(map(list, zip(*_columns(section.table).values(), strict=True)))
             lines += [text_table(list(_columns(section.table)), rows, width), ""]
@@ -116,6 +120,11 @@ def tex(text: object) -> str:
     return "".join(_TEX.get(character, character) for character in one_line(text, LONGEST_NOTE))
 
 
+def _tex_cell(text: str) -> str:
+    """A cell that is not taken for an argument of the row's end before it."""
+    return re.sub(r"^[\[*]", r"{\g<0>}", tex(text))
+
+
 def as_latex(sections: Sequence[Section]) -> str:
     """A `table` for each table, with booktabs rules, and the notes as paragraphs."""
     parts = ["% \\usepackage{booktabs}, \\usepackage[T1]{fontenc}"]
@@ -133,7 +142,7 @@ def as_latex(sections: Sequence[Section]) -> str:
 def _tex_table(table: pd.DataFrame, title: str, label: str) -> str:
     columns = _columns(table)
     cells = {
-        tex(head): [_MINUS.sub("$-$", tex(cell)) if are_figures(column) else tex(cell)
+        _tex_cell(head): [_MINUS.sub("$-$", tex(cell)) if are_figures(column) else _tex_cell(cell)
                     for cell in column]
         for head, column in columns.items()
     }  # fmt: skip
@@ -158,12 +167,21 @@ PAGES: dict[str, Callable[[Sequence[Section]], str]] = {
 def as_csv(frame: pd.DataFrame) -> str:
     """Rows under names for programs; empty where there is nothing.
 
-    Texts that a spreadsheet would take for a formula begin with an apostrophe.
+    What a spreadsheet would take for a formula has an apostrophe before it; numbers have none.
     """
     texts = frame.select_dtypes(["object", "string"])
-    inert = {str(name): texts[name].map(_inert, na_action="ignore") for name in texts}
-    return frame.assign(**inert).to_csv(index=False, lineterminator="\n")
+    inert = {str(name): texts[name].map(_no_formula, na_action="ignore") for name in texts}
+    inert_frame = frame.assign(**inert).rename(columns=_no_formula)
+    return inert_frame.to_csv(index=False, lineterminator="\n")
 
 
-def _inert(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell
+# Where a cell begins; also after what separates cells in other countries' spreadsheets.
+_FORMULA = re.compile(r"(^|[;\t\n])(?=[^\S\t\n]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\n])")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _no_formula(cell: object) -> object:
+    if not isinstance(cell, str) or _NUMBER.fullmatch(cell):
+        return cell
+    # A carriage return alone would end the row: pandas does not quote it.
+    return _FORMULA.sub(r"\1'", cell.replace("\r\n", "\n").replace("\r", "\n"))

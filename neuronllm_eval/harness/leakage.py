@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -20,21 +20,20 @@ from lm_eval.api.task import ConfigurableTask
 
 from neuronllm_eval.aqua.proxies import content_key
 from neuronllm_eval.errors import TaskError
-from neuronllm_eval.harness.tasks import TaskFields, is_aqua, question_ids
+from neuronllm_eval.harness.tasks import is_aqua, question_ids
 
 logger = logging.getLogger(__name__)
 
 
-def _content_reader(task: ConfigurableTask) -> Callable[[dict[str, Any]], str]:
-    """A function from docs to the words of prompt and options, sorted: their order is no matter."""
-    fields = TaskFields(task)
-    return lambda doc: content_key(str(fields.text(doc)), *fields.choices(doc))
+def _content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
+    """The words of a doc's prompt and options, sorted: their order is no matter."""
+    return content_key(*map(str, (task.doc_to_text(doc), *task.doc_to_choice(doc))))
 
 
 def doc_contents(task: ConfigurableTask) -> list[str]:
     """What tells the docs of the split that a task evaluates apart, by doc."""
     # To a list first: row by row, a data set is ten times slower.
-    return list(map(_content_reader(task), task.eval_docs.to_list()))
+    return [_content(task, doc) for doc in task.eval_docs.to_list()]
 
 
 def overlapping_questions(task: ConfigurableTask, contents: Set[str]) -> set[str]:
@@ -50,8 +49,8 @@ def require_clean_demonstrations(task: ConfigurableTask) -> None:
     """
     if not is_aqua(task) or not task.config.num_fewshot:
         return
-    contents, content = set(doc_contents(task)), _content_reader(task)
-    shared = sum(content(doc) in contents for doc in task.fewshot_docs())
+    contents = set(doc_contents(task))
+    shared = sum(_content(task, doc) in contents for doc in task.fewshot_docs())
     if shared:
         raise TaskError(
             f"task {task.config.task}: {shared} of its demonstrations are also questions, so "
@@ -76,14 +75,14 @@ def without_own_answers(task: ConfigurableTask, hidden: Set[str]) -> Iterator[No
     if is_aqua(task) or not task.config.num_fewshot or not hasattr(task, "sampler"):
         yield
         return
-    read, known = _content_reader(task), dict[int, str]()
+    known: dict[int, str] = {}
     harness_context, harness_sample = task.fewshot_context, task.sampler.sample
     asked, n_replaced = "", 0
 
     def content(demonstration: dict[str, Any]) -> str:
         if id(demonstration) not in known:
             try:
-                known[id(demonstration)] = read(demonstration)
+                known[id(demonstration)] = _content(task, demonstration)
             except Exception:  # noqa: BLE001 - demonstrations may have other columns than docs
                 known[id(demonstration)] = ""
         return known[id(demonstration)]
@@ -98,7 +97,7 @@ def without_own_answers(task: ConfigurableTask, hidden: Set[str]) -> Iterator[No
 
     def fewshot_context(doc: dict[str, Any], *args: Any, **options: Any) -> Any:
         nonlocal asked
-        asked = read(doc)
+        asked = _content(task, doc)
         return harness_context(doc, *args, **options)
 
     def sample(n: int, **options: Any) -> Sequence[dict[str, Any]]:

@@ -2,14 +2,12 @@
 
 1. Load tasks by name, with the packaged ones known (`load_tasks`).
 2. Make a copy of a task whose evaluated split is the selection split (`on_split`).
-3. Read a task's fields, with templates compiled once (`TaskFields`).
 
 `AquaTask` is the task class of AQUA tasks (`class:` in `tasks/aqua/_aqua.yaml`).
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import hashlib
 import json
@@ -21,10 +19,10 @@ from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
-import jinja2
 import numpy as np
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
@@ -38,6 +36,13 @@ from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.harness import tasks_dir
 
 logger = logging.getLogger(__name__)
+# Templates of tasks run in a sandbox: they reach no attribute that leads to code. Each is compiled
+# once, not for every doc as the harness does, a millisecond each.
+_SANDBOX = SandboxedEnvironment(
+    undefined=env.undefined, keep_trailing_newline=env.keep_trailing_newline
+)
+_SANDBOX.filters = env.filters
+env.from_string = lru_cache(maxsize=1024)(_SANDBOX.from_string)
 
 
 class AquaTask(ConfigurableTask):
@@ -152,6 +157,12 @@ class _RecordingFactory(TaskFactory):
                 expected="each task with one set of settings, since results go by its name",
                 remedy="give one of them another name in a YAML of its own",
             )
+        # Before anything of it runs: some load the model's tokenizer with its repository's code.
+        config = {**(entry.cfg or {}), **values}
+        output_type = config.get("output_type", "generate_until")
+        is_known = entry.cfg is not None and not {"class", "include"} & config.keys()
+        if is_known and output_type != "multiple_choice":
+            _refuse_type(name, output_type)
         return super()._build_task(entry, overrides)
 
 
@@ -236,15 +247,19 @@ def _built(names: Sequence[str], build: Any) -> dict[str, Any]:
         ) from error
 
 
+def _refuse_type(name: str, output_type: object, contexts: str = "") -> NoReturn:
+    raise TaskError(
+        f"task {name} has output_type {output_type}{contexts}",
+        expected="output_type multiple_choice: one context, several options",
+        remedy="choose a multiple-choice task",
+    )
+
+
 def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
     output_type = getattr(task, "OUTPUT_TYPE", None)
     if output_type != "multiple_choice" or getattr(task, "multiple_input", 0):
-        raise TaskError(
-            f"task {name} has output_type {output_type}"
-            + (" with one context per choice" if getattr(task, "multiple_input", 0) else ""),
-            expected="output_type multiple_choice: one context, several options",
-            remedy="choose a multiple-choice task",
-        )
+        several = getattr(task, "multiple_input", 0)
+        _refuse_type(name, output_type, " with one context per choice" if several else "")
     return task
 
 
@@ -347,52 +362,3 @@ def question_ids(task: ConfigurableTask) -> list[str]:
     if is_aqua(task):
         return [str(identity) for identity in docs["question_id"][:]]
     return [f"{task.config.task}-{doc_id}" for doc_id in range(len(docs))]
-
-
-class TaskFields:
-    """A task's `doc_to_text`, `doc_to_choice` and `doc_to_target`, with templates compiled once.
-
-    The harness compiles a template for every doc, a millisecond each.
-    """
-
-    def __init__(self, task: ConfigurableTask) -> None:
-        self.task = task
-
-    def text(self, doc: dict[str, Any]) -> Any:
-        """The prompt; a number where each choice has a context of its own."""
-        rendered = self._rendered(self.task.config.doc_to_text, doc)
-        if rendered is None:
-            return self.task.doc_to_text(doc)
-        return int(rendered) if rendered.isdigit() else rendered
-
-    def choices(self, doc: dict[str, Any]) -> list[str]:
-        """The choices, `[n_choices]`."""
-        rendered = self._rendered(self.task.config.doc_to_choice, doc)
-        choices = self.task.doc_to_choice(doc) if rendered is None else ast.literal_eval(rendered)
-        return [str(choice) for choice in choices]
-
-    def target(self, doc: dict[str, Any]) -> Any:
-        """The gold: an index, a choice, or a list."""
-        rendered = self._rendered(self.task.config.doc_to_target, doc)
-        if rendered is None:
-            return self.task.doc_to_target(doc)
-        if rendered.isdigit():
-            return int(rendered)
-        if len(rendered) > 1 and (rendered[0], rendered[-1]) == ("[", "]"):
-            try:
-                return ast.literal_eval(rendered)
-            except (SyntaxError, ValueError):
-                return rendered
-        return rendered
-
-    def _rendered(self, field: Any, doc: dict[str, Any]) -> str | None:
-        """A field that is a template, rendered; None for any other."""
-        is_template = isinstance(field, str) and field not in self.task.features
-        if not is_template or self.task.prompt is not None:
-            return None
-        return _compiled(field).render(**doc)
-
-
-@lru_cache(maxsize=64)
-def _compiled(template: str) -> jinja2.Template:
-    return env.from_string(template)

@@ -100,9 +100,11 @@ def model_skeleton(model_args: Mapping[str, Any]) -> nn.Module:
     import torch
     import transformers
 
-    given = {name: model_args[name] for name in _CONFIG_ARGS if model_args.get(name) is not None}
+    # Without an answer transformers would ask on the terminal.
+    given = {"trust_remote_code": False}
+    given |= {name: model_args[name] for name in _CONFIG_ARGS if model_args.get(name) is not None}
     with readable_loading(model_args.get("pretrained")):
         config = transformers.AutoConfig.from_pretrained(model_args["pretrained"], **given)
-        trust = {name: given[name] for name in ("trust_remote_code",) if name in given}
+        trust = given["trust_remote_code"]
         with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(config, **trust)
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust)

@@ -6,6 +6,7 @@ Saving, loading and saving again gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,13 @@ from safetensors.numpy import save
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.plain_files import dump_json, require_readable
 from neuronllm_eval.formats.typed_files import artifact, parse
-from neuronllm_eval.neurons.neuron_set import MOST_NEURONS, REMEDY, SCHEMA_VERSION, Provenance
+from neuronllm_eval.neurons.neuron_set import (
+    MOST_NEURONS,
+    NEURONS_FILE,
+    REMEDY,
+    SCHEMA_VERSION,
+    Provenance,
+)
 
 SCORES_FILE = "scores.safetensors"
 _MOST_LETTERS = 26
@@ -31,6 +38,8 @@ _DTYPES = {
     "half_sums": "float64",
     "letter_sums": "float64",
 }
+
+_NAMES = {"F64": "float64", "I64": "int64", "F32": "float32", "I32": "int32"}  # safetensors' own
 
 
 @artifact
@@ -74,28 +83,39 @@ class NeuronScores:
         return save(arrays, metadata={_METADATA: header})
 
     @classmethod
-    def load(cls, directory: Path) -> NeuronScores:
+    def load(cls, directory: Path, expected: tuple[int, int] | None = None) -> NeuronScores:
         """Read `scores.safetensors` of a run directory.
+
+        Args:
+            directory: of the run.
+            expected: [layers, neurons] that it must have, if known: checked by the header.
 
         Raises:
             ArtifactError: the file is missing, damaged, or of another schema.
         """
         path = Path(directory) / SCORES_FILE
-        arrays, metadata = _read(path)
+        arrays, metadata = _read(path, expected)
         header = parse(_Header, metadata, f"{path}, metadata", REMEDY)
-        if problem := _problem(arrays):
-            raise ArtifactError(
-                f"{path}: {problem}", expected="the tensors that identify writes", remedy=REMEDY
-            )
         return cls(**arrays, provenance=header.provenance)
 
 
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
-    """The arrays by name, and the JSON metadata."""
+def _read(path: Path, expected: tuple[int, int] | None) -> tuple[dict[str, NDArray[Any]], str]:
+    """The arrays by name, and the JSON metadata; the header is checked before any is read."""
     require_readable(path, _MOST_BYTES, REMEDY)
     try:
         with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            types = {name: _NAMES.get(part.get_dtype(), "other") for name, part in slices.items()}
+            arrays: dict[str, NDArray[Any]] = {}
+            problem = _header_problem(shapes, types, expected)
+            if not problem:
+                arrays = {name: file.get_tensor(name) for name in shapes}
+                problem = _content_problem(arrays)
+            if problem:
+                raise ArtifactError(
+                    f"{path}: {problem}", expected="the tensors that identify writes", remedy=REMEDY
+                )
             return arrays, (file.metadata() or {}).get(_METADATA, "")
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(
@@ -105,25 +125,34 @@ def _read(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
         ) from error
 
 
-def _problem(arrays: dict[str, NDArray[Any]]) -> str:
-    """What is wrong with the arrays of a file; empty if nothing is."""
-    if differing := sorted(arrays.keys() ^ _DTYPES.keys()):
+def _header_problem(
+    shapes: dict[str, tuple[int, ...]], types: dict[str, str], of_neurons: tuple[int, int] | None
+) -> str:
+    """What is wrong with the header of a file; empty if nothing is."""
+    if differing := sorted(shapes.keys() ^ _DTYPES.keys()):
         return f"missing or unknown tensors: {', '.join(differing):.100}"
-    shape = arrays["score"].shape
-    letters = arrays["letter_sums"].shape[:1]
+    shape, letters = shapes["score"], shapes["letter_sums"][:1]
     expected = dict.fromkeys(_DTYPES, shape) | {
         "half_sums": (2, *shape),
         "letter_sums": (*letters, *shape),
     }
-    for name, array in arrays.items():
-        if array.shape != expected[name] or str(array.dtype) != _DTYPES[name]:
-            return f"{name} has shape {array.shape} and type {array.dtype}"
-        if not np.isfinite(array).all():
-            return f"{name} contains NaN or infinity"
-        if name.endswith("_count") and array.size and array.min() < 0:
-            return f"{name} contains {array.min()}"
-    if len(shape) != 2 or not 1 <= arrays["score"].size <= MOST_NEURONS:
+    for name, dtype in _DTYPES.items():
+        if (shapes[name], types[name]) != (expected[name], dtype):
+            return f"{name} has shape {shapes[name]} and type {types[name]}"
+    if len(shape) != 2 or not 1 <= math.prod(shape) <= MOST_NEURONS:
         return f"score has shape {shape}"
     if not 1 <= letters[0] <= _MOST_LETTERS:
         return f"letter_sums has {letters[0]} letters"
+    if of_neurons not in (None, shape):
+        return f"score has shape {shape}, and {NEURONS_FILE} {of_neurons}: of different runs"
+    return ""
+
+
+def _content_problem(arrays: dict[str, NDArray[Any]]) -> str:
+    """What is wrong with the values of a file; empty if nothing is."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            return f"{name} contains NaN or infinity"
+        if name.endswith("_count") and array.min() < 0:
+            return f"{name} contains {array.min()}"
     return ""

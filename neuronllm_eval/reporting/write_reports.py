@@ -26,6 +26,7 @@ from neuronllm_eval.evaluation.condition_effects import Positions, StoredSummary
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card, validated_figures
+from neuronllm_eval.formats.inert_text import inert
 from neuronllm_eval.formats.markdown import (
     LONGEST_PROSE,
     escaped,
@@ -126,7 +127,7 @@ def _markdown(report: TaskReport, sections: Sequence[Section]) -> str:
         headline=headline(report),
         sections=sections,
     )
-    return re.sub("\n{3,}", "\n\n", text).rstrip() + "\n"
+    return inert(re.sub("\n{3,}", "\n\n", text)).rstrip() + "\n"
 
 
 def _escaped_table(table: Table) -> str:
@@ -167,7 +168,7 @@ def page_of(
     """
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return _template("report.html.j2").render(
+    page = _template("report.html.j2").render(
         title=title,
         headline=one_line(headline, LONGEST_PROSE),
         facts=[(name, one_line(value)) for name, value in facts],
@@ -177,6 +178,7 @@ def page_of(
         generator=generator,
         long=_FOLDED_FROM,
     )
+    return inert(page)
 
 
 def _printable(section: Section) -> Section:

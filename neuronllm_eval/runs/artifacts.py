@@ -166,7 +166,7 @@ def load_scores(run: RunDirectory, neurons: NeuronSet) -> NeuronScores:
     Raises:
         ArtifactError: `scores.safetensors` is missing or damaged, or is another run's.
     """
-    scores = run.once(run.scores, lambda: NeuronScores.load(run.path))
+    scores = run.once(run.scores, lambda: NeuronScores.load(run.path, neurons.shape))
     if (scores.shape, scores.provenance) != (neurons.shape, neurons.provenance):
         raise ArtifactError(
             f"{run.scores} and {run.neurons} are of different runs",

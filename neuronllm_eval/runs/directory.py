@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,6 +16,7 @@ from neuronllm_eval.errors import ArtifactError, TaskError
 from neuronllm_eval.formats.atomic import (
     require_no_file,
     require_no_folder,
+    require_no_link,
     require_writable,
     unwritable,
     write_lines,
@@ -25,10 +26,11 @@ from neuronllm_eval.formats.digests import (
     SUMS_FILE,
     list_digests,
     missing_files,
-    require_unchanged,
     unlist_digests,
     unlisted_files,
 )
+from neuronllm_eval.formats.inert_text import redacted
+from neuronllm_eval.formats.plain_files import MOST_JSON_BYTES, read_text
 from neuronllm_eval.neurons.neuron_set import NEURONS_FILE
 from neuronllm_eval.neurons.scores import SCORES_FILE
 
@@ -39,27 +41,10 @@ PAGE_FILE = "report.html"
 CARD_FILE = "README.md"
 RESULTS_FOLDER = "results"
 ADAPTERS_FOLDER = "adapters"
-# Model arguments that no file of a run holds.
-SECRETS = ("token", "use_auth_token", "api_key")
-LEFT_OUT = "..."
-# `token=x` among arguments with commas or spaces between them, and `"token": "x"` in JSON.
-_SECRET = re.compile(
-    rf'(?<!\w)((?:{"|".join(SECRETS)})(?:=|"\s*:\s*))("(?:[^"\\]|\\.)*"|[^,\s}}]*)'
-)
 _LONGEST_NAME = 200  # of the 255 bytes that file systems allow, with room for temporary names
 _MOST_NAMED = 5  # folders in a remedy
 _Value = TypeVar("_Value")
 Content = str | bytes | Iterable[dict[str, Any]]
-
-
-def without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Model arguments without the access tokens, which no file of a run holds."""
-    return {name: value for name, value in arguments.items() if name not in SECRETS}
-
-
-def word_without_secrets(word: str) -> str:
-    """A word of a command line with `...` for the values of secrets."""
-    return _SECRET.sub(lambda match: match[1] + LEFT_OUT, word)
 
 
 class _File:
@@ -207,14 +192,16 @@ class RunDirectory:
             ArtifactError: a folder has its name, or its lines were changed.
         """
         require_no_folder(self.commands)
-        require_unchanged(self.commands, f"remove it and its line in {SUMS_FILE}")
+        lines = ""
+        if self.commands.exists():
+            remedy = f"remove it and its line in {SUMS_FILE}"
+            lines = read_text(self.commands, MOST_JSON_BYTES, remedy)
         line = {
             "stage": stage,
-            "command": list(map(word_without_secrets, command)),
+            "command": list(map(redacted, command)),
             "processes": n_processes,
             "versions": dict(versions),
         }
-        lines = self.commands.read_text("utf-8", "replace") if self.commands.exists() else ""
         self.write(self.commands, lines + json.dumps(line, separators=(",", ":")) + "\n")
 
     def require_writable(self) -> None:
@@ -222,15 +209,21 @@ class RunDirectory:
         require_writable(self.path)
 
     def require_places(self) -> None:
-        """Raise ArtifactError for a folder named as a file of a run, or the reverse.
+        """Raise ArtifactError for a folder named as a file of a run, the reverse, or a link.
 
         Changes nothing.
         """
         for path in (*self._identified, *self._validated, self.commands):
             require_no_folder(path)
-        folders = (self.path / RESULTS_FOLDER, self.path / ADAPTERS_FOLDER)
-        for path in (*folders, self.path / "checkpoint", self.identifying, self.validating):
+        adapters, checkpoints = self.path / ADAPTERS_FOLDER, self.path / "checkpoint"
+        folders = (self.path / RESULTS_FOLDER, adapters, checkpoints)
+        for path in (*folders, self.identifying, self.validating):
             require_no_file(path)
+        # One by one: what a link leads to is not searched.
+        for path in chain(
+            folders, adapters.glob("*"), checkpoints.glob("*"), checkpoints.glob("*/*")
+        ):
+            require_no_link(path)
 
     def start(self) -> None:
         """Make the folder, without what an earlier run left in it.

@@ -32,6 +32,7 @@ from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.proxies import LETTER_STYLES
 from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.formats.inert_text import SECRETS, without_secrets
 from neuronllm_eval.formats.plain_files import dump_yaml, read_yaml
 from neuronllm_eval.formats.settings_model import (
     FilePath,
@@ -54,7 +55,6 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
 from neuronllm_eval.prompts import POSITIONS, SCORED
-from neuronllm_eval.runs.directory import SECRETS, without_secrets
 
 logger = logging.getLogger(__name__)
 ENGINES = ("auto", "fan_out", "replay")
@@ -94,7 +94,14 @@ class ComputeSettings(Settings):
     )
     device: str | None = _model(None, "such as cuda, cuda:0, cpu", unset="cuda if there is one")
     engine: str = _model("auto", "auto takes fan_out where it is exact", choices=ENGINES)
-    limit: int | None = _model(None, "questions per split", flags=("-L",), unset="all", ge=1)
+    limit: int | None = _model(
+        None,
+        "questions per split",
+        flags=("-L",),
+        unset="all",
+        ge=1,
+        expected="a whole number, 1 or more; shares of the docs are not supported",
+    )
 
     @property
     def fixed_batch_size(self) -> int | None:
@@ -250,7 +257,7 @@ class StoredRunSettings(Settings):
         ..., "a run directory, or a folder that has runs at any depth", positional=True
     )
     trust_remote_code: bool = setting(
-        False, "run code of the model's repository, if the run's run.yaml asks for that"
+        False, "run code that the run's run.yaml asks for, such as that of the model's repository"
     )
 
 
@@ -370,7 +377,10 @@ class RunSettings(SelectionSettings):
 
     def without_secrets(self) -> RunSettings:
         """The same without access tokens, which no file of a run holds."""
-        return self.model_copy(update={"model_args": without_secrets(self.model_args)})
+        cleaned = {
+            name: without_secrets(getattr(self, name)) for name in ("model_args", "metadata")
+        }
+        return self.model_copy(update=cleaned)
 
     def to_yaml(self, versions: dict[str, str], docs: DocCounts) -> str:
         """The content of `run.yaml`.
@@ -438,10 +448,11 @@ def _require_names_and_places(settings: RunSettings, path: Path) -> None:
             remedy=_REMEDY,
         )
     for folder in settings.include_path:
-        inside = Path(folder).resolve().is_relative_to(path.parent.resolve())
-        if inside or not Path(folder).is_absolute():
+        # Without links: /proc/self/cwd would be where the user happens to be.
+        real = Path(folder).resolve()
+        if real != Path(folder) or real.is_relative_to(path.parent.resolve()):
             raise ArtifactError(
                 f"{path}: settings.include_path has {folder!r:.100}",
-                expected="absolute paths outside the run directory, as identify writes them",
+                expected="absolute paths without links, outside the run directory",
                 remedy="run identify again, with --include_path",
             )

@@ -29,12 +29,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.plain_files import require_size
 
 logger = logging.getLogger(__name__)
 BASE = "base"
 _STATES = ("0.safetensors", "1.safetensors")  # generations take turns
 _PART_NAME = re.compile(r"(?P<name>rank-\d+)\.(0\.safetensors|1\.safetensors|jsonl)")
 _CHUNK = 1 << 20  # bytes
+_MOST_BYTES = 1 << 34  # of the sums of all neurons
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ class Part:
 
     @classmethod
     def _read(cls, path: Path, folder: Path, name: str, fingerprint: str) -> Part:
+        require_size(path, _MOST_BYTES, "pass --overwrite to start over")
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
@@ -245,6 +248,7 @@ def write_durably(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there, even if the machine stops."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.unlink(missing_ok=True)  # a link there would be followed
         temporary.write_bytes(content)
         _flush(temporary)
         temporary.replace(path)

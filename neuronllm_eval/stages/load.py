@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.errors import ModelError, TaskError, UsageError
+from neuronllm_eval.formats.inert_text import without_secrets
 from neuronllm_eval.harness.aqua_conversion.convert import load_any_tasks
 from neuronllm_eval.harness.leakage import doc_contents, overlapping_questions
 from neuronllm_eval.harness.requests import build_questions
@@ -39,13 +40,23 @@ from neuronllm_eval.models.fingerprints import Weights, digest, dtype_name, task
 from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading
 from neuronllm_eval.models.model_args import require_model_args
-from neuronllm_eval.runs.directory import RunDirectory, folder_name, without_secrets
+from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import DocCounts, QuestionSettings, RunSettings
 from neuronllm_eval.runtime.distributed import share_docs
 
 logger = logging.getLogger(__name__)
 # How many prompts of the validation split run.yaml has digests of.
 DIGESTED_PROMPTS = 8
+# What a run.yaml asks for by these settings, of the model and of an AQUA task, needs consent.
+_NEEDS_CONSENT = {
+    "trust_remote_code": "run code of the repository of its model",
+    "allow_all_kernels": "run code of the repository of its model",
+    "load": "call a function",
+    "harness_yaml": "read task files",
+    "include_path": "read task files",
+    "offload_folder": "write files of its model elsewhere",
+    "cache_dir": "write files of its model elsewhere",
+}
 
 
 # Model ------------------------------------------------------------------------------------------
@@ -164,14 +175,26 @@ def _require_device(device: str) -> None:
 
 
 def require_trust(settings: RunSettings, trust: bool) -> None:
-    """Raise UsageError if a run asks for a repository's code and the user does not."""
-    if settings.model_args.get("trust_remote_code", False) is not False and not trust:
+    """Raise UsageError if a run asks for what needs consent and the user does not give it."""
+    asked = _asked([settings.model_args, settings.metadata])
+    if asked is not None and not trust:
+        name, value = asked
         raise UsageError(
-            f"the run of {settings.task} asks to run code of the repository of its model, "
-            f"{settings.model_args.get('pretrained')}",
+            f"the run of {settings.task} with the model {settings.model_args.get('pretrained')} "
+            f"asks to {_NEEDS_CONSENT[name]}: {name} is {value!r:.100}",
             expected="your consent, since a run directory may come from somebody else",
-            remedy="pass --trust_remote_code if you trust that repository",
+            remedy="pass --trust_remote_code if you trust it",
         )
+
+
+def _asked(value: Any) -> tuple[str, Any] | None:
+    """The first setting, at any depth, that needs consent, and its value."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in _NEEDS_CONSENT and inner is not False:
+                return name, inner
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next(filter(None, map(_asked, inside)), None)
 
 
 # What a stage works on --------------------------------------------------------------------------
@@ -313,7 +336,8 @@ def load_run_tasks(
     # A task given as a file is known by its name later on, so its folder must be searched.
     folders = [str(Path(task).resolve().parent) for task in tasks if Path(task).is_file()]
     include_path = tuple(dict.fromkeys((*settings.include_path, *folders)))
-    metadata = {**without_secrets(settings.model_args), **settings.metadata}
+    # It ends up in result files, with the task's configuration.
+    metadata = without_secrets({**settings.model_args, **settings.metadata})
     leaves = load_any_tasks(
         tasks, include_path, metadata, aqua_overrides(settings, settings.num_fewshot), only
     )

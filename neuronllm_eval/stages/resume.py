@@ -28,7 +28,7 @@ from neuronllm_eval.runs.artifacts import (
     load_settings,
     load_validation,
 )
-from neuronllm_eval.runs.directory import RunDirectory, without_secrets
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, is_unfinished, other_settings
 from neuronllm_eval.stages.load import MethodRun, StageInput, prompt_settings
@@ -99,9 +99,10 @@ def validation_is_left(run: RunDirectory) -> bool:
 
 def _comparable(settings: RunSettings) -> dict[str, Any]:
     """The settings that decide numbers: where the weights and the tasks lie does not matter."""
-    model_args = without_secrets(settings.model_args)
-    model_args.pop("pretrained", None)
-    return {**settings.model_dump(mode="json", exclude=set(_PLACES)), "model_args": model_args}
+    settings = settings.without_secrets()
+    values = settings.model_dump(mode="json", exclude=set(_PLACES))
+    values["model_args"].pop("pretrained", None)
+    return values
 
 
 def _require_equal(run: RunDirectory, now: dict[str, Any], stored: dict[str, Any]) -> None:

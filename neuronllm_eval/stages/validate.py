@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, DocTable, DocText
+from neuronllm_eval.formats.inert_text import without_secrets
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.requests import doc_lines
 from neuronllm_eval.harness.results import ResultContext, harness_metrics, write_result
@@ -36,7 +37,7 @@ from neuronllm_eval.models.fingerprints import (
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.selection import resolve_count
 from neuronllm_eval.runs.artifacts import ValidationRecord, excluded_ids
-from neuronllm_eval.runs.directory import RunDirectory, without_secrets
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import StageInput, prompt_settings

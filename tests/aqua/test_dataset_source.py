@@ -245,6 +245,24 @@ def test_text_of_the_data_is_no_template(splits):
     assert read(splits(rows))[0].question == "{{ answer }} {% if %}"
 
 
+LEADS_TO_CODE = (
+    "''.__class__.__mro__[1].__subclasses__()",
+    "cycler.__init__.__globals__.os.mkdir('made')",
+    "(question.format)('{0.__class__}')",
+    "'{0.__class__}'.format(1)",
+)
+
+
+@pytest.mark.parametrize("expression", LEADS_TO_CODE)
+def test_templates_reach_no_code(splits, expression):
+    for settings in ({"question": f"{{{{ {expression} }}}}"}, {"answer": expression}):
+        (doc, *_) = read(splits(ROWS, **settings))
+        if isinstance(doc, RawQuestion):  # undefined or empty
+            assert "class" not in f"{doc.question}{doc.answer}", doc
+        else:
+            assert "SecurityError" in doc.found
+
+
 def test_regex_replace(splits):
     rows = [{**ROWS[0], "question": "Capital [note] of [2] Peru?"}]
     clean = splits(rows, question=r"{{ question | regex_replace('\\[.*?\\] ') }}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from lm_eval.utils import (
     sanitize_model_name,
 )
 
-from neuronllm_eval.cli.run_lm_eval import refuse_run, run_lm_eval
+from neuronllm_eval.cli.run_lm_eval import _without_token, refuse_run, run_lm_eval
 from neuronllm_eval.errors import NeuronLLMError
 from neuronllm_eval.harness import tasks_dir
 from tests.fixtures.cli import (
@@ -229,3 +230,36 @@ def test_a_run_by_a_file_with_a_task_of_its_own(tmp_path, monkeypatch):
     values = json.loads(results.read_text())
     assert values["config"]["model_args"]["condition"] == "suppress_good"
     assert get_results_filenames([str(results)]) == [str(results)]
+
+
+# Secrets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "left"),
+    [
+        ("pretrained=m,token=hf_x,dtype=y", "pretrained=m,dtype=y"),
+        ("--model_args=token=hf_x,pretrained=m", "--model_args=pretrained=m"),
+        ('{"pretrained": "m", "token": "hf_x"}', '{"pretrained": "m"}'),
+        ("token=hf_x", ""),
+        ("pretrained=m,tokenizer=t", "pretrained=m,tokenizer=t"),
+    ],
+)
+def test_the_token_is_taken_from_a_word(word, left):
+    assert _without_token(word) == left
+
+
+def test_lm_eval_neither_prints_nor_writes_the_token(tmp_path, monkeypatch, caplog):
+    without_the_harness_tasks(monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", "")
+    model_args = f"pretrained={model_dir()},token=hf_s3cret"
+    with caplog.at_level("DEBUG"):
+        code, out, err = call(
+            "run", *SOME_TASK, "--model_args", model_args, "--device", "cpu", "--limit", 2,
+            "--output_path", tmp_path,
+        )  # fmt: skip
+    assert code == 0, err
+    assert os.environ["HF_TOKEN"] == "hf_s3cret"  # where the Hub's client looks for it
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert "s3cret" not in "".join([out, err, caplog.text, *written])

@@ -103,7 +103,9 @@ def test_every_key_of_every_file_is_explained(run):
     with safe_open(run.scores, "np") as scores:
         tensors, header = set(scores.keys()), scores.metadata()
     found = {
-        "run.yaml": keys(yaml.safe_load(run.settings.read_text()), by_name),
+        "run.yaml": keys(
+            yaml.safe_load(run.settings.read_text()), (*by_name, "validation_prompts")
+        ),
         "neurons.json": keys(json.loads(run.neurons.read_text()), by_name),
         "scores.safetensors": tensors | set(header) | set(json.loads(header["neuronllm_eval"])),
         "questions.jsonl": keys(jsonl(run.questions)),

@@ -22,6 +22,8 @@ from neuronllm_eval.formats.markdown import data_text, escaped, escaped_prose, m
         ("[a](b)", "\\[a\\](b)"),
         ("![a](b)", "\\!\\[a\\](b)"),
         ("https://x.y", "https\\://x.y"),
+        ("www.x.y (WWW.x.y) awww.x.y", "www\\.x.y (WWW\\.x.y) awww.x.y"),
+        ("_www.x.y", "\\_www\\.x.y"),
         ("**b** and `c`", "\\*\\*b\\*\\* and \\`c\\`"),
         ("_emphasis_ in_word", "\\_emphasis\\_ in_word"),
         ("# head", "\\# head"),

@@ -20,7 +20,7 @@ from neuronllm_eval.comparison.settings import CompareSettings
 from neuronllm_eval.comparison.tables import legend, ranked_sections, unfinished
 from neuronllm_eval.comparison.words import HEADS
 from neuronllm_eval.formats.settings_model import about_flag
-from neuronllm_eval.formats.tables import PAGES, as_csv, as_table, tex
+from neuronllm_eval.formats.tables import PAGES, Section, as_csv, as_table, tex
 from neuronllm_eval.interventions.conditions import Edited
 from tests.fixtures.compared_runs import row, run_of
 
@@ -360,6 +360,49 @@ def test_texts_are_no_formulas_of_a_spreadsheet():
     found = ordered([row(method="=1+1", run="-x", delta=-2.0)]).frame
     (line,) = csv.DictReader(io.StringIO(as_csv(found)))
     assert (line["method"], line["run"], line["delta"]) == ("'=1+1", "'-x", "-2.0")
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        *((f"{mark}cmd|' /C calc'!A0", f"'{mark}cmd|' /C calc'!A0") for mark in "=+-@\uff1d\uff0b"),
+        (" =1+1", "' =1+1"),
+        ("\t=1", "'\t'=1"),
+        ("\r=1", "'\n'=1"),
+        ("x;=1+1", "x;'=1+1"),  # where spreadsheets have semicolons between cells
+        ("x\n@SUM(1)", "x\n'@SUM(1)"),
+        ("-1.5e-3", "-1.5e-3"),
+        ("+2", "+2"),
+        ("-inf", "'-inf"),
+        ("a-b=c", "a-b=c"),
+        ("", ""),
+    ],
+)
+def test_no_cell_and_no_head_is_a_formula(cell, written):
+    frame = pd.DataFrame({"n": [-2.5, 3.0], cell: [cell, None]})
+    rows = list(csv.reader(io.StringIO(as_csv(frame), newline="")))
+    assert rows == [["n", written], ["-2.5", written], ["3.0", ""]]
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_no_format_has_a_control_character(kind):
+    text = "\x1b]0;x\x07\u202e\x9b\r\nevil"
+    section = Section(text, pd.DataFrame({text: [text], "b": ["1"]}), (text,))
+    lines = PAGES[kind]([section]).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert sum("evil" in line for line in lines) >= 3
+
+
+def test_long_white_space_is_no_work():
+    frame = pd.DataFrame({"a": ["\n" * 100_000, " " * 100_000, "; " * 50_000]})
+    assert as_csv(frame).count("'") == 100_000  # quadratic work would take minutes
+
+
+def test_no_cell_is_an_argument_of_latex():
+    section = Section("", pd.DataFrame({"[9cm] a": ["[9cm] b", "* c"], "b": ["1", "2"]}))
+    written = PAGES["latex"]([section])
+    assert "\n{[}9cm] b & 1 \\\\\n{*} c & 2 \\\\" in written
+    assert "\n[" not in written
 
 
 def test_json_is_strict_and_has_the_same_values():

@@ -19,6 +19,7 @@ from neuronllm_eval.models.model_args import require_model_args
 from tests.fixtures.cli import (
     assert_one_message,
     call,
+    finished_run,
     identify,
     without_the_harness_tasks,
 )
@@ -136,11 +137,35 @@ def test_pickled_weights_are_not_unpickled(tmp_path, monkeypatch, spoiled):
     without_the_harness_tasks(monkeypatch)
     (spoiled / "model.safetensors").unlink()
     # Unpickling this would call os.mkdir.
-    target = str(tmp_path / "made").encode()
-    program = b"cposix\nmkdir\n(V" + target + b"\ntR."
-    (spoiled / "pytorch_model.bin").write_bytes(program)
+    as_bytes("pytorch_model.bin", makes(tmp_path / "made"))(spoiled)
     result = call(*identify(tmp_path / "runs", path=spoiled))
     assert_one_message(result, 1, "cannot be loaded")
+    assert not (tmp_path / "made").exists()
+
+
+def makes(folder: Path) -> bytes:
+    """A pickle that makes a folder when it is unpickled."""
+    return b"cposix\nmkdir\n(V" + str(folder).encode() + b"\ntR."
+
+
+def test_pickled_adapters_are_not_unpickled(tmp_path, monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+    adapter = tmp_path / "adapter"
+    shutil.copytree(finished_run().adapter("enhance"), adapter)
+    gone("*.safetensors")(adapter)
+    as_bytes("adapter_model.bin", makes(tmp_path / "made"))(adapter)
+    arguments = [*identify(tmp_path / "runs")]
+    arguments[2] = f"{arguments[2]},peft={adapter}"
+    assert_one_message(call(*arguments), 1, "cannot be loaded")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_chat_template_reaches_no_code(tmp_path, monkeypatch, spoiled):
+    without_the_harness_tasks(monkeypatch)
+    template = f"{{{{ cycler.__init__.__globals__.os.mkdir('{tmp_path / 'made'}') }}}}"
+    as_bytes("chat_template.jinja", template.encode())(spoiled)
+    result = call(*identify(tmp_path / "runs", "--apply_chat_template", path=spoiled))
+    assert_one_message(result, 1, "unsafe")
     assert not (tmp_path / "made").exists()
 
 

@@ -15,10 +15,11 @@ from lm_eval.tasks import TaskManager
 
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.export.model_card import is_hub_model
+from neuronllm_eval.formats.inert_text import SECRETS
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models import hub
 from neuronllm_eval.models.hub import Reference
-from neuronllm_eval.runs.directory import SECRETS, RunDirectory
+from neuronllm_eval.runs.directory import RunDirectory
 from tests.fixtures.cli import assert_one_message, call, copy_of, finished_run
 from tests.fixtures.harness import include_paths, model_dir
 from tests.fixtures.hub import FakeHub

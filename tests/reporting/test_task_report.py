@@ -8,8 +8,9 @@ import subprocess
 import pytest
 
 from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.formats.inert_text import SECRETS
 from neuronllm_eval.reporting.task_report import read_commands
-from neuronllm_eval.runs.directory import SECRETS, RunDirectory, word_without_secrets
+from neuronllm_eval.runs.directory import RunDirectory
 from tests.fixtures.cli import call, change_settings, copy_of, finished_run
 
 
@@ -85,20 +86,3 @@ def test_no_report_and_no_noted_command_has_a_token(tmp_path):
     for text in (out, err, *(path.read_text() for path in files)):
         assert "hf_of_" not in text
     assert all(f"{name}=..." in run.commands.read_text() for name in SECRETS)
-
-
-@pytest.mark.parametrize(
-    ("word", "seen"),
-    [
-        ("token=x", "token=..."),
-        (
-            "--model_args=pretrained=m,token=x,dtype=y",
-            "--model_args=pretrained=m,token=...,dtype=y",
-        ),
-        ("pretrained=m api_key=x dtype=y", "pretrained=m api_key=... dtype=y"),
-        ('{"pretrained": "m", "token": "x, \\"y"}', '{"pretrained": "m", "token": ...}'),
-        ("add_bos_token=True,tokenizer=x", "add_bos_token=True,tokenizer=x"),
-    ],
-)
-def test_a_word_without_secrets(word, seen):
-    assert word_without_secrets(word) == seen

@@ -311,7 +311,7 @@ QUICK = ("--n_random", 0, "--conditions", "enhance")
         (settings(device="banana"), 2, ("--device banana is unknown",)),
         (settings(batch_size=-1), 1, ("batch_size is -1",)),
         (settings(selection_split="gone"), 1, ("no split 'gone'", "selection, validation")),
-        (settings(apply_chat_template="no"), 1, ("chat template",)),
+        (settings(apply_chat_template="no"), 2, ("chat template",)),
         (of_task("demo"), 1, ("'demo' is not one task but 4",)),
         (of_task("demo_topic,demo_topic"), 1, ("is not one task but 1",)),
         (of_task("../../etc/passwd"), 1, ("settings.task is the path",)),

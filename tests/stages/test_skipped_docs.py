@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import yaml
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from benchmarks.kill_resume import without_commands
-from neuronllm_eval.aqua.proxies import ROLE_LINE
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.cli import main as cli
+from neuronllm_eval.harness import tasks_dir
 from neuronllm_eval.runs.directory import RunDirectory
 from tests.fixtures.cli import (
     QUICK,
@@ -48,7 +49,7 @@ PLAIN = {"train": odd_docs(0, False), "test": odd_docs(100, False)}
 LINES = "".join(f"{letter}. {{{{choices[{at}]}}}}\n" for at, letter in enumerate("ABCD"))
 # The prompts of the AQUA task.
 ALIKE = {
-    "description": ROLE_LINE,
+    "description": load_yaml(tasks_dir() / "aqua" / "_aqua.yaml")["description"],
     "doc_to_text": "Question: {{question}}\n" + LINES + "Answer:",
     "fewshot_split": "demonstration",
     "fewshot_config": {"sampler": "first_n"},

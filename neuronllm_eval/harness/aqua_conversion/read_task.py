@@ -1,7 +1,7 @@
 """The questions of a harness task, read through the task's functions.
 
 1. A doc's prompt, choices and target are those of `doc_to_text`, `doc_to_choice` and
-   `doc_to_target` (`TaskFields`).
+   `doc_to_target`.
 2. The prompt is parsed (`parse_prompt`): options after labels, or the choices as texts.
 3. The gold is the target; where the task scores answers by its own `process_results`, that must
    agree.
@@ -43,7 +43,6 @@ from neuronllm_eval.harness.aqua_conversion.parse_prompt import (
 from neuronllm_eval.harness.aqua_conversion.prompt_cues import passage_and_question
 from neuronllm_eval.harness.gold import CHECKED_DOCS, accepted_options, has_own_scoring
 from neuronllm_eval.harness.tasks import (
-    TaskFields,
     is_aqua,
     seed_as_lm_eval,
     validation_split,
@@ -75,7 +74,6 @@ class HarnessSource:
     def __init__(self, task: ConfigurableTask, selection_split: str | None = None) -> None:
         _require_text_task(task)
         self.task = task
-        self.fields = TaskFields(task)
         self._processed: dict[str, Sequence[dict[str, Any]]] = {}
         self._require_readable(validation_split(task))
         self.splits: Mapping[str, str] = self._splits(selection_split)
@@ -131,7 +129,7 @@ class HarnessSource:
 
     def _read_doc(self, row: int, doc: dict[str, Any]) -> RawQuestion | DocError:
         try:
-            return read_doc(self.fields, row, doc)
+            return read_doc(self.task, row, doc)
         except DocError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever the task's functions raise on this doc
@@ -215,7 +213,7 @@ def _require_text_task(task: Any) -> None:
         )
 
 
-def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
+def read_doc(task: ConfigurableTask, row: int, doc: dict[str, Any]) -> RawQuestion:
     """One doc of a harness task as a question with options as texts.
 
     Returns:
@@ -224,7 +222,7 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
     Raises:
         DocError: the prompt cannot be parsed, or not exactly one option is gold.
     """
-    prompt, choices = fields.text(doc), fields.choices(doc)
+    prompt, choices = task.doc_to_text(doc), list(map(str, task.doc_to_choice(doc)))
     if not isinstance(prompt, str):
         raise DocError(
             f"each option has its own context (doc_to_text gives {prompt!r}, not a text)",
@@ -249,8 +247,10 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
         _require_options(parsed.options)
         stem, options = parsed.stem, parsed.options
         option_of = dict(zip(parsed.labels, options, strict=True))
-        gold = _gold(fields.target(doc), choices, [option_of.get(label, "") for label in labels])
-        _require_one_gold(fields.task, doc, row, len(choices), gold)
+        gold = _gold(
+            task.doc_to_target(doc), choices, [option_of.get(label, "") for label in labels]
+        )
+        _require_one_gold(task, doc, row, len(choices), gold)
         answer = gold  # out of range
         if 0 <= gold < len(labels):
             # From the order of the choices to the order in which the prompt shows them.
@@ -259,8 +259,8 @@ def read_doc(fields: TaskFields, row: int, doc: dict[str, Any]) -> RawQuestion:
     else:
         options = tuple(choice.strip() for choice in texts or choices)
         stem = text_stem(prompt, options)
-        answer = _gold(fields.target(doc), choices, options)
-        _require_one_gold(fields.task, doc, row, len(choices), answer)
+        answer = _gold(task.doc_to_target(doc), choices, options)
+        _require_one_gold(task, doc, row, len(choices), answer)
     passage, question = passage_and_question(stem)
     if not question:
         raise DocError(
