@@ -174,5 +174,5 @@ def test_more_neurons_than_were_chosen():
         ConditionPlan(sweep=Sweep((1.0, 50.0))).over(neurons)
     assert str(refusal.value) == (
         f"top_k=50 of a set selected with top_k={neurons.top_k}.\nExpected: 1 to {neurons.top_k}."
-        "\nRemedy: check --top_k, or run `neuronllm-eval identify` with a larger one."
+        "\nRemedy: check --top_k, or run `neuronllm-eval identify` with a larger --top_k."
     )
