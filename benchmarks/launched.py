@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# As torchrun sets it; else one process alone takes all cores, and its sums round differently.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = [
     "neuronllm_eval.cli.main",

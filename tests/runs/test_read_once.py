@@ -33,9 +33,9 @@ def opened(monkeypatch) -> Counter[tuple[str, str]]:
         count(file, mode)
         return real_open(file, mode, *args, **kwargs)
 
-    def scores(directory):
+    def scores(directory, shape):
         count(Path(directory) / "scores.safetensors", "r")
-        return real_safe_open(directory)
+        return real_safe_open(directory, shape)
 
     monkeypatch.setattr(io, "open", counting)
     monkeypatch.setattr(builtins, "open", counting)
