@@ -18,12 +18,13 @@ from __future__ import annotations
 import glob
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import jinja2
 import numpy as np
@@ -148,15 +149,13 @@ def _read_texts(patterns: Sequence[str], file_type: str) -> datasets.Dataset:
     """
     import datasets
     import fsspec  # type: ignore[import-untyped]
-    import pandas as pd
 
     rows: list[Any] = []
     for opened in fsspec.open_files(patterns, "rt", encoding="utf-8-sig", newline=""):
         with opened as file:
             try:
                 if separator := _SEPARATORS.get(file_type):
-                    table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
-                    rows += table.to_dict("records")
+                    rows += _table_rows(file, separator)
                 else:
                     rows += _json_rows(file.read())
             except ValueError as error:
@@ -165,6 +164,25 @@ def _read_texts(patterns: Sequence[str], file_type: str) -> datasets.Dataset:
         raise FileNotFoundError(f"no row in {', '.join(patterns)}")
     names = dict.fromkeys(name for row in rows for name in row)
     return datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+
+
+def _table_rows(file: TextIO, separator: str) -> list[Any]:
+    """The rows of a csv or tsv file.
+
+    Raises:
+        ValueError: a row has more cells than the head, which pandas would take for an index.
+    """
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            table = pd.read_csv(
+                file, sep=separator, dtype=str, keep_default_na=False, index_col=False
+            )
+        except pd.errors.ParserWarning as error:
+            raise ValueError("a row has more cells than the head") from error
+    return table.to_dict("records")
 
 
 def _json_rows(text: str) -> list[Any]:

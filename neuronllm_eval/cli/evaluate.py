@@ -182,14 +182,17 @@ def verify(request: VerifySettings, show: Show) -> int:
 
 
 def _checks(run: RunDirectory, request: VerifySettings, load: Load) -> list[Check]:
-    """Those of the files, and where these are as they were written, those of what they say."""
+    """Those of the files, and those of what they say, where they can be read."""
     files = check_files(run)
-    if not files.passed:
+    try:
+        settings = load_settings(run).model_copy(update=_computation(request))
+        require_trust(settings, request.trust_remote_code)
+        task = load_run_task(settings)
+        return [files, *verify_run(load(settings), settings, task, run, request.limit)]
+    except ArtifactError:
+        if files.passed:
+            raise
         return [files]
-    settings = load_settings(run).model_copy(update=_computation(request))
-    require_trust(settings, request.trust_remote_code)
-    task = load_run_task(settings)
-    return [files, *verify_run(load(settings), settings, task, run, request.limit)]
 
 
 def _computation(request: ComputeSettings) -> dict[str, Any]:

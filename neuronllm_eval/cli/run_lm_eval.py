@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -76,7 +77,18 @@ def run_lm_eval(argv: Sequence[str]) -> int:
     import neuronllm_eval.masked_lm.model  # noqa: F401  # registers the model
 
     options = _parsed(argv)
-    if not _includes_tasks(options):
+    in_file = _config_values(options)
+    model_args = in_file.get("model_args") or {}
+    if "token" in (
+        model_args if isinstance(model_args, dict) else str(model_args).replace("=", ",").split(",")
+    ):
+        raise UsageError(
+            f"{options.config} has a token among its model_args, which lm_eval would write into "
+            "its result files",
+            expected="no token in files",
+            remedy="remove it, and log in with `hf auth login` or set HF_TOKEN",
+        )
+    if not (options.include_path or in_file.get("include_path")):
         argv = [*argv, "--include_path", str(tasks_dir())]
     if isinstance(token := dict(options.model_args or {}).get("token"), str):
         # lm_eval prints model arguments, and writes them into its result files.
@@ -101,7 +113,10 @@ def run_lm_eval(argv: Sequence[str]) -> int:
 def _without_token(word: str) -> str:
     """A word of the command line without `token=...` among its model arguments."""
     if word.lstrip().startswith("{"):
-        values = json.loads(word)
+        try:
+            values = json.loads(word)
+        except ValueError:
+            return word  # lm_eval says what is wrong with it
         values.pop("token", None)
         return json.dumps(values)
     flag, equals, values = word.rpartition("--model_args=")
@@ -109,15 +124,15 @@ def _without_token(word: str) -> str:
     return flag + equals + ",".join(kept)
 
 
-def _includes_tasks(options: argparse.Namespace) -> bool:
-    """Whether the flags, or the file they name, give folders of further tasks."""
-    if options.include_path or options.config is None:
-        return bool(options.include_path)
+def _config_values(options: argparse.Namespace) -> dict[str, Any]:
+    """The content of the file of `--config`; {} where lm_eval will say what is wrong with it."""
+    if options.config is None:
+        return {}
     try:
         values = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return True  # lm_eval reads the file too, and reports what is wrong with it
-    return not isinstance(values, dict) or bool(values.get("include_path"))
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:

@@ -7,6 +7,7 @@ Neurons must be selected and validated on the same gold as the metrics, so the t
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,12 +35,15 @@ def accepted_options(task: ConfigurableTask, doc: dict[str, Any], n_options: int
     for option in range(n_options):
         results = [(0.0, True) if i == option else (-100.0, False) for i in range(n_options)]
         by_option.append(task.process_results(doc, results))
+    higher_is_better = task.higher_is_better()
     for metric in task.aggregation():
         try:
             scores = [score(values[metric], option) for option, values in enumerate(by_option)]
         except (KeyError, TypeError, ValueError):
             continue  # no number for each question
-        if len(set(scores)) > 1:
+        if has_own_scoring(task) and not higher_is_better.get(metric, True):
+            scores = [-value for value in scores]
+        if all(map(math.isfinite, scores)) and len(set(scores)) > 1:
             return [option for option in range(n_options) if scores[option] == max(scores)]
     return []
 
@@ -66,6 +70,7 @@ def require_same_gold(
         TaskError: another option, several options, or the harness cannot score the doc.
     """
     name = task.config.task
+    indistinct = 0
     for doc_id, gold, doc, n_options in golds:
         try:
             accepted = accepted_options(task, doc, n_options)
@@ -77,11 +82,8 @@ def require_same_gold(
                 remedy="choose another task",
             ) from error
         if not accepted:
-            logger.warning(
-                "%s: its own scoring does not distinguish options; the gold is that of its target",
-                name,
-            )
-            return
+            indistinct += 1
+            continue
         if accepted != [gold]:
             raise TaskError(
                 f"task {name} has several right answers: the target of doc {doc_id} is option "
@@ -93,3 +95,9 @@ def require_same_gold(
                 "(options count from 0)",
                 remedy=f"choose another task; aqua:{name} excludes single docs of this kind",
             )
+    if indistinct:
+        logger.warning(
+            "%s: its own scoring does not distinguish the options of %d of %d docs; their gold is "
+            "that of the target",
+            name, indistinct, len(golds),
+        )  # fmt: skip

@@ -78,13 +78,15 @@ def without_own_answers(task: ConfigurableTask, hidden: Set[str]) -> Iterator[No
     known: dict[int, str] = {}
     harness_context, harness_sample = task.fewshot_context, task.sampler.sample
     asked, n_replaced = "", 0
+    unread: list[str] = []
 
     def content(demonstration: dict[str, Any]) -> str:
         if id(demonstration) not in known:
             try:
                 known[id(demonstration)] = _content(task, demonstration)
-            except Exception:  # noqa: BLE001 - demonstrations may have other columns than docs
+            except Exception as error:  # noqa: BLE001 - they may have other columns than docs
                 known[id(demonstration)] = ""
+                unread.append(f"{type(error).__name__}: {error}")
         return known[id(demonstration)]
 
     @cache  # demonstrations are known by their identity
@@ -129,6 +131,12 @@ def without_own_answers(task: ConfigurableTask, hidden: Set[str]) -> Iterator[No
         yield
     finally:
         del task.fewshot_context, task.sampler.sample
+    if unread:
+        logger.warning(
+            "%s: %d demonstrations cannot be read as docs of the task, so it is not known whether "
+            "they are among those that are evaluated (%s)",
+            task.config.task, len(unread), unread[0],
+        )  # fmt: skip
     if n_replaced:
         logger.warning(
             "%s: %d prompts had their own question%s among their demonstrations; others replace "

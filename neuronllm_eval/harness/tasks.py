@@ -122,7 +122,15 @@ def load_tasks(
     factory = _RecordingFactory(merged, only)
     manager._factory = factory
     loaded = _built(names, lambda: manager.load(_expanded(names, manager)))
-    tasks = loaded["tasks"] if only is None else {only: loaded["tasks"][only]}
+    tasks = loaded["tasks"]
+    if only is not None:
+        if only not in tasks:
+            raise TaskError(
+                f"{', '.join(names)} has no task {only}",
+                expected="the group that the run's task was in",
+                remedy="restore the group, or run identify again",
+            )
+        tasks = {only: tasks[only]}
     checked = {name: _require_multiple_choice(name, task) for name, task in tasks.items()}
     for name, task in checked.items():
         if factory.settings.get(name) or name not in manager.task_index:
@@ -169,11 +177,12 @@ class _RecordingFactory(TaskFactory):
 def _group_of(task: str, groups: Mapping[str, Group]) -> str:
     """The outermost of the groups that has a task."""
     inner = {name for group in groups.values() for name in group.child_names}
-    return next(
+    outer = (
         name
         for name, group in groups.items()
         if name not in inner and any(each.task_name == task for each in group.get_all_tasks())
     )
+    return next(outer, task)
 
 
 def is_pattern(name: str) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # digests of texts need no torch
 _CHUNK = 1 << 28  # bytes
 _SAMPLED = 64  # matrices
 # What rounding to 16 bits may do to a weight, twice: relative, and to the tiniest.
-_ROUNDING, _TINY = 2**-6, 1e-6
+_ROUNDING, _TINY = 2**-7, 1e-6
 
 
 def digest(text: str) -> str:
@@ -79,7 +79,11 @@ class Weights:
         """Whether neurons were found in others: to the bit, or in another type up to rounding."""
         if self.dtype == origin.dtype:
             return self.hash != origin.model_hash
-        pairs = zip(_values(self.sample), _values(origin.weights_sample), strict=False)
+        if not origin.weights_sample:  # of an earlier version
+            return False
+        if len(self.sample) != len(origin.weights_sample):
+            return True
+        pairs = zip(_values(self.sample), _values(origin.weights_sample), strict=True)
         return any(
             abs(one - other) > _ROUNDING * max(abs(one), abs(other)) + _TINY for one, other in pairs
         )  # never for NaN, which stands for packed weights

@@ -88,7 +88,7 @@ def _logits(model: nn.Module) -> Tensor:
     tokens = torch.tensor(_TOKENS, device=input_device(model))
     try:
         logits: Tensor = model(input_ids=tokens, use_cache=False).logits
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise _unfit(
             model,
             f"cannot be called with token ids and use_cache: {error}",

@@ -152,7 +152,9 @@ class RunDirectory:
         named = (*self._identified, *self._validated, self.commands)
         folders = (self.path / RESULTS_FOLDER, self.path / ADAPTERS_FOLDER)
         inside = (path for folder in folders for path in sorted(folder.rglob("*")))
-        return [path for path in (*named, *inside) if path.is_file()]
+        # Not those that file managers leave in folders.
+        files = (path for path in (*named, *inside) if not path.name.startswith("."))
+        return [path for path in files if path.is_file()]
 
     def is_listed(self) -> bool:
         """Whether the digest of every finished file is listed, if any is.

@@ -400,16 +400,27 @@ def validation_questions(
         TaskError: their prompts are not those that identify made, as the settings have them.
     """
     validation = on_split(task, validation_split(task))
-    others = set() if only is None else set(question_ids(validation)).difference(only)
-    questions = build_questions(lm, validation, prompt_settings(settings), settings.limit, others)
+    excluded: set[str] = set()
+    later: set[str] = set()
+    if only is not None:
+        # Demonstrations are drawn doc by doc, so the docs before the last of these are built too.
+        names = list(question_ids(validation))
+        excluded = set(names).difference(only)
+        last = max((index for index, name in enumerate(names) if name not in excluded), default=-1)
+        later = excluded.difference(names[: last + 1])
+    questions = build_questions(lm, validation, prompt_settings(settings), settings.limit, later)
+    questions = questions.without(excluded)
     expected, prompts = settings.validation_prompts, prompt_digests(questions)
     for doc_id in sorted(expected.keys() & prompts):
         if prompts[doc_id] != expected[doc_id]:
             raise TaskError(
                 f"task {settings.task}: the prompt of doc {doc_id} of the validation split is not "
                 "the one that identify made",
-                expected="the same task, data, tokenizer and package versions",
-                remedy="restore them, or run identify again",
+                expected="the same task, data, tokenizer and package versions, and a chat template "
+                "that does not write today's date",
+                remedy="restore them, or give the template the date of the run, such as "
+                '--model_args \'{"chat_template_args": {"date_string": ...}}\', and run identify '
+                "again",
             )
     return questions
 

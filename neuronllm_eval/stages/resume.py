@@ -152,7 +152,17 @@ def require_same_neurons(runs: Sequence[MethodRun], inputs: StageInput) -> None:
         UsageError: names what differs.
     """
     for run, settings in [(one.run, one.settings(inputs.settings)) for one in runs]:
-        _require_equal(run, _comparable(settings), _comparable(load_settings(run)))
+        stored = load_settings(run)
+        _require_equal(run, _comparable(settings), _comparable(stored))
+        both = settings.validation_prompts.keys() & stored.validation_prompts.keys()
+        prompts, before = (
+            {
+                f"prompt of validation doc {doc_id}": one.validation_prompts[doc_id]
+                for doc_id in both
+            }
+            for one in (settings, stored)
+        )
+        _require_equal(run, prompts, before)
         provenance = load_neurons(run, settings).provenance
         now = {"model_hash": inputs.model.weights.hash, "task_hash": inputs.task_hash}
         _require_equal(run, now, {name: getattr(provenance, name) for name in now})

@@ -102,6 +102,14 @@ def test_texts_stay_as_they_are_written(tmp_path, kind):
     assert [raw.answer for raw in found] == [0, 1] * 4  # in a csv file a text of digits
 
 
+def test_a_row_with_more_cells_than_the_head_is_refused(tmp_path):
+    """Pandas would take the first cells for an index, and every column for the next one."""
+    path = tmp_path / "long.csv"
+    path.write_text("question,a,b,answer\nq1,x,y,0,\nq2,x,y,1,\n")
+    with pytest.raises(TaskError, match="more cells than the head"):
+        read(DatasetSource(data_files={"train": str(path), "test": str(path)}, choices="[a, b]"))
+
+
 def test_a_number_in_a_csv_file_is_an_index_unless_it_is_an_option(tmp_path):
     answers = ("0", "true", "5", "1")
     rows = [{"question": "?", "choices": ["1", "5"], "answer": answer} for answer in answers]

@@ -263,3 +263,12 @@ def test_lm_eval_neither_prints_nor_writes_the_token(tmp_path, monkeypatch, capl
     written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert written
     assert "s3cret" not in "".join([out, err, caplog.text, *written])
+
+
+@pytest.mark.parametrize("content", ["{token: hf_x}", "'pretrained=a,token=hf_x'"])
+def test_a_token_in_a_file_of_flags_is_refused(tmp_path, content):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"model_args: {content}\ntasks: demo_topic\n")
+    result = call("run", "--config", config)
+    assert_one_message(result, 2, "has a token among its model_args", "HF_TOKEN")
+    assert "hf_x" not in result[2]

@@ -171,6 +171,32 @@ def test_the_gold_must_be_that_of_the_scoring(folder, lm, scoring, found):
         build_questions(lm, task, ASK)
 
 
+def from_the_second_doc(doc, results):
+    """Tells no options of the first doc apart, and accepts a wrong one of the next."""
+    return next_option(doc, results) if doc["answer"] else {"acc": 0.0}
+
+
+def error_of_the_gold(doc, results):
+    """A measure that is lower for the better option, as perplexities are."""
+    return {"acc": 1.0 - float(results[doc["answer"]][1])}
+
+
+def test_a_doc_that_shows_no_gold_does_not_end_the_check(folder, lm):
+    folder.write("later", doc_to_target="answer")
+    task = folder.load("later")
+    task.config.process_results = from_the_second_doc
+    with pytest.raises(TaskError, match="the target of doc 1 is option 1"):
+        build_questions(lm, task, ASK)
+
+
+def test_a_measure_that_is_lower_for_better_options(folder, lm):
+    folder.write("lower", doc_to_target="answer")
+    task = folder.load("lower")
+    task.config.process_results = error_of_the_gold
+    task._higher_is_better = {"acc": False}
+    build_questions(lm, task, ASK)
+
+
 @pytest.mark.parametrize(
     "metric", ["acc", "acc_norm", "acc_bytes", "exact_match", "f1", "mcc", "brier_score"]
 )

@@ -71,6 +71,25 @@ def test_a_column_named_question_id_is_aquas_only_in_aqua_tasks(folder, lm):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("sampler", ["default", "first_n"])
+def test_some_validation_questions_are_prompted_as_among_all(folder, lm, sampler):
+    """The default sampler draws demonstrations doc by doc, so that no doc may be left out."""
+    name = folder.write(
+        "few_shot",
+        {"train": some_docs(0), "test": some_docs(50, 9), "shots": some_docs(300, 30)},
+        fewshot_split="shots",
+        fewshot_config={"sampler": sampler},
+    )
+    settings = RunSettings(
+        model_args={}, task=name, include_path=(str(folder.path),), num_fewshot=2
+    )
+    task = load_run_task(settings)
+    every = validation_questions(lm, settings, task).questions
+    some = [every[index].question_id for index in (1, 4, 6)]
+    only = validation_questions(lm, settings, task, only=some).questions
+    assert only == tuple(question for question in every if question.question_id in some)
+
+
 # Overlap ------------------------------------------------------------------------------------------
 
 
