@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -137,12 +137,23 @@ def chat_template_text(lm: HFLM, template: bool | str) -> str | None:
     return str(templates[name] if names else templates or "")
 
 
+@cache  # once for each template
+def _warn_of_dates(template: str | None) -> None:
+    logger.warning(
+        "the chat template writes today's date into prompts: later stages refuse the run on "
+        "another day. Where the template takes a date_string, give it one: --model_args "
+        '\'{"pretrained": ..., "chat_template_args": {"date_string": "1 Jan 2026"}}\''
+    )
+
+
 def prompt_format(lm: HFLM, settings: PromptSettings) -> dict[str, Any]:
     """How the harness formats a prompt: arguments of its functions."""
     template = chat_template_text(lm, settings.apply_chat_template)
     if isinstance(settings.apply_chat_template, str):  # lm_eval records the name and ignores it
         lm = copy(lm)
         lm.chat_template_args = {**lm.chat_template_args, "chat_template": template}
+    if "strftime_now" in (template or "") and "date_string" not in lm.chat_template_args:
+        _warn_of_dates(template)
     return {
         "system_instruction": settings.system_instruction,
         "apply_chat_template": template is not None,

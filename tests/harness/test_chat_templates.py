@@ -258,3 +258,18 @@ def test_an_unknown_template_is_refused(folder):
         named(folder, "no")
     with pytest.raises(UsageError, match=r"name 'short'\.\nExpected: its only template"):
         asked(folder, "chatml", apply_chat_template="short")
+
+
+def test_a_template_that_writes_the_date_is_warned_of(folder, caplog):
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+    template = f"{dated}{{% endif %}}Today is {{{{ date_string }}}}.{CHATML}"
+    path = model_dir("chat", chat_template=template, context=512)
+    task, settings = folder.load("asked"), PromptSettings(apply_chat_template=True)
+    build_questions(harness_model(path), task, settings)
+    assert caplog.text.count("writes today's date into prompts") == 1
+    caplog.clear()
+    lm = harness_model(path)
+    lm.chat_template_args = {"date_string": "1 Jan 2026"}
+    context = build_questions(lm, task, settings).prompts[0].context
+    assert "1 Jan 2026" in lm.tokenizer.decode(context).replace("Ġ", " ")
+    assert "today's date" not in caplog.text
