@@ -25,10 +25,17 @@ def has_own_scoring(task: ConfigurableTask) -> bool:
     return callable(task.config.process_results)
 
 
-def accepted_options(task: ConfigurableTask, doc: dict[str, Any], n_options: int) -> list[int]:
+def accepted_options(
+    task: ConfigurableTask, doc: dict[str, Any], n_options: int, gold: int
+) -> list[int]:
     """The options with the best score by the first metric that distinguishes them.
 
-    Each option in turn is given all of the probability. `[]` where no metric distinguishes them.
+    Each option in turn is given all of the probability. A metric of the task's own that is to be
+    low may count errors or, as that of crows_pairs does, unwanted golds: its highest score is the
+    best if the gold alone has it.
+
+    Returns:
+        indices of options; `[]` where no metric distinguishes them.
     """
     score = _own_score if has_own_scoring(task) else _score
     by_option = []
@@ -41,10 +48,14 @@ def accepted_options(task: ConfigurableTask, doc: dict[str, Any], n_options: int
             scores = [score(values[metric], option) for option, values in enumerate(by_option)]
         except (KeyError, TypeError, ValueError):
             continue  # no number for each question
-        if has_own_scoring(task) and not higher_is_better.get(metric, True):
-            scores = [-value for value in scores]
-        if all(map(math.isfinite, scores)) and len(set(scores)) > 1:
-            return [option for option in range(n_options) if scores[option] == max(scores)]
+        if not all(map(math.isfinite, scores)) or len(set(scores)) == 1:
+            continue
+        highest, lowest = (
+            [option for option in range(n_options) if scores[option] == extreme(scores)]
+            for extreme in (max, min)
+        )
+        is_low = has_own_scoring(task) and not higher_is_better.get(metric, True)
+        return lowest if is_low and highest != [gold] else highest
     return []
 
 
@@ -73,7 +84,7 @@ def require_same_gold(
     indistinct = 0
     for doc_id, gold, doc, n_options in golds:
         try:
-            accepted = accepted_options(task, doc, n_options)
+            accepted = accepted_options(task, doc, n_options, gold)
         except Exception as error:  # whatever the task's own function raises
             raise TaskError(
                 f"the harness cannot score doc {doc_id} of task {name}: "

@@ -204,7 +204,7 @@ def test_every_metric_of_the_harness_shows_its_gold(folder, metric):
     folder.write("plain", doc_to_target="answer", metric_list=[{"metric": metric}])
     task = folder.load("plain")
     for doc in task.eval_docs:
-        assert accepted_options(task, doc, 4) == [doc["answer"]]
+        assert accepted_options(task, doc, 4, -1) == [doc["answer"]]
 
 
 def test_more_options_than_letters_are_refused_before_any_pass(folder, lm):

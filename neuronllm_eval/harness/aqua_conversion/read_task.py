@@ -322,7 +322,7 @@ def _require_one_gold(
     if not 0 <= gold < n_choices or not (has_own_scoring(task) or row < CHECKED_DOCS):
         return
     try:
-        correct = accepted_options(task, doc, n_choices)
+        correct = accepted_options(task, doc, n_choices, gold)
     except TypeError:
         if has_own_scoring(task):
             raise
