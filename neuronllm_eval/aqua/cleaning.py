@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,14 @@ from neuronllm_eval.aqua.proxies import (
 from neuronllm_eval.aqua.settings import AquaSettings
 from neuronllm_eval.errors import DocError, TaskError
 
+logger = logging.getLogger(__name__)
 # Class labels stay complete up to so many; a question without options gets so many.
 MOST_LABELS = 8
 OPTIONS_WITHOUT_ANY = 4
 # A stem of fewer words ("Which number is the smallest?") does not identify the question.
 _TELLING_STEM = 8
+# Of so many answers one is likely to be the first option.
+_ENOUGH_GOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,14 @@ def clean_questions(
             f"split {counts.split!r}: the answers count from 1: some is the number of options, and "
             "none is 0",
             expected="an index that counts from 0",
-            remedy="subtract 1 in the task's `answer`, such as `answer - 1`",
+            remedy="subtract 1 in the task's `answer`, such as `(answer | int) - 1`",
+        )
+    if len(golds) >= _ENOUGH_GOLDS and all(gold for gold, _ in golds):
+        logger.warning(
+            "split %r: of %d answers none is the first option. If they count from 1, subtract 1 in "
+            "the task's `answer`, such as `(answer | int) - 1`",
+            counts.split,
+            len(golds),
         )
     pool: AnswerPool | None = None
     if settings.distractors != "none":

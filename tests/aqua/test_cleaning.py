@@ -126,9 +126,17 @@ def test_a_bad_doc_is_skipped_and_counted_under_its_reason(bad, reason):
 
 def test_golds_that_count_from_1_are_refused():
     with pytest.raises(
-        TaskError, match=r"split 'train': the answers count from 1.*\n.*\n.*answer - 1"
+        TaskError, match=r"split 'train': the answers count from 1.*\n.*\n.*\(answer \| int\) - 1"
     ):
         clean(*(raw(number, answer=1 + number % 4) for number in range(9)))
+
+
+def test_answers_that_are_never_the_first_option_are_warned_of(caplog):
+    clean(*(raw(number, answer=1 + number % 3) for number in range(12)))
+    assert "of 12 answers none is the first option" in caplog.text
+    caplog.clear()
+    clean(*(raw(number, answer=number % 4) for number in range(12)))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
