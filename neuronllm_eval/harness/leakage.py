@@ -75,7 +75,8 @@ def without_own_answers(task: ConfigurableTask, hidden: Set[str]) -> Iterator[No
     if is_aqua(task) or not task.config.num_fewshot or not hasattr(task, "sampler"):
         yield
         return
-    known: dict[int, str] = {}
+    # By identity, which lasts as long as the demonstration: a sampler may make new ones.
+    known: dict[int, tuple[dict[str, Any], str]] = {}
     harness_context, harness_sample = task.fewshot_context, task.sampler.sample
     asked, n_replaced = "", 0
     unread: list[str] = []
@@ -83,13 +84,14 @@ def without_own_answers(task: ConfigurableTask, hidden: Set[str]) -> Iterator[No
     def content(demonstration: dict[str, Any]) -> str:
         if id(demonstration) not in known:
             try:
-                known[id(demonstration)] = _content(task, demonstration)
+                words = _content(task, demonstration)
             except Exception as error:  # noqa: BLE001 - they may have other columns than docs
-                known[id(demonstration)] = ""
+                words = ""
                 unread.append(f"{type(error).__name__}: {error}")
-        return known[id(demonstration)]
+            known[id(demonstration)] = demonstration, words
+        return known[id(demonstration)][1]
 
-    @cache  # demonstrations are known by their identity
+    @cache
     def own_split() -> list[dict[str, Any]]:
         docs: list[dict[str, Any]] = task.eval_docs.to_list()
         return docs

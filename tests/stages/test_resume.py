@@ -15,13 +15,20 @@ from benchmarks.kill_resume import content
 from benchmarks.launched import CONTEXT
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime import checkpoint
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.resumable_work import RunLocks
 from neuronllm_eval.stages import evaluate
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
-from tests.fixtures.cli import assert_one_message, call, identify, without_the_harness_tasks
+from tests.fixtures.cli import (
+    assert_one_message,
+    call,
+    change_settings,
+    identify,
+    without_the_harness_tasks,
+)
 from tests.fixtures.damage import contents
 from tests.fixtures.harness import TaskFolder, model_dir, scratch, some_docs
 from tests.fixtures.processes import (
@@ -335,6 +342,16 @@ def test_run_eval_refuses_a_finished_validation_of_other_settings(done):
     assert content(done / TASK) == before
     assert run_eval(done, *more, "--overwrite")[0] == 0
     assert "degrade" in (done / TASK / "report.md").read_text()
+
+
+def test_run_eval_does_not_validate_on_other_prompts_than_identify_found(done):
+    """The neurons are kept, so that the data of their validation must be as they were."""
+    run = RunDirectory(done / TASK)
+    change_settings(run, validation_prompts={"0": "0" * 16})
+    run.clear_validation()
+    before = contents(run.path)
+    assert_one_message(run_eval(done, "--resume"), 2, "prompt of validation doc 0")
+    assert contents(run.path) == before
 
 
 @pytest.mark.parametrize("name", ["conditions.jsonl", "validation.json"])
