@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.fan_out import ROWS_PER_PROMPT, FanOutEngine, Savings
+from neuronllm_eval.engine.fan_out import FanOutEngine, Savings, rows_per_prompt
 from neuronllm_eval.engine.interface import Engine, Integrand, option_cross_entropy
 from neuronllm_eval.engine.option_logits import score_options
+from neuronllm_eval.engine.option_tree import OptionTree
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.engine.shared_prefix import common_length, group_by_stem, mask_styles
 from neuronllm_eval.errors import ModelError, UsageError
@@ -152,15 +153,12 @@ def _exact_fan_out(
     n_nodes: int,
 ) -> tuple[FanOutEngine | None, str]:
     """The fan-out engine that saves most among those that are exact; or None, and why."""
-    several = sum(not prompt.one_token_options for prompt in prompts)
-    if several:
-        return None, f"{several} of {len(prompts)} prompts have options of several tokens"
     styles = mask_styles(model)
     if not styles:
         return None, "the model mixes in attention layers that take no ordinary mask"
     probes = _probe_prompts(prompts)
     contexts = [prompt.context for prompt in prompts]
-    rows = max(ROWS_PER_PROMPT, n_nodes + 2)  # a layer's nodes, alpha = 0 and the unedited copy
+    rows = rows_per_prompt(prompts, n_nodes)
     of_styles: list[Mismatch] = []
     for style in styles:
         mismatch = Mismatch("")
@@ -177,7 +175,7 @@ def _exact_fan_out(
                 continue  # the next one is the same
             reason = score_mismatch(fan_out, replay, probes)
             if reason is None and n_nodes and savings is not Savings.NONE:
-                reason = gradient_mismatch(fan_out, probes)
+                reason = gradient_mismatch(fan_out, _with_small_trees(probes))
             if reason is None:
                 _log_choice(savings, mismatch, of_styles)
                 return fan_out, ""
@@ -201,16 +199,37 @@ def _log_choice(savings: Savings, mismatch: Mismatch, of_styles: Sequence[Mismat
 def _probe_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The longest prompt, a neighbour that shares a stem with it if there is one, the shortest.
 
-    So the check meets padding, and every part of a prompt that is prefilled once.
+    So the check meets padding, and every part of a prompt that is prefilled once. Where options
+    have several tokens, the prompt with the largest tree is among them.
     """
     index = max(range(len(prompts)), key=lambda number: prompts[number].n_tokens)
     longest = prompts[index]
     shortest = min(prompts, key=lambda prompt: prompt.n_tokens)
+    largest = max(prompts, key=_tree_size)
+    others = (
+        [shortest]
+        if _tree_size(largest) in map(_tree_size, (longest, shortest))
+        else [
+            largest,
+            shortest,
+        ]
+    )
     n_shared = common_length([prompt.context for prompt in prompts])
     for near in (*prompts[max(0, index - 1) : index], *prompts[index + 1 : index + 2]):
         if len(group_by_stem([longest.context, near.context], n_shared)) == 1:
-            return [longest, near, shortest]
-    return [longest, shortest]
+            return [longest, near, *others]
+    return [longest, *others]
+
+
+def _tree_size(prompt: Prompt) -> int:
+    return len(OptionTree.of(prompt))
+
+
+def _with_small_trees(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """The two smallest trees, in which an engine that saves nothing takes seconds, not minutes."""
+    if max(map(_tree_size, prompts)) == 1:
+        return prompts
+    return sorted(prompts, key=_tree_size)[:2]
 
 
 # Comparisons ------------------------------------------------------------------------------------
@@ -229,7 +248,8 @@ def score_mismatch(
     # neurons: edits of all of them would magnify rounding in 16-bit models until nothing else could
     # be seen.
     shape, generator = fan_out.layers.shape, torch.Generator().manual_seed(0)
-    scales = torch.ones(fan_out.rows_per_prompt, *shape, dtype=torch.int8)
+    n_copies = fan_out.rows_per_prompt // max(map(_tree_size, prompts))
+    scales = torch.ones(n_copies, *shape, dtype=torch.int8)
     scales[-2:] = torch.rand(2, *shape, generator=generator) > 0.02
     checked = [0, -2, -1]  # full passes are expensive; a few edits do for them
     try:

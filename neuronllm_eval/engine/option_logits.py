@@ -1,21 +1,16 @@
-"""From logits to log-likelihoods of options, and no more logits than they need.
+"""From logits to log-likelihoods of options, one full sequence for each of them as lm-eval has it.
 
 - One-token options are read off one row of logits (`score_options`).
-- Longer options need one sequence each, as lm-eval feeds them (`OptionSequences`).
-- A target that only compares options needs the logits of their tokens alone: the softmax over the
-  options depends on no other token, and neither does its gradient. The unedited row keeps all its
-  logits, for its log-likelihoods (`OptionHead`).
+- Longer options need one sequence each (`OptionSequences`). `option_tree` has them in one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from neuronllm_eval.models.ffn_layers import input_device
 from neuronllm_eval.prompts import ALL, Prompt
@@ -137,86 +132,3 @@ class OptionSequences:
         if self.all_positions:
             return neurons[0, :n_context].float().mean(0)
         return neurons[0, n_context - 1].float()
-
-
-# The LM head for the options' tokens alone ------------------------------------------------------
-
-
-def restrictable_head(model: nn.Module) -> nn.Linear | None:
-    """The model's LM head, if it is a plain linear layer whose weights are in memory."""
-    get_output_embeddings = getattr(model, "get_output_embeddings", lambda: None)
-    head = get_output_embeddings()
-    return head if type(head) is nn.Linear and head.weight.device.type != "meta" else None
-
-
-class OptionHead:
-    """Reads the options off a pass's logits, and lets the LM head compute no others where it may.
-
-    Within `restricted`, the head's output is [batch, rows + extra, tokens] for the tokens of all
-    options: the extra rows hold row 0's logits of the whole vocabulary, one after another, so that
-    what a model does to single logits afterwards (scaling, capping) is done to all of them.
-
-    Args:
-        head: the model's; None to leave it as it is.
-        options: per prompt the token of each option.
-        n_rows: rows of each prompt.
-    """
-
-    def __init__(
-        self, head: nn.Linear | None, options: Sequence[Sequence[int]], n_rows: int
-    ) -> None:
-        self.head, self.options, self.n_rows = head, options, n_rows
-        self.tokens = sorted({token for ids in options for token in ids})
-
-    @contextmanager
-    def restricted(self) -> Iterator[None]:
-        """Within the context the head gives the options' logits alone, and row 0's in full."""
-        if self.head is None:
-            yield
-            return
-        head, n_tokens = self.head, len(self.tokens)
-        ids = torch.tensor(self.tokens, device=head.weight.device)
-        weight = head.weight[ids]
-        bias = None if head.bias is None else head.bias[ids]
-
-        def forward(hidden: Tensor) -> Tensor:
-            hidden = hidden.to(weight.device)
-            of_tokens = functional.linear(hidden, weight, bias)
-            full = functional.linear(hidden[:, 0].detach(), head.weight, head.bias)
-            padded = functional.pad(full, (0, -full.shape[-1] % n_tokens))
-            return torch.cat((of_tokens, padded.reshape(len(full), -1, n_tokens)), dim=1)
-
-        before = vars(head).get("forward")  # accelerate puts its own there
-        try:
-            vars(head)["forward"] = forward
-            yield
-        finally:
-            if before is None:
-                del vars(head)["forward"]
-            else:
-                vars(head)["forward"] = before
-
-    def read(self, logits: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What a target needs of every row, and the unedited row's log-likelihoods.
-
-        Args:
-            logits: [batch, rows, vocabulary], or what the restricted head makes of them; float32.
-
-        Returns:
-            per prompt [rows, options] log-likelihoods, or logits of a restricted head; and
-            [options] log-likelihoods of row 0 in log-nats, without gradients.
-        """
-        if self.head is None:
-            scores = [score_options(logits[row], ids)[0] for row, ids in enumerate(self.options)]
-            full = logits[:, 0]
-        else:
-            column = {token: index for index, token in enumerate(self.tokens)}
-            scores = [
-                logits[row, : self.n_rows][:, [column[token] for token in ids]]
-                for row, ids in enumerate(self.options)
-            ]
-            full = logits[:, self.n_rows :].flatten(1)[:, : self.head.weight.shape[0]]
-        unedited = [
-            score_options(full[row].detach(), ids)[0] for row, ids in enumerate(self.options)
-        ]
-        return scores, unedited

@@ -1,16 +1,17 @@
-"""Copies of a token along alpha * h_l, each computed only from where it differs from the others.
+"""Copies of trees along alpha * h_l, each computed only from where it differs from the others.
 
-In a pass over several layers' copies, row 0 is unedited, and every layer adds a row for each node
-but a last one at alpha = 1, which is row 0 itself whatever the layer. A copy that differs from
-row 0 in layer l alone is row 0 up to layer l, so it need not exist below. Two ways to join:
+In a pass over several layers' copies, the first tree (`option_tree`) is unedited, and every layer
+adds a tree for each node but a last one at alpha = 1, which is the unedited tree whatever the
+layer. A copy that differs from that tree in layer l alone is equal to it up to layer l, so it need
+not exist below. Two ways to join:
 
 1. At the layer: layer l's copies are appended where layer l begins, and edited where the neurons
    enter the down-projection.
 2. Late: they are appended where layer l ends. That is exact where a layer adds its FFN's output to
    the residual stream and does no more with it: alpha * h_l in place of h_l changes the layer's
-   output by (alpha - 1) * W h_l, with the weights W of the down-projection, and the gradient of
-   the neurons is W^T times that of the layer's output, whatever alpha. So copies run through
-   nothing of the layer, and one product with the average over the nodes serves all.
+   output by (alpha - 1) * W h_l in every row, with the weights W of the down-projection, and the
+   gradient of the neurons is W^T times that of the layer's output, whatever alpha. So copies run
+   through nothing of the layer, and one product with the average over the nodes serves all.
 
 Layers that normalise or scale the FFN's output are another matter. Nothing here knows which do:
 `build.build_engine` compares results on the run's own prompts.
@@ -37,9 +38,9 @@ class LayerCopies:
     """A layer's part in a pass, and what gradients say of its neurons.
 
     Attributes:
-        neurons: [batch, neurons] of the unedited row.
-        leaves: what gradients are taken of: the copies [batch, copies, width], and the unedited
-            row [batch, 1, width] where it is a node.
+        neurons: [batch, rows, neurons] of the unedited tree.
+        leaves: what gradients are taken of: the copies [batch, copies * rows, width] if there are
+            any, and the unedited tree [batch, rows, width] where it is a node.
         weights: [width, neurons] of the down-projection if the leaves are the layer's output; None
             if they are the neurons themselves.
     """
@@ -51,36 +52,40 @@ class LayerCopies:
     def attribution(self, gradients: Sequence[Tensor], node_weights: Tensor) -> Tensor:
         """[integrands, batch, neurons] float32: h * sum over nodes of weight * dF/dh(alpha h).
 
+        The products are summed over the rows of a tree, all of which alpha scales together.
+
         Args:
             gradients: of the leaves.
             node_weights: [integrands, batch, nodes].
         """
-        at_nodes = torch.cat(list(gradients), dim=1).float()
-        mean = torch.einsum("sbk,bkw->sbw", node_weights.to(at_nodes.device), at_nodes)
+        joined = torch.cat(list(gradients), dim=1).float()
+        at_nodes = joined.unflatten(1, (node_weights.shape[2], -1))  # [batch, nodes, rows, width]
+        mean = torch.einsum("sbk,bkrw->sbrw", node_weights.to(joined.device), at_nodes)
         if self.weights is not None:
             mean = (mean.to(self.weights) @ self.weights).float()
-        return self.neurons.float() * mean.to(self.neurons.device)
+        return (self.neurons.float() * mean.to(self.neurons.device)).sum(2)
 
 
 def copies_per_layer(nodes: Tensor) -> int:
-    """How many copies a layer has: a last node at alpha = 1 needs none, unless it is the only."""
-    return len(nodes) - int(len(nodes) > 1 and float(nodes[-1]) == 1.0)
+    """How many copies a layer has: a last node at alpha = 1 needs none."""
+    return len(nodes) - int(float(nodes[-1]) == 1.0)
 
 
 class ScaledCopies:
-    """The copies of some layers in one pass, and the hooks that make them.
+    """The copies that some layers have in one pass, and the hooks that make them.
 
     Args:
         down_projections: of all layers; `all_plain` if copies join late.
         decoder_layers: the modules that hold them, at which copies join; empty if the copies are to
             be there from the first layer on.
-        batch: prompts, each of which has these rows.
+        batch: prompts, each of which has these copies.
         layers: the layers that have copies.
         nodes: [nodes] values of alpha, ascending.
+        tree_rows: rows of a tree, and so of a copy.
         late: whether copies join where their layer ends.
 
     Attributes:
-        n_rows: rows of each prompt in the whole pass.
+        n_trees: trees of each prompt in the whole pass, the unedited one included.
         of_layer: by layer its copies, which the pass fills in.
     """
 
@@ -92,20 +97,22 @@ class ScaledCopies:
         layers: range,
         nodes: Tensor,
         *,
+        tree_rows: int = 1,
         late: bool = False,
     ) -> None:
         self.down_projections, self.decoder_layers = down_projections, decoder_layers
-        self.batch, self.layers, self.late = batch, layers, late
+        self.batch, self.layers, self.late, self.tree_rows = batch, layers, late, tree_rows
         self.n_copies = copies_per_layer(nodes)
         self.alphas = nodes[: self.n_copies]
         self.unedited_is_node = self.n_copies < len(nodes)
-        self.n_rows = self._rows_before(layers.stop)
+        self.n_trees = 1 + self.n_copies * len(layers)
         self.of_layer: dict[int, LayerCopies] = {}
-        self._ffn: dict[int, tuple[Tensor, Tensor]] = {}  # row 0's neurons [batch, neurons], W h
+        # Of the unedited tree: neurons [batch, rows, neurons], W h [batch, rows, width].
+        self._ffn: dict[int, tuple[Tensor, Tensor]] = {}
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Within the context, copies join a pass over `n_rows` equal rows of each prompt."""
+        """Within the context, copies join a pass over `n_trees` equal trees of each prompt."""
         handles = []
         try:
             for layer, module in enumerate(self.decoder_layers[: self.layers.stop]):
@@ -125,7 +132,7 @@ class ScaledCopies:
                 handle.remove()
 
     def at_nodes(self, values: Tensor) -> Tensor:
-        """[batch, layers, nodes] a pass's values [batch, rows], where every layer has its nodes."""
+        """[batch, layers, nodes] a pass's values [batch, trees], each layer with all its nodes."""
         n_layers = len(self.layers)
         of_copies = values[:, 1:].reshape(len(values), n_layers, self.n_copies)
         if not self.unedited_is_node:
@@ -143,50 +150,56 @@ class ScaledCopies:
         returned.
         """
         hidden = args[0] if args else kwargs["hidden_states"]
+        n_rows, n_present = self.n_trees * self.tree_rows, self._rows_before(layer)
         if layer == 0:
-            hidden = hidden[:, :1]
-        n_present = self._rows_before(layer)
+            hidden = hidden[:, : self.tree_rows]
         if not self.late and layer in self.layers:
-            # A copy's gradient is not the unedited row's.
-            copies = hidden[:, :1].detach().expand(-1, self.n_copies, -1)
+            # A copy's gradient is not the unedited tree's.
+            copies = hidden[:, : self.tree_rows].detach().repeat(1, self.n_copies, 1)
             hidden = torch.cat((hidden, copies), dim=1)
-            n_present += self.n_copies
-        rest = tuple(_narrowed(value, n_present, self.n_rows) for value in args[1:])
-        named = {name: _narrowed(value, n_present, self.n_rows) for name, value in kwargs.items()}
+            n_present += copies.shape[1]
+        rest = tuple(_narrowed(value, n_present, n_rows) for value in args[1:])
+        named = {name: _narrowed(value, n_present, n_rows) for name, value in kwargs.items()}
         return ((hidden, *rest), named) if args else ((), {**named, "hidden_states": hidden})
 
     def _edit(self, _: nn.Module, args: tuple[Any, ...], *, layer: int) -> tuple[Any, ...]:
         """A down-projection gets alpha * h_l in its layer's copies."""
         grid = args[0].reshape(self.batch, -1, args[0].shape[-1])
         start = self._rows_before(layer)
-        base = grid[:, :1].detach()
-        alphas = self.alphas.to(base.device)[None, :, None]
+        base = grid[:, : self.tree_rows].detach()
         # The nodes keep their digits in 16 bits too.
-        unedited, copies = self._add(layer, base[:, 0], grid[:, :1], alphas * base.float())
+        scaled = self.alphas.to(base.device)[:, None, None] * base.float()[:, None]
+        unedited, copies = self._add(layer, base, grid[:, : self.tree_rows], scaled)
         # Where copies do not join, those of later layers are there already.
-        parts = (unedited, grid[:, 1:start], copies, grid[:, start + self.n_copies :])
+        parts = (
+            unedited,
+            grid[:, self.tree_rows : start],
+            copies,
+            grid[:, start + copies.shape[1] :],
+        )
         return (torch.cat(parts, 1).reshape(args[0].shape), *args[1:])
 
     def _record(
         self, down: nn.Module, args: tuple[Tensor, ...], output: Tensor, *, layer: int
     ) -> None:
         neurons, added = (
-            tensor.detach().reshape(self.batch, -1, tensor.shape[-1])[:, 0]
+            tensor.detach().reshape(self.batch, -1, tensor.shape[-1])[:, : self.tree_rows]
             for tensor in (args[0], output)
         )
         bias = getattr(down, "bias", None)
         added = added.float() if bias is None else added.float() - bias.detach().float()
-        self._ffn[layer] = neurons, added[:, None]
+        self._ffn[layer] = neurons, added
 
     def _append(self, _: nn.Module, __: tuple[Any, ...], output: Any, *, layer: int) -> Any:
         """A decoder layer's output gets the rows of its copies."""
         hidden, *rest = output if isinstance(output, tuple) else (output,)
         neurons, added = self._ffn.pop(layer)
-        steps = (self.alphas.to(hidden.device) - 1)[None, :, None]
-        moved = hidden[:, :1].detach().float() + steps * added.to(hidden.device)
+        tree = hidden[:, : self.tree_rows]
+        steps = (self.alphas.to(hidden.device) - 1)[:, None, None]
+        moved = tree.detach().float()[:, None] + steps * added.to(hidden.device)[:, None]
         weights = output_weights(self.down_projections[layer])
-        unedited, copies = self._add(layer, neurons, hidden[:, :1], moved, weights)
-        joined = torch.cat((unedited, hidden[:, 1:], copies), dim=1)
+        unedited, copies = self._add(layer, neurons, tree, moved, weights)
+        joined = torch.cat((unedited, hidden[:, self.tree_rows :], copies), dim=1)
         return (joined, *rest) if isinstance(output, tuple) else joined
 
     def _add(
@@ -197,18 +210,24 @@ class ScaledCopies:
         values: Tensor,
         weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The unedited row and copies with these values, as leaves where gradients need them."""
-        copies = values.to(unedited.dtype).requires_grad_(True)
-        leaves: tuple[Tensor, ...] = (copies,)
+        """The unedited tree and its copies with these values [batch, copies, rows, width].
+
+        Both are leaves where gradients need them.
+        """
+        copies = values.flatten(1, 2).to(unedited.dtype)
+        leaves: tuple[Tensor, ...] = ()
+        if self.n_copies:
+            leaves = (copies.requires_grad_(True),)
         if self.unedited_is_node:
             if not unedited.requires_grad:  # below all copies
                 unedited = unedited.detach().requires_grad_(True)
-            leaves = (copies, unedited)
+            leaves = (*leaves, unedited)
         self.of_layer[layer] = LayerCopies(neurons, leaves, weights)
         return unedited, copies
 
     def _rows_before(self, layer: int) -> int:
-        return 1 + self.n_copies * len(range(self.layers.start, layer))
+        n_trees = 1 + self.n_copies * len(range(self.layers.start, layer))
+        return n_trees * self.tree_rows
 
 
 # Weights of down-projections --------------------------------------------------------------------

@@ -153,13 +153,11 @@ class Prefix(NamedTuple):
         keys_values: as `Columns`.
         positions: as `Columns`.
         lengths: [batch] prefix lengths, which are the scored positions.
-        last_tokens: [batch] the token at the scored position.
     """
 
     keys_values: KeysValues
     positions: Tensor
     lengths: Tensor
-    last_tokens: Tensor
 
     def cache(self) -> DynamicCache:
         """A new cache over the same tensors: a pass extends it, never the prefix.
@@ -168,11 +166,13 @@ class Prefix(NamedTuple):
         """
         return DynamicCache(self.keys_values or None)
 
-    def copies(self, n_rows: int) -> Rows:
-        """The last token of each prompt, `n_rows` times; each copy sees itself alone."""
-        positions = self.lengths[:, None].expand(-1, n_rows)
-        itself = torch.eye(n_rows, dtype=torch.bool, device=positions.device)
-        return Rows(self.last_tokens[:, None].expand(-1, n_rows), positions, itself)
+    def of_prompts(self, indices: Sequence[int]) -> Prefix:
+        """The prefixes of these prompts, in this order."""
+        if list(indices) == list(range(len(self.lengths))):
+            return self
+        chosen = torch.tensor(indices, device=self.lengths.device)
+        columns = Columns(self.keys_values, self.positions).rows(chosen)
+        return Prefix(*columns, self.lengths[chosen])
 
 
 class Rows(NamedTuple):
@@ -340,7 +340,6 @@ class Prefiller:
         """Keys and values of every context but its last token."""
         device = input_device(self.model)
         lengths = torch.tensor([len(context) - 1 for context in contexts], device=device)
-        last_tokens = torch.tensor([context[-1] for context in contexts], device=device)
         n_shared = len(self.shared_tokens)
         if not all(
             len(context) > n_shared and context[:n_shared] == self.shared_tokens
@@ -360,7 +359,7 @@ class Prefiller:
             columns = columns.rows(torch.tensor(group_of, device=device))
             columns = self._extend(columns, rests, starts)
             columns = columns.without_gaps(max(map(len, contexts)) - 1)
-        return Prefix(*columns, lengths, last_tokens)
+        return Prefix(*columns, lengths)
 
     def inputs(self, prefix: Prefix, rows: Rows) -> dict[str, Any]:
         """The model's arguments that read rows behind a prefix."""

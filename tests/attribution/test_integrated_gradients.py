@@ -383,15 +383,67 @@ def test_completeness_gap_shrinks_with_the_number_of_nodes(architecture, rule, c
     assert means[-1] < 0.1 * means[0]
 
 
-def test_attribution_over_options_of_several_tokens_is_complete():
-    # No fan-out and no loop to compare with: the sum over neurons is what zeroing the layer at
-    # the scored positions does, which scoring with a scale of 0 tells independently.
-    _, replay = both_engines("llama")
-    (found,) = attribute(replay, [LONG_OPTIONS], Quadrature("gauss_legendre", 16))
-    scales = torch.ones(4, *replay.layers.shape)
+class ScoredNeurons(LastNeurons):
+    """The same for all scored positions of a sequence: from the context's last token on."""
+
+    def __call__(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rows = args[0].reshape(-1, args[0].shape[-1])
+        first = len(LONG_OPTIONS.context) - 1
+        self.neurons = rows[first:].detach().clone()
+        if self.replacement is not None:
+            rows = torch.cat((rows[:first], self.replacement))
+        return (rows.reshape(args[0].shape), *args[1:])
+
+
+def texts_by_loop(model: nn.Module, module: nn.Module, n: int) -> Tensor:
+    """[neurons]: as `integrate_by_loop`, one sequence for each option of `LONG_OPTIONS`."""
+
+    def loglikelihood(option: tuple[int, ...]) -> Tensor:
+        tokens = [*LONG_OPTIONS.context, *option[:-1]]
+        logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+        scored = logits[len(LONG_OPTIONS.context) - 1 :].log_softmax(-1)
+        return sum(scored[index, token] for index, token in enumerate(option))
+
+    unedited = []
+    with torch.no_grad():
+        for option in LONG_OPTIONS.options:
+            with ScoredNeurons(module) as hook:
+                loglikelihood(option)
+            unedited.append(hook.neurons)
+    total = torch.zeros(unedited[0].shape[-1])
+    for k in range(1, n + 1):
+        points = [(k / n * h).requires_grad_(True) for h in unedited]
+        scores = []
+        for option, point in zip(LONG_OPTIONS.options, points, strict=True):
+            with ScoredNeurons(module, point):
+                scores.append(loglikelihood(option))
+        torch.stack(scores).log_softmax(-1)[LONG_OPTIONS.gold].backward()
+        for h, point in zip(unedited, points, strict=True):
+            total += (h * point.grad).sum(0)
+    return total / n
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "opt"])
+def test_attribution_over_texts_equals_a_plain_loop(architecture):
+    engines = both_engines(architecture)
+    model = tiny_model(architecture)
+    modules = find_ffn_layers(model).modules
+    expected = torch.stack([texts_by_loop(model, module, 3) for module in modules])
+    for engine in engines:
+        (found,) = attribute(engine, [LONG_OPTIONS], Quadrature("right_riemann", 3))
+        assert relative_difference(found.values, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["fan_out", "replay"])
+def test_attribution_over_options_of_several_tokens_is_complete(kind):
+    # The sum over neurons is what zeroing the layer at the scored positions does, which scoring
+    # with a scale of 0 tells independently.
+    engine = both_engines("llama")[kind]
+    (found,) = attribute(engine, [LONG_OPTIONS], Quadrature("gauss_legendre", 16))
+    scales = torch.ones(4, *engine.layers.shape)
     for layer in range(3):
         scales[layer + 1, layer] = 0.0
-    (scores,) = replay.score([LONG_OPTIONS], scales)
+    (scores,) = engine.score([LONG_OPTIONS], scales)
     targets = option_cross_entropy(scores.loglikelihoods, LONG_OPTIONS.gold)
     expected = targets[0] - targets[1:]
     assert float(expected.abs().max()) > 0.1

@@ -13,13 +13,19 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
+from neuronllm_eval.engine import fan_out as fan_out_module
 from neuronllm_eval.engine.build import build_engine, rounding_noise, score_mismatch
 from neuronllm_eval.engine.fan_out import FanOutEngine
-from neuronllm_eval.engine.interface import Engine, OptionScores, option_cross_entropy
+from neuronllm_eval.engine.interface import (
+    Engine,
+    OptionScores,
+    gold_loglikelihood,
+    option_cross_entropy,
+)
 from neuronllm_eval.engine.option_logits import score_options
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.engine.shared_prefix import MaskStyle
-from neuronllm_eval.errors import ModelError, UsageError
+from neuronllm_eval.errors import UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.prompts import Prompt
 from tests.fixtures.tiny_models import (
@@ -27,14 +33,15 @@ from tests.fixtures.tiny_models import (
     LOG_NATS,
     NODES,
     REPLAY_ONLY,
+    ROUNDING,
     WEIGHTS,
     assert_same_integrals,
     assert_same_scores,
-    call_engine,
     loaded,
     random_model,
     random_prompt,
     random_scales,
+    relative_difference,
 )
 
 # Lengths that differ, so that every batch is padded: one is longer than the tiny sliding windows
@@ -45,6 +52,15 @@ PROMPTS = (
     random_prompt(2, 5, n_options=4),
     random_prompt(3, 9, n_options=3),
 )
+# Options of one token and of several, with beginnings in common and without, one of which begins
+# another; and letters among them.
+TEXTS = (
+    Prompt(4, PROMPTS[0].context, ((5,), (6, 7), (6, 8, 9), (50, 51)), 2),
+    Prompt(5, PROMPTS[1].context, ((10, 11, 12), (10, 11), (20, 21)), 1),
+    PROMPTS[2],
+    Prompt(7, PROMPTS[3].context, ((10, 11, 12, 13), (40, 11), (30, 11, 13)), 0),
+)
+BATCHES = {"letters": PROMPTS, "texts": TEXTS}
 
 
 @functools.cache
@@ -52,7 +68,7 @@ def engines(
     architecture: str, dtype: torch.dtype = torch.float32
 ) -> tuple[FanOutEngine, ReplayEngine]:
     model, layers = loaded(architecture, dtype)
-    fan_out = build_engine(model, layers, PROMPTS, "fan_out", n_nodes=len(NODES))
+    fan_out = build_engine(model, layers, (*PROMPTS, *TEXTS), "fan_out", n_nodes=len(NODES))
     assert isinstance(fan_out, FanOutEngine)
     return fan_out, ReplayEngine(model, layers)
 
@@ -112,17 +128,45 @@ def plain_loglikelihoods(
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_fan_out_integrates_as_replay_does(architecture):
-    fan_out, replay = engines(architecture)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("target", [option_cross_entropy, gold_loglikelihood])
+def test_fan_out_integrates_as_replay_does(architecture, batch, target):
+    # In 64 bits, since full passes in 32 are themselves up to 1e-5 from these.
+    fan_out, replay = engines(architecture)[0], ReplayEngine(*loaded(architecture, torch.float64))
     integrals = [
-        engine.integrate(PROMPTS, NODES, WEIGHTS, option_cross_entropy)
-        for engine in (fan_out, replay)
+        engine.integrate(BATCHES[batch], NODES, WEIGHTS, target) for engine in (fan_out, replay)
     ]
-    assert_same_integrals(*integrals)
+    assert_same_integrals(*integrals, relative=ROUNDING.get(architecture, 1e-5))
+    for one, other in zip(*integrals, strict=True):
+        assert relative_difference(one.activations, other.activations) <= 1e-5
     # The last node is alpha = 1: the unedited prompt, whatever the layer.
     for integral in integrals[0]:
         last = integral.node_targets[:, -1]
         assert torch.allclose(last, torch.full_like(last, integral.target), atol=LOG_NATS)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_one_step_needs_no_copies_and_equals_replay(architecture, batch):
+    # All layers' gradients at alpha = 1 are those of the unedited tree.
+    fan_out, replay = engines(architecture)
+    one = torch.ones(1)
+    assert_same_integrals(
+        fan_out.integrate(BATCHES[batch], one, one, option_cross_entropy),
+        replay.integrate(BATCHES[batch], one, one, option_cross_entropy),
+    )
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_texts_are_scored_as_replay_and_a_plain_loop_score_them(architecture):
+    fan_out, replay = engines(architecture)
+    scales = random_scales(replay.layers.shape)
+    expected = replay.score(TEXTS, scales)
+    assert_same_scores(fan_out.score(TEXTS, scales), expected)
+    for prompt, scores in zip(TEXTS, fan_out.score(TEXTS, scales), strict=True):
+        for condition, factors in enumerate(scales):
+            plain = plain_loglikelihoods(replay.model, replay.layers, prompt, factors)
+            assert float((scores.loglikelihoods[condition] - plain).abs().max()) <= LOG_NATS
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -207,18 +251,20 @@ def test_the_long_prompt_feels_the_window_and_the_short_one_does_not(windowed, f
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_batched_equals_unbatched_in_any_order(architecture):
+@pytest.mark.parametrize("batch", BATCHES)
+def test_batched_equals_unbatched_in_any_order(architecture, batch):
     fan_out, _ = engines(architecture)
     scales = random_scales(fan_out.layers.shape)
     order = [2, 0, 3, 1]
-    shuffled = [PROMPTS[place] for place in order]
+    prompts = BATCHES[batch]
+    shuffled = [prompts[index] for index in order]
     alone = [
         fan_out.integrate([prompt], NODES, WEIGHTS, option_cross_entropy)[0] for prompt in shuffled
     ]
     assert_same_integrals(fan_out.integrate(shuffled, NODES, WEIGHTS, option_cross_entropy), alone)
-    together = fan_out.score(PROMPTS, scales)
+    together = fan_out.score(prompts, scales)
     assert_same_scores(
-        [together[place] for place in order],
+        [together[index] for index in order],
         [fan_out.score([prompt], scales)[0] for prompt in shuffled],
     )
 
@@ -232,12 +278,13 @@ def test_chunks_equal_one_pass(kind, rows_per_pass, architecture):
     options = {"mask_style": style} if kind is FanOutEngine else {}
     whole = kind(model, layers, **options)
     chunked = kind(model, layers, rows_per_pass=rows_per_pass, **options)
-    assert_same_integrals(
-        chunked.integrate(PROMPTS, NODES, WEIGHTS, option_cross_entropy),
-        whole.integrate(PROMPTS, NODES, WEIGHTS, option_cross_entropy),
-    )
     scales = random_scales(layers.shape, n_conditions=5)
-    assert_same_scores(chunked.score(PROMPTS, scales), whole.score(PROMPTS, scales))
+    for prompts in BATCHES.values():
+        assert_same_integrals(
+            chunked.integrate(prompts, NODES, WEIGHTS, option_cross_entropy),
+            whole.integrate(prompts, NODES, WEIGHTS, option_cross_entropy),
+        )
+        assert_same_scores(chunked.score(prompts, scales), whole.score(prompts, scales))
 
 
 def test_rows_per_pass_bounds_the_rows_of_a_pass():
@@ -300,33 +347,44 @@ def test_an_option_of_several_tokens_is_greedy_if_every_token_is():
     assert scores.greedy.tolist() == [[True, False, False, True]]
 
 
-def test_options_of_several_tokens_take_the_replay_engine(caplog):
+def test_a_prompt_with_long_options_does_not_send_the_others_to_replay():
     model, layers = loaded("llama")
-    prompts = [PROMPTS[0], LONG_OPTIONS]
-    with caplog.at_level(logging.WARNING, logger="neuronllm_eval.engine.build"):
-        engine = build_engine(model, layers, prompts)
-    assert engine.name == "replay"
-    reason = "1 of 2 prompts have options of several tokens"
-    assert caplog.messages == [f"using the slower replay engine: {reason}"]
-    with pytest.raises(UsageError) as refusal:
-        build_engine(model, layers, prompts, "fan_out")
-    assert str(refusal.value) == (
-        f"the fan-out engine is not exact here: {reason}.\n"
-        "Expected: agreement with full forward passes.\n"
-        "Remedy: use --engine replay, which is slower."
+    generator = torch.Generator().manual_seed(0)
+    long = [tuple(torch.randint(3, 97, (50,), generator=generator).tolist()) for _ in range(3)]
+    prompts = [PROMPTS[0], LONG_OPTIONS, Prompt(42, PROMPTS[3].context, ((5,), *long), 3)]
+    engine = build_engine(model, layers, prompts, n_nodes=len(NODES))
+    assert isinstance(engine, FanOutEngine)
+    assert engine.rows_per_prompt == (len(NODES) + 2) * (1 + 3 * 49)
+    replay = ReplayEngine(model, layers)
+    assert_same_integrals(
+        engine.integrate(prompts, NODES, WEIGHTS, option_cross_entropy),
+        replay.integrate(prompts, NODES, WEIGHTS, option_cross_entropy),
     )
+    scales = random_scales(layers.shape, n_conditions=9)
+    assert_same_scores(engine.score(prompts, scales), replay.score(prompts, scales))
 
 
-@pytest.mark.parametrize("call", ["score", "integrate"])
-def test_fan_out_itself_refuses_options_of_several_tokens(call):
-    fan_out, _ = engines("llama")
-    with pytest.raises(ModelError) as refusal:
-        call_engine(fan_out, call, [LONG_OPTIONS])
-    assert str(refusal.value) == (
-        "doc 41 has options of several tokens.\n"
-        "Expected: options that are one token each.\n"
-        "Remedy: use the replay engine (--engine replay)."
+def test_a_large_vocabulary_leaves_room_for_fewer_rows(monkeypatch):
+    monkeypatch.setattr(fan_out_module, "LOGITS_PER_PASS", 97 * 12)
+    model, layers = loaded("llama")
+    engine = FanOutEngine(model, layers)
+    sizes: list[int] = []
+    handle = model.lm_head.register_forward_pre_hook(
+        lambda _module, args: sizes.append(args[0].shape[0] * args[0].shape[1])
     )
+    try:
+        found = engine.integrate([LONG_OPTIONS], NODES, WEIGHTS, option_cross_entropy)
+        at_least_a_layer = list(sizes)
+        engine.score([LONG_OPTIONS], torch.ones(5, *layers.shape))
+    finally:
+        handle.remove()
+    # A tree has 4 rows; a layer's three copies and the unedited one go through together.
+    assert at_least_a_layer == [16, 16, 16]
+    assert sizes[3:] == [12, 8]
+    replayed = ReplayEngine(model, layers).integrate(
+        [LONG_OPTIONS], NODES, WEIGHTS, option_cross_entropy
+    )
+    assert_same_integrals(found, replayed)
 
 
 # The choice of an engine ------------------------------------------------------------------------
@@ -422,7 +480,7 @@ def test_the_engine_makes_room_for_the_nodes_it_was_built_for():
     nodes, weights = torch.linspace(0, 1, 201), torch.full((201,), 1 / 201)
     assert len(engine.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)) == 1
     small = FanOutEngine(model, layers, rows_per_prompt=200)
-    with pytest.raises(UsageError, match="201 nodes in passes of 200 copies"):
+    with pytest.raises(UsageError, match="201 nodes and trees of 1 rows in passes of 200 rows"):
         small.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)
 
 

@@ -38,6 +38,7 @@ from tests.fixtures.tiny_models import (
     CONFIGS,
     LOG_NATS,
     NODES,
+    ROUNDING,
     WEIGHTS,
     assert_same_integrals,
     assert_same_scores,
@@ -66,8 +67,14 @@ QUESTIONS = (
         Prompt(40, (*SHARED, *LONG_STEM[:20]), ((10,), (11,)), 1),
         Prompt(41, (*SHARED, STEM[0]), ((10,), (11,), (12,)), 2),
     ),
+    # Options of several tokens, in two orders.
+    (
+        Prompt(50, (*SHARED, *LONG_STEM[:9]), ((10,), (11, 12), (11, 13, 14), (40, 41)), 1),
+        Prompt(51, (*SHARED, *LONG_STEM[:9]), ((40, 41), (11, 13, 14), (10,), (11, 12)), 3),
+    ),
 )
 RUN = tuple(prompt for question in QUESTIONS for prompt in question)
+LETTERS = tuple(prompt for question in QUESTIONS[:-1] for prompt in question)
 SHORT = (random_prompt(1, 1, n_options=3), random_prompt(2, 5), random_prompt(4, 1))
 TWICE = (RUN[0], *QUESTIONS[2], RUN[0], RUN[0])
 # name -> (all prompts of the run, batches of some of them).
@@ -85,9 +92,6 @@ BATCHES: dict[str, tuple[Sequence[Prompt], list[Sequence[Prompt]]]] = {
 
 # Those that normalise the FFN's output, and one whose down-projection is a linear layer of its own.
 NOT_LATE = ("gemma2", "gemma3", "gemma3_mixed", "gemma3_seeing", "olmo2", "falcon")
-
-# GPT-Neo does not scale its attention: replay is up to 1.1e-5 from the same model in float64.
-ROUNDING = {"gpt_neo": 2e-5}
 
 
 @functools.cache
@@ -173,10 +177,14 @@ def test_rules_with_and_without_the_ends_agree_with_full_passes(architecture, ru
 def test_passes_over_a_few_layers_change_no_number(architecture):
     contexts = [prompt.context for prompt in RUN]
     # Room for one layer's nodes: a pass for each layer, and two conditions to a pass.
-    saving, plain = with_and_without(
-        architecture, contexts, rows_per_prompt=1 + len(NODES), rows_per_pass=2 * len(RUN)
-    )
-    assert_equal_on(saving, plain, [RUN])
+    for prompts, tree_rows in ((LETTERS, 1), (QUESTIONS[-1], 4)):
+        saving, plain = with_and_without(
+            architecture,
+            contexts,
+            rows_per_prompt=tree_rows * (1 + len(NODES)),
+            rows_per_pass=2 * len(prompts) * tree_rows,
+        )
+        assert_equal_on(saving, plain, [prompts])
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -647,7 +655,9 @@ def test_running_out_of_memory_while_checking_is_said(call, monkeypatch):
 
 
 def test_prompts_of_the_check():
-    longest, near, shortest = engine_module._probe_prompts(RUN)
+    longest, near, largest, shortest = engine_module._probe_prompts(RUN)
+    assert largest is QUESTIONS[-1][0]  # which has the first of the largest trees
+    assert engine_module._probe_prompts(LETTERS) == [longest, near, shortest]
     assert longest.n_tokens == max(prompt.n_tokens for prompt in RUN)
     assert near is not longest
     assert near.context[:37] == longest.context[:37] == SHARED + LONG_STEM

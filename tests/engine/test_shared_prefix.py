@@ -308,7 +308,6 @@ def test_columns_know_their_places():
     prompts = [*proxies(10, stem, [3, 5]), random_prompt(1, 3)]
     prefix = Prefiller(model, MaskStyle.SINGLE).prefill(contexts(prompts))
     assert prefix.lengths.tolist() == [14, 16, 2]
-    assert prefix.last_tokens.tolist() == [prompt.context[-1] for prompt in prompts]
     assert prefix.positions.tolist() == [
         [*range(14), -1, -1],
         [*range(16)],

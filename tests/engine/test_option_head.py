@@ -8,13 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from neuronllm_eval.engine import option_logits as option_head_module
+from neuronllm_eval.engine import option_head as option_head_module
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import option_cross_entropy
-from neuronllm_eval.engine.option_logits import OptionHead, restrictable_head, score_options
+from neuronllm_eval.engine.option_head import OptionHead, restrictable_head
+from neuronllm_eval.engine.option_logits import score_options
+from neuronllm_eval.engine.option_tree import OptionTrees
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt
 from tests.fixtures.tiny_models import tiny_model
+
+
+def one_token(options: list[list[int]]) -> OptionTrees:
+    prompts = [Prompt(0, (1,), tuple((token,) for token in ids), 0) for ids in options]
+    return OptionTrees(prompts)
 
 
 def test_a_restricted_head_by_hand():
@@ -23,7 +30,7 @@ def test_a_restricted_head_by_hand():
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[1.0], [10.0], [100.0]]))
         head.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
-    options = OptionHead(head, [[2, 0]], 2)
+    options = OptionHead(head, one_token([[2, 0]]), 2)
     with torch.no_grad(), options.restricted():
         logits = head(torch.tensor([[[2.0], [3.0]]]))
     # Row 0 and row 1 at tokens 0 and 2; then row 0 at tokens 0, 1, 2, filled up with a zero.
@@ -42,12 +49,15 @@ def test_a_restricted_head_by_hand():
     data=st.data(),
 )
 def test_the_restricted_head_agrees_with_the_whole_one(vocabulary, n_rows, batch, bias, data):
-    tokens = st.lists(st.integers(0, vocabulary - 1), min_size=1, unique=True)
+    tokens = st.lists(st.integers(0, vocabulary - 1), min_size=2, unique=True)
     options = [data.draw(tokens) for _ in range(batch)]
     torch.manual_seed(0)
     head = nn.Linear(5, vocabulary, bias=bias)
     hidden = torch.randn(batch, n_rows, 5)
-    restricted, whole = OptionHead(head, options, n_rows), OptionHead(None, options, n_rows)
+    restricted, whole = (
+        OptionHead(head, one_token(options), n_rows),
+        OptionHead(None, one_token(options), n_rows),
+    )
     with torch.no_grad():
         with whole.restricted():
             logits = head(hidden).tanh()  # a model may do something to every logit
@@ -64,7 +74,7 @@ def test_the_restricted_head_agrees_with_the_whole_one(vocabulary, n_rows, batch
 def test_gradients_reach_the_rows_and_not_what_is_only_reported():
     head = nn.Linear(2, 6, bias=False).requires_grad_(False)
     hidden = torch.randn(1, 3, 2, requires_grad=True)
-    options = OptionHead(head, [[4, 1]], 3)
+    options = OptionHead(head, one_token([[4, 1]]), 3)
     with options.restricted():
         (some,), (unedited,) = options.read(head(hidden))
     (gradient,) = torch.autograd.grad(some[2].sum(), hidden)
@@ -77,7 +87,7 @@ def test_hooks_on_the_head_still_run():
     head = nn.Linear(2, 6)
     shapes = []
     head.register_forward_hook(lambda _module, _args, output: shapes.append(output.shape))
-    with OptionHead(head, [[0, 1], [2, 0]], 4).restricted():
+    with OptionHead(head, one_token([[0, 1], [2, 0]]), 4).restricted():
         head(torch.zeros(1, 4, 2))
     assert shapes == [(1, 4 + 2, 3)]
 
@@ -86,7 +96,7 @@ def test_hooks_on_the_head_still_run():
 def test_the_head_gets_its_own_forward_back(fails):
     head = nn.Linear(2, 6)
     try:
-        with OptionHead(head, [[0]], 1).restricted():
+        with OptionHead(head, one_token([[0, 1]]), 1).restricted():
             assert "forward" in vars(head)
             if fails:
                 raise ZeroDivisionError
@@ -109,7 +119,7 @@ def test_a_forward_of_the_instance_is_put_back(fails):
 
     head.forward = moving
     try:
-        with OptionHead(head, [[0, 1]], 1).restricted():
+        with OptionHead(head, one_token([[0, 1]]), 1).restricted():
             assert head(torch.zeros(1, 1, 2)).shape == (1, 1 + 3, 2)
             if fails:
                 raise ZeroDivisionError
