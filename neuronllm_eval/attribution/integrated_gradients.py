@@ -9,8 +9,8 @@ al. 2017 for the integral), one layer at a time and from a zero start point:
 3. Completeness: sum over i of attribution(l, i) = F(h_l) - F(0), up to the rule's error. The
    completeness gap reports that error for every prompt and layer.
 
-Gradient times activation at all positions takes one pass for all layers; there F(0), which would
-take one more pass for each layer, is not computed, and the gap is not measured.
+Gradient times activation takes one pass for all layers; where nothing else is computed, F(0), which
+would take more for each layer, is not, and the gap is not measured.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from neuronllm_eval.engine.interface import (
     Target,
     option_cross_entropy,
 )
+from neuronllm_eval.engine.pass_size import tree_size
 from neuronllm_eval.errors import DocError, UsageError
-from neuronllm_eval.prompts import ALL, NOT_FINITE, Prompt
+from neuronllm_eval.prompts import NOT_FINITE, Prompt
 from neuronllm_eval.runtime.process import bar, own_rank
 
 # Quadrature rules -------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def attribute_all(
         quadrature: rule for the path integrals.
         quantities: at least one. Their numbers may be NaN or infinite (`not_finite`).
     """
-    one_pass = takes_one_pass(engine, quantities)
+    one_pass = takes_one_pass(quantities)
     nodes, weights = (torch.ones(1), torch.ones(1)) if one_pass else quadrature.rule()
     zero, one = torch.zeros(1), torch.ones(1)
     if nodes[0] > 0 and not one_pass:  # a node at alpha = 0 gives F(0), for the completeness gap
@@ -246,9 +247,9 @@ def attribute_all(
     return results
 
 
-def takes_one_pass(engine: Engine, quantities: Sequence[Quantity]) -> bool:
-    """Whether one pass serves all layers: all positions are edited, and no path is integrated."""
-    return engine.positions == ALL and not any(quantity.path for quantity in quantities)
+def takes_one_pass(quantities: Sequence[Quantity]) -> bool:
+    """Whether one pass serves all layers: no path is integrated."""
+    return not any(quantity.path for quantity in quantities)
 
 
 def not_finite(prompts: Sequence[Prompt], attributions: Sequence[Attributions]) -> DocError | None:
@@ -271,7 +272,7 @@ def not_finite(prompts: Sequence[Prompt], attributions: Sequence[Attributions]) 
 # of the change that attributions add up to. A gradient that is wrong at alpha = 0 exceeds both a
 # hundredfold.
 _MUCH_LARGER, _SHARE = 4.0, 0.01
-_N_PROBES = 4
+_N_PROBES, _N_PROBES_OF_TEXTS = 4, 2
 # The replay engine, of layers x nodes passes per prompt, tries rules on one prompt of so many.
 _PROMPTS_PER_PROBE = 50
 
@@ -304,6 +305,8 @@ def choose_quadrature(
     is_slow = engine.name == "replay"
     n_probes = max(1, min(_N_PROBES, len(prompts) // _PROMPTS_PER_PROBE)) if is_slow else _N_PROBES
     probes = list(prompts)[:: max(1, len(prompts) // n_probes)][:n_probes]
+    if max(map(tree_size, probes)) > 1:  # their passes take longer than those of letters
+        probes = sorted(probes, key=tree_size)[:_N_PROBES_OF_TEXTS]
     results: dict[Quadrature, list[Attribution]] = {lobatto: [], legendre: []}
     with bar(
         total=2 * len(probes),

@@ -18,7 +18,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 
-from neuronllm_eval.engine.fan_out import ROWS_PER_PASS, ROWS_PER_PROMPT
+from neuronllm_eval.engine.pass_size import PassSize, rows_per_prompt
 from neuronllm_eval.engine.replay import SEQUENCES_PER_PASS, TOKENS_PER_PASS
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import FFNLayers, text_config
@@ -40,29 +40,46 @@ class Pass:
     """What a pass over a batch of prompts holds, as far as memory goes.
 
     Attributes:
-        n_copies: copies of each prompt's last token: those of every layer if gradients are taken,
-            else the conditions.
+        n_copies: copies of each prompt's tree: those of every layer if gradients are taken, else
+            the conditions.
         gradients: whether it is one of attribution.
         whole_prompts: whether whole prompts go through the model instead of copies of their last
             tokens, with gradients at alpha = 1 alone.
+        tree_rows: rows of the largest tree (`option_tree`).
     """
 
     n_copies: int
     gradients: bool
     whole_prompts: bool = False
+    tree_rows: int = 1
 
-    def rows(self, n_layers: int, batch_size: int) -> list[int]:
-        """[layers] copies of one prompt that go through each layer, in the largest pass.
+    def rows(self, n_layers: int, batch_size: int, vocabulary: int = 1) -> list[int]:
+        """[layers] rows of one prompt that go through each layer, in the largest pass.
 
         As the fan-out engine splits them up: of attribution, copies join where they are edited.
         """
+        size = self._size(vocabulary)
+        batch = size.batch(batch_size, self.tree_rows, self._n_copies(n_layers))
+        whole = self.tree_rows > 1 or not self.gradients
         if not self.gradients:
-            most = max(1, ROWS_PER_PASS // batch_size)
-            return [min(self.n_copies, ROWS_PER_PROMPT, most)] * n_layers
-        most = ROWS_PER_PASS // (batch_size * self.n_copies)
-        fit = (max(ROWS_PER_PROMPT, self.n_copies + 1) - 1) // self.n_copies
-        last = max(1, min(most, fit, n_layers))
-        return [1 + self.n_copies * min(layer, last) for layer in range(1, n_layers + 1)]
+            n_rows = size.rows(batch, self.tree_rows, whole_vocabulary=whole)
+            n_copies = min(self.n_copies, max(1, n_rows // self.tree_rows))
+            return [n_copies * self.tree_rows] * n_layers
+        n_trees = size.trees(batch, self.tree_rows, whole_vocabulary=whole)
+        last = max(1, min(n_trees // max(1, self.n_copies), n_layers))
+        of_layer = self.n_copies * self.tree_rows
+        return [1 + of_layer * min(layer, last) for layer in range(1, n_layers + 1)]
+
+    def batch(self, n_layers: int, batch_size: int, vocabulary: int = 1) -> int:
+        """How many of the prompts share a pass."""
+        return self._size(vocabulary).batch(batch_size, self.tree_rows, self._n_copies(n_layers))
+
+    def _size(self, vocabulary: int) -> PassSize:
+        n_nodes = self.n_copies if self.gradients else 0
+        return PassSize(vocabulary, rows_per_prompt=rows_per_prompt(self.tree_rows, n_nodes))
+
+    def _n_copies(self, n_layers: int) -> int:
+        return self.n_copies * (n_layers if self.gradients else 1)
 
 
 class _Sizes(NamedTuple):
@@ -124,13 +141,19 @@ def batch_bytes(
     """
     sizes = _Sizes.of(model, layers)
     prefill = layers.n_layers * sizes.cached * n_tokens + sizes.layer(n_tokens, n_tokens)
-    rows = passes.rows(layers.n_layers, batch_size)
+    together = passes.batch(layers.n_layers, batch_size, sizes.vocabulary)
+    rows = passes.rows(layers.n_layers, batch_size, sizes.vocabulary)
     computed = [sizes.layer(n_rows, n_tokens + n_rows) for n_rows in rows]
     copies = sum(sizes.cached * (2 * n_tokens + n_rows) for n_rows in rows)
     copies += sum(computed) if passes.gradients else max(computed)
-    # The head gives gradients for the options' tokens alone.
-    copies += sizes.vocabulary * (1 if passes.gradients else max(rows))
-    return batch_size * sizes.n_bytes * max(prefill, copies)
+    # Of letters, the head gives gradients for the options' tokens alone; of texts, logits of all
+    # tokens are kept with their exponentials and their gradients.
+    if passes.tree_rows > 1:
+        copies += sizes.vocabulary * (3 if passes.gradients else 2) * max(rows)
+    else:
+        copies += sizes.vocabulary * (1 if passes.gradients else max(rows))
+    before = layers.n_layers * sizes.cached * n_tokens * (batch_size - together)
+    return sizes.n_bytes * max(batch_size * prefill, together * copies + before)
 
 
 def replay_bytes(

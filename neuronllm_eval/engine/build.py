@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from neuronllm_eval.engine.fan_out import FanOutEngine, Savings, rows_per_prompt
+from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import Engine, Integrand, option_cross_entropy
 from neuronllm_eval.engine.option_logits import score_options
-from neuronllm_eval.engine.option_tree import OptionTree
+from neuronllm_eval.engine.pass_size import rows_per_prompt, tree_size
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.engine.shared_prefix import common_length, group_by_stem, mask_styles
 from neuronllm_eval.errors import ModelError, UsageError
@@ -158,7 +158,7 @@ def _exact_fan_out(
         return None, "the model mixes in attention layers that take no ordinary mask"
     probes = _probe_prompts(prompts)
     contexts = [prompt.context for prompt in prompts]
-    rows = rows_per_prompt(prompts, n_nodes)
+    rows = rows_per_prompt(max(map(tree_size, prompts)), n_nodes)
     of_styles: list[Mismatch] = []
     for style in styles:
         mismatch = Mismatch("")
@@ -205,10 +205,10 @@ def _probe_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     index = max(range(len(prompts)), key=lambda number: prompts[number].n_tokens)
     longest = prompts[index]
     shortest = min(prompts, key=lambda prompt: prompt.n_tokens)
-    largest = max(prompts, key=_tree_size)
+    largest = max(prompts, key=tree_size)
     others = (
         [shortest]
-        if _tree_size(largest) in map(_tree_size, (longest, shortest))
+        if tree_size(largest) in map(tree_size, (longest, shortest))
         else [
             largest,
             shortest,
@@ -221,15 +221,11 @@ def _probe_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [longest, *others]
 
 
-def _tree_size(prompt: Prompt) -> int:
-    return len(OptionTree.of(prompt))
-
-
 def _with_small_trees(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
     """The two smallest trees, in which an engine that saves nothing takes seconds, not minutes."""
-    if max(map(_tree_size, prompts)) == 1:
+    if max(map(tree_size, prompts)) == 1:
         return prompts
-    return sorted(prompts, key=_tree_size)[:2]
+    return sorted(prompts, key=tree_size)[:2]
 
 
 # Comparisons ------------------------------------------------------------------------------------
@@ -248,7 +244,7 @@ def score_mismatch(
     # neurons: edits of all of them would magnify rounding in 16-bit models until nothing else could
     # be seen.
     shape, generator = fan_out.layers.shape, torch.Generator().manual_seed(0)
-    n_copies = fan_out.rows_per_prompt // max(map(_tree_size, prompts))
+    n_copies = fan_out.size.rows_per_prompt // max(map(tree_size, prompts))
     scales = torch.ones(n_copies, *shape, dtype=torch.int8)
     scales[-2:] = torch.rand(2, *shape, generator=generator) > 0.02
     checked = [0, -2, -1]  # full passes are expensive; a few edits do for them
@@ -278,7 +274,7 @@ def gradient_mismatch(fan_out: FanOutEngine, prompts: Sequence[Prompt]) -> Misma
         fan_out.layers,
         mask_style=fan_out.mask_style,
         savings=Savings.NONE,
-        rows_per_prompt=fan_out.rows_per_prompt,
+        rows_per_prompt=fan_out.size.rows_per_prompt,
     )
     nodes, weights = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 4.0, 1.0]) / 6  # Simpson
     integrand = Integrand(option_cross_entropy, weights)

@@ -33,9 +33,11 @@ from neuronllm_eval.engine.interface import (
     target_gradients,
 )
 from neuronllm_eval.engine.option_head import OptionHead, restrictable_head
-from neuronllm_eval.engine.option_tree import OptionTree, OptionTrees
+from neuronllm_eval.engine.option_tree import OptionTrees
+from neuronllm_eval.engine.pass_size import ROWS_PER_PASS, ROWS_PER_PROMPT, PassSize, tree_size
 from neuronllm_eval.engine.scaled_copies import (
     ScaledCopies,
+    Unedited,
     all_plain,
     copies_per_layer,
     decoder_layers_of,
@@ -45,26 +47,6 @@ from neuronllm_eval.errors import UsageError
 from neuronllm_eval.models.ffn_layers import FFNLayers, text_config
 from neuronllm_eval.models.hooks import edit_neurons, frozen_parameters
 from neuronllm_eval.prompts import SCORED, Prompt
-
-# Rows of one prompt, and of all prompts, in one pass. Trees of several rows take more rows, since
-# the unedited tree is part of every pass; but copies are masked from each other at the cost of
-# attention over all of them.
-ROWS_PER_PROMPT, MOST_ROWS_PER_PROMPT, TREES_PER_PROMPT = 128, 768, 32
-ROWS_PER_PASS = 2048
-# Logits in one pass, in numbers: a large vocabulary leaves room for fewer rows.
-LOGITS_PER_PASS = 2**26
-# Prompts go through a pass together only as long as so many layers' copies do too.
-_LAYERS_AT_ONCE = 4
-
-
-def rows_per_prompt(prompts: Sequence[Prompt], n_nodes: int = 0) -> int:
-    """How many rows of one of these prompts a pass has at most.
-
-    There is room for the nodes of one layer, alpha = 0 and the unedited tree.
-    """
-    largest = max(len(OptionTree.of(prompt)) for prompt in prompts)
-    usual = min(TREES_PER_PROMPT * largest, MOST_ROWS_PER_PROMPT)
-    return max(ROWS_PER_PROMPT, usual, (n_nodes + 2) * largest)
 
 
 class Savings(Enum):
@@ -109,9 +91,7 @@ class FanOutEngine(Engine):
         self.model = model
         self.layers = layers
         self.mask_style = mask_style
-        self.rows_per_pass = rows_per_pass
-        self.vocabulary = int(text_config(model).vocab_size)
-        self.rows_per_prompt = rows_per_prompt
+        self.size = PassSize(int(text_config(model).vocab_size), rows_per_pass, rows_per_prompt)
         saves = savings is not Savings.NONE
         # The columns of the check: the longest prompt and the largest pass.
         most_columns = max(map(len, contexts)) - 1 + rows_per_prompt if contexts else None
@@ -129,7 +109,7 @@ class FanOutEngine(Engine):
         """See `Engine.score`."""
         prefix = self.prefiller.prefill([prompt.context for prompt in prompts])
         results: dict[int, OptionScores] = {}
-        for group in self._groups(prompts, min(len(scales), _LAYERS_AT_ONCE), True):
+        for group in self.size.groups(prompts, len(scales)):
             of_group = prefix.of_prompts(group)
             scores = self._score([prompts[index] for index in group], of_group, scales)
             results.update(zip(group, scores, strict=True))
@@ -141,7 +121,8 @@ class FanOutEngine(Engine):
         """The scores of prompts that go through the model together."""
         trees = OptionTrees(prompts)
         batch = len(prompts)
-        n_copies = max(1, self._rows(batch, True) // trees.n_rows)
+        n_rows = self.size.rows(batch, trees.n_rows, whole_vocabulary=True)
+        n_copies = max(1, n_rows // trees.n_rows)
         chunks: list[tuple[list[Tensor], list[Tensor]]] = []
         for chunk in scales.split(n_copies):
 
@@ -166,98 +147,133 @@ class FanOutEngine(Engine):
     ) -> list[tuple[PathIntegral, ...]]:
         """See `Engine.integrate_all`."""
         n_copies = copies_per_layer(nodes)
-        largest = max(len(OptionTree.of(prompt)) for prompt in prompts)
-        if (n_copies + 1) * largest > self.rows_per_prompt:
+        largest = max(map(tree_size, prompts))
+        if (n_copies + 1) * largest > self.size.rows_per_prompt:
             raise UsageError(
                 f"{len(nodes)} nodes and trees of {largest} rows in passes of "
-                f"{self.rows_per_prompt} rows a prompt",
+                f"{self.size.rows_per_prompt} rows a prompt",
                 expected="fewer nodes than copies",
                 remedy="use fewer --n_steps, or build the engine for that many nodes",
             )
-        whole_vocabulary = largest > 1 or not _only_compare(integrands)
+        n_given = len(nodes)
+        if largest > 1 and n_copies == n_given:  # the pass over unedited trees is at alpha = 1
+            nodes = torch.cat((nodes, torch.ones(1)))
+            zero = torch.zeros(1)
+            integrands = [
+                one._replace(weights=torch.cat((one.weights, zero))) for one in integrands
+            ]
         results: dict[int, tuple[PathIntegral, ...]] = {}
         with frozen_parameters(self.model):
             prefix = self.prefiller.prefill([prompt.context for prompt in prompts])
-            for group in self._groups(prompts, n_copies * _LAYERS_AT_ONCE, whole_vocabulary):
-                integrals = self._integrate(
-                    [prompts[index] for index in group],
-                    prefix.of_prompts(group),
-                    nodes,
-                    integrands,
-                )
-                results.update(zip(group, integrals, strict=True))
+            for indices in self.size.groups(prompts, n_copies * self.layers.n_layers):
+                chosen = [prompts[index] for index in indices]
+                group = _Group(chosen, prefix.of_prompts(indices), OptionTrees(chosen))
+                found = self._integrate(group, nodes, integrands)
+                for row, index in enumerate(indices):
+                    results[index] = path_integrals(
+                        prompts[index].gold,
+                        integrands,
+                        found.attribution[:, row],
+                        found.node_targets[:, row, :, :n_given],
+                        found.loglikelihoods[row],
+                        found.activations[row],
+                    )
         return [results[index] for index in range(len(prompts))]
 
     def _integrate(
+        self, group: _Group, nodes: Tensor, integrands: Sequence[Integrand]
+    ) -> _LayerIntegrals:
+        """The integrals of prompts that go through the model together."""
+        if group.trees.n_rows == 1:
+            return self._passes(group, nodes, integrands)
+        at_one = self._pass(
+            group, range(self.layers.n_layers), nodes[-1:], _at_nodes(integrands, slice(-1, None))
+        )
+        if len(nodes) == 1:
+            return at_one
+        copies = self._passes(
+            group, nodes[:-1], _at_nodes(integrands, slice(None, -1)), at_one.unedited
+        )
+        return at_one._replace(
+            attribution=copies.attribution + at_one.attribution,
+            node_targets=torch.cat((copies.node_targets, at_one.node_targets), dim=3),
+        )
+
+    def _passes(
         self,
-        prompts: Sequence[Prompt],
-        prefix: Prefix,
+        group: _Group,
         nodes: Tensor,
         integrands: Sequence[Integrand],
-    ) -> list[tuple[PathIntegral, ...]]:
-        """The integrals of prompts that go through the model together."""
-        trees = OptionTrees(prompts)
-        whole_vocabulary = trees.n_rows > 1 or not _only_compare(integrands)
+        unedited: dict[int, Unedited] | None = None,
+    ) -> _LayerIntegrals:
+        """The integrals of all layers, from passes over as many as there is room for."""
         n_layers, n_copies = self.layers.n_layers, copies_per_layer(nodes)
         size = n_layers
         if n_copies:
-            n_trees = self._rows(len(prompts), whole_vocabulary) // trees.n_rows
-            size = max(1, min((n_trees - 1) // n_copies, n_layers))
-        passes = [
-            self._integrate_layers(
-                prefix, prompts, trees, range(n_layers)[start : start + size], nodes, integrands
+            tree_rows = group.trees.n_rows
+            n_trees = self.size.trees(
+                len(group.prompts),
+                tree_rows,
+                whole_vocabulary=tree_rows > 1 or not _only_compare(integrands),
             )
+            size = max(1, min(n_trees // n_copies, n_layers))
+        passes = [
+            self._pass(group, range(n_layers)[start : start + size], nodes, integrands, unedited)
             for start in range(0, n_layers, size)
         ]
-        attribution = torch.cat([one.attribution for one in passes], dim=2)
-        node_targets = torch.cat([one.node_targets for one in passes], dim=2)
-        activations = torch.cat([one.activations for one in passes], dim=1)
-        loglikelihoods = passes[-1].loglikelihoods
-        return [
-            path_integrals(
-                prompt.gold,
-                integrands,
-                attribution[:, row],
-                node_targets[:, row],
-                loglikelihoods[row],
-                activations[row],
-            )
-            for row, prompt in enumerate(prompts)
-        ]
+        return passes[-1]._replace(
+            attribution=torch.cat([one.attribution for one in passes], dim=2),
+            node_targets=torch.cat([one.node_targets for one in passes], dim=2),
+            activations=torch.cat([one.activations for one in passes], dim=1),
+        )
 
-    def _integrate_layers(
+    def _pass(
         self,
-        prefix: Prefix,
-        prompts: Sequence[Prompt],
-        trees: OptionTrees,
+        group: _Group,
         layers: range,
         nodes: Tensor,
         integrands: Sequence[Integrand],
+        unedited: dict[int, Unedited] | None = None,
     ) -> _LayerIntegrals:
-        """The integrals of some layers, from one pass."""
+        """The integrals of some layers, from one pass.
+
+        Args:
+            group: the prompts.
+            layers: that have copies.
+            nodes: of these copies, and of the unedited tree if it has no pass of its own.
+            integrands: with their weights at these nodes.
+            unedited: by layer the unedited tree, if it had a pass of its own.
+        """
+        trees = group.trees
         copies = ScaledCopies(
             self.layers.modules,
             self.decoder_layers,
-            len(prompts),
+            len(group.prompts),
             layers,
             nodes,
             tree_rows=trees.n_rows,
             late=self.savings is Savings.LATE,
+            unedited=unedited,
         )
+        n_trees = copies.n_copies * len(layers)
         restricts = trees.n_rows == 1 and _only_compare(integrands)
-        head = OptionHead(self.head if restricts else None, trees, copies.n_trees)
+        head = OptionHead(self.head if restricts else None, trees, 1 + n_trees)
         with torch.enable_grad(), copies.joining():
             with head.restricted():
-                rows = self.prefiller.inputs(prefix, trees.copies(prefix, copies.n_trees))
-                logits = self.model(**rows).logits.float()
-            scores, unedited = head.read(logits)
+                rows = (
+                    trees.copies(group.prefix, 1 + n_trees)
+                    if unedited is None
+                    else trees.copies(group.prefix, n_trees, first_row=True)
+                )
+                logits = self.model(**self.prefiller.inputs(group.prefix, rows)).logits.float()
+            scores, loglikelihoods = head.read(logits if unedited is None else logits[:, 1:])
             home = logits.device
             of_layers = [copies.of_layer[layer] for layer in layers]
             leaves = [leaf for of_layer in of_layers for leaf in of_layer.leaves]
-            shape = len(integrands), len(prompts), len(layers)
+            shape = len(integrands), len(group.prompts), len(layers)
             attribution = torch.empty(*shape, self.layers.width, device=home)
             node_targets = torch.empty(*shape, len(nodes), device=home)
-            golds = [prompt.gold for prompt in prompts]
+            golds = [prompt.gold for prompt in group.prompts]
             for indices, values, gradients in target_gradients(integrands, scores, golds, leaves):
                 at_nodes = copies.at_nodes(values)
                 sharing = [integrands[index] for index in indices]
@@ -271,38 +287,13 @@ class FanOutEngine(Engine):
                         [next(of_leaves) for _ in of_layer.leaves], weights[:, :, number]
                     ).to(home)
         activations = [of_layer.neurons[:, 0].float().to(home) for of_layer in of_layers]
-        return _LayerIntegrals(attribution, node_targets, torch.stack(activations, 1), unedited)
-
-    # How much goes through the model together ----------------------------------------------------
-
-    def _groups(
-        self, prompts: Sequence[Prompt], n_copies: int, whole_vocabulary: bool
-    ) -> list[list[int]]:
-        """Indices of prompts that go through a pass together, those of like trees.
-
-        Args:
-            prompts: the batch.
-            n_copies: copies of each prompt that should fit into a pass.
-            whole_vocabulary: whether logits of all tokens are read.
-        """
-        sizes = [len(OptionTree.of(prompt)) for prompt in prompts]
-        groups: list[list[int]] = []
-        for index in sorted(range(len(prompts)), key=sizes.__getitem__):
-            size = sizes[index]
-            if groups and size <= 2 * sizes[groups[-1][0]]:
-                n_rows = self._rows(len(groups[-1]) + 1, whole_vocabulary)
-                if size == 1 or n_rows >= (n_copies + 1) * size:
-                    groups[-1].append(index)
-                    continue
-            groups.append([index])
-        return groups
-
-    def _rows(self, batch: int, whole_vocabulary: bool) -> int:
-        """Rows of one prompt in a pass over a batch."""
-        most = self.rows_per_pass
-        if whole_vocabulary:
-            most = min(most, LOGITS_PER_PASS // self.vocabulary)
-        return min(most // batch, self.rows_per_prompt)
+        return _LayerIntegrals(
+            attribution,
+            node_targets,
+            torch.stack(activations, dim=1),
+            loglikelihoods,
+            copies.unedited,
+        )
 
 
 def _only_compare(integrands: Sequence[Integrand]) -> bool:
@@ -310,8 +301,20 @@ def _only_compare(integrands: Sequence[Integrand]) -> bool:
     return all(integrand.differentiated in SHIFT_INVARIANT for integrand in integrands)
 
 
+def _at_nodes(integrands: Sequence[Integrand], chosen: slice) -> list[Integrand]:
+    """The integrands with their weights at some of the nodes."""
+    return [one._replace(weights=one.weights[chosen]) for one in integrands]
+
+
+class _Group(NamedTuple):
+    prompts: Sequence[Prompt]  # of a batch, those that go through the model together
+    prefix: Prefix
+    trees: OptionTrees
+
+
 class _LayerIntegrals(NamedTuple):
     attribution: Tensor  # [integrands, batch, layers, neurons]
     node_targets: Tensor  # [integrands, batch, layers, nodes]
     activations: Tensor  # [batch, layers, neurons]
-    loglikelihoods: list[Tensor]  # per prompt [options], unedited
+    loglikelihoods: list[Tensor]  # per prompt [options], of the first tree in the pass
+    unedited: dict[int, Unedited]  # by layer

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neuronllm_eval.engine.option_tree import OptionTrees
+from neuronllm_eval.models.hooks import own_forward
 
 
 def restrictable_head(model: nn.Module) -> nn.Linear | None:
@@ -61,15 +62,8 @@ class OptionHead:
             padded = functional.pad(full, (0, -full.shape[-1] % n_tokens))
             return torch.cat((of_tokens, padded.reshape(len(full), -1, n_tokens)), dim=1)
 
-        before = vars(head).get("forward")  # accelerate puts its own there
-        try:
-            vars(head)["forward"] = forward
+        with own_forward(head, forward):
             yield
-        finally:
-            if before is None:
-                del vars(head)["forward"]
-            else:
-                vars(head)["forward"] = before
 
     def read(self, logits: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What a target needs of every copy, and the unedited tree's log-likelihoods.

@@ -88,12 +88,27 @@ class OptionTrees:
         self.trees = [OptionTree.of(prompt) for prompt in prompts]
         self.n_rows = max(map(len, self.trees))
 
-    def copies(self, prefix: Prefix, n_copies: int) -> Rows:
+    def copies(self, prefix: Prefix, n_copies: int, *, first_row: bool = False) -> Rows:
         """Copies of every tree behind the prefixes of its batch, none of which sees another.
 
+        Args:
+            prefix: of the batch.
+            n_copies: of each tree.
+            first_row: whether row 0 of a tree comes before them, by itself.
+
         Returns:
-            `n_copies` * `n_rows` rows for each prompt, one copy after another.
+            `n_copies` * `n_rows` rows for each prompt, one copy after another; one more with
+            `first_row`.
         """
+        if first_row:
+            rows = self.copies(prefix, n_copies + 1)
+            chosen = torch.arange(self.n_rows - 1, rows.tokens.shape[1], device=rows.tokens.device)
+            chosen[0] = 0
+            return Rows(
+                rows.tokens[:, chosen],
+                rows.positions[:, chosen],
+                rows.sees[..., chosen, :][..., chosen],
+            )
         device = prefix.lengths.device
         tokens = right_pad([tree.tokens for tree in self.trees], device)
         depths = right_pad([tree.depths for tree in self.trees], device)

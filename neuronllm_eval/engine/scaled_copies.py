@@ -13,6 +13,12 @@ not exist below. Two ways to join:
    gradient of the neurons is W^T times that of the layer's output, whatever alpha. So copies run
    through nothing of the layer, and one product with the average over the nodes serves all.
 
+A pass has the unedited tree among its rows, whose gradients are those of the node at alpha = 1.
+Where trees have several rows, that tree has a pass of its own instead, and the passes over copies
+start from what it recorded (`Unedited`). They leave out the layers below, and have one row beside
+the copies, which stands in for the tree there. So they may be small, and copies lose little time in
+attention to rows that are masked from them.
+
 Layers that normalise or scale the FFN's output are another matter. Nothing here knows which do:
 `build.build_engine` compares results on the run's own prompts.
 
@@ -23,14 +29,17 @@ that are present. Each layer's cache then has its own length, which a plain cach
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
+
+from neuronllm_eval.models.hooks import own_forward
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,23 @@ class LayerCopies:
         return (self.neurons.float() * mean.to(self.neurons.device)).sum(2)
 
 
+class Unedited(NamedTuple):
+    """A layer of the unedited tree.
+
+    Attributes:
+        neurons: [batch, rows, neurons].
+        hidden: [batch, rows, width] what enters the layer, or leaves it if copies join late; None
+            if they do not join.
+        added: [batch, rows, width] float32, W h if copies join late.
+        in_tuple: whether the layer returns its output in a tuple.
+    """
+
+    neurons: Tensor
+    hidden: Tensor | None = None
+    added: Tensor | None = None
+    in_tuple: bool = False
+
+
 def copies_per_layer(nodes: Tensor) -> int:
     """How many copies a layer has: a last node at alpha = 1 needs none."""
     return len(nodes) - int(float(nodes[-1]) == 1.0)
@@ -83,9 +109,13 @@ class ScaledCopies:
         nodes: [nodes] values of alpha, ascending.
         tree_rows: rows of a tree, and so of a copy.
         late: whether copies join where their layer ends.
+        unedited: by layer what a pass over the unedited tree recorded; the pass has that tree's
+            first row alone then. None if the pass is to have the whole of it.
 
     Attributes:
-        n_trees: trees of each prompt in the whole pass, the unedited one included.
+        n_leading: rows of each prompt before the copies: the unedited tree or its first row.
+        n_rows: rows of each prompt in the whole pass.
+        unedited: by layer the unedited tree, which a pass that has it fills in.
         of_layer: by layer its copies, which the pass fills in.
     """
 
@@ -99,42 +129,54 @@ class ScaledCopies:
         *,
         tree_rows: int = 1,
         late: bool = False,
+        unedited: dict[int, Unedited] | None = None,
     ) -> None:
         self.down_projections, self.decoder_layers = down_projections, decoder_layers
         self.batch, self.layers, self.late, self.tree_rows = batch, layers, late, tree_rows
         self.n_copies = copies_per_layer(nodes)
         self.alphas = nodes[: self.n_copies]
         self.unedited_is_node = self.n_copies < len(nodes)
-        self.n_trees = 1 + self.n_copies * len(layers)
+        self.records = unedited is None
+        self.unedited: dict[int, Unedited] = {} if unedited is None else unedited
+        self.n_leading = tree_rows if self.records else 1
+        self.n_rows = self._rows_before(layers.stop)
         self.of_layer: dict[int, LayerCopies] = {}
-        # Of the unedited tree: neurons [batch, rows, neurons], W h [batch, rows, width].
-        self._ffn: dict[int, tuple[Tensor, Tensor]] = {}
+        # What the pass has computed of a layer's unedited tree so far.
+        self._entering: Tensor | None = None
+        self._ffn: tuple[Tensor, Tensor] | None = None
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Within the context, copies join a pass over `n_trees` equal trees of each prompt."""
-        handles = []
-        try:
+        """Within the context, copies join a pass over `n_rows` rows of each prompt."""
+        with ExitStack() as stack:
+            hook = partial(_hook, stack)
             for layer, module in enumerate(self.decoder_layers[: self.layers.stop]):
                 narrow = partial(self._narrow, layer=layer)
-                handles.append(module.register_forward_pre_hook(narrow, with_kwargs=True))
+                hook(module.register_forward_pre_hook(narrow, with_kwargs=True))
+                if not self.records and layer < self.layers.start + self.late:
+                    stack.enter_context(left_out(module, self.unedited[layer].in_tuple))
             for layer in self.layers:
                 down = self.down_projections[layer]
                 if self.late:
-                    append, module = partial(self._append, layer=layer), self.decoder_layers[layer]
-                    handles.append(down.register_forward_hook(partial(self._record, layer=layer)))
-                    handles.append(module.register_forward_hook(append))
+                    if self.records:
+                        hook(down.register_forward_hook(self._record))
+                    append = partial(self._append, layer=layer)
+                    hook(self.decoder_layers[layer].register_forward_hook(append))
                 else:
-                    handles.append(down.register_forward_pre_hook(partial(self._edit, layer=layer)))
+                    hook(down.register_forward_pre_hook(partial(self._edit, layer=layer)))
+                    if self.decoder_layers and not self.n_copies:
+                        note = partial(self._note, layer=layer)
+                        hook(self.decoder_layers[layer].register_forward_hook(note))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def at_nodes(self, values: Tensor) -> Tensor:
-        """[batch, layers, nodes] a pass's values [batch, trees], each layer with all its nodes."""
-        n_layers = len(self.layers)
-        of_copies = values[:, 1:].reshape(len(values), n_layers, self.n_copies)
+        """[batch, layers, nodes] the values of trees, where every layer has all its nodes.
+
+        Args:
+            values: [batch, trees], of the unedited tree first if the pass has it.
+        """
+        n_layers, n_leading = len(self.layers), int(self.records)
+        of_copies = values[:, n_leading:].reshape(len(values), n_layers, self.n_copies)
         if not self.unedited_is_node:
             return of_copies
         return torch.cat((of_copies, values[:, :1, None].expand(-1, n_layers, 1)), dim=2)
@@ -150,84 +192,111 @@ class ScaledCopies:
         returned.
         """
         hidden = args[0] if args else kwargs["hidden_states"]
-        n_rows, n_present = self.n_trees * self.tree_rows, self._rows_before(layer)
+        n_present = self._rows_before(layer)
         if layer == 0:
-            hidden = hidden[:, : self.tree_rows]
+            hidden = hidden[:, : self.n_leading]
         if not self.late and layer in self.layers:
-            # A copy's gradient is not the unedited tree's.
-            copies = hidden[:, : self.tree_rows].detach().repeat(1, self.n_copies, 1)
+            if self.records:
+                # A copy's gradient is not the unedited tree's.
+                self._entering = hidden[:, : self.tree_rows].detach()
+            tree = self._entering if self.records else self.unedited[layer].hidden
+            assert tree is not None
+            copies = tree.to(hidden).repeat(1, self.n_copies, 1)
             hidden = torch.cat((hidden, copies), dim=1)
             n_present += copies.shape[1]
-        rest = tuple(_narrowed(value, n_present, n_rows) for value in args[1:])
-        named = {name: _narrowed(value, n_present, n_rows) for name, value in kwargs.items()}
+        rest = tuple(_narrowed(value, n_present, self.n_rows) for value in args[1:])
+        named = {name: _narrowed(value, n_present, self.n_rows) for name, value in kwargs.items()}
         return ((hidden, *rest), named) if args else ((), {**named, "hidden_states": hidden})
 
     def _edit(self, _: nn.Module, args: tuple[Any, ...], *, layer: int) -> tuple[Any, ...]:
         """A down-projection gets alpha * h_l in its layer's copies."""
         grid = args[0].reshape(self.batch, -1, args[0].shape[-1])
-        start = self._rows_before(layer)
-        base = grid[:, : self.tree_rows].detach()
+        if self.records:
+            neurons = grid[:, : self.tree_rows].detach()
+            self.unedited[layer] = Unedited(neurons, self._entering)
+        neurons = self.unedited[layer].neurons.to(grid)
         # The nodes keep their digits in 16 bits too.
-        scaled = self.alphas.to(base.device)[:, None, None] * base.float()[:, None]
-        unedited, copies = self._add(layer, base, grid[:, : self.tree_rows], scaled)
+        scaled = self.alphas.to(grid.device)[:, None, None] * neurons.float()[:, None]
+        leading, copies = self._add(layer, grid[:, : self.n_leading], scaled)
         # Where copies do not join, those of later layers are there already.
+        start = self._rows_before(layer)
         parts = (
-            unedited,
-            grid[:, self.tree_rows : start],
+            leading,
+            grid[:, self.n_leading : start],
             copies,
             grid[:, start + copies.shape[1] :],
         )
         return (torch.cat(parts, 1).reshape(args[0].shape), *args[1:])
 
-    def _record(
-        self, down: nn.Module, args: tuple[Tensor, ...], output: Tensor, *, layer: int
-    ) -> None:
+    def _record(self, down: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         neurons, added = (
             tensor.detach().reshape(self.batch, -1, tensor.shape[-1])[:, : self.tree_rows]
             for tensor in (args[0], output)
         )
         bias = getattr(down, "bias", None)
         added = added.float() if bias is None else added.float() - bias.detach().float()
-        self._ffn[layer] = neurons, added
+        self._ffn = neurons, added
 
     def _append(self, _: nn.Module, __: tuple[Any, ...], output: Any, *, layer: int) -> Any:
         """A decoder layer's output gets the rows of its copies."""
         hidden, *rest = output if isinstance(output, tuple) else (output,)
-        neurons, added = self._ffn.pop(layer)
-        tree = hidden[:, : self.tree_rows]
+        if self.records:
+            assert self._ffn is not None
+            tree = hidden[:, : self.tree_rows].detach()
+            in_tuple = isinstance(output, tuple)
+            self.unedited[layer] = Unedited(self._ffn[0], tree, self._ffn[1], in_tuple)
+        base = self.unedited[layer]
+        assert base.hidden is not None
+        assert base.added is not None
         steps = (self.alphas.to(hidden.device) - 1)[:, None, None]
-        moved = tree.detach().float()[:, None] + steps * added.to(hidden.device)[:, None]
-        weights = output_weights(self.down_projections[layer])
-        unedited, copies = self._add(layer, neurons, tree, moved, weights)
-        joined = torch.cat((unedited, hidden[:, self.tree_rows :], copies), dim=1)
+        added = steps * base.added.to(hidden.device)[:, None]
+        moved = base.hidden.to(hidden.device).float()[:, None] + added
+        if self.n_copies and self.records:  # no other pass needs these, and views keep all rows
+            self.unedited[layer] = Unedited(base.neurons)
+        leading, copies = self._add(layer, hidden[:, : self.n_leading], moved)
+        joined = torch.cat((leading, hidden[:, self.n_leading :], copies), dim=1)
         return (joined, *rest) if isinstance(output, tuple) else joined
 
-    def _add(
-        self,
-        layer: int,
-        neurons: Tensor,
-        unedited: Tensor,
-        values: Tensor,
-        weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The unedited tree and its copies with these values [batch, copies, rows, width].
+    def _note(self, _: nn.Module, __: tuple[Any, ...], output: Any, *, layer: int) -> None:
+        in_tuple = isinstance(output, tuple)
+        self.unedited[layer] = self.unedited[layer]._replace(in_tuple=in_tuple)
+
+    def _add(self, layer: int, leading: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The leading rows, and copies with these values [batch, copies, rows, width].
 
         Both are leaves where gradients need them.
         """
-        copies = values.flatten(1, 2).to(unedited.dtype)
+        copies = values.flatten(1, 2).to(leading.dtype)
         leaves: tuple[Tensor, ...] = ()
         if self.n_copies:
             leaves = (copies.requires_grad_(True),)
         if self.unedited_is_node:
-            if not unedited.requires_grad:  # below all copies
-                unedited = unedited.detach().requires_grad_(True)
-            leaves = (*leaves, unedited)
-        self.of_layer[layer] = LayerCopies(neurons, leaves, weights)
-        return unedited, copies
+            if not leading.requires_grad:  # below all copies
+                leading = leading.detach().requires_grad_(True)
+            leaves = (*leaves, leading)
+        weights = output_weights(self.down_projections[layer]) if self.late else None
+        self.of_layer[layer] = LayerCopies(self.unedited[layer].neurons, leaves, weights)
+        return leading, copies
 
     def _rows_before(self, layer: int) -> int:
-        n_trees = 1 + self.n_copies * len(range(self.layers.start, layer))
-        return n_trees * self.tree_rows
+        n_copies = self.n_copies * len(range(self.layers.start, layer))
+        return self.n_leading + n_copies * self.tree_rows
+
+
+def _hook(stack: ExitStack, handle: RemovableHandle) -> None:
+    stack.callback(handle.remove)
+
+
+@contextmanager
+def left_out(layer: nn.Module, in_tuple: bool) -> Iterator[None]:
+    """Within the context a decoder layer returns what it is given."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden,) if in_tuple else hidden
+
+    with own_forward(layer, forward):
+        yield
 
 
 # Weights of down-projections --------------------------------------------------------------------

@@ -30,6 +30,20 @@ FactorCache = dict[tuple[int, torch.device, torch.dtype], Tensor]
 
 
 @contextmanager
+def own_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within the context a module computes `forward`; its hooks still run."""
+    before = vars(module).get("forward")  # accelerate puts its own there
+    try:
+        vars(module)["forward"] = forward
+        yield
+    finally:
+        if before is None:
+            del vars(module)["forward"]
+        else:
+            vars(module)["forward"] = before
+
+
+@contextmanager
 def edit_neurons(
     modules: Sequence[nn.Module], edit: NeuronEdit, layers: Iterable[int] | None = None
 ) -> Iterator[None]:

@@ -23,6 +23,7 @@ from neuronllm_eval.attribution.integrated_gradients import (
     takes_one_pass,
 )
 from neuronllm_eval.attribution.methods import Method
+from neuronllm_eval.engine.pass_size import tree_size
 from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
@@ -121,14 +122,19 @@ def prepare_identification(
     most = quadrature_of(settings).n_steps or 1
     engine = checked_engine(inputs, settings.positions, most)
     how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
-    one_pass = takes_one_pass(engine, how.quantities)
+    one_pass = takes_one_pass(how.quantities)
     if one_pass and settings.quadrature == AUTO_QUADRATURE:
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
     else:
         # Whatever the methods, so that a method's scores do not depend on its company.
         batch_size = settings.fixed_batch_size or 1
         quadrature = choose_quadrature(engine, prompts, settings.quadrature, settings.n_steps)
-    passes = Pass(quadrature.n_copies, gradients=True, whole_prompts=one_pass)
+    passes = Pass(
+        0 if one_pass else quadrature.n_copies,
+        gradients=True,
+        whole_prompts=one_pass and engine.name == "replay",
+        tree_rows=max(map(tree_size, prompts)),
+    )
     batch_size = _batch_size(inputs, passes, run.identifying, launch)
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
     if settings.positions == ALL and not one_pass:
@@ -194,7 +200,9 @@ def prepare_validation(
             settings.task,
             len(plan.names),
         )
-    passes = Pass(len(plan.names), gradients=False)
+    passes = Pass(
+        len(plan.names), gradients=False, tree_rows=max(map(tree_size, questions.prompts))
+    )
     batch_size = _batch_size(inputs, passes, run.validating, launch)
     docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]
     invented = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from neuronllm_eval.engine.batching import (
 )
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import option_cross_entropy
+from neuronllm_eval.engine.pass_size import rows_per_prompt
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
 from neuronllm_eval.prompts import Prompt, Question
@@ -189,12 +191,28 @@ def test_more_tokens_and_more_copies_need_more_memory(model):
     assert needed(100, 10, True) > needed(100, 10, False)  # of every layer, and kept
 
 
-@pytest.mark.parametrize("passes", [ATTRIBUTION, SCORING, Pass(300, gradients=False)])
+TEXTS = ((5,), (6, 7), (6, 8, 9), (50, 51))  # a tree of 4 rows
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        ATTRIBUTION,
+        SCORING,
+        Pass(300, gradients=False),
+        Pass(5, gradients=True, tree_rows=4),
+        Pass(13, gradients=False, tree_rows=4),
+        Pass(300, gradients=False, tree_rows=4),
+    ],
+)
 def test_copies_are_those_of_the_engine_s_largest_pass(model, passes):
     """Counted where they enter the layers' down-projections."""
     layers = find_ffn_layers(model)
-    engine = FanOutEngine(model, layers)
+    most = rows_per_prompt(passes.tree_rows, passes.n_copies if passes.gradients else 0)
+    engine = FanOutEngine(model, layers, rows_per_prompt=most)
     prompts = [random_prompt(number, 9) for number in range(2)]
+    if passes.tree_rows > 1:
+        prompts = [replace(prompt, options=TEXTS) for prompt in prompts]
     seen: dict[int, list[int]] = {layer: [] for layer in range(layers.n_layers)}
     handles = [
         module.register_forward_pre_hook(
@@ -216,6 +234,30 @@ def test_copies_are_those_of_the_engine_s_largest_pass(model, passes):
     prefill = 8  # tokens; passes with as many copies there are none
     expected = passes.rows(layers.n_layers, len(prompts))
     assert [max(n for n in seen[layer] if n != prefill) for layer in seen] == expected
+
+
+def test_gradients_at_alpha_1_alone_take_no_copies(model):
+    layers = find_ffn_layers(model)
+    engine, one = FanOutEngine(model, layers), torch.ones(1)
+    rows = []
+    handle = layers.modules[2].register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].shape[1])
+    )
+    try:
+        texts = [replace(random_prompt(number, 1), options=TEXTS) for number in range(2)]
+        engine.integrate(texts, one, one, option_cross_entropy)
+    finally:
+        handle.remove()
+    assert rows == [4]
+    assert Pass(0, gradients=True, tree_rows=4).rows(3, 2) == [1, 1, 1]
+
+
+def test_prompts_of_large_trees_go_through_the_model_one_after_another():
+    # 2048 / 2 rows of a pass; two layers' copies of 4 nodes and one row each: 4 prompts of 25 rows.
+    assert Pass(4, gradients=True, tree_rows=25).batch(12, 64) == 5
+    assert Pass(4, gradients=True, tree_rows=200).batch(12, 64) == 1
+    assert Pass(4, gradients=True).batch(12, 64) == 64
+    assert Pass(4, gradients=True, tree_rows=25).batch(12, 64, vocabulary=262_144) == 1
 
 
 def test_copies_of_deep_models_and_large_batches_are_split_up():

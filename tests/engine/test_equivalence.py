@@ -13,7 +13,7 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from neuronllm_eval.engine import fan_out as fan_out_module
+from neuronllm_eval.engine import pass_size
 from neuronllm_eval.engine.build import build_engine, rounding_noise, score_mismatch
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import (
@@ -23,6 +23,7 @@ from neuronllm_eval.engine.interface import (
     option_cross_entropy,
 )
 from neuronllm_eval.engine.option_logits import score_options
+from neuronllm_eval.engine.pass_size import PassSize
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.engine.shared_prefix import MaskStyle
 from neuronllm_eval.errors import UsageError
@@ -354,7 +355,7 @@ def test_a_prompt_with_long_options_does_not_send_the_others_to_replay():
     prompts = [PROMPTS[0], LONG_OPTIONS, Prompt(42, PROMPTS[3].context, ((5,), *long), 3)]
     engine = build_engine(model, layers, prompts, n_nodes=len(NODES))
     assert isinstance(engine, FanOutEngine)
-    assert engine.rows_per_prompt == (len(NODES) + 2) * (1 + 3 * 49)
+    assert engine.size.rows_per_prompt == 12 * (1 + 3 * 49)
     replay = ReplayEngine(model, layers)
     assert_same_integrals(
         engine.integrate(prompts, NODES, WEIGHTS, option_cross_entropy),
@@ -365,7 +366,7 @@ def test_a_prompt_with_long_options_does_not_send_the_others_to_replay():
 
 
 def test_a_large_vocabulary_leaves_room_for_fewer_rows(monkeypatch):
-    monkeypatch.setattr(fan_out_module, "LOGITS_PER_PASS", 97 * 12)
+    monkeypatch.setattr(pass_size, "LOGITS_PER_PASS", 97 * 13)
     model, layers = loaded("llama")
     engine = FanOutEngine(model, layers)
     sizes: list[int] = []
@@ -378,9 +379,10 @@ def test_a_large_vocabulary_leaves_room_for_fewer_rows(monkeypatch):
         engine.score([LONG_OPTIONS], torch.ones(5, *layers.shape))
     finally:
         handle.remove()
-    # A tree has 4 rows; a layer's three copies and the unedited one go through together.
-    assert at_least_a_layer == [16, 16, 16]
-    assert sizes[3:] == [12, 8]
+    # A tree has 4 rows. The unedited one has a pass of its own; three copies of a layer and one row
+    # go through together; of five conditions three do.
+    assert at_least_a_layer == [4, 13, 13, 13]
+    assert sizes[4:] == [12, 8]
     replayed = ReplayEngine(model, layers).integrate(
         [LONG_OPTIONS], NODES, WEIGHTS, option_cross_entropy
     )
@@ -476,7 +478,7 @@ def test_the_engine_makes_room_for_the_nodes_it_was_built_for():
     model, layers = loaded("llama")
     engine = build_engine(model, layers, PROMPTS, n_nodes=200)
     assert isinstance(engine, FanOutEngine)
-    assert engine.rows_per_prompt == 202
+    assert engine.size.rows_per_prompt == 202
     nodes, weights = torch.linspace(0, 1, 201), torch.full((201,), 1 / 201)
     assert len(engine.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)) == 1
     small = FanOutEngine(model, layers, rows_per_prompt=200)
@@ -509,7 +511,7 @@ class ScoresOf:
 
     def __init__(self, *values: float) -> None:
         self.model, self.layers = loaded("llama")
-        self.rows_per_prompt = 3
+        self.size = PassSize(97, rows_per_prompt=3)
         self.values = values
 
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
