@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from neuronllm_eval.engine.option_logits import restrictable_head
+from neuronllm_eval.engine.option_head import restrictable_head
 from neuronllm_eval.engine.scaled_copies import all_plain, output_weights
 from neuronllm_eval.explain.norms import Norm, read_norm, step_before, step_behind, trace
 from neuronllm_eval.formats.plain_files import dump_json
