@@ -222,7 +222,8 @@ def test_what_the_commands_print(outputs, run):
     report = run.report.read_text()
     assert said["validate"] == said["report"]
     assert report.startswith(said["validate"])  # and goes on with single answers and neurons
-    assert report.startswith("## demo_topic\n\nSuppressing 6 good neurons ")
+    assert report.startswith("## demo_topic\n\nThe unmasked model is not clearly above chance ")
+    assert " about the task. Suppressing 6 good neurons " in report.splitlines()[2]
     assert said["identify"].startswith("demo_topic: Selected 6 good and 6 bad neurons of 96.\n")
     assert said["identify"].endswith(f"written to {output}\n")
 
@@ -427,7 +428,8 @@ def test_the_artifacts_of_a_sweep(swept):
         assert entry["accuracy"]["condition"] == pytest.approx(100 * metrics["acc,none"])
         assert (entry["controls"] or {}).get("n_controls", 1) == 1
     report = swept.report.read_text()
-    assert report.startswith("## demo_topic\n\nSuppressing 4 good neurons ")
+    assert report.startswith("## demo_topic\n\nThe unmasked model is not clearly above chance ")
+    assert " about the task. Suppressing 4 good neurons " in report.splitlines()[2]
     assert "suppress_good x0.5" in report
     code, out, err = call("report", swept.path)
     assert (code, err) == (0, "")
