@@ -169,6 +169,7 @@ def _resolved(inputs: StageInput, how: IdentificationSettings) -> RunSettings:
         "quadrature": how.quadrature.name,
         "n_steps": how.quadrature.n_steps,
         "num_fewshot": inputs.questions.num_fewshot,
+        "option_scores": inputs.questions.option_scores,
     }
     if not is_aqua(inputs.questions.task):  # whose names of splits are not the data set's
         changes["selection_split"] = inputs.questions.split
@@ -335,6 +336,7 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         n_steps=settings.n_steps,
         top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
         positions=settings.positions,
+        option_scores=settings.option_scores,
         seed=int(aqua_settings.get("seed", settings.seed or 0)),
         asked=json.dumps(aqua_settings, sort_keys=True),
         engine=stage.engine.name,

@@ -301,6 +301,7 @@ def prompt_settings(settings: RunSettings) -> PromptSettings:
         fewshot_seed=PromptSettings.fewshot_seed if settings.seed is None else settings.seed,
         description=description,
         on_bad_doc=settings.on_bad_doc or PromptSettings.on_bad_doc,
+        option_scores=settings.option_scores,
     )
 
 

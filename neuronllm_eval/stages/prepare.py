@@ -23,10 +23,10 @@ from neuronllm_eval.attribution.integrated_gradients import (
     takes_one_pass,
 )
 from neuronllm_eval.attribution.methods import Method
-from neuronllm_eval.engine.pass_size import tree_size
 from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.engine.pass_size import tree_size
 from neuronllm_eval.errors import ModelError
 from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
 from neuronllm_eval.harness.tokenize import QuestionSet
@@ -134,6 +134,7 @@ def prepare_identification(
         gradients=True,
         whole_prompts=one_pass and engine.name == "replay",
         tree_rows=max(map(tree_size, prompts)),
+        compares_logits=all(prompt.compares_logits for prompt in prompts),
     )
     batch_size = _batch_size(inputs, passes, run.identifying, launch)
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
