@@ -131,7 +131,7 @@ def random_neurons(layers: FFNLayers) -> NeuronSet:
     provenance = {
         name: fillings[str(kind)]
         for name, kind in Provenance.__annotations__.items()
-        if name != "weights_sample"
+        if name not in ("weights_sample", "gguf_file")
     }
     provenance["positions"] = SCORED
     return NeuronSet(
