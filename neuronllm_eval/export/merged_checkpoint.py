@@ -27,11 +27,7 @@ def require_mergeable(model: nn.Module, layers: FFNLayers) -> None:
     for name, module in zip(layers.names, layers.modules, strict=True):
         weight = getattr(module, "weight", None)
         plain = isinstance(weight, Tensor) and weight.dtype in _MERGEABLE
-        if (
-            not plain
-            or not _is_unpacked(model)
-            or not isinstance(module, (nn.Linear, Conv1D))
-        ):
+        if not plain or not _is_unpacked(model) or not isinstance(module, (nn.Linear, Conv1D)):
             kind = type(module).__name__ if weight is None else weight.dtype
             raise ModelError(
                 f"{name} is quantised, or no plain linear layer ({kind})",

@@ -150,8 +150,8 @@ def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -
     """Raise ModelError unless the neurons belong to a model of `shape` [layers, neurons]."""
     if neurons.shape != shape:
         raise ModelError(
-            f"the neurons were found in {neurons.provenance.model_name}, of {neurons.n_layers} layers "
-            f"of {neurons.width} neurons; {model} has {shape[0]} layers of {shape[1]}",
+            f"the neurons were found in {neurons.provenance.model_name}, of {neurons.n_layers} "
+            f"layers of {neurons.width} neurons; {model} has {shape[0]} layers of {shape[1]}",
             expected="the model they were found in",
             remedy="pass that model as pretrained=, or run identify on this one",
         )

@@ -174,9 +174,7 @@ def test_a_file_that_was_replaced_is_refused(run, folder, tmp_path):
     replaced.mkdir()
     shutil.copy(folder / "other.gguf", replaced / "packed.gguf")
     copied = copy_of(run, tmp_path / "copy")
-    change_settings(
-        copied, model_args={"pretrained": str(replaced), "gguf_file": "packed.gguf"}
-    )
+    change_settings(copied, model_args={"pretrained": str(replaced), "gguf_file": "packed.gguf"})
     result = call("validate", copied.path, *QUICK, "--overwrite")
     assert_one_message(result, 1, "other weights", f"{replaced}/packed.gguf")
 
