@@ -60,7 +60,8 @@ class Provenance:
     builds its prompts (`aqua.settings.AquaSettings`), {} for other tasks; `method_args` is JSON
     too: the method's settings. `positions` is where neurons were attributed (`prompts.POSITIONS`),
     `option_scores` what options were compared by (`prompts.OPTION_SCORES`).
-    The completeness gaps are None where they were not measured.
+    The completeness gaps are None where they were not measured. `gguf_file` is the file in `model`
+    that holds the weights of a GGUF model, empty for another.
     """
 
     tool_version: str
@@ -98,6 +99,12 @@ class Provenance:
     completeness_gap_share: float | None
     weights_sample: Annotated[str, Field(pattern="^([0-9a-f]{4})*$")] = ""
     option_scores: Annotated[str, one_of(OPTION_SCORES)] = SUM
+    gguf_file: str = ""
+
+    @property
+    def model_name(self) -> str:
+        """The model as messages and pages name it: `model`, with its GGUF file."""
+        return f"{self.model}/{self.gguf_file}" if self.gguf_file else self.model
 
 
 @artifact

@@ -285,7 +285,7 @@ def provenance_table(report: TaskReport) -> Table:
     origin = report.scores.provenance
     n_good, n_bad = len(report.neurons.good), len(report.neurons.bad)
     rows = {
-        "model": origin.model,
+        "model": origin.model_name,
         "revision": origin.model_revision,
         "weights": f"{origin.model_hash}, {origin.dtype}",
         "tokenizer": origin.tokenizer_hash,

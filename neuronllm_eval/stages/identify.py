@@ -345,4 +345,5 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         completeness_gap_mean=sums.gap_mean if sums.n_gaps else None,
         completeness_gap_share=sums.gap_share if sums.n_gaps else None,
         weights_sample=model.weights.sample,
+        gguf_file=str(settings.model_args.get("gguf_file") or ""),
     )

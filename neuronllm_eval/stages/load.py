@@ -219,7 +219,8 @@ class StageInput:
     @property
     def model_name(self) -> str:
         """As the settings name it."""
-        return str(self.settings.model_args.get("pretrained"))
+        names = (self.settings.model_args.get(name) for name in ("pretrained", "gguf_file"))
+        return "/".join(str(name) for name in names if name)
 
     @property
     def split(self) -> str:
