@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, with_config
 
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.formats.typed_files import artifact, iterate_lines, load_lines
 from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName
 from neuronllm_eval.runs.directory import RunDirectory
@@ -97,6 +98,12 @@ class DocTable:
     predicted: Mapping[str, NDArray[np.int64]]
     correct: Mapping[str, NDArray[np.float64]]
     confidence: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def unmasked_against_chance(self) -> ChanceTest:
+        """Whether the unmasked model is above chance."""
+        n_questions = len(set(self.question_ids))
+        return chance_test(self.correct[UNMASKED], self.n_options, n_questions)
 
     @classmethod
     def load(cls, path: Path, task: str) -> DocTable:

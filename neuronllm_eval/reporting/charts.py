@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.evaluation.stats.significance import ALPHA
 from neuronllm_eval.formats.svg import Drawing, Scale, clipped, count_text, spanning, spread
 from neuronllm_eval.interventions.conditions import factor_text
 from neuronllm_eval.neurons.neuron_set import Neuron
 from neuronllm_eval.reporting.detail_tables import LetterShares
-from neuronllm_eval.reporting.wording import ALPHA, corrected_p, interval_text
+from neuronllm_eval.reporting.wording import corrected_p, interval_text
 
 WIDTH = 356
 _LABELS = 122  # pixels for the names of rows

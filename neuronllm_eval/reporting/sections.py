@@ -94,6 +94,17 @@ class Section:
 def headline(report: TaskReport) -> str:
     """One plain sentence: the effect of the main condition, or what was selected.
 
+    Another one precedes it if the unmasked model is not clearly above chance.
+    """
+    chance = ""
+    if report.answers is not None:
+        chance = wording.chance_sentence(report.answers.unmasked_against_chance)
+    return f"{chance} {_effect(report)}".lstrip()
+
+
+def _effect(report: TaskReport) -> str:
+    """The last sentence of the headline.
+
     Positions are named unless they are the paper's, the scored ones.
     """
     neurons, selected_at = report.neurons, report.scores.provenance.positions

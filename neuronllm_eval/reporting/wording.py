@@ -13,7 +13,7 @@ from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.stats.paired_delta import MeanChange
-from neuronllm_eval.evaluation.stats.significance import SplitHalf
+from neuronllm_eval.evaluation.stats.significance import ALPHA, ChanceTest, SplitHalf
 from neuronllm_eval.formats.markdown import data_text
 from neuronllm_eval.interventions.conditions import (
     CONDITION_OPERATIONS,
@@ -24,7 +24,10 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.neurons.neuron_set import Provenance
 
-ALPHA = 0.05
+# What follows where a model is at chance.
+AT_CHANCE = (
+    "neurons of a model at chance are about the options' position or form, not about the task"
+)
 
 
 # Effects ------------------------------------------------------------------------------------------
@@ -103,6 +106,24 @@ def _more_than(summary: ConditionSummary) -> str:
 def _exceeded(summary: ConditionSummary) -> str:
     n_beyond, n_controls = summary.n_beyond, summary.n_controls
     return f"all {n_controls}" if n_beyond == n_controls else f"{n_beyond} of {n_controls}"
+
+
+def chance_sentence(test: ChanceTest) -> str:
+    """What to know of neurons of a model at chance; empty of one that is clearly above it."""
+    if not test.is_at_chance:
+        return ""
+    return (
+        f"The unmasked model is not clearly above chance on this task ({chance_figures(test)}): "
+        f"{AT_CHANCE}."
+    )
+
+
+def chance_figures(test: ChanceTest) -> str:
+    """Accuracy beside chance, and the test's p."""
+    return (
+        f"accuracy {test.accuracy:.1%}, chance {test.chance:.1%}, one-sided p {test.p_value:.2g} "
+        f"over {test.n_questions} questions"
+    )
 
 
 def corrected_p(summary: ConditionSummary) -> float:

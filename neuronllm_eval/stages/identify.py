@@ -43,7 +43,7 @@ from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close, recorded_work
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import MethodRun, StageInput
-from neuronllm_eval.stages.prepare import prepare_identification, warn_of_few
+from neuronllm_eval.stages.prepare import prepare_identification, warn_of_chance, warn_of_few
 from neuronllm_eval.stages.resume import (
     identity,
     record_excluded,
@@ -129,6 +129,7 @@ def identify_task(inputs: StageInput, runs: Sequence[MethodRun], launch: Launch)
         inputs, unfinished, stage = plan.inputs, plan.unfinished, plan.stage
         if unfinished:
             work = _open(plan, launch)
+            warn_of_chance(inputs, stage, launch)
             announce_if_long(stage, launch)
             questions = inputs.questions.questions
             sums = empty_sums(stage.engine, questions, plan.how.methods)

@@ -6,8 +6,10 @@ Whatever can be refused is refused here, so that a dry run refuses what a run wo
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from neuronllm_eval.aqua.proxies import LETTERS
+from neuronllm_eval.aqua.settings import PREFIX
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
 from neuronllm_eval.attribution.integrated_gradients import (
     AUTO_QUADRATURE,
@@ -23,18 +27,21 @@ from neuronllm_eval.attribution.integrated_gradients import (
     takes_one_pass,
 )
 from neuronllm_eval.attribution.methods import Method
-from neuronllm_eval.engine.batching import Pass, auto_batch_size
+from neuronllm_eval.engine.batching import Pass, auto_batch_size, in_batches
 from neuronllm_eval.engine.build import build_engine, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.engine.pass_size import tree_size
 from neuronllm_eval.errors import ModelError
+from neuronllm_eval.evaluation.stats.significance import ALPHA, chance_test
 from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
+from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import CONDITIONS
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.neurons.selection import resolve_count
-from neuronllm_eval.prompts import ALL
+from neuronllm_eval.prompts import ALL, Prompt
+from neuronllm_eval.reporting.wording import AT_CHANCE, chance_figures
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import SelectionSettings
 from neuronllm_eval.runtime.resumable_work import Launch
@@ -44,6 +51,9 @@ from neuronllm_eval.stages.load import StageInput
 logger = logging.getLogger(__name__)
 # Below this many questions the log warns, in selection and in validation.
 FEW_QUESTIONS = 30
+# The first selection questions are compared with chance: so many, before a pass over all of them.
+_CHANCE_QUESTIONS = 50
+_SHARES_SHOWN = 5  # of predicted options
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
 _SMALL_FILES = 6_000
@@ -65,6 +75,69 @@ def warn_of_few(questions: QuestionSet, what: str) -> None:
     if len(questions.questions) < FEW_QUESTIONS:
         task = questions.task.config.task
         logger.warning("%s: only %d questions %s", task, len(questions.questions), what)
+
+
+def warn_of_chance(inputs: StageInput, stage: Stage, launch: Launch) -> None:
+    """Log a warning if the unmasked model is not clearly above chance on the first questions.
+
+    The first process scores them, once for all methods; what the stage computes is the same.
+    """
+    if not launch.ranks.is_first:
+        return
+    task, engine = stage.task, stage.engine
+    unmasked = torch.ones(1, *engine.layers.shape, dtype=torch.int8)
+    score = partial(engine.score, scales=unmasked)
+    prompts: list[Prompt] = []
+    predicted: list[int] = []
+    n_questions = 0
+    some = stage.questions[:_CHANCE_QUESTIONS]
+    for index, scores in in_batches(some, stage.batch_size, score):
+        options = [of_prompt.loglikelihoods[0] for of_prompt in scores]
+        if all(bool(torch.isfinite(values).all()) for values in options):  # else it is excluded
+            prompts += some[index].prompts
+            predicted += [int(values.argmax()) for values in options]
+            n_questions += 1
+    if not n_questions:
+        return
+    correct = [option == prompt.gold for option, prompt in zip(predicted, prompts, strict=True)]
+    test = chance_test(correct, [len(prompt.options) for prompt in prompts], n_questions)
+    if test.is_at_chance:
+        logger.warning(
+            "%s: the unmasked model is not clearly above chance on the first selection questions "
+            "(%s, %d prompts, binomial test at %g; predicted: %s): %s. Consider %s.",
+            task,
+            chance_figures(test),
+            test.n_docs,
+            ALPHA,
+            _shares(predicted, lettered=is_aqua(inputs.questions.task)),
+            AT_CHANCE,
+            _above_chance(inputs),
+        )
+
+
+def _shares(predicted: Sequence[int], *, lettered: bool) -> str:
+    """How often each option is predicted, the most frequent first."""
+    return ", ".join(
+        f"{LETTERS[option] if lettered else f'option {option + 1}'} {count / len(predicted):.0%}"
+        for option, count in Counter(predicted).most_common(_SHARES_SHOWN)
+    )
+
+
+def _above_chance(inputs: StageInput) -> str:
+    """What may bring a model above chance."""
+    settings, questions = inputs.settings, inputs.questions
+    remedies = []
+    if settings.task.startswith(PREFIX):
+        name = settings.task.removeprefix(PREFIX)
+        remedies.append(f"scoring option texts (--tasks {name} instead of {settings.task})")
+    elif is_aqua(questions.task):
+        remedies.append("scoring option texts (the harness's own task on these data, if any)")
+    remedies.append(f"more demonstrations (--num_fewshot, now {questions.num_fewshot})")
+    if not settings.apply_chat_template and getattr(
+        inputs.model.lm.tokenizer, "chat_template", None
+    ):
+        remedies.append("--apply_chat_template")
+    return f"{', '.join(remedies[:-1])} or {remedies[-1]}" if len(remedies) > 1 else remedies[0]
 
 
 def checked_engine(inputs: StageInput, positions: str, n_nodes: int = 0) -> Engine:

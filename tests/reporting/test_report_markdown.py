@@ -21,7 +21,12 @@ from neuronllm_eval.reporting.condition_tables import (
 from neuronllm_eval.reporting.sections import headline
 from neuronllm_eval.reporting.task_report import TaskReport
 from neuronllm_eval.reporting.wording import docs_sentence
-from neuronllm_eval.reporting.write_reports import console_text, effect_line, render_markdown
+from neuronllm_eval.reporting.write_reports import (
+    console_text,
+    effect_line,
+    render_markdown,
+    render_page,
+)
 from tests.fixtures.doc_tables import answered
 from tests.fixtures.harness import N_LAYERS, WIDTH, neuron_set, provenance
 from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
@@ -79,6 +84,26 @@ def test_without_that_the_headline_is_of_the_first_condition(names, start):
 @pytest.mark.parametrize("summaries", [(), (UNMASKED,)])
 def test_headline_before_validation(summaries):
     assert headline(report(*summaries)) == "Selected 3 good and 1 bad neurons of 96."
+
+
+def test_the_headline_begins_with_a_model_at_chance():
+    # Two options: 3 of 5 by chance or more in (10 + 5 + 1) of 32, 5 of 5 in one.
+    own = summary("suppress_good", delta(-12.34, -15.0, -9.94), controls=CONTROLS, n_beyond=20)
+    base = report(UNMASKED, own)
+    at_chance, above = (
+        dataclasses.replace(
+            base, answers=answered("abcde", unmasked=correct, suppress_good="0" * 5)
+        )
+        for correct in ("11100", "11111")
+    )
+    assert headline(above) == headline(base)
+    assert headline(at_chance) == (
+        "The unmasked model is not clearly above chance on this task (accuracy 60.0%, chance "
+        "50.0%, one-sided p 0.5 over 5 questions): neurons of a model at chance are about the "
+        f"options' position or form, not about the task. {headline(base)}"
+    )
+    assert headline(at_chance) in render_page(at_chance).replace("&#39;", "'")
+    assert "The unmasked model is not clearly above chance" in effect_line(at_chance)
 
 
 # Tables -----------------------------------------------------------------------------------------

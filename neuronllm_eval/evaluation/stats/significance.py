@@ -1,4 +1,4 @@
-"""McNemar's test, Holm's correction, rank among random controls, and split-half agreement. Pure."""
+"""McNemar's test, Holm's correction, ranks among random controls, chance, split halves. Pure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from neuronllm_eval.evaluation.stats.paired_delta import FloatArray
 from neuronllm_eval.formats.typed_files import NumberOrNaN
+
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,62 @@ def random_control_rank(
         n_as_extreme=n_as_extreme,
         p_value=(1 + n_as_extreme) / (1 + controls.size),
     )
+
+
+# Chance -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChanceTest:
+    """Accuracy compared with the accuracy of guessing.
+
+    Attributes:
+        accuracy: share of the docs that are correct, 0 to 1.
+        chance: mean of 1 / number of options over the docs.
+        n_questions: number of questions.
+        n_docs: number of docs.
+        p_value: one-sided, exact binomial, by question, in (0, 1].
+    """
+
+    accuracy: float
+    chance: float
+    n_questions: int
+    n_docs: int
+    p_value: float
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether accuracy is not clearly above chance: p is `ALPHA` or more.
+
+        False where questions are too few for any accuracy to be above chance.
+        """
+        return self.p_value >= ALPHA > self.chance**self.n_questions
+
+
+def chance_test(correct: ArrayLike, n_options: ArrayLike, n_questions: int) -> ChanceTest:
+    """Whether accuracy is above chance.
+
+    Docs of a question are not independent, so the test counts questions: of n of them, n times the
+    accuracy over all docs, rounded down, are taken as correct. That is the usual test where every
+    question has one doc, or its docs are correct together; otherwise it is conservative, as the
+    accuracy over several docs varies less. So it is for docs with different numbers of options
+    (our reading).
+
+    Args:
+        correct: [docs], 1 if the most likely option is the gold one, else 0.
+        n_options: [docs], number of options.
+        n_questions: number of questions that the docs belong to, at least 1.
+    """
+    right, options = np.asarray(correct), np.asarray(n_options)
+    assert right.shape == options.shape, (right.shape, options.shape)
+    assert 1 <= n_questions <= right.size, (n_questions, right.size)
+    n_correct = int(np.count_nonzero(right))
+    chance = float(np.mean(1 / options))
+    test = scipy.stats.binomtest(
+        n_questions * n_correct // right.size, n_questions, chance, alternative="greater"
+    )
+    p_value = max(float(test.pvalue), sys.float_info.min)
+    return ChanceTest(n_correct / right.size, chance, n_questions, right.size, p_value)
 
 
 # Agreement of two halves of the questions, or of two scorings, on the neurons ------------------
