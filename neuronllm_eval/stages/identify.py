@@ -91,7 +91,8 @@ def plan_identification(
     unfinished = [runs[index] for index in indices]
     pending = unfinished or runs
     methods = [method_run.method for method_run in pending]
-    how, stage = prepare_identification(inputs, pending[0].run, methods, launch)
+    every = [method_run.method for method_run in runs]
+    how, stage = prepare_identification(inputs, pending[0].run, methods, launch, every)
     inputs = dataclasses.replace(inputs, settings=_resolved(inputs, how))
     finished_runs = [method_run for method_run in runs if method_run not in unfinished]
     launch.ranks.on_first(lambda: require_same_neurons(finished_runs, inputs))

@@ -175,7 +175,11 @@ def checked_engine(inputs: StageInput, positions: str, n_nodes: int = 0) -> Engi
 
 
 def prepare_identification(
-    inputs: StageInput, run: RunDirectory, methods: Sequence[Method], launch: Launch
+    inputs: StageInput,
+    run: RunDirectory,
+    methods: Sequence[Method],
+    launch: Launch,
+    every: Sequence[Method],
 ) -> tuple[IdentificationSettings, Stage]:
     """How a task is identified, and with which engine.
 
@@ -184,6 +188,7 @@ def prepare_identification(
         run: the directory, with the work to resume if there is any.
         methods: that share the pass.
         launch: the processes, of which the first chooses an automatic batch size.
+        every: these and those whose runs are finished; they have their quadrature in common.
 
     Raises:
         UsageError: settings that no model can make right, or not this one.
@@ -196,11 +201,12 @@ def prepare_identification(
     engine = checked_engine(inputs, settings.positions, most)
     how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
     one_pass = takes_one_pass(how.quantities)
-    if one_pass and settings.quadrature == AUTO_QUADRATURE:
+    if (
+        takes_one_pass(replace(how, methods=tuple(every)).quantities)
+        and settings.quadrature == AUTO_QUADRATURE
+    ):
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
     else:
-        # Whatever the methods, so that a method's scores do not depend on its company.
-        batch_size = settings.fixed_batch_size or 1
         quadrature = choose_quadrature(engine, prompts, settings.quadrature, settings.n_steps)
     passes = Pass(
         0 if one_pass else quadrature.n_copies,
