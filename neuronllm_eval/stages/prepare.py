@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,11 @@ from neuronllm_eval.attribution.integrated_gradients import (
     takes_one_pass,
 )
 from neuronllm_eval.attribution.methods import Method
-from neuronllm_eval.engine.batching import Pass, auto_batch_size, in_batches
+from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine, rounding_tolerance
-from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.engine.interface import Engine, ranking_scores
 from neuronllm_eval.engine.pass_size import tree_size
-from neuronllm_eval.errors import ModelError
+from neuronllm_eval.errors import DocError, ModelError
 from neuronllm_eval.evaluation.stats.significance import ALPHA, chance_test
 from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
 from neuronllm_eval.harness.tasks import is_aqua
@@ -85,18 +84,19 @@ def warn_of_chance(inputs: StageInput, stage: Stage, launch: Launch) -> None:
     if not launch.ranks.is_first:
         return
     task, engine = stage.task, stage.engine
-    unmasked = torch.ones(1, *engine.layers.shape, dtype=torch.int8)
-    score = partial(engine.score, scales=unmasked)
+    unmasked = np.ones((1, *engine.layers.shape), np.int8)
     prompts: list[Prompt] = []
     predicted: list[int] = []
     n_questions = 0
     some = stage.questions[:_CHANCE_QUESTIONS]
-    for index, scores in in_batches(some, stage.batch_size, score):
-        options = [of_prompt.loglikelihoods[0] for of_prompt in scores]
-        if all(bool(torch.isfinite(values).all()) for values in options):  # else it is excluded
-            prompts += some[index].prompts
-            predicted += [int(values.argmax()) for values in options]
-            n_questions += 1
+    for question, docs in score_conditions(engine, some, unmasked, stage.batch_size):
+        if isinstance(docs, DocError):  # identification excludes it too
+            continue
+        for prompt, doc in zip(question.prompts, docs, strict=True):
+            loglikelihoods = torch.from_numpy(doc.loglikelihoods[0]).double()
+            predicted.append(int(ranking_scores(loglikelihoods, prompt).argmax()))
+        prompts += question.prompts
+        n_questions += 1
     if not n_questions:
         return
     correct = [option == prompt.gold for option, prompt in zip(predicted, prompts, strict=True)]
