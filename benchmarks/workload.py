@@ -21,9 +21,17 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from neuronllm_eval.attribution.integrated_gradients import Attribution, Quadrature, attribute
+from neuronllm_eval.attribution.integrated_gradients import (
+    Attribution,
+    Attributions,
+    Quadrature,
+    attribute,
+    attribute_all,
+)
+from neuronllm_eval.attribution.methods import GradXAct
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import OptionScores
+from neuronllm_eval.engine.pass_size import rows_per_prompt, tree_size
 from neuronllm_eval.masked_lm.model import NeuronMaskedLM
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, Provenance
@@ -36,19 +44,22 @@ SHARED, STEM = 0.40, 0.18
 N_OPTIONS = 4
 # Tokens 0 to 9 are the letters' and the tokenizer's; random text has the others.
 FIRST_WORD = 10
+MOST_NODES = 16  # of path integrals, for which passes have room
 SUPPRESSED = 0.02  # of all neurons, in random masks
 
 
-def build_model(n_layers: int = 12, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
-    """The benchmarks' random model."""
+def build_model(
+    n_layers: int = 12, vocabulary: int = VOCABULARY, width: int = 512, ffn: int = 1376
+) -> LlamaForCausalLM:
+    """The benchmarks' random model; with heads of width 64."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=512,
-        intermediate_size=1376,
+        hidden_size=width,
+        intermediate_size=ffn,
         num_hidden_layers=n_layers,
-        num_attention_heads=8,
-        num_key_value_heads=8,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
         max_position_embeddings=2048,
     )
     return LlamaForCausalLM(config).eval()
@@ -131,7 +142,7 @@ def random_neurons(layers: FFNLayers) -> NeuronSet:
     provenance = {
         name: fillings[str(kind)]
         for name, kind in Provenance.__annotations__.items()
-        if name != "weights_sample"
+        if name not in ("weights_sample", "option_scores", "gguf_file")  # which have defaults
     }
     provenance["positions"] = SCORED
     return NeuronSet(
@@ -189,13 +200,27 @@ class Run:
 
     def engine(self) -> FanOutEngine:
         """A new one for each call, so that shared prefixes are recomputed."""
-        contexts = [prompt.context for prompt in self.prompts]
-        return FanOutEngine(self.model, self.layers, contexts=contexts, savings=self.savings)
+        return FanOutEngine(
+            self.model,
+            self.layers,
+            contexts=[prompt.context for prompt in self.prompts],
+            savings=self.savings,
+            rows_per_prompt=rows_per_prompt(max(map(tree_size, self.prompts)), MOST_NODES),
+        )
 
     def attribution(self, n_nodes: int) -> list[Attribution]:
         """Attribution of all neurons with Gauss-Lobatto nodes, as users get it."""
         engine, rule = self.engine(), Quadrature("gauss_lobatto", n_nodes)
         return [each for batch in self._batches() for each in attribute(engine, batch, rule)]
+
+    def one_step(self) -> list[Attributions]:
+        """Gradient times activation of all neurons, as `--method gradxact` alone computes it."""
+        engine, step = self.engine(), [GradXAct.quantity]
+        return [
+            each
+            for batch in self._batches()
+            for each in attribute_all(engine, batch, Quadrature(), step)
+        ]
 
     def conditions(self, scales: torch.Tensor) -> list[OptionScores]:
         """Scores under conditions [conditions, layers, neurons]."""

@@ -13,6 +13,10 @@ SCORED = "scored"
 # Every position of the context and of the options, as an exported adapter acts.
 ALL = "all"
 POSITIONS = (SCORED, ALL)
+# What options are compared by: the log-likelihood of their tokens (lm_eval's `acc`), or that
+# divided by the length of their text in characters (`acc_norm`) or in bytes (`acc_bytes`).
+SUM, PER_CHARACTER, PER_BYTE = "sum", "per_character", "per_byte"
+OPTION_SCORES = (SUM, PER_CHARACTER, PER_BYTE)
 # Why a doc is excluded whose log-likelihoods or gradients are not finite.
 NOT_FINITE = "NaN or infinite numbers"
 
@@ -28,6 +32,8 @@ class Prompt:
         options: per option the token ids that follow the context.
         gold: index of the gold option.
         n_shared: how many tokens at the end of `context` are the options' own, shared by all.
+        lengths: per option what its log-likelihood is divided by before options are compared;
+            empty where log-likelihoods are compared as they are.
     """
 
     doc_id: int
@@ -35,6 +41,7 @@ class Prompt:
     options: tuple[tuple[int, ...], ...]
     gold: int
     n_shared: int = 0
+    lengths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.options) < 2 or any(len(option) == 0 for option in self.options):
@@ -51,11 +58,31 @@ class Prompt:
                 remedy="use another target_delimiter",
                 reason="options that become the same tokens",
             )
+        if self.lengths and (len(self.lengths) != len(self.options) or min(self.lengths) <= 0):
+            raise DocError(
+                f"doc {self.doc_id} has {len(self.options)} options of lengths {self.lengths}",
+                expected="a length above 0 for each option",
+                remedy="check doc_to_choice, or pass --option_scores sum",
+                reason="an option without text",
+            )
 
     @property
     def one_token_options(self) -> bool:
         """Whether every option is a single token, so that one position decides all of them."""
         return all(len(option) == 1 for option in self.options)
+
+    @property
+    def counts_shared(self) -> bool:
+        """Whether the tokens that all options share make a difference when options are compared.
+
+        Divided by different lengths, their log-likelihood does not cancel out.
+        """
+        return bool(self.lengths) and self.n_shared > 0
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether options of one token each compare by their logits as by log-likelihoods."""
+        return len(set(self.lengths)) <= 1
 
     @property
     def n_tokens(self) -> int:
@@ -66,7 +93,8 @@ class Prompt:
 def shared_leading_tokens(options: Sequence[Sequence[int]]) -> int:
     """How many leading tokens all options share, so that each has at least one more.
 
-    They belong to the context: the softmax over the options does not depend on them.
+    They belong to the context: the softmax over the options does not depend on them, unless
+    log-likelihoods are divided by lengths (`Prompt.counts_shared`).
     """
     shortest = min(len(option) for option in options)
     n_shared = 0

@@ -29,10 +29,10 @@ from neuronllm_eval.attribution.integrated_gradients import (
 from neuronllm_eval.attribution.methods import ACE, GradXAct, Method
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.engine.batching import in_batches
-from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.engine.interface import Engine, ranking_scores
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.neurons.selection import resolve_count
-from neuronllm_eval.prompts import ALL, SCORED, Question
+from neuronllm_eval.prompts import ALL, SCORED, Prompt, Question
 from neuronllm_eval.runtime.checkpoint import Tally
 from neuronllm_eval.runtime.resumable_work import prompts_digest
 
@@ -78,7 +78,7 @@ class QuestionRecord:
         doc_ids: per proxy, the doc's index in the task.
         gold: per proxy, the index of the gold option.
         loglikelihoods: per proxy and option, log-nats of the unmasked model, of the tokens that
-            the options do not share.
+            the options do not share; of all if these are divided by lengths.
         right: per proxy, whether the likeliest option is the gold one.
         completeness_gap: by method, the largest over proxies and layers, in units of its target;
             None where it is not measured.
@@ -196,7 +196,7 @@ def add_question(
     half = index % 2
     for prompt, of_prompt, neurons in zip(question.prompts, attributions, values, strict=True):
         fixed = sums.fixed(neurons)
-        group = method.group(is_correct(of_prompt, prompt.gold))
+        group = method.group(is_correct(of_prompt, prompt))
         sums.letter_sums[prompt.gold] += fixed
         sums.group_count[group, half] += 1
         sums.add_gaps(of_prompt.about(method.quantity))
@@ -212,9 +212,10 @@ def add_question(
     return method.note(index, example_score)
 
 
-def is_correct(attributions: Attributions, gold: int) -> bool:
-    """Whether the unedited model's likeliest option is the gold one."""
-    return int(attributions.first.loglikelihoods.argmax()) == gold
+def is_correct(attributions: Attributions, prompt: Prompt) -> bool:
+    """Whether the unedited model's likeliest option, by `ranking_scores`, is the gold one."""
+    loglikelihoods = attributions.first.loglikelihoods.double()  # as the harness divides them
+    return int(ranking_scores(loglikelihoods, prompt).argmax()) == prompt.gold
 
 
 def _record(
@@ -236,7 +237,7 @@ def _record(
         loglikelihoods=tuple(
             tuple(of_prompt.first.loglikelihoods.tolist()) for of_prompt in attributions
         ),
-        right=tuple(map(is_correct, attributions, gold)),
+        right=tuple(map(is_correct, attributions, question.prompts)),
         completeness_gap=gaps,
         notes={name: note for name, note in notes.items() if note is not None},
     )

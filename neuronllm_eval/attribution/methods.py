@@ -7,7 +7,8 @@ positive scores are good neurons, the lowest negative ones bad; a method without
 finds no bad neurons.
 
 In the formulas h is a neuron's activation at the scored position, IG(F) its integrated gradient
-along alpha * h_l (`attribution`), F the log-softmax over the options at the gold one and p(gold)
+along alpha * h_l (`attribution`), F the log-softmax over the options (or over what they are
+compared by, `prompts.OPTION_SCORES`) at the gold one and p(gold)
 the probability of the gold option's token over the whole vocabulary. At all positions
 (`positions`), products of h and gradients are summed over them, and h alone is its mean over the
 context. Where a source ranks neurons per question, its extension to a task is marked as our

@@ -64,13 +64,13 @@ def export(request: ExportSettings, show: Callable[[str], object]) -> int:
     if request.format == "peft":
         skeleton = model_skeleton(settings.model_args)
         layers = find_ffn_layers(skeleton)
-        require_same_shape(neurons, layers.shape, manifest.provenance.model)
+        require_same_shape(neurons, layers.shape, manifest.provenance.model_name)
         files = adapter_files(manifest, factors, ia3_site(skeleton, layers), figures)
         with whole_folder(request.output_path) as folder:
             _write(files, folder)
     else:
         on_device = settings.model_copy(update={"device": request.device, "batch_size": 1})
-        model = _merged(on_device, neurons, factors, manifest.provenance.model)
+        model = _merged(on_device, neurons, factors, manifest.provenance.model_name)
         with whole_folder(request.output_path) as folder:
             save_checkpoint(model.lm.model, settings.model_args, folder)
             card = adapter_card(manifest, figures)

@@ -78,6 +78,7 @@ class Terms:
     n_chosen_on: int = _term("neurons selected on {} question{s} instead of {}")
     chosen_at: str = _term("neurons selected at {} positions instead of {}")
     applied_at: str = _term("neurons edited at {} positions instead of {}")
+    option_scores: str = _term("option scores {} instead of {}")
     top_k: int = _term("K {} instead of {}")
     scales: Scales = _term("{operation} by the factor {} instead of {}")  # noqa: RUF009
     lm_eval: str = _term("lm_eval {} instead of {}")
@@ -229,6 +230,7 @@ def run_terms(
         n_chosen_on=origin.n_questions,
         chosen_at=origin.positions,
         applied_at=record.positions,
+        option_scores=origin.option_scores,
         top_k=record.top_k,
         scales=record.scales,
         lm_eval=str(result.lm_eval_version),

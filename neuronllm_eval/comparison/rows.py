@@ -237,7 +237,8 @@ def _shared(settings: RunSettings, record: ValidationRecord | None = None) -> di
     """Names and values of what must be equal for a mean over tasks; empty where not yet known."""
     args = settings.model_args
     model = [str(args.get("pretrained", ""))]
-    model += [f"{name}={args[name]}" for name in ("revision", "peft", "delta") if args.get(name)]
+    parts = ("revision", "subfolder", "gguf_file", "peft", "delta")
+    model += [f"{name}={args[name]}" for name in parts if args.get(name)]
     method = [settings.method, *(f"{k}={v}" for k, v in settings.method_args.items())]
     factors = () if record is None else dataclasses.astuple(record.scales)
     return {

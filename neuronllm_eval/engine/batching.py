@@ -46,12 +46,19 @@ class Pass:
         whole_prompts: whether whole prompts go through the model instead of copies of their last
             tokens, with gradients at alpha = 1 alone.
         tree_rows: rows of the largest tree (`option_tree`).
+        compares_logits: whether a pass with gradients over trees of one row needs the logits of the
+            options' tokens alone (`Prompt.compares_logits`).
     """
 
     n_copies: int
     gradients: bool
     whole_prompts: bool = False
     tree_rows: int = 1
+    compares_logits: bool = True
+
+    @property
+    def _whole_vocabulary(self) -> bool:
+        return self.tree_rows > 1 or not self.gradients or not self.compares_logits
 
     def rows(self, n_layers: int, batch_size: int, vocabulary: int = 1) -> list[int]:
         """[layers] rows of one prompt that go through each layer, in the largest pass.
@@ -60,7 +67,7 @@ class Pass:
         """
         size = self._size(vocabulary)
         batch = size.batch(batch_size, self.tree_rows, self._n_copies(n_layers))
-        whole = self.tree_rows > 1 or not self.gradients
+        whole = self._whole_vocabulary
         if not self.gradients:
             n_rows = size.rows(batch, self.tree_rows, whole_vocabulary=whole)
             n_copies = min(self.n_copies, max(1, n_rows // self.tree_rows))
@@ -146,9 +153,10 @@ def batch_bytes(
     computed = [sizes.layer(n_rows, n_tokens + n_rows) for n_rows in rows]
     copies = sum(sizes.cached * (2 * n_tokens + n_rows) for n_rows in rows)
     copies += sum(computed) if passes.gradients else max(computed)
-    # Of letters, the head gives gradients for the options' tokens alone; of texts, logits of all
-    # tokens are kept with their exponentials and their gradients.
-    if passes.tree_rows > 1:
+    # Of letters, the head gives gradients for the options' tokens alone; of texts, and of letters
+    # whose log-likelihoods are divided by different lengths, logits of all tokens are kept with
+    # their exponentials and their gradients.
+    if passes.tree_rows > 1 or (passes.gradients and not passes.compares_logits):
         copies += sizes.vocabulary * (3 if passes.gradients else 2) * max(rows)
     else:
         copies += sizes.vocabulary * (1 if passes.gradients else max(rows))

@@ -33,6 +33,7 @@ from neuronllm_eval.engine.interface import (
     target_gradients,
 )
 from neuronllm_eval.engine.option_head import OptionHead, restrictable_head
+from neuronllm_eval.engine.option_logits import counted_shared
 from neuronllm_eval.engine.option_tree import OptionTrees
 from neuronllm_eval.engine.pass_size import ROWS_PER_PASS, ROWS_PER_PROMPT, PassSize, tree_size
 from neuronllm_eval.engine.scaled_copies import (
@@ -167,16 +168,18 @@ class FanOutEngine(Engine):
             prefix = self.prefiller.prefill([prompt.context for prompt in prompts])
             for indices in self.size.groups(prompts, n_copies * self.layers.n_layers):
                 chosen = [prompts[index] for index in indices]
-                group = _Group(chosen, prefix.of_prompts(indices), OptionTrees(chosen))
+                shared = [counted_shared(self.model, prompt) for prompt in chosen]
+                group = _Group(chosen, prefix.of_prompts(indices), OptionTrees(chosen), shared)
                 found = self._integrate(group, nodes, integrands)
                 for row, index in enumerate(indices):
                     results[index] = path_integrals(
-                        prompts[index].gold,
+                        prompts[index],
                         integrands,
                         found.attribution[:, row],
                         found.node_targets[:, row, :, :n_given],
                         found.loglikelihoods[row],
                         found.activations[row],
+                        shared[row],
                     )
         return [results[index] for index in range(len(prompts))]
 
@@ -214,7 +217,7 @@ class FanOutEngine(Engine):
             n_trees = self.size.trees(
                 len(group.prompts),
                 tree_rows,
-                whole_vocabulary=tree_rows > 1 or not _only_compare(integrands),
+                whole_vocabulary=not group.compares_logits(integrands),
             )
             size = max(1, min(n_trees // n_copies, n_layers))
         passes = [
@@ -256,8 +259,8 @@ class FanOutEngine(Engine):
             unedited=unedited,
         )
         n_trees = copies.n_copies * len(layers)
-        restricts = trees.n_rows == 1 and _only_compare(integrands)
-        head = OptionHead(self.head if restricts else None, trees, 1 + n_trees)
+        restricted = self.head if group.compares_logits(integrands) else None
+        head = OptionHead(restricted, trees, 1 + n_trees)
         with torch.enable_grad(), copies.joining():
             with head.restricted():
                 rows = (
@@ -273,8 +276,9 @@ class FanOutEngine(Engine):
             shape = len(integrands), len(group.prompts), len(layers)
             attribution = torch.empty(*shape, self.layers.width, device=home)
             node_targets = torch.empty(*shape, len(nodes), device=home)
-            golds = [prompt.gold for prompt in group.prompts]
-            for indices, values, gradients in target_gradients(integrands, scores, golds, leaves):
+            for indices, values, gradients in target_gradients(
+                integrands, scores, group.prompts, leaves, group.shared
+            ):
                 at_nodes = copies.at_nodes(values)
                 sharing = [integrands[index] for index in indices]
                 node_targets[indices] = torch.stack([one.values(at_nodes) for one in sharing])
@@ -296,11 +300,6 @@ class FanOutEngine(Engine):
         )
 
 
-def _only_compare(integrands: Sequence[Integrand]) -> bool:
-    """Whether all targets only compare options with each other."""
-    return all(integrand.differentiated in SHIFT_INVARIANT for integrand in integrands)
-
-
 def _at_nodes(integrands: Sequence[Integrand], chosen: slice) -> list[Integrand]:
     """The integrands with their weights at some of the nodes."""
     return [one._replace(weights=one.weights[chosen]) for one in integrands]
@@ -310,6 +309,15 @@ class _Group(NamedTuple):
     prompts: Sequence[Prompt]  # of a batch, those that go through the model together
     prefix: Prefix
     trees: OptionTrees
+    shared: Sequence[float]  # log-likelihoods of tokens before the trees, where they count
+
+    def compares_logits(self, integrands: Sequence[Integrand]) -> bool:
+        """Whether all targets only compare logits of one row with each other."""
+        return (
+            self.trees.n_rows == 1
+            and all(integrand.differentiated in SHIFT_INVARIANT for integrand in integrands)
+            and all(prompt.compares_logits for prompt in self.prompts)
+        )
 
 
 class _LayerIntegrals(NamedTuple):

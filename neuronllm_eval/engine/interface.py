@@ -19,7 +19,8 @@ def option_cross_entropy(loglikelihoods: Tensor, gold: int) -> Tensor:
     """Target F: log-softmax over the options' log-likelihoods at the gold option.
 
     Minus the contrastive cross-entropy over the options (paper, ACE): it compares the options with
-    each other and does not change when all of them become more or less likely together.
+    each other and does not change when all of them become more or less likely together. Of prompts
+    with lengths it gets log-likelihoods divided by them (`target_values`).
 
     Args:
         loglikelihoods: [..., options] log-nats.
@@ -41,11 +42,48 @@ def gold_probability(loglikelihoods: Tensor, gold: int) -> Tensor:
     return loglikelihoods[..., gold].exp()
 
 
-# Targets that are the same for logits as for log-likelihoods, so that no other token matters.
+# Targets that compare options with each other. They are the same for logits as for
+# log-likelihoods, so that no other token matters; of prompts with lengths they get log-likelihoods
+# divided by these.
 SHIFT_INVARIANT: frozenset[Target] = frozenset({option_cross_entropy})
 # Targets that are the exponential of another one: d exp(T) = exp(T) dT, so both share a backward
 # pass.
 EXPONENTIAL_OF: Mapping[Target, Target] = {gold_probability: gold_loglikelihood}
+
+
+def ranking_scores(loglikelihoods: Tensor, prompt: Prompt) -> Tensor:
+    """What options are compared by: log-likelihoods, divided by the options' lengths if any.
+
+    The likeliest option by these is the one that the harness's metric takes as the answer.
+
+    Args:
+        loglikelihoods: [..., options] log-nats, of all tokens of an option if the prompt has
+            lengths.
+        prompt: of the options.
+    """
+    if not prompt.lengths:
+        return loglikelihoods
+    return loglikelihoods / loglikelihoods.new_tensor(prompt.lengths)
+
+
+def target_values(
+    target: Target, loglikelihoods: Tensor, prompt: Prompt, shared: Tensor | float = 0.0
+) -> Tensor:
+    """A target of one prompt [...], which compares options by `ranking_scores` if by anything.
+
+    Args:
+        target: one of those above, or another.
+        loglikelihoods: [..., options] log-nats, without the tokens that all options share.
+        prompt: of the options.
+        shared: [...] log-likelihood of these tokens; needed where the prompt counts them.
+    """
+    if target in SHIFT_INVARIANT and prompt.lengths:
+        loglikelihoods = ranking_scores(_with_shared(loglikelihoods, shared), prompt)
+    return target(loglikelihoods, prompt.gold)
+
+
+def _with_shared(loglikelihoods: Tensor, shared: Tensor | float) -> Tensor:
+    return loglikelihoods + (shared[..., None] if isinstance(shared, Tensor) else shared)
 
 
 class Integrand(NamedTuple):
@@ -95,7 +133,8 @@ class PathIntegral(NamedTuple):
         attribution: [layers, neurons] float32, h * sum over nodes of weight * dF/dh(alpha h).
         node_targets: [layers, nodes] F at every node.
         target: F of the unedited prompt.
-        loglikelihoods: [options] of the unedited prompt, log-nats.
+        loglikelihoods: [options] of the unedited prompt, log-nats, without the tokens that all
+            options share; with them if the prompt counts them.
         activations: [layers, neurons] float32 of the unedited prompt at the last context token, or
             their mean over the context if all positions are edited.
     """
@@ -108,20 +147,24 @@ class PathIntegral(NamedTuple):
 
 
 def path_integrals(
-    gold: int,
+    prompt: Prompt,
     integrands: Sequence[Integrand],
     attribution: Tensor,
     node_targets: Tensor,
     loglikelihoods: Tensor,
     activations: Tensor,
+    shared: Tensor | float = 0.0,
 ) -> tuple[PathIntegral, ...]:
-    """One prompt's integrals; of `attribution` and `node_targets` one for each integrand."""
+    """One prompt's integrals; of `attribution` and `node_targets` one for each integrand.
+
+    `loglikelihoods` and `shared` are as in `target_values`.
+    """
     return tuple(
         PathIntegral(
             attribution[index],
             node_targets[index],
-            float(integrand.target(loglikelihoods, gold)),
-            loglikelihoods,
+            float(target_values(integrand.target, loglikelihoods, prompt, shared)),
+            _with_shared(loglikelihoods, shared),
             activations,
         )
         for index, integrand in enumerate(integrands)
@@ -131,16 +174,18 @@ def path_integrals(
 def target_gradients(
     integrands: Sequence[Integrand],
     scores: Sequence[Tensor],
-    golds: Sequence[int],
+    prompts: Sequence[Prompt],
     leaves: Sequence[Tensor],
+    shared: Sequence[Tensor | float],
 ) -> Iterator[tuple[list[int], Tensor, Sequence[Tensor]]]:
     """Values and gradients, from one backward pass for all integrands that can share it.
 
     Args:
         integrands: whose targets are differentiated.
-        scores: per prompt [..., options] log-likelihoods.
-        golds: per prompt the index of the gold option.
+        scores: per prompt [..., options] log-likelihoods; see `target_values`.
+        prompts: of the scores.
         leaves: what gradients are taken of.
+        shared: per prompt [...] what the tokens that all options share add to its scores.
 
     Yields:
         indices of the integrands; [prompts, ...] values of what they differentiate; the gradients
@@ -149,7 +194,10 @@ def target_gradients(
     targets = list(dict.fromkeys(integrand.differentiated for integrand in integrands))
     for target in targets:
         values = torch.stack(
-            [target(of_prompt, gold) for of_prompt, gold in zip(scores, golds, strict=True)]
+            [
+                target_values(target, of_prompt, prompt, of_shared)
+                for of_prompt, prompt, of_shared in zip(scores, prompts, shared, strict=True)
+            ]
         )
         gradients = torch.autograd.grad(
             values.sum(), list(leaves), retain_graph=target is not targets[-1]

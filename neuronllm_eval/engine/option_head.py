@@ -2,7 +2,8 @@
 
 A target that only compares options with each other needs the logits of their tokens alone, where
 all options are read off one row: the softmax over the options depends on no other token, and
-neither does its gradient. The unedited row keeps all its logits, for its log-likelihoods.
+neither does its gradient. That does not hold where log-likelihoods are divided by different
+lengths. The unedited row keeps all its logits, for its log-likelihoods.
 """
 
 from __future__ import annotations

@@ -64,6 +64,11 @@ def score_shared_tokens(model: nn.Module, prompt: Prompt) -> tuple[float, bool]:
     return float(loglikelihoods.sum()), bool((logits.argmax(-1) == ids).all())
 
 
+def counted_shared(model: nn.Module, prompt: Prompt) -> float:
+    """The same log-likelihood where it makes a difference when options are compared, else 0."""
+    return score_shared_tokens(model, prompt)[0] if prompt.counts_shared else 0.0
+
+
 # Options of any length --------------------------------------------------------------------------
 
 
@@ -121,6 +126,20 @@ class OptionSequences:
             loglikelihoods.append((token_logits - rows.logsumexp(-1)).sum(-1))
             greedy.append((rows.argmax(-1) == ids).all(-1))
         return torch.stack(loglikelihoods, -1), torch.stack(greedy, -1)
+
+    def shared(self, logits: Tensor) -> Tensor | float:
+        """[edits] log-likelihood of the tokens that all options share, where they count; else 0.
+
+        Args:
+            logits: as in `option_scores`. Every sequence has these tokens; the first is read.
+        """
+        if not self.prompt.counts_shared:
+            return 0.0
+        end = len(self.prompt.context) - 1
+        rows = logits[:, 0, end - self.prompt.n_shared : end].float()
+        ids = torch.tensor(self.prompt.context[-self.prompt.n_shared :], device=logits.device)
+        token_logits = rows.gather(-1, ids.expand(len(rows), -1)[..., None])[..., 0]
+        return (token_logits - rows.logsumexp(-1)).sum(-1)
 
     def activations(self, neurons: Tensor) -> Tensor:
         """[sequences, positions, neurons] -> [neurons] float32, the prompt's activations.

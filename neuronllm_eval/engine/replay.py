@@ -115,6 +115,7 @@ class ReplayEngine(Engine):
         with torch.no_grad(), edit_neurons(self.layers.modules, record):
             logits = self._logits(sequences, 1)
         loglikelihoods = sequences.option_scores(logits)[0][0]
+        shared = _first(sequences.shared(logits))
         home = loglikelihoods.device
         n_layers, width = self.layers.shape
         attribution = torch.zeros(len(integrands), n_layers, width, device=home)
@@ -131,12 +132,13 @@ class ReplayEngine(Engine):
                     node_targets[index, layer, some] = integrand.values(values).to(home)
         activations = [sequences.activations(unedited[layer]).to(home) for layer in range(n_layers)]
         return path_integrals(
-            sequences.prompt.gold,
+            sequences.prompt,
             integrands,
             attribution,
             node_targets,
             loglikelihoods,
             torch.stack(activations),
+            shared,
         )
 
     def _products_at(
@@ -161,9 +163,10 @@ class ReplayEngine(Engine):
             return torch.where(keep, leaf, grid).reshape(neurons.shape)
 
         with torch.enable_grad(), edit_neurons(self.layers.modules, edit, [layer]):
-            scores = sequences.option_scores(self._logits(sequences, len(nodes)))[0]
+            logits = self._logits(sequences, len(nodes))
+            scores, shared = sequences.option_scores(logits)[0], sequences.shared(logits)
             for indices, values, (gradient,) in target_gradients(
-                integrands, [scores], [sequences.prompt.gold], [leaf]
+                integrands, [scores], [sequences.prompt], [leaf], [shared]
             ):
                 product = torch.where(keep, unedited.float() * gradient.float(), 0.0).sum((1, 2))
                 for index in indices:
@@ -188,16 +191,17 @@ class ReplayEngine(Engine):
         with torch.enable_grad(), edit_neurons(self.layers.modules, record):
             logits = self.model(input_ids=tokens, use_cache=False).logits
             home = logits.device
-            scores = [
-                sequences.option_scores(rows[None])[0][0]
-                for sequences, rows in zip(batch, logits.split(n_rows), strict=True)
-            ]
-            golds = [sequences.prompt.gold for sequences in batch]
+            of_prompts = list(zip(batch, logits.split(n_rows), strict=True))
+            scores = [one.option_scores(rows[None])[0][0] for one, rows in of_prompts]
+            shared = [_first(one.shared(rows[None])) for one, rows in of_prompts]
+            prompts = [sequences.prompt for sequences in batch]
             leaves = [neurons_of[layer] for layer in range(self.layers.n_layers)]
             shape = len(integrands), len(batch)
             attribution = torch.empty(*shape, *self.layers.shape, device=home)
             node_targets = torch.empty(*shape, device=home)
-            for indices, values, gradients in target_gradients(integrands, scores, golds, leaves):
+            for indices, values, gradients in target_gradients(
+                integrands, scores, prompts, leaves, shared
+            ):
                 products = self._summed_products(leaves, gradients, edited, n_rows, home)
                 for index in indices:
                     integrand = integrands[index]
@@ -214,14 +218,15 @@ class ReplayEngine(Engine):
         n_nodes = len(integrands[0].weights)
         return [
             path_integrals(
-                sequences.prompt.gold,
+                prompt,
                 integrands,
                 attribution[:, row],
                 node_targets[:, row, None, None].expand(-1, len(leaves), n_nodes),
                 scores[row].detach(),
                 torch.stack([of_layer[row] for of_layer in activations]),
+                _detached(shared[row]),
             )
-            for row, sequences in enumerate(batch)
+            for row, prompt in enumerate(prompts)
         ]
 
     def _summed_products(
@@ -274,6 +279,15 @@ class ReplayEngine(Engine):
             batch.append(sequences)
         if batch:
             yield batch
+
+
+def _first(shared: Tensor | float) -> Tensor | float:
+    """Of the only edit."""
+    return shared[0] if isinstance(shared, Tensor) else shared
+
+
+def _detached(shared: Tensor | float) -> Tensor | float:
+    return shared.detach() if isinstance(shared, Tensor) else shared
 
 
 def _padded(tensors: Sequence[Tensor]) -> Tensor:

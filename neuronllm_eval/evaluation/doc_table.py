@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.special
@@ -39,6 +39,8 @@ class DocLine:
 
     Attributes:
         loglikelihoods: condition -> [options].
+        lengths: [options] by which log-likelihoods are divided before options are compared; empty
+            where they are compared as they are, and left out of the file.
     """
 
     task: str
@@ -47,6 +49,7 @@ class DocLine:
     question_id: str
     gold: int
     loglikelihoods: dict[str, list[LogLikelihood]]
+    lengths: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {len(options) for options in self.loglikelihoods.values()}
@@ -58,6 +61,15 @@ class DocLine:
             )
         if not 0 <= self.gold < n_options:
             raise ValueError(f"gold is {self.gold!s:.100} of {n_options} options")
+        if self.lengths and len(self.lengths) != n_options:
+            raise ValueError(f"there are {len(self.lengths)} lengths of {n_options} options")
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON values of the line."""
+        record = asdict(self)
+        if not self.lengths:
+            del record["lengths"]
+        return record
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,8 @@ class DocTable:
         gold: [docs] int64.
         predicted: condition -> [docs] int64.
         correct: condition -> [docs] float64, 1 if the prediction is the gold option, else 0.
-        confidence: condition -> [docs] float64, softmax over options at gold.
+        confidence: condition -> [docs] float64, softmax over options at gold, of what options are
+            compared by.
     """
 
     conditions: tuple[str, ...]
@@ -127,6 +140,7 @@ class DocTable:
             options = np.array(  # [docs, conditions, options]
                 [[docs[row].loglikelihoods[name] for name in names] for row in rows]
             )
+            options = ranking_scores(options, [docs[row].lengths for row in rows])
             predicted[rows] = options.argmax(-1)  # the first of equals, as the harness takes it
             confidence[rows] = softmax_at(options, gold[rows, np.newaxis])
         correct = (predicted == gold[:, np.newaxis]).astype(np.float64)
@@ -158,6 +172,22 @@ def numbered(names: Sequence[str]) -> NDArray[np.int64]:
     """Equal names as equal numbers, from 0 in the order of their first appearance."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+def ranking_scores(
+    loglikelihoods: NDArray[np.float64], lengths: Sequence[tuple[float, ...]]
+) -> NDArray[np.float64]:
+    """What options are compared by, [docs, conditions, options].
+
+    Args:
+        loglikelihoods: of the same shape, log-nats.
+        lengths: [docs] the options' lengths; empty of docs without.
+    """
+    if not any(lengths):
+        return loglikelihoods
+    divisors = np.array([each or (1.0,) * loglikelihoods.shape[-1] for each in lengths])
+    # The float32 that their nine digits stand for, so that ties are those of the harness.
+    return loglikelihoods.astype(np.float32).astype(np.float64) / divisors[:, np.newaxis]
 
 
 def softmax_at(loglikelihoods: NDArray[np.float64], gold: NDArray[np.int64]) -> NDArray[np.float64]:

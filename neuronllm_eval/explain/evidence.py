@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from neuronllm_eval.engine.batching import in_batches
-from neuronllm_eval.engine.interface import Engine, option_cross_entropy
-from neuronllm_eval.prompts import Question
+from neuronllm_eval.engine.interface import Engine, option_cross_entropy, target_values
+from neuronllm_eval.engine.option_logits import counted_shared
+from neuronllm_eval.prompts import SCORED, Question
 
 Location = tuple[int, int]
 
@@ -132,7 +133,10 @@ def single_neuron_effects(
         questions, batch_size, lambda prompts: engine.score(prompts, scales)
     ):
         for prompt, score in zip(questions[index].prompts, scores, strict=True):
-            target = option_cross_entropy(score.loglikelihoods.double(), prompt.gold)
+            # If all positions are edited, the engine includes the tokens that the options share.
+            shared = counted_shared(engine.model, prompt) if engine.positions == SCORED else 0.0
+            loglikelihoods = score.loglikelihoods.double()
+            target = target_values(option_cross_entropy, loglikelihoods, prompt, shared)
             without, doubled = target[1 : 1 + n], target[1 + n :]
             rows.append(torch.stack((target[0] - without, doubled - target[0])).cpu().numpy())
         done()

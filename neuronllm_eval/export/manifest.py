@@ -123,5 +123,5 @@ def warn_of_other_base(model: nn.Module, peft: str, revision: str | None, name: 
         logger.warning(
             "the adapter %s was made for other weights than those of %s (for those of %s), or "
             "lm_eval has fitted the vocabulary to the tokenizer's, as it does with peft=",
-            peft, name, origin.model,
+            peft, name, origin.model_name,
         )  # fmt: skip

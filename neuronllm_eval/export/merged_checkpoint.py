@@ -27,11 +27,7 @@ def require_mergeable(model: nn.Module, layers: FFNLayers) -> None:
     for name, module in zip(layers.names, layers.modules, strict=True):
         weight = getattr(module, "weight", None)
         plain = isinstance(weight, Tensor) and weight.dtype in _MERGEABLE
-        if (
-            not plain
-            or getattr(model, "hf_quantizer", None) is not None
-            or not isinstance(module, (nn.Linear, Conv1D))
-        ):
+        if not plain or not _is_unpacked(model) or not isinstance(module, (nn.Linear, Conv1D)):
             kind = type(module).__name__ if weight is None else weight.dtype
             raise ModelError(
                 f"{name} is quantised, or no plain linear layer ({kind})",
@@ -39,6 +35,15 @@ def require_mergeable(model: nn.Module, layers: FFNLayers) -> None:
                 remedy="export with --format peft, which leaves the weights alone; or load the "
                 "model without quantisation and run identify on that",
             )
+
+
+def _is_unpacked(model: nn.Module) -> bool:
+    """Whether a model is not quantised, or was read from a GGUF file into plain weights."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return True
+    is_gguf = quantizer.quantization_config.quant_method == "gguf"
+    return is_gguf and all(parameter.is_floating_point() for parameter in model.parameters())
 
 
 @torch.no_grad()
@@ -74,18 +79,22 @@ def save_checkpoint(
     model: transformers.PreTrainedModel, model_args: Mapping[str, Any], folder: Path
 ) -> None:
     """Write a model, and the tokenizer that the run's `model_args` name, as a checkpoint."""
-    base = model_args["pretrained"]
+    base, tokenizer_name = model_args["pretrained"], model_args.get("tokenizer")
     options = {"trust_remote_code": False}
     options |= {
         name: model_args[name]
-        for name in ("revision", "trust_remote_code", "subfolder", "gguf_file")
+        for name in ("revision", "trust_remote_code", "subfolder")
         if model_args.get(name) is not None
     }
+    if model_args.get("gguf_file") and not tokenizer_name:  # as lm_eval does
+        options["gguf_file"] = model_args["gguf_file"]
+    else:
+        options["use_fast"] = model_args.get("use_fast_tokenizer", True)
     with readable_loading(base):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            model_args.get("tokenizer") or base,
-            use_fast=model_args.get("use_fast_tokenizer", True),
-            **options,
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_name or base, **options)
+    if getattr(model, "hf_quantizer", None) is not None:
+        # Read from GGUF, and plain (`require_mergeable`): the checkpoint is that of a plain model.
+        model.hf_quantizer = None
+        del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -89,25 +89,33 @@ def adapter_card(export: Export, figures: Figures | None) -> str:
     """
     is_adapter = export.format == "peft"
     base = _one_line(export.provenance.model)
+    source = _model_args(export.provenance)
     return _card(
         "export",
         export.provenance,
         "peft" if is_adapter else "transformers",
-        f"pretrained={base},peft={HERE}" if is_adapter else f"pretrained={HERE}",
+        f"{source},peft={HERE}" if is_adapter else f"pretrained={HERE}",
         ["ia3", "adapter"] if is_adapter else [],
         export=export,
         figures=figures,
         is_adapter=is_adapter,
         operations=_operations(export),
         model_name=base,
+        gguf_file=_one_line(export.provenance.gguf_file),
         here=HERE,
     )
 
 
 def run_card(known: Provenance, report: str) -> str:
     """The card of a run directory, around the text of its `report.md`."""
-    model_args = f"pretrained={_one_line(known.model)},neurons={RUN},condition=enhance"
+    model_args = f"{_model_args(known)},neurons={RUN},condition=enhance"
     return _card("run", known, "neuronllm-eval", model_args, report=report)
+
+
+def _model_args(known: Provenance) -> str:
+    """What loads the model in the harness."""
+    gguf = f",gguf_file={_one_line(known.gguf_file)}" if known.gguf_file else ""
+    return f"pretrained={_one_line(known.model)}{gguf}"
 
 
 def _card(

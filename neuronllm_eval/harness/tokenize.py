@@ -26,8 +26,9 @@ from neuronllm_eval.aqua.cleaning import counts_from_one, plain_answer
 from neuronllm_eval.aqua.proxies import LETTERS
 from neuronllm_eval.errors import DocError, ModelError, TaskError, UsageError
 from neuronllm_eval.harness.gold import CHECKED_DOCS, has_own_scoring, require_same_gold
+from neuronllm_eval.harness.option_lengths import option_lengths, resolved_option_scores
 from neuronllm_eval.harness.tasks import is_aqua, question_ids, validation_split
-from neuronllm_eval.prompts import Prompt, Question, shared_leading_tokens
+from neuronllm_eval.prompts import SUM, Prompt, Question, shared_leading_tokens
 
 logger = logging.getLogger(__name__)
 _TOO_LONG = "longer than the model's context"
@@ -45,6 +46,8 @@ class PromptSettings:
         fewshot_seed: seed of the harness's demonstration sampler.
         description: role and rule line before demonstrations and question; None for the task's.
         on_bad_doc: `skip` and count docs that cannot be used, or `fail`.
+        option_scores: what options are compared by, one of `prompts.OPTION_SCORES`, or `auto`
+            for what the task's main metric compares.
     """
 
     num_fewshot: int | None = None
@@ -54,6 +57,7 @@ class PromptSettings:
     fewshot_seed: int = 1234
     description: str | None = None
     on_bad_doc: str = "skip"
+    option_scores: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class QuestionSet:
         num_fewshot: demonstrations of each prompt that was not shortened.
         skipped: per reason, docs that are not evaluated.
         demonstrations_dropped: docs with fewer than `num_fewshot` demonstrations, to fit.
+        option_scores: what their options are compared by, one of `prompts.OPTION_SCORES`.
     """
 
     task: ConfigurableTask
@@ -75,6 +80,7 @@ class QuestionSet:
     num_fewshot: int
     skipped: dict[str, int]
     demonstrations_dropped: int
+    option_scores: str = SUM
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -237,6 +243,7 @@ class Encoder:
             num_fewshot=int(self.task.config.num_fewshot or 0),
             skipped=dict(sorted(skipped.items())),
             demonstrations_dropped=n_shortened,
+            option_scores=self._option_scores,
         )
 
     def _require_gold(self, prompts: list[Prompt], usable: dict[int, list[Instance]]) -> None:
@@ -341,7 +348,12 @@ class Encoder:
             tuple(tuple(option[n_shared:]) for option in options),
             gold,
             n_shared,
+            option_lengths(task.doc_to_choice(doc), self._option_scores),
         )
+
+    @cached_property
+    def _option_scores(self) -> str:
+        return resolved_option_scores(self.task, self.settings.option_scores)
 
     def _gold(self, doc_id: int, doc: dict[str, Any], choices: Sequence[str]) -> int:
         """The index of the gold option, as the harness's scoring reads the target."""

@@ -150,8 +150,8 @@ def require_same_shape(neurons: NeuronSet, shape: tuple[int, int], model: str) -
     """Raise ModelError unless the neurons belong to a model of `shape` [layers, neurons]."""
     if neurons.shape != shape:
         raise ModelError(
-            f"the neurons were found in {neurons.provenance.model}, of {neurons.n_layers} layers "
-            f"of {neurons.width} neurons; {model} has {shape[0]} layers of {shape[1]}",
+            f"the neurons were found in {neurons.provenance.model_name}, of {neurons.n_layers} "
+            f"layers of {neurons.width} neurons; {model} has {shape[0]} layers of {shape[1]}",
             expected="the model they were found in",
             remedy="pass that model as pretrained=, or run identify on this one",
         )
@@ -162,7 +162,7 @@ def require_same_weights(neurons: NeuronSet, weights: Weights, model: str) -> No
     if weights.differ(neurons.provenance):
         raise ModelError(
             f"the neurons were found in other weights than those of {model}, though of one shape",
-            expected=f"the weights of {neurons.provenance.model} as they were, with the hash "
+            expected=f"the weights of {neurons.provenance.model_name} as they were, with the hash "
             f"{neurons.provenance.model_hash}",
             remedy="run identify again; to try neurons on other weights on purpose, use "
             "`neuronllm-eval run --model neuronllm`",

@@ -38,6 +38,8 @@ def readable_loading(model: object) -> Iterator[None]:
             yield
     except NeuronLLMError:
         raise
+    except ImportError as error:
+        raise _not_installed(model, error) from error
     except Exception as error:  # whatever lm_eval, transformers, torch, peft and the Hub raise
         raise ModelError(
             f"the model {model!r:.300} cannot be loaded: "
@@ -59,6 +61,23 @@ def readable_loading(model: object) -> Iterator[None]:
             expected="all weights of a causal language model; the others would be random",
             remedy="download it again, or check that its config.json fits its weights",
         )
+
+
+def _not_installed(model: object, error: ImportError) -> ModelError:
+    """The error for a package that this kind of model needs."""
+    reason = str(error).strip() or type(error).__name__
+    if "gguf" in reason.lower():
+        return ModelError(
+            f"the model {model!r:.300} is in a GGUF file, and there is no package to read it: "
+            f"{reason}",
+            expected="the package gguf, from version 0.10",
+            remedy="pip install 'neuronllm-eval[gguf]', or pip install gguf",
+        )
+    return ModelError(
+        f"the model {model!r:.300} cannot be loaded: {reason}",
+        expected="all packages that the model needs",
+        remedy="install what the message names, or check --model_args",
+    )
 
 
 @contextmanager

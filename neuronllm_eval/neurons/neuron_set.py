@@ -21,6 +21,7 @@ from pydantic import Field
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load, one_of
+from neuronllm_eval.prompts import OPTION_SCORES, SUM
 
 SCHEMA_VERSION: Final = 3
 NEURONS_FILE = "neurons.json"
@@ -57,8 +58,10 @@ class Provenance:
     loaded, `attribution_dtype` the one they had while neurons were attributed. `batch_size` is the
     number of prompts per batch, also where `auto` was requested. `asked` is JSON: how an AQUA task
     builds its prompts (`aqua.settings.AquaSettings`), {} for other tasks; `method_args` is JSON
-    too: the method's settings. `positions` is where neurons were attributed (`prompts.POSITIONS`).
-    The completeness gaps are None where they were not measured.
+    too: the method's settings. `positions` is where neurons were attributed (`prompts.POSITIONS`),
+    `option_scores` what options were compared by (`prompts.OPTION_SCORES`).
+    The completeness gaps are None where they were not measured. `gguf_file` is the file in `model`
+    that holds the weights of a GGUF model, empty for another.
     """
 
     tool_version: str
@@ -95,6 +98,13 @@ class Provenance:
     completeness_gap_mean: float | None
     completeness_gap_share: float | None
     weights_sample: Annotated[str, Field(pattern="^([0-9a-f]{4})*$")] = ""
+    option_scores: Annotated[str, one_of(OPTION_SCORES)] = SUM
+    gguf_file: str = ""
+
+    @property
+    def model_name(self) -> str:
+        """The model as messages and pages name it: `model`, with its GGUF file."""
+        return f"{self.model}/{self.gguf_file}" if self.gguf_file else self.model
 
 
 @artifact

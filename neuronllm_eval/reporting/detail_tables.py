@@ -17,6 +17,7 @@ from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
 from neuronllm_eval.interventions.conditions import UNMASKED
 from neuronllm_eval.neurons.neuron_set import Provenance
+from neuronllm_eval.prompts import PER_BYTE, PER_CHARACTER
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.task_report import TaskReport
 from neuronllm_eval.reporting.wording import gap_figures, tested, unit
@@ -272,12 +273,19 @@ def gap_table(provenance: Provenance) -> Table | None:
     )
 
 
+# Where options are not compared by their log-likelihoods as they are.
+_COMPARED_BY = {
+    PER_CHARACTER: "compared by log-likelihood per character, as in acc_norm",
+    PER_BYTE: "compared by log-likelihood per byte, as in acc_bytes",
+}
+
+
 def provenance_table(report: TaskReport) -> Table:
     """Model, task, settings and versions of the run."""
     origin = report.scores.provenance
     n_good, n_bad = len(report.neurons.good), len(report.neurons.bad)
     rows = {
-        "model": origin.model,
+        "model": origin.model_name,
         "revision": origin.model_revision,
         "weights": f"{origin.model_hash}, {origin.dtype}",
         "tokenizer": origin.tokenizer_hash,
@@ -289,6 +297,7 @@ def provenance_table(report: TaskReport) -> Table:
         "method": ", ".join(filter(None, (origin.method, settings_text(origin.method_args)))),
         "path integral": f"{origin.quadrature}, {origin.n_steps} nodes, {origin.attribution_dtype}",
         "positions": f"selected at {origin.positions}, applied at {report.applied_at}",
+        "options": _COMPARED_BY.get(origin.option_scores, ""),
         "neurons": f"{n_good} good and {n_bad} bad of {report.scores.score.size}, "
         f"top_z {origin.top_z}, ambiguous {report.neurons.ambiguous}",
         "engine": f"{origin.engine} on {origin.device}, {origin.batch_size} prompts per batch",

@@ -34,7 +34,8 @@ class QuestionLine:
         question_id: the question.
         doc_ids: [proxies] the doc's index in the task.
         gold: [proxies] index of the gold option.
-        loglikelihoods: [proxies][options] log-nats, of the tokens that the options do not share.
+        loglikelihoods: [proxies][options] log-nats, of the tokens that the options do not share; of
+            all if these are divided by lengths.
         right: [proxies] whether the likeliest option is the gold one.
         completeness_gap: the largest over proxies and layers, in units of its target; None where
             it is not measured.
@@ -136,8 +137,8 @@ def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
     """The neurons of a run.
 
     Raises:
-        ArtifactError: `neurons.json` is missing or damaged, or is of another task or
-            other positions.
+        ArtifactError: `neurons.json` is missing or damaged, or is of another task, other positions
+            or other scores of options.
     """
     if run.settings.exists() and run.identifying.is_dir() and not run.neurons.exists():
         raise ArtifactError(
@@ -149,6 +150,7 @@ def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
     pairs = {
         "task": (neurons.provenance.task, settings.task),
         "positions": (neurons.provenance.positions, settings.positions),
+        "option_scores": (neurons.provenance.option_scores, settings.option_scores),
     }
     for name, (identified, expected) in pairs.items():
         if identified != expected:

@@ -54,7 +54,7 @@ from neuronllm_eval.interventions.conditions import (
     Scales,
 )
 from neuronllm_eval.neurons.neuron_set import AMBIGUOUS
-from neuronllm_eval.prompts import POSITIONS, SCORED
+from neuronllm_eval.prompts import OPTION_SCORES, POSITIONS, SCORED, SUM
 
 logger = logging.getLogger(__name__)
 ENGINES = ("auto", "fan_out", "replay")
@@ -157,6 +157,14 @@ class SelectionSettings(QuestionSettings, ComputeSettings):
         "at the positions whose logits are scored, or at all (slow, except for --method gradxact "
         "and tn)",
         choices=POSITIONS,
+    )
+    option_scores: str = _selection(
+        "auto",
+        "what options are compared by, in attribution and in reports: their log-likelihood (sum), "
+        "or that divided by the length of their text, as in acc_norm (per_character) or acc_bytes "
+        "(per_byte); auto is what the first of acc, acc_norm and acc_bytes in the task's metric "
+        "list does",
+        choices=("auto", *OPTION_SCORES),
     )
     quadrature: str = _selection(
         "auto",
@@ -373,6 +381,8 @@ class RunSettings(SelectionSettings):
     method: str = "ace"
     method_args: dict[str, Any] = Field(default_factory=dict)
     top_k: float = 0.02
+    # What a run.yaml means that does not have it.
+    option_scores: str = changed(SelectionSettings.model_fields["option_scores"], default=SUM)
     validation_prompts: dict[str, str] = Field(default_factory=dict)
 
     def without_secrets(self) -> RunSettings:

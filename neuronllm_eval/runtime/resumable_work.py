@@ -69,11 +69,14 @@ def end_of_batch(questions: Sequence[Question], start: int, end: int, size: int)
 
 
 def prompts_digest(questions: Iterable[Question]) -> str:
-    """A digest of every question's id and of its prompts' token ids."""
+    """A digest of every question's id, of its prompts' token ids and of their lengths, if any."""
     state = hashlib.sha256()
     for question in questions:
         prompts = [
-            (prompt.doc_id, prompt.context, prompt.options, prompt.gold, prompt.n_shared)
+            (
+                *(prompt.doc_id, prompt.context, prompt.options, prompt.gold, prompt.n_shared),
+                *((prompt.lengths,) if prompt.lengths else ()),
+            )
             for prompt in question.prompts
         ]
         state.update(json.dumps([question.question_id, prompts]).encode())

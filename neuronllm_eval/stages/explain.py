@@ -76,7 +76,7 @@ def gather(
                 values = attributing.method.values(of_prompt)[layers, indices]
                 sums[index] += values.double().cpu().numpy()
                 activations.append(of_prompt.activations[layers, indices].double().cpu().numpy())
-                correct.append(is_correct(of_prompt, prompt.gold))
+                correct.append(is_correct(of_prompt, prompt))
                 question_of.append(index)
             progress.update()
     with bar(total=len(questions), desc="each alone", unit="question", leave=False) as progress:

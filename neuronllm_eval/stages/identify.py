@@ -91,7 +91,8 @@ def plan_identification(
     unfinished = [runs[index] for index in indices]
     pending = unfinished or runs
     methods = [method_run.method for method_run in pending]
-    how, stage = prepare_identification(inputs, pending[0].run, methods, launch)
+    every = [method_run.method for method_run in runs]
+    how, stage = prepare_identification(inputs, pending[0].run, methods, launch, every)
     inputs = dataclasses.replace(inputs, settings=_resolved(inputs, how))
     finished_runs = [method_run for method_run in runs if method_run not in unfinished]
     launch.ranks.on_first(lambda: require_same_neurons(finished_runs, inputs))
@@ -170,6 +171,7 @@ def _resolved(inputs: StageInput, how: IdentificationSettings) -> RunSettings:
         "quadrature": how.quadrature.name,
         "n_steps": how.quadrature.n_steps,
         "num_fewshot": inputs.questions.num_fewshot,
+        "option_scores": inputs.questions.option_scores,
     }
     if not is_aqua(inputs.questions.task):  # whose names of splits are not the data set's
         changes["selection_split"] = inputs.questions.split
@@ -336,6 +338,7 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         n_steps=settings.n_steps,
         top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
         positions=settings.positions,
+        option_scores=settings.option_scores,
         seed=int(aqua_settings.get("seed", settings.seed or 0)),
         asked=json.dumps(aqua_settings, sort_keys=True),
         engine=stage.engine.name,
@@ -344,4 +347,5 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         completeness_gap_mean=sums.gap_mean if sums.n_gaps else None,
         completeness_gap_share=sums.gap_share if sums.n_gaps else None,
         weights_sample=model.weights.sample,
+        gguf_file=str(settings.model_args.get("gguf_file") or ""),
     )

@@ -219,7 +219,8 @@ class StageInput:
     @property
     def model_name(self) -> str:
         """As the settings name it."""
-        return str(self.settings.model_args.get("pretrained"))
+        names = (self.settings.model_args.get(name) for name in ("pretrained", "gguf_file"))
+        return "/".join(str(name) for name in names if name)
 
     @property
     def split(self) -> str:
@@ -301,6 +302,7 @@ def prompt_settings(settings: RunSettings) -> PromptSettings:
         fewshot_seed=PromptSettings.fewshot_seed if settings.seed is None else settings.seed,
         description=description,
         on_bad_doc=settings.on_bad_doc or PromptSettings.on_bad_doc,
+        option_scores=settings.option_scores,
     )
 
 

@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,11 @@ from neuronllm_eval.attribution.integrated_gradients import (
     takes_one_pass,
 )
 from neuronllm_eval.attribution.methods import Method
-from neuronllm_eval.engine.batching import Pass, auto_batch_size, in_batches
+from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine, rounding_tolerance
-from neuronllm_eval.engine.interface import Engine
+from neuronllm_eval.engine.interface import Engine, ranking_scores
 from neuronllm_eval.engine.pass_size import tree_size
-from neuronllm_eval.errors import ModelError
+from neuronllm_eval.errors import DocError, ModelError
 from neuronllm_eval.evaluation.stats.significance import ALPHA, chance_test
 from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
 from neuronllm_eval.harness.tasks import is_aqua
@@ -85,18 +84,19 @@ def warn_of_chance(inputs: StageInput, stage: Stage, launch: Launch) -> None:
     if not launch.ranks.is_first:
         return
     task, engine = stage.task, stage.engine
-    unmasked = torch.ones(1, *engine.layers.shape, dtype=torch.int8)
-    score = partial(engine.score, scales=unmasked)
+    unmasked = np.ones((1, *engine.layers.shape), np.int8)
     prompts: list[Prompt] = []
     predicted: list[int] = []
     n_questions = 0
     some = stage.questions[:_CHANCE_QUESTIONS]
-    for index, scores in in_batches(some, stage.batch_size, score):
-        options = [of_prompt.loglikelihoods[0] for of_prompt in scores]
-        if all(bool(torch.isfinite(values).all()) for values in options):  # else it is excluded
-            prompts += some[index].prompts
-            predicted += [int(values.argmax()) for values in options]
-            n_questions += 1
+    for question, docs in score_conditions(engine, some, unmasked, stage.batch_size):
+        if isinstance(docs, DocError):  # identification excludes it too
+            continue
+        for prompt, doc in zip(question.prompts, docs, strict=True):
+            loglikelihoods = torch.from_numpy(doc.loglikelihoods[0]).double()
+            predicted.append(int(ranking_scores(loglikelihoods, prompt).argmax()))
+        prompts += question.prompts
+        n_questions += 1
     if not n_questions:
         return
     correct = [option == prompt.gold for option, prompt in zip(predicted, prompts, strict=True)]
@@ -175,7 +175,11 @@ def checked_engine(inputs: StageInput, positions: str, n_nodes: int = 0) -> Engi
 
 
 def prepare_identification(
-    inputs: StageInput, run: RunDirectory, methods: Sequence[Method], launch: Launch
+    inputs: StageInput,
+    run: RunDirectory,
+    methods: Sequence[Method],
+    launch: Launch,
+    every: Sequence[Method],
 ) -> tuple[IdentificationSettings, Stage]:
     """How a task is identified, and with which engine.
 
@@ -184,6 +188,7 @@ def prepare_identification(
         run: the directory, with the work to resume if there is any.
         methods: that share the pass.
         launch: the processes, of which the first chooses an automatic batch size.
+        every: these and those whose runs are finished; they have their quadrature in common.
 
     Raises:
         UsageError: settings that no model can make right, or not this one.
@@ -196,17 +201,19 @@ def prepare_identification(
     engine = checked_engine(inputs, settings.positions, most)
     how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
     one_pass = takes_one_pass(how.quantities)
-    if one_pass and settings.quadrature == AUTO_QUADRATURE:
+    if (
+        takes_one_pass(replace(how, methods=tuple(every)).quantities)
+        and settings.quadrature == AUTO_QUADRATURE
+    ):
         quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
     else:
-        # Whatever the methods, so that a method's scores do not depend on its company.
-        batch_size = settings.fixed_batch_size or 1
         quadrature = choose_quadrature(engine, prompts, settings.quadrature, settings.n_steps)
     passes = Pass(
         0 if one_pass else quadrature.n_copies,
         gradients=True,
         whole_prompts=one_pass and engine.name == "replay",
         tree_rows=max(map(tree_size, prompts)),
+        compares_logits=all(prompt.compares_logits for prompt in prompts),
     )
     batch_size = _batch_size(inputs, passes, run.identifying, launch)
     how = replace(how, quadrature=quadrature, batch_size=batch_size)

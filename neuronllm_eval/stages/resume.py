@@ -11,10 +11,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from neuronllm_eval.attribution.integrated_gradients import AUTO_QUADRATURE
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import ArtifactError, DocError, UsageError
 from neuronllm_eval.evaluation.doc_table import doc_table
+from neuronllm_eval.harness.option_lengths import AUTO
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
@@ -35,7 +35,7 @@ from neuronllm_eval.stages.load import MethodRun, StageInput, prompt_settings
 
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
-_RESOLVED = ("quadrature", "n_steps", "selection_split", "num_fewshot")
+_RESOLVED = ("quadrature", "n_steps", "selection_split", "num_fewshot", "option_scores")
 # Settings that say where something lies, which has digests of its own; and such digests.
 _PLACES = ("include_path", "device", "validation_prompts")
 
@@ -66,9 +66,9 @@ def refuse_before_work(
     for run, settings in runs:
         if run.settings.exists():
             now = _comparable(settings)
-            left_open = {name for name in _RESOLVED if now[name] is None}
-            if now["quadrature"] == AUTO_QUADRATURE:
-                left_open |= {"quadrature", "n_steps"}
+            left_open = {name for name in _RESOLVED if now[name] in (None, AUTO)}
+            if "quadrature" in left_open:
+                left_open.add("n_steps")
             for name in left_open:
                 del now[name]
             _require_equal(run, now, _comparable(load_settings(run)))

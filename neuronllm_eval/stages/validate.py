@@ -211,15 +211,20 @@ def _write_docs(
 ) -> None:
     """conditions.jsonl and validation_docs.jsonl."""
     task = inputs.settings.task
-    lines = [_condition_line(doc, plan.names, task, inputs.split) for doc in scores]
+    lengths = {prompt.doc_id: prompt.lengths for prompt in inputs.questions.prompts}
+    lines = [
+        _condition_line(doc, plan.names, task, inputs.split, lengths[doc.doc_id]) for doc in scores
+    ]
     table = DocTable.from_lines(lines, run.conditions, task)
-    run.write(run.conditions, map(asdict, lines), table)
+    run.write(run.conditions, (line.to_record() for line in lines), table)
     texts = list(doc_lines(inputs.questions))
     docs = tuple(DocText(**{**text, "options": tuple(text["options"])}) for text in texts)
     run.write(run.validation_docs, texts, docs)
 
 
-def _condition_line(doc: DocScores, names: Sequence[str], task: str, split: str) -> DocLine:
+def _condition_line(
+    doc: DocScores, names: Sequence[str], task: str, split: str, lengths: tuple[float, ...] = ()
+) -> DocLine:
     # Nine significant digits give back the same float32.
     rows = [[float(f"{value:.9g}") for value in row] for row in doc.loglikelihoods.tolist()]
     return DocLine(
@@ -229,6 +234,7 @@ def _condition_line(doc: DocScores, names: Sequence[str], task: str, split: str)
         question_id=doc.question_id,
         gold=doc.gold,
         loglikelihoods=dict(zip(names, rows, strict=True)),
+        lengths=lengths,
     )
 
 

@@ -33,6 +33,7 @@ from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, doc_table
 from neuronllm_eval.formats.digests import SUMS_FILE, changed_files
 from neuronllm_eval.formats.typed_files import load_lines
+from neuronllm_eval.harness.option_lengths import METRIC_OF
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.conditions import condition_factors
 from neuronllm_eval.interventions.score_conditions import score_conditions
@@ -113,24 +114,27 @@ def check_artifacts(run: RunDirectory, settings: RunSettings, neurons: NeuronSet
         ),
     ]
     if run.conditions.is_file():
-        checks.append(_check_results(run, settings.task))
+        checks.append(_check_results(run, settings))
     return checks
 
 
-def _check_results(run: RunDirectory, task: str) -> Check:
+def _check_results(run: RunDirectory, settings: RunSettings) -> Check:
+    task, metric = settings.task, METRIC_OF[settings.option_scores]
     table = doc_table(run, task)
     written = [name for name in table.conditions if run.result(name).is_file()]
-    accuracies = {name: load_metrics(run, name, task).get("acc") for name in written}
+    accuracies = {name: load_metrics(run, name, task).get(metric) for name in written}
     wrong = [
         name
         for name, accuracy in accuracies.items()
         if accuracy is not None and abs(accuracy - float(table.correct[name].mean())) > 1e-9
     ]
     n_compared = sum(accuracy is not None for accuracy in accuracies.values())
-    detail = f"{n_compared} of {len(table.conditions)} conditions have result files"
+    detail = f"{len(written)} of {len(table.conditions)} conditions have result files"
+    if not n_compared:  # the user chose scores of options that no metric of the task is of
+        detail += f", without {metric} to compare"
     return Check(
         "result files follow from the docs",
-        n_compared > 0 and not wrong,
+        bool(written) and not wrong,
         f"{detail}; differing: {', '.join(wrong)}" if wrong else detail,
     )
 
@@ -246,7 +250,12 @@ def check_conditions(
     factors = condition_factors(names, neurons, record.scales)
     batch_size = settings.fixed_batch_size or record.batch_size
     prompts = [prompt for question in questions for prompt in question.prompts]
-    differences = [0.0]
+    same_lengths = all(
+        prompt.lengths == lines[question.question_id][prompt.doc_id].lengths
+        for question in questions
+        for prompt in question.prompts
+    )
+    differences = [0.0 if same_lengths else float("inf")]
     with _bar("verify the conditions", prompts, "doc") as progress:
         for _, docs in score_conditions(engine, questions, factors, batch_size):
             if isinstance(docs, DocError):

@@ -46,6 +46,7 @@ CHANGES = {
     "n_chosen_on": (60, "neurons selected on 60 questions instead of 120"),
     "chosen_at": ("all", "neurons selected at all positions instead of scored"),
     "applied_at": ("all", "neurons edited at all positions instead of scored"),
+    "option_scores": ("per_character", "option scores per_character instead of sum"),
     "top_k": (20, "K 20 instead of 41"),
     "scales": (Scales(suppress=0.5), "suppressing by the factor 0.5 instead of 0"),
     "lm_eval": ("0.5.0", "lm_eval 0.5.0 instead of 0.4.13"),

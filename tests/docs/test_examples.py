@@ -13,12 +13,14 @@ from tests.fixtures.cli import call, without_the_harness_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+# A module for a flag, and a script that downloads weights.
+NOT_ALONE = ("own_method", "real_model")
 TABLE = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's
 @pytest.mark.parametrize(
-    "script", [each for each in SCRIPTS if each.stem != "own_method"], ids=lambda path: path.stem
+    "script", [each for each in SCRIPTS if each.stem not in NOT_ALONE], ids=lambda path: path.stem
 )
 def test_the_example_runs(script, tmp_path, monkeypatch):
     without_the_harness_tasks(monkeypatch)

@@ -236,6 +236,20 @@ def test_copies_are_those_of_the_engine_s_largest_pass(model, passes):
     assert [max(n for n in seen[layer] if n != prefill) for layer in seen] == expected
 
 
+def test_letters_that_need_the_whole_vocabulary_take_smaller_passes(model):
+    # 8 prompts share 2**26 / 2**18 = 256 rows: 32 each, so 31 trees, of 5 copies in 6 layers. Else
+    # all 12 layers have room.
+    whole = Pass(5, gradients=True, compares_logits=False)
+    assert whole.rows(12, 8, 2**18) == [1 + 5 * min(layer, 6) for layer in range(1, 13)]
+    assert replace(whole, compares_logits=True).rows(12, 8, 2**18)[-1] == 1 + 5 * 12
+    layers = find_ffn_layers(model)
+    needed = [
+        batch_bytes(model, layers, 9, 2, replace(whole, compares_logits=compares))
+        for compares in (True, False)
+    ]
+    assert needed[1] > needed[0]
+
+
 def test_gradients_at_alpha_1_alone_take_no_copies(model):
     layers = find_ffn_layers(model)
     engine, one = FanOutEngine(model, layers), torch.ones(1)

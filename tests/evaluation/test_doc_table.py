@@ -34,6 +34,25 @@ def test_the_first_of_equal_options_is_predicted():
     assert the_table(lines).predicted["unmasked"].tolist() == [0, 0]
 
 
+def test_the_likeliest_per_length_is_predicted():
+    # -6 / 3 and -4 / 1: -2 and -4. The doc without lengths: -6 and -4.
+    loglikelihoods = {"unmasked": [-6.0, -4.0], "degrade": [-6.0, -1.0]}
+    divided = {**LINES[0], "loglikelihoods": loglikelihoods, "lengths": [3.0, 1.0]}
+    table = the_table([divided, {**LINES[1], "loglikelihoods": loglikelihoods}])
+    assert table.predicted["unmasked"].tolist() == [0, 1]
+    assert table.predicted["degrade"].tolist() == [1, 1]
+    assert table.correct["unmasked"].tolist() == [1, 1]  # golds are 0 and 1
+    assert table.confidence["unmasked"] == pytest.approx([1 / (1 + math.exp(-2))] * 2)
+
+
+def test_ties_of_float32_stay_ties_when_divided():
+    # The float32 nearest to -0.1 and twice it, in nine digits: their ratio is not 2.
+    one, two = -0.100000001, -0.200000003
+    lines = [{**LINES[1], "loglikelihoods": rows(unmasked=[one, two]), "lengths": [1.0, 2.0]}]
+    assert two / 2 > one or two / 2 < one
+    assert the_table(lines).predicted["unmasked"].tolist() == [0]
+
+
 def test_the_order_of_docs_with_different_numbers_of_options_is_kept():
     shuffled = [LINES[2], LINES[0], LINES[3], LINES[1]]
     table = the_table(shuffled)
@@ -84,6 +103,10 @@ def rows(**changes: list) -> dict:
         ),
         (changed(1, loglikelihoods={"unmasked": odds(1, 1)}), "line 2 has other conditions: degr"),
         (changed(1, loglikelihoods=rows(enhance=odds(1, 1))), "line 2 has other conditions: enh"),
+        (changed(1, lengths=[1.0]), "line 2: there are 1 lengths of 2 options"),
+        (changed(1, lengths=[1.0, 0.0]), "line 2: lengths.1 is 0.0"),
+        (changed(1, lengths=[1.0, "2"]), "line 2: lengths.1 is '2'"),
+        (changed(1, lengths=None), "line 2: lengths is None"),
         (changed(1, task="other"), "line 2 has task 'other', not 'a_task'"),
         (changed(1, split="train"), "line 2 has split 'train', not 'test'"),
         (changed(1, doc_id=0), "line 2 repeats doc 0"),

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import struct
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -239,7 +238,7 @@ def line_of(rows) -> dict:
     values = np.array(rows, dtype=np.float32)
     doc = DocScores("q-1", 3, 1, values, values > 0)
     names = [UNMASKED, "degrade"][: len(values)]
-    return json.loads(json.dumps(asdict(_condition_line(doc, names, "some_task", "dev"))))
+    return json.loads(json.dumps(_condition_line(doc, names, "some_task", "dev").to_record()))
 
 
 def test_a_line_of_conditions():

@@ -50,6 +50,7 @@ FULL = RunSettings(
     method="random",
     method_args={"seed": 4},
     positions="all",
+    option_scores="per_byte",
     quadrature="right_riemann",
     n_steps=20,
     top_z=5.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def test_the_digest_sees_every_token():
     ]
     digests = {prompts_digest([first, asked[1]]) for first in (asked[0], *changed)}
     assert len(digests) == 6
+    # As before prompts could have lengths.
+    before = Question("q", (Prompt(0, (1, 2, 3), ((5,), (6,)), 1, 1),))
+    assert prompts_digest([before]) == "b5e356a29a6078ff"
+    divided = {
+        prompts_digest([Question("q", (replace(before.prompts[0], lengths=lengths),))])
+        for lengths in ((), (2.0, 3.0), (3.0, 2.0))
+    }
+    assert len(divided) == 3
     assert prompts_digest(asked) == prompts_digest(questions(2, 1))
 
 
