@@ -79,7 +79,8 @@ def warn_of_few(questions: QuestionSet, what: str) -> None:
 def warn_of_chance(inputs: StageInput, stage: Stage, launch: Launch) -> None:
     """Log a warning if the unmasked model is not clearly above chance on the first questions.
 
-    The first process scores them, once for all methods; what the stage computes is the same.
+    The first process scores one prompt of each, once for all methods; what the stage computes is
+    the same.
     """
     if not launch.ranks.is_first:
         return
@@ -87,27 +88,24 @@ def warn_of_chance(inputs: StageInput, stage: Stage, launch: Launch) -> None:
     unmasked = np.ones((1, *engine.layers.shape), np.int8)
     prompts: list[Prompt] = []
     predicted: list[int] = []
-    n_questions = 0
-    some = stage.questions[:_CHANCE_QUESTIONS]
+    some = [replace(each, prompts=each.prompts[:1]) for each in stage.questions[:_CHANCE_QUESTIONS]]
     for question, docs in score_conditions(engine, some, unmasked, stage.batch_size):
         if isinstance(docs, DocError):  # identification excludes it too
             continue
-        for prompt, doc in zip(question.prompts, docs, strict=True):
-            loglikelihoods = torch.from_numpy(doc.loglikelihoods[0]).double()
-            predicted.append(int(ranking_scores(loglikelihoods, prompt).argmax()))
-        prompts += question.prompts
-        n_questions += 1
-    if not n_questions:
+        (prompt,), (doc,) = question.prompts, docs
+        loglikelihoods = torch.from_numpy(doc.loglikelihoods[0]).double()
+        predicted.append(int(ranking_scores(loglikelihoods, prompt).argmax()))
+        prompts.append(prompt)
+    if not prompts:
         return
     correct = [option == prompt.gold for option, prompt in zip(predicted, prompts, strict=True)]
-    test = chance_test(correct, [len(prompt.options) for prompt in prompts], n_questions)
+    test = chance_test(correct, [len(prompt.options) for prompt in prompts], len(prompts))
     if test.is_at_chance:
         logger.warning(
             "%s: the unmasked model is not clearly above chance on the first selection questions "
-            "(%s, %d prompts, binomial test at %g; predicted: %s): %s. Consider %s.",
+            "(%s, binomial test at %g; predicted: %s): %s. Consider %s.",
             task,
             chance_figures(test),
-            test.n_docs,
             ALPHA,
             _shares(predicted, lettered=is_aqua(inputs.questions.task)),
             AT_CHANCE,
