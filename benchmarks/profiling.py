@@ -105,7 +105,7 @@ def parts(run: Run, n_nodes: int, repeats: int) -> dict[str, float]:
             engine = fan_out.FanOutEngine
             for owner, name, part in (
                 (Prefiller, "prefill", "prefill"),
-                (engine, "_integrate_layers", "copies"),
+                (engine, "_pass", "copies"),
                 (shared_prefix, "attention_masks", "masks"),
                 (DynamicCache, "update", "cache"),
                 (torch.autograd, "grad", "backward"),

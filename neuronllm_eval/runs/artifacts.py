@@ -153,7 +153,7 @@ def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:
         "option_scores": (neurons.provenance.option_scores, settings.option_scores),
     }
     for name, (identified, expected) in pairs.items():
-        if identified != expected:
+        if expected not in (identified, "auto"):  # which a command leaves to the run
             raise ArtifactError(
                 f"{run.neurons} has {name} {identified!r:.100}, and {run.settings} {expected!r}",
                 expected="files of one run",

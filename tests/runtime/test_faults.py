@@ -182,7 +182,7 @@ def test_a_fault_is_seen(reference, tasks, tmp_path, monkeypatch):
     command, expected, _ = undisturbed(reference, tasks)
     with monkeypatch.context() as patch:
         patch.setattr("torch.utils.hooks.RemovableHandle.remove", lambda _: None)
-        fault = Fault("internal", "engine.fan_out.FanOutEngine.score.<locals>.edit", 1)
+        fault = Fault("internal", "engine.fan_out.FanOutEngine._score.<locals>.edit", 1)
         found = "\n".join(strike(fault, command, tmp_path / "hooks", expected))
     assert "the model's hooks are" in found
     with monkeypatch.context() as patch:
