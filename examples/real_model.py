@@ -32,7 +32,8 @@ for run in runs:
     print(f"\n{run.task}: {len(good)} good and {len(bad)} bad neurons by {len(run.questions)} "
           f"questions, best: layer {good[0].layer}, neuron {good[0].index}")  # fmt: skip
     print(f"  unmasked accuracy {100 * run.metrics('unmasked')['acc']:.1f}%")
-    for name, summary in run.summaries.items():
+    for name in ("suppress_good", "suppress_bad"):
+        summary = run.summaries[name]
         effect = summary.accuracy
         print(f"  {name}: {effect.delta:+.1f} points ({effect.low:+.1f} to {effect.high:+.1f}), "
               f"beyond {summary.n_beyond} of 4 random controls")  # fmt: skip
