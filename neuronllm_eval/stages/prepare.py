@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 # Below this many questions the log warns, in selection and in validation.
 FEW_QUESTIONS = 30
 # The first selection questions are compared with chance: so many, before a pass over all of them.
-_CHANCE_QUESTIONS = 50
+_CHANCE_QUESTIONS, _CHANCE_BATCH = 50, 16
 _SHARES_SHOWN = 5  # of predicted options
 # What a result file and the small files of a stage take, in bytes.
 _RESULT_FILE = 17_000
@@ -89,7 +89,9 @@ def warn_of_chance(inputs: StageInput, stage: Stage, launch: Launch) -> None:
     prompts: list[Prompt] = []
     predicted: list[int] = []
     some = [replace(each, prompts=each.prompts[:1]) for each in stage.questions[:_CHANCE_QUESTIONS]]
-    for question, docs in score_conditions(engine, some, unmasked, stage.batch_size):
+    # One copy of each takes little memory; batches that do not fit are halved.
+    batch_size = max(stage.batch_size, _CHANCE_BATCH)
+    for question, docs in score_conditions(engine, some, unmasked, batch_size):
         if isinstance(docs, DocError):  # identification excludes it too
             continue
         (prompt,), (doc,) = question.prompts, docs
