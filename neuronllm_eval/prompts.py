@@ -23,12 +23,12 @@ NOT_FINITE = "NaN or infinite numbers"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One lettered prompt, as the harness tokenises it.
+    """One prompt and its options, letters or texts, as the harness tokenises them.
 
     Attributes:
         doc_id: index of the doc in the harness task (names the prompt in errors).
         context: token ids up to and including the last one that all options share; its last
-            token is the scored position.
+            token is the first scored position.
         options: per option the token ids that follow the context.
         gold: index of the gold option.
         n_shared: how many tokens at the end of `context` are the options' own, shared by all.

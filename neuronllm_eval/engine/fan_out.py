@@ -153,7 +153,7 @@ class FanOutEngine(Engine):
             raise UsageError(
                 f"{len(nodes)} nodes and trees of {largest} rows in passes of "
                 f"{self.size.rows_per_prompt} rows a prompt",
-                expected="fewer nodes than copies",
+                expected="room for the unedited tree and one layer's copies",
                 remedy="use fewer --n_steps, or build the engine for that many nodes",
             )
         n_given = len(nodes)

@@ -152,7 +152,7 @@ class Prefix(NamedTuple):
     Attributes:
         keys_values: as `Columns`.
         positions: as `Columns`.
-        lengths: [batch] prefix lengths, which are the scored positions.
+        lengths: [batch] prefix lengths, which are the first scored positions.
     """
 
     keys_values: KeysValues

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from neuronllm_eval.engine.scaled_copies import (
     decoder_layers_of,
 )
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
+from neuronllm_eval.prompts import Prompt
 from tests.fixtures.tiny_models import CONFIGS, NODES, WEIGHTS, n_hooks, random_prompt, tiny_model
 
 
@@ -157,7 +159,13 @@ def test_modules_that_are_no_list_in_order_are_no_decoder_layers():
 # What models compute ----------------------------------------------------------------------------
 
 
-def rows_per_layer(model: nn.Module, savings: Savings, **options: int) -> list[list[int]]:
+# No prefix: copies only.
+LETTERS = [random_prompt(0, 1), random_prompt(1, 1)]
+
+
+def rows_per_layer(
+    model: nn.Module, savings: Savings, prompts: Sequence[Prompt] = LETTERS, **options: int
+) -> list[list[int]]:
     """Per pass over copies, how many rows the attention of each layer gets."""
     engine = FanOutEngine(model, find_ffn_layers(model), savings=savings, **options)
     passes: list[list[int]] = []
@@ -165,13 +173,14 @@ def rows_per_layer(model: nn.Module, savings: Savings, **options: int) -> list[l
     for index, layer in enumerate(model.model.layers):
 
         def count(_module: nn.Module, args: tuple[Tensor, ...], index: int = index) -> None:
-            if index == 0:
-                passes.append([])
-            passes[-1].append(args[0].shape[0] * args[0].shape[1])
+            passes[-1][index] = args[0].shape[0] * args[0].shape[1]
 
         handles.append(layer.input_layernorm.register_forward_pre_hook(count))
+    start = model.model.register_forward_pre_hook(
+        lambda *_: passes.append([0] * len(model.model.layers))
+    )
+    handles.append(start)
     try:
-        prompts = [random_prompt(0, 1), random_prompt(1, 1)]  # no prefix: copies only
         engine.integrate(prompts, NODES, WEIGHTS, option_cross_entropy)
     finally:
         for handle in handles:
@@ -194,6 +203,42 @@ def test_a_pass_over_later_layers_has_one_row_below_them():
     assert found == [[2 * 4, 2 * 7, 2 * 7], [2, 2, 2 * 4]]
     found = rows_per_layer(model, Savings.NONE, rows_per_prompt=7)
     assert found == [[2 * 7] * 3, [2 * 4] * 3]
+
+
+# A tree of 4 rows.
+TEXTS = [replace(random_prompt(0, 1), options=((5,), (6, 7), (6, 8, 9), (50, 51)))]
+
+
+@pytest.mark.parametrize(
+    ("savings", "expected"),
+    [
+        # The unedited tree; then a layer's 3 copies and one row to a pass, without what is below.
+        (Savings.STAIRCASE, [[4, 4, 4], [13, 13, 13], [0, 13, 13], [0, 0, 13]]),
+        (Savings.LATE, [[4, 4, 4], [0, 13, 13], [0, 0, 13], [0, 0, 0]]),
+    ],
+)
+def test_passes_over_copies_of_trees_leave_out_the_layers_below(savings, expected):
+    model = tiny_model("llama")
+    assert rows_per_layer(model, savings, TEXTS, rows_per_prompt=16) == expected
+    assert n_hooks(model) == 0
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
+
+
+@pytest.mark.parametrize("savings", [Savings.STAIRCASE, Savings.LATE])
+def test_layers_that_were_left_out_are_back_after_an_exception(savings):
+    model = tiny_model("llama")
+
+    def fail(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args[0].shape[1] == 13:  # of a pass over copies
+            raise ZeroDivisionError
+
+    handle = model.model.layers[2].mlp.register_forward_pre_hook(fail)
+    engine = FanOutEngine(model, find_ffn_layers(model), savings=savings, rows_per_prompt=16)
+    with pytest.raises(ZeroDivisionError):
+        engine.integrate(TEXTS, NODES, WEIGHTS, option_cross_entropy)
+    handle.remove()
+    assert n_hooks(model) == 0
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
 
 
 def test_copies_that_join_late_do_not_reach_their_own_layer_either():
