@@ -40,7 +40,7 @@ _NOTE = (
     "corrected for the run's conditions (a point's for its points too). Good/bad: neurons that "
     "there were, where these are fewer than K. Edited: what there was not to edit; a condition "
     "that edits nothing is not evaluated. Controls outdone: layer-matched random neurons under the "
-    "same operation. Consistent: questions answered correctly under every order of the options; "
+    "same operation. Consistent: questions answered correctly on every prompt; "
     "majority: whose most frequent answer is correct; position bias: total variation distance "
     "between predicted and gold letters."
 )

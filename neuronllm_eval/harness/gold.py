@@ -13,11 +13,22 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from neuronllm_eval.aqua.cleaning import plain_answer
 from neuronllm_eval.errors import TaskError
 
 logger = logging.getLogger(__name__)
 # Docs of a task on which the two are compared; all docs where a task scores by its own function.
 CHECKED_DOCS = 20
+
+
+def target_index(target: Any, choices: Sequence[str]) -> Any:
+    """A task's target as the index of an option, as the harness's scoring reads it.
+
+    Returns:
+        the target itself, in Python's own types, if it is neither an index nor an option's text.
+    """
+    gold = plain_answer(target)
+    return choices.index(gold) if isinstance(gold, str) and gold in choices else gold
 
 
 def has_own_scoring(task: ConfigurableTask) -> bool:

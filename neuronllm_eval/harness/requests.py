@@ -27,6 +27,7 @@ from neuronllm_eval.errors import NeuronLLMError, TaskError, UsageError
 from neuronllm_eval.harness.leakage import require_clean_demonstrations, without_own_answers
 from neuronllm_eval.harness.tasks import is_aqua, question_ids
 from neuronllm_eval.harness.tokenize import Encoder, PromptSettings, QuestionSet, prompt_format
+from neuronllm_eval.harness.varied_prompts import VariedPrompts
 from neuronllm_eval.runtime.process import bars_disabled
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ def _apply_settings(task: ConfigurableTask, settings: PromptSettings) -> None:
         task.set_config(key="num_fewshot", value=0)
     if settings.description is not None:
         task.set_config(key="description", value=settings.description)
+    if isinstance(task, VariedPrompts):
+        task.option_scores = settings.option_scores
     task.set_fewshot_seed(seed=settings.fewshot_seed)
 
 

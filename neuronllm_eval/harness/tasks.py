@@ -275,11 +275,9 @@ def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
 def _require_aqua(name: str, task: ConfigurableTask, overrides: Mapping[str, Any]) -> None:
     """Refuse AQUA settings for a task that cannot use them."""
     # These have a meaning for every task, and are handled elsewhere.
-    general = {"seed", "on_bad_doc", "selection_split", "n_demonstrations"}
+    general = {"seed", "on_bad_doc", "selection_split", "n_demonstrations", "n_proxies"}
     given = [
-        f"--{setting} {value}"
-        for setting, value in overrides.items()
-        if setting not in general and (setting, value) != ("n_proxies", 1)
+        f"--{setting} {value}" for setting, value in overrides.items() if setting not in general
     ]
     if given and not is_aqua(task):
         raise TaskError(
@@ -335,15 +333,8 @@ def on_split(task: ConfigurableTask, split: str) -> ConfigurableTask:
     Raises:
         TaskError: the task cannot be made on that split.
     """
-    # Not config.to_dict(), which would convert values that are dataclasses to dicts.
-    config = {item.name: getattr(task.config, item.name) for item in fields(task.config)}
-    config["test_split"] = split
-    config["custom_dataset"] = lambda **_: task.dataset  # not read again
     try:
-        seed_as_lm_eval()
-        copy = type(task)(config=config)
-        copy.config.custom_dataset = task.config.custom_dataset
-        return copy
+        return remade(task, type(task), test_split=split)
     except Exception as error:  # whatever the data of that split make the task raise
         raise TaskError(
             f"task {task.config.task} cannot be read on the split {split!r}: "
@@ -351,6 +342,20 @@ def on_split(task: ConfigurableTask, split: str) -> ConfigurableTask:
             expected="docs of the same form as in the split the task evaluates",
             remedy="pass another --selection_split, or fix the data",
         ) from error
+
+
+def remade(
+    task: ConfigurableTask, kind: type[ConfigurableTask], **changes: Any
+) -> ConfigurableTask:
+    """A copy of a task, of a class of this `kind`, with changes of its configuration."""
+    # Not config.to_dict(), which would convert values that are dataclasses to dicts.
+    config = {item.name: getattr(task.config, item.name) for item in fields(task.config)}
+    config.update(changes)
+    config["custom_dataset"] = lambda **_: task.dataset  # not read again
+    seed_as_lm_eval()
+    copy = kind(config=config)
+    copy.config.custom_dataset = task.config.custom_dataset
+    return copy
 
 
 def seed_as_lm_eval() -> None:
@@ -366,8 +371,9 @@ def is_aqua(task: ConfigurableTask) -> bool:
 
 
 def question_ids(task: ConfigurableTask) -> list[str]:
-    """The question of each doc: AQUA's id, or one made from the task and the doc's index."""
+    """The question of each doc: AQUA's id, or one made from the task and the index of its data."""
     docs = task.eval_docs
     if is_aqua(task):
         return [str(identity) for identity in docs["question_id"][:]]
-    return [f"{task.config.task}-{doc_id}" for doc_id in range(len(docs))]
+    n_proxies = getattr(task, "n_proxies", 1)  # of harness.varied_prompts
+    return [f"{task.config.task}-{doc_id // n_proxies}" for doc_id in range(len(docs))]

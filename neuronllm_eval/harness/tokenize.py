@@ -22,10 +22,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from neuronllm_eval.aqua.cleaning import counts_from_one, plain_answer
+from neuronllm_eval.aqua.cleaning import counts_from_one
 from neuronllm_eval.aqua.proxies import LETTERS
 from neuronllm_eval.errors import DocError, ModelError, TaskError, UsageError
-from neuronllm_eval.harness.gold import CHECKED_DOCS, has_own_scoring, require_same_gold
+from neuronllm_eval.harness.gold import (
+    CHECKED_DOCS,
+    has_own_scoring,
+    require_same_gold,
+    target_index,
+)
 from neuronllm_eval.harness.option_lengths import option_lengths, resolved_option_scores
 from neuronllm_eval.harness.tasks import is_aqua, question_ids, validation_split
 from neuronllm_eval.prompts import SUM, Prompt, Question, shared_leading_tokens
@@ -358,9 +363,7 @@ class Encoder:
     def _gold(self, doc_id: int, doc: dict[str, Any], choices: Sequence[str]) -> int:
         """The index of the gold option, as the harness's scoring reads the target."""
         target = self.task.doc_to_target(doc)
-        gold = plain_answer(target)
-        if isinstance(gold, str) and gold in choices:
-            gold = choices.index(gold)
+        gold = target_index(target, choices)
         if isinstance(gold, int):
             self.golds[doc_id] = gold, len(choices)
         if not isinstance(gold, int) or not 0 <= gold < len(choices):

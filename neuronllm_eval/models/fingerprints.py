@@ -191,15 +191,15 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return digest(json.dumps([pipeline, special, probe], sort_keys=True))
 
 
-def task_hash(config: dict[str, Any], aqua_settings: dict[str, Any] | None = None) -> str:
+def task_hash(config: dict[str, Any], question_settings: dict[str, Any] | None = None) -> str:
     """A digest of a harness task's configuration, as the harness dumps it into result files.
 
     Args:
         config: the configuration.
-        aqua_settings: how an AQUA task poses its questions; its metadata, which say so, also hold
-            what does not matter.
+        question_settings: how an AQUA task poses its questions; its metadata, which say so, also
+            hold what does not matter.
     """
     hashed = {key: value for key, value in config.items() if key not in ("metadata", "test_split")}
-    if aqua_settings:
-        hashed["asked"] = aqua_settings
+    if question_settings:
+        hashed["asked"] = question_settings
     return digest(json.dumps(hashed, sort_keys=True, default=str))

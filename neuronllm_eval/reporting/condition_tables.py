@@ -12,6 +12,7 @@ from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
     EXPECTED_SIGN,
     FEWEST_CONTROLS,
+    UNMASKED,
     factor_text,
 )
 from neuronllm_eval.reporting.wording import (
@@ -84,7 +85,7 @@ DOSE_NOTE = (
     "exceeds in its direction. Intervals are of single points, not of the best of a table; "
     "summary.json has their p, corrected for all conditions and points."
 )
-# Metrics of AQUA tasks besides accuracy, and their table headers; all are shares.
+# Metrics of questions with several prompts, and their table headers; all are shares.
 _QUESTION_METRICS = {
     "acc_consistent": "consistent %",
     "acc_majority": "majority %",
@@ -92,9 +93,10 @@ _QUESTION_METRICS = {
     "position_bias": "position bias %",
 }
 QUESTION_NOTE = (
-    "Consistent: questions answered correctly under every option order; majority: questions whose "
-    "most frequent answer is correct; fortuity: correct in the first order but not in every order; "
-    "position bias: total variation distance between predicted and gold letters."
+    "Consistent: questions answered correctly on every prompt (order of the options, or set of "
+    "demonstrations); majority: questions whose most frequent answer is correct; fortuity: correct "
+    "on the first prompt but not on every prompt; position bias: total variation distance between "
+    "predicted and gold letters."
 )
 
 
@@ -252,15 +254,16 @@ def _dose_cell(summary: ConditionSummary) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table | None:
-    """The AQUA metrics of each condition; None for other tasks.
+    """The metrics by question of each condition; None where questions have one prompt each.
 
     Args:
         metrics: name of condition or point -> the harness's metrics.
     """
+    names = [name for name in _QUESTION_METRICS if name in metrics.get(UNMASKED, {})]
     rows = tuple(
-        (condition, *(f"{100 * values[name]:.1f}" for name in _QUESTION_METRICS))
+        (condition, *(f"{100 * values[name]:.1f}" for name in names))
         for condition, values in metrics.items()
-        if condition in CONDITIONS and all(name in values for name in _QUESTION_METRICS)
+        if condition in CONDITIONS and all(name in values for name in names)
     )
-    headers = ("condition", *_QUESTION_METRICS.values())
-    return Table("Consistency", headers, rows, QUESTION_NOTE) if rows else None
+    headers = ("condition", *(_QUESTION_METRICS[name] for name in names))
+    return Table("Consistency", headers, rows, QUESTION_NOTE) if names else None

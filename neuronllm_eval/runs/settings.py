@@ -122,7 +122,12 @@ class QuestionSettings(Settings):
     on_bad_doc: str | None = _question(
         None, "docs that cannot be used as questions: skip and count, or fail", choices=ON_BAD_DOC
     )
-    n_proxies: int | None = _question(None, "option-shuffled copies of each question", ge=1)
+    n_proxies: int | None = _question(
+        None,
+        "prompts of each question: in AQUA tasks with its options shuffled, in others with other "
+        "demonstrations or wordings",
+        ge=1,
+    )
     orders: str | None = _question(None, "orders of the options", choices=ORDER_SETTINGS)
     letter_style: str | None = _question(
         None, "what stands before an option", choices=tuple(LETTER_STYLES)

@@ -308,7 +308,7 @@ def _write_tokens(inputs: StageInput, neurons: NeuronSet, run: RunDirectory) -> 
 
 def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance:
     model, settings, questions = inputs.model, inputs.settings, inputs.questions
-    packages, aqua_settings = versions(), inputs.aqua_settings
+    packages, question_settings = versions(), inputs.question_settings
     template = chat_template_text(model.lm, settings.apply_chat_template) or ""
     assert settings.n_steps is not None
     return Provenance(
@@ -339,8 +339,8 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
         positions=settings.positions,
         option_scores=settings.option_scores,
-        seed=int(aqua_settings.get("seed", settings.seed or 0)),
-        asked=json.dumps(aqua_settings, sort_keys=True),
+        seed=int(question_settings.get("seed", settings.seed or 0)),
+        asked=json.dumps(question_settings, sort_keys=True),
         engine=stage.engine.name,
         batch_size=stage.batch_size,
         completeness_gap_max=sums.gap_max if sums.n_gaps else None,

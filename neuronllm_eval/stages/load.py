@@ -35,6 +35,7 @@ from neuronllm_eval.harness.tasks import (
     validation_split,
 )
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
+from neuronllm_eval.harness.varied_prompts import N_PROXIES, VariedPrompts, with_varied_prompts
 from neuronllm_eval.models.ffn_layers import FFNLayers, find_ffn_layers
 from neuronllm_eval.models.fingerprints import Weights, digest, dtype_name, task_hash
 from neuronllm_eval.models.forward_check import require_plain_forward
@@ -229,15 +230,17 @@ class StageInput:
         return str(task.dataset.counts[split]["split"]) if is_aqua(task) else split
 
     @property
-    def aqua_settings(self) -> dict[str, Any]:
-        """The settings of an AQUA task, its defaults filled in; {} of another."""
+    def question_settings(self) -> dict[str, Any]:
+        """The settings of an AQUA task, its defaults filled in; of another if it has proxies."""
         task = self.questions.task
+        if isinstance(task, VariedPrompts):
+            return {N_PROXIES: task.n_proxies}
         return task.dataset.settings.model_dump() if is_aqua(task) else {}
 
     @property
     def task_hash(self) -> str:
         """A digest of the task and its settings."""
-        return task_hash(self.questions.task.dump_config(), self.aqua_settings)
+        return task_hash(self.questions.task.dump_config(), self.question_settings)
 
     @property
     def doc_counts(self) -> DocCounts:
@@ -245,7 +248,8 @@ class StageInput:
         counts: DocCounts = {}
         if is_aqua(self.questions.task):
             counts["data"] = self.questions.task.dataset.counts[self.questions.split]
-            counts["asked"] = self.aqua_settings
+        if asked := self.question_settings:
+            counts["asked"] = asked
         return {**counts, "prompts": self.questions.counts} if self.questions.counts else counts
 
 
@@ -345,9 +349,18 @@ def load_run_tasks(
     )
     settings = settings.model_copy(update={"include_path": include_path})
     return {
-        name: (settings.model_copy(update={"task": name, "group": settings_from(task)}), task)
+        name: (
+            settings.model_copy(update={"task": name, "group": settings_from(task)}),
+            _with_proxies(task, settings.n_proxies),
+        )
         for name, task in leaves.items()
     }
+
+
+def _with_proxies(task: ConfigurableTask, n_proxies: int | None) -> ConfigurableTask:
+    """The task with as many prompts of each question as the settings, or else its YAML, say."""
+    number = n_proxies or (task.config.metadata or {}).get(N_PROXIES, 1)
+    return task if is_aqua(task) or number == 1 else with_varied_prompts(task, number)
 
 
 def load_run_task(settings: RunSettings) -> ConfigurableTask:

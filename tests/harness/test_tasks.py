@@ -230,10 +230,10 @@ def test_what_every_task_takes_and_what_only_an_aqua_task_does(folder):
     assert list(folder.load("plain", n_proxies=1, seed=3, on_bad_doc="fail").eval_docs)
     with pytest.raises(
         TaskError,
-        match=r"task plain is not an AQUA task, so --n_proxies 2 and --letter_style A\) cannot "
+        match=r"task plain is not an AQUA task, so --orders swap and --letter_style A\) cannot "
         r"apply\.\nExpected: .*aqua:plain.*\nRemedy: pass --tasks aqua:plain,",
     ):
-        folder.load("plain", n_proxies=2, letter_style="A)", seed=3)
+        folder.load("plain", orders="swap", letter_style="A)", n_proxies=2, seed=3)
 
 
 # Tasks that cannot be used ------------------------------------------------------------------------

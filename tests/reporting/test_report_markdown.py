@@ -362,7 +362,14 @@ def test_the_aqua_metrics_of_each_condition_have_a_table():
     table = text[text.index("| condition | consistent %") :].splitlines()
     assert table[2].replace(" ", "") == "|unmasked|50.0|62.5|25.0|10.0|"
     assert table[3] == ""
-    assert "Consistent: questions answered correctly under every option order" in text
+    assert "Consistent: questions answered correctly on every prompt" in text
+
+
+def test_a_metric_that_a_task_does_not_have_has_no_column():
+    values = {name: value for name, value in CONSISTENCY.items() if name != "position_bias"}
+    text = console_text(dataclasses.replace(report(UNMASKED), metrics={"unmasked": values}))
+    table = text[text.index("| condition | consistent %") :].splitlines()
+    assert table[2].replace(" ", "") == "|unmasked|50.0|62.5|25.0|"
 
 
 def test_other_tasks_have_no_such_table():

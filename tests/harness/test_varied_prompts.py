@@ -1,0 +1,179 @@
+"""`--n_proxies` on tasks as they are: other demonstrations or wordings, and metrics by question."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from neuronllm_eval.errors import TaskError
+from neuronllm_eval.harness.requests import build_questions
+from neuronllm_eval.harness.results import harness_metrics
+from neuronllm_eval.harness.tasks import on_split
+from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
+from neuronllm_eval.harness.varied_prompts import with_varied_prompts
+from tests.fixtures.harness import TaskFolder, a_doc, harness_model, model_dir, some_docs
+
+N_DOCS = 6
+WORDING = "Of {{question}} what holds?"
+
+
+@pytest.fixture
+def folder(tmp_path) -> TaskFolder:
+    return TaskFolder(tmp_path / "tasks")
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return harness_model(model_dir())
+
+
+def built(folder, lm, n_proxies: int, limit: int | None = None, shots: int = 2, **config):
+    """The questions of a task of six docs, with `n_proxies` prompts each."""
+    docs = {"train": some_docs(0, 9), "test": some_docs(100, N_DOCS)}
+    config = {"fewshot_split": "train", **config}
+    task = folder.load(folder.write("words", docs, **config))
+    if n_proxies > 1:
+        task = with_varied_prompts(task, n_proxies)
+    return build_questions(lm, on_split(task, "test"), PromptSettings(num_fewshot=shots), limit)
+
+
+def texts(lm, questions: QuestionSet) -> list[list[str]]:
+    """The prompts of each question."""
+    return [
+        [lm.tokenizer.decode(prompt.context) for prompt in question.prompts]
+        for question in questions.questions
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["default", "first_n"])
+def test_the_first_prompt_is_that_of_the_task_and_all_others_differ(folder, lm, sampler):
+    config = {"fewshot_split": None, "fewshot_config": {"split": "train", "sampler": sampler}}
+    plain = built(folder, lm, 1, **config)
+    varied = built(folder, lm, 3, **config)
+    assert [question.prompts[0].context for question in varied.questions] == [
+        prompt.context for prompt in plain.prompts
+    ]
+    assert [each.question_id for each in varied.questions] == [
+        each.question_id for each in plain.questions
+    ]
+    for own, prompts in zip(plain.questions, varied.questions, strict=True):
+        assert len({prompt.context for prompt in prompts.prompts}) == 3
+        assert {prompt.gold for prompt in prompts.prompts} == {own.prompts[0].gold}
+        assert {prompt.options for prompt in prompts.prompts} == {own.prompts[0].options}
+    assert [prompt.doc_id for prompt in varied.prompts] == list(range(3 * N_DOCS))
+    for prompts in texts(lm, varied):
+        assert all(prompt.count("Answer:") == 3 for prompt in prompts)  # two demonstrations
+
+
+def test_further_prompts_do_not_depend_on_which_docs_are_asked(folder, lm):
+    every, some = (texts(lm, built(folder, lm, 3, limit)) for limit in (None, 2))
+    assert every[:2] == some
+
+
+def test_a_demonstration_is_never_the_question(folder, lm):
+    docs = {"train": some_docs(100, N_DOCS), "test": some_docs(100, N_DOCS)}
+    config = {"fewshot_split": "test"}
+    task = with_varied_prompts(folder.load(folder.write("own", docs, **config)), 4)
+    questions = build_questions(lm, on_split(task, "test"), PromptSettings(num_fewshot=2))
+    for number, prompts in enumerate(texts(lm, questions)):
+        assert [prompt.count(f"number {100 + number}?") for prompt in prompts] == [1] * 4
+
+
+def test_wordings_go_round_in_demonstrations_too(folder, lm):
+    metadata = {"version": 1.0, "wordings": [WORDING]}
+    prompts = texts(lm, built(folder, lm, 3, metadata=metadata, shots=1))
+    for own, worded, again in prompts:
+        assert own.count("Answer:") == again.count("Answer:") == 2
+        assert worded.count("what holds?") == 2
+        assert "Answer:" not in worded
+        assert own != again  # other demonstrations
+
+
+def test_wordings_alone_vary_prompts_without_demonstrations(folder, lm):
+    metadata = {"version": 1.0, "wordings": [WORDING]}
+    prompts = texts(lm, built(folder, lm, 2, metadata=metadata, shots=0))
+    assert [worded for _, worded in prompts] == [
+        f"Of Which is number {100 + number}? what holds?" for number in range(N_DOCS)
+    ]
+
+
+def test_as_many_prompts_as_there_are_not_are_refused(folder, lm):
+    with pytest.raises(
+        TaskError,
+        match=r"question 0 of task words has no prompt beside the 1 that were made, with 0 "
+        r"demonstrations\.\nExpected: 3 different ones.*\nRemedy: raise --num_fewshot,",
+    ):
+        built(folder, lm, 3, shots=0)
+    metadata = {"version": 1.0, "wordings": [WORDING]}
+    with pytest.raises(TaskError, match="no prompt beside the 2 that were made"):
+        built(folder, lm, 3, metadata=metadata, shots=0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "n_proxies", "message"),
+    [
+        ({"wordings": "one"}, 2, "has wordings 'one'"),
+        ({"wordings": ["one", 2]}, 2, r"has wordings \['one', 2\]"),
+        ({}, "two", "has n_proxies 'two'"),
+        ({}, 0, "has n_proxies 0"),
+    ],
+)
+def test_metadata_that_say_nothing_are_refused(folder, metadata, n_proxies, message):
+    task = folder.load(folder.write("words"))
+    task.config.metadata = metadata
+    with pytest.raises(TaskError, match=message):
+        with_varied_prompts(task, n_proxies)
+
+
+# Metrics ----------------------------------------------------------------------------------------
+
+# Of each question and prompt, the option that is answered; the gold is option 1 throughout.
+ANSWERED = ((1, 1, 1), (1, 1, 0), (0, 1, 1), (2, 0, 2))
+
+
+def metrics(folder, lm, *names: str) -> dict[str, float]:
+    """Of `ANSWERED`, in a task with these metrics; the shortest option is option 0."""
+    docs = [{**a_doc(n, 1), "choices": [f"{n}", f"just as long {n}", f"a bit longer than {n}"]}
+            for n in range(4)]  # fmt: skip
+    folder.write(
+        "words",
+        {"train": some_docs(10, 9), "test": docs},
+        doc_to_text="{{question}}",
+        doc_to_choice="choices",
+        fewshot_split="train",
+        metric_list=[{"metric": name} for name in names],
+    )
+    task = with_varied_prompts(folder.load("words"), 3)
+    questions = build_questions(lm, on_split(task, "test"), PromptSettings(num_fewshot=1))
+    answers = {
+        3 * question + proxy: [
+            # The shortest option has the highest sum; by character the one that is answered.
+            (-len(text) * (1.0 if option == answered else 9.0), False)
+            for option, text in enumerate(docs[question]["choices"])
+        ]
+        for question, row in enumerate(ANSWERED)
+        for proxy, answered in enumerate(row)
+    }
+    return {
+        key.removesuffix(",none"): value
+        for key, value in harness_metrics(questions, answers)["results"]["words"].items()
+    }
+
+
+def test_metrics_by_question_by_hand(folder, lm):
+    found = metrics(folder, lm, "acc_norm", "acc")
+    assert found["acc_norm"] == pytest.approx(7 / 12)
+    assert found["acc_consistent"] == pytest.approx(1 / 4)
+    assert found["acc_majority"] == pytest.approx(3 / 4)
+    assert found["fortuity"] == pytest.approx(1 / 4)  # the second question
+    # Clustered by question: 3, 2, 2 and 0 of three correct, 7 / 4 on average.
+    squares = sum((n - 7 / 4) ** 2 for n in (3, 2, 2, 0))
+    assert found["acc_norm_stderr"] == pytest.approx(math.sqrt(4 / 3 * squares) / 12)
+    assert found["acc_consistent_stderr"] == pytest.approx(math.sqrt(3 / 16 / 3))
+
+
+def test_metrics_by_question_compare_as_the_main_metric_does(folder, lm):
+    by_sum, by_length = metrics(folder, lm, "acc"), metrics(folder, lm, "acc_norm")
+    assert by_sum["acc"] < 7 / 12
+    assert by_sum["acc_consistent"] != by_length["acc_consistent"]
