@@ -49,7 +49,9 @@ class Prompt:
                 f"doc {self.doc_id} has options of {[len(o) for o in self.options]} tokens",
                 expected="two or more options of at least one token each",
                 remedy="check doc_to_choice and the tokenizer",
-                reason="fewer than 2 options",
+                reason="fewer than 2 options"
+                if len(self.options) < 2
+                else "an option without tokens",
             )
         if len(set(self.options)) < len(self.options):
             raise DocError(

@@ -267,6 +267,27 @@ def test_docs_that_cannot_be_asked_are_skipped_and_counted(folder, lm, caplog):
     assert [p.gold for p in built.prompts] == [p.gold for p in alone.prompts]
 
 
+def test_texts_that_cannot_be_options_are_skipped_and_counted(folder, lm):
+    texts = (
+        ("red", "so " * 50),
+        ("red", "red"),
+        ("red", ""),
+        ("red", "so " * 2 * lm.max_length),
+        tuple(f"number {n}" for n in range(2000)),
+    )
+    docs = [a_doc(number, choices=list(each)) for number, each in enumerate(texts)]
+    folder.write("odd", {"train": some_docs(0), "test": docs}, **BARE)
+    built = build_questions(lm, folder.load("odd"), ASK)
+    assert built.doc_ids == (0,)
+    assert [len(option) for option in built.prompts[0].options] == [2, 101]
+    assert built.skipped == {
+        "an option without tokens": 1,
+        "longer than the model's context": 1,
+        "more than 26 options": 1,
+        "options that become the same tokens": 1,
+    }
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_a_doc_that_cannot_be_asked_ends_the_run_on_request(folder, lm, bad):
     docs = [odd_docs()[0], odd_docs()[bad]]
