@@ -95,13 +95,19 @@ def child(case: Case, name: str) -> Peak:
     """Measure one action; in a process where nothing else has run."""
     torch.set_num_threads(1)
     action = prepare(case, name)
-    (_PROCESS / "clear_refs").write_text("5")  # resets the peak (proc(5))
-    loaded = _resident("VmRSS")
+    reset_peak()
+    loaded = resident("VmRSS")
     action()
-    return Peak(loaded, _resident("VmHWM"))
+    return Peak(loaded, resident("VmHWM"))
 
 
-def _resident(key: str) -> float:
+def reset_peak() -> None:
+    """Let the peak of resident memory begin anew."""
+    (_PROCESS / "clear_refs").write_text("5")  # proc(5)
+
+
+def resident(key: str) -> float:
+    """MiB of this process: now (`VmRSS`), or at most (`VmHWM`)."""
     status = (_PROCESS / "status").read_text()
     found = re.search(rf"{key}:\s+(\d+) kB", status)
     if found is None:
