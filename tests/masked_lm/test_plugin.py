@@ -6,8 +6,6 @@ What reads the entry points of the group `lm_eval.models` is a few lines that ru
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -54,9 +52,8 @@ def written(output: Path) -> tuple[dict, list]:
 
 @pytest.mark.slow
 def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
-    command = [sys.executable, "-c", f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    code, _, err = run_code(f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock"))
+    assert code == 0, err
     results, samples = written(tmp_path / "stock")
     config = results["config"]
     assert config["model"] == "neuronllm"
