@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from neuronllm_eval.harness import tasks_dir
-from tests.fixtures.cli import call, finished_run
+from tests.fixtures.cli import call, finished_run, without_the_harness_tasks
 from tests.fixtures.harness import model_dir
 from tests.fixtures.processes import run_code
 
@@ -51,7 +51,8 @@ def written(output: Path) -> tuple[dict, list]:
 
 
 @pytest.mark.slow
-def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
+def test_lm_eval_finds_the_model_as_a_plugin(tmp_path, monkeypatch):
+    without_the_harness_tasks(monkeypatch)
     code, _, err = run_code(f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock"))
     assert code == 0, err
     results, samples = written(tmp_path / "stock")
