@@ -21,9 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = [
     "neuronllm_eval.cli.main",
+    "neuronllm_eval.cli.evaluate",
+    "neuronllm_eval.stages.evaluate",
     "neuronllm_eval.masked_lm.model",
     "transformers.models.llama.modeling_llama",
     "lm_eval.__main__",
+    "lm_eval.evaluator",
 ]
 CONTEXT.set_forkserver_preload(IMPORTED)
 

@@ -15,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from neuronllm_eval import task_functions
 from neuronllm_eval.aqua.dataset import AquaSplits
 from tests.fixtures.harness import include_paths
+from tests.fixtures.processes import run_code
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "tasks" / "aqua" / "_aqua.yaml"
 OLD_METRICS = ("acc_consistent", "acc_majority", "fortuity", "position_bias")
@@ -97,12 +98,17 @@ def test_old_modules_hold_the_functions(name):
 def test_the_masked_model_is_at_its_old_name_and_loads_late():
     code = (
         "import sys, neuronllm_eval.masked_lm as package\n"
-        "assert 'torch' not in sys.modules\n"
-        "from neuronllm_eval.masked_lm import NeuronMaskedLM\n"
-        "assert NeuronMaskedLM is sys.modules['neuronllm_eval.masked_lm.model'].NeuronMaskedLM\n"
         "assert not hasattr(package, 'nothing')\n"
+        "assert not {'torch', 'neuronllm_eval.masked_lm.model'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+    code = (
+        "import sys\n"
+        "from neuronllm_eval.masked_lm import NeuronMaskedLM\n"
+        "assert NeuronMaskedLM is sys.modules['neuronllm_eval.masked_lm.model'].NeuronMaskedLM\n"
+    )
+    ended, _, err = run_code(code)
+    assert ended == 0, err
 
 
 def test_the_functions_that_task_hashes_follow_from_have_their_first_text():

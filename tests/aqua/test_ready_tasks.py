@@ -20,7 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.tasks.hellaswag.utils import preprocess
 
 from neuronllm_eval.harness import tasks_dir
-from tests.fixtures.cli import stock
+from tests.fixtures.cli import stock, without_the_harness_tasks
 
 AQUA = tasks_dir() / "aqua"
 ROLE = "You are a careful expert. Each question has one right option; answer with its letter.\n\n"
@@ -800,7 +800,8 @@ def test_files_are_plain_yaml():
         }
 
 
-def test_lm_eval_validates_them_all():
+def test_lm_eval_validates_them_all(monkeypatch):
+    without_the_harness_tasks(monkeypatch)
     names = ",".join(CONFIGS)
     code, out, err = stock("validate", "--include_path", tasks_dir(), "--tasks", names)
     assert code == 0, out + err

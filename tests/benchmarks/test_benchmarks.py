@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +30,7 @@ from benchmarks import (
 )
 from benchmarks.workload import Run, build_model, make_prompts, masked_model, score, stock_model
 from neuronllm_eval.attribution.methods import METHODS
+from tests.fixtures.processes import run_module
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +131,17 @@ def test_time_grows_at_most_in_proportion() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs a Linux kernel")
-def test_attribution_takes_about_the_memory_of_a_stock_pass() -> None:
+def test_attribution_takes_about_the_memory_of_a_stock_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """The command in a process that need not import anything."""
+        assert command[:2] == [sys.executable, "-m"]
+        code, out, err = run_module(*command[2:])
+        assert code == 0, err
+        return subprocess.CompletedProcess(command, 0, out, err)
+
+    monkeypatch.setattr(memory, "subprocess", SimpleNamespace(run=run, PIPE=subprocess.PIPE))
     case = memory.Case(layers=2, tokens=150, questions=2, batch_size=6)
     name = "attribution, 3 Gauss-Lobatto nodes"
     found = memory.measure(case, (memory.STOCK, name))

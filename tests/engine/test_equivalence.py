@@ -19,6 +19,8 @@ from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.interface import (
     Engine,
     OptionScores,
+    PathIntegral,
+    Target,
     gold_loglikelihood,
     option_cross_entropy,
 )
@@ -72,6 +74,13 @@ def engines(
     fan_out = build_engine(model, layers, (*PROMPTS, *TEXTS), "fan_out", n_nodes=len(NODES))
     assert isinstance(fan_out, FanOutEngine)
     return fan_out, ReplayEngine(model, layers)
+
+
+@functools.cache
+def replayed_in_64_bits(architecture: str, batch: str, target: Target) -> Sequence[PathIntegral]:
+    """Of a batch, in its order; full passes in 32 bits are themselves up to 1e-5 from these."""
+    replay = ReplayEngine(*loaded(architecture, torch.float64))
+    return replay.integrate(BATCHES[batch], NODES, WEIGHTS, target)
 
 
 def unedited_winner(model: nn.Module, prompt: Prompt) -> int:
@@ -136,11 +145,10 @@ def plain_loglikelihoods(
     ],
 )
 def test_fan_out_integrates_as_replay_does(architecture, batch, target):
-    # In 64 bits, since full passes in 32 are themselves up to 1e-5 from these.
-    fan_out, replay = engines(architecture)[0], ReplayEngine(*loaded(architecture, torch.float64))
-    integrals = [
-        engine.integrate(BATCHES[batch], NODES, WEIGHTS, target) for engine in (fan_out, replay)
-    ]
+    integrals = (
+        engines(architecture)[0].integrate(BATCHES[batch], NODES, WEIGHTS, target),
+        replayed_in_64_bits(architecture, batch, target),
+    )
     assert_same_integrals(*integrals, relative=ROUNDING.get(architecture, 1e-5))
     for one, other in zip(*integrals, strict=True):
         assert relative_difference(one.activations, other.activations) <= 1e-5
@@ -263,13 +271,20 @@ def test_batched_equals_unbatched_in_any_order(architecture, batch):
     order = [2, 0, 3, 1]
     prompts = BATCHES[batch]
     shuffled = [prompts[index] for index in order]
+    replayed = replayed_in_64_bits(architecture, batch, option_cross_entropy)
+    together = fan_out.integrate(shuffled, NODES, WEIGHTS, option_cross_entropy)
     alone = [
         fan_out.integrate([prompt], NODES, WEIGHTS, option_cross_entropy)[0] for prompt in shuffled
     ]
-    assert_same_integrals(fan_out.integrate(shuffled, NODES, WEIGHTS, option_cross_entropy), alone)
-    together = fan_out.score(prompts, scales)
+    for found in (together, alone):
+        assert_same_integrals(
+            found,
+            [replayed[index] for index in order],
+            relative=ROUNDING.get(architecture, 1e-5),
+        )
+    scored = fan_out.score(prompts, scales)
     assert_same_scores(
-        [together[index] for index in order],
+        [scored[index] for index in order],
         [fan_out.score([prompt], scales)[0] for prompt in shuffled],
     )
 

@@ -6,14 +6,12 @@ What reads the entry points of the group `lm_eval.models` is a few lines that ru
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from neuronllm_eval.harness import tasks_dir
-from tests.fixtures.cli import call, finished_run
+from tests.fixtures.cli import call, finished_run, without_the_harness_tasks
 from tests.fixtures.harness import model_dir
 from tests.fixtures.processes import run_code
 
@@ -53,10 +51,10 @@ def written(output: Path) -> tuple[dict, list]:
 
 
 @pytest.mark.slow
-def test_lm_eval_finds_the_model_as_a_plugin(tmp_path):
-    command = [sys.executable, "-c", f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_lm_eval_finds_the_model_as_a_plugin(tmp_path, monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+    code, _, err = run_code(f"{DISCOVERY}{RUN}", "run", *arguments(tmp_path / "stock"))
+    assert code == 0, err
     results, samples = written(tmp_path / "stock")
     config = results["config"]
     assert config["model"] == "neuronllm"

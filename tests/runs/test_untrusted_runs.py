@@ -224,7 +224,8 @@ def is_inert(text: str) -> bool:
     [("report", HOSTILE), ("validate", HOSTILE), ("explain", HOSTILE), ("compare", HOSTILE),
      ("verify", HOSTILE), (HOSTILE,), ("report", ".", f"--{HOSTILE}"),
      ("identify", "--tasks", HOSTILE), ("identify", "--model_args", f"pretrained={HOSTILE}"),
-     ("identify", "--config", HOSTILE), ("identify", "--output_path", f"/proc/{HOSTILE}")],
+     ("identify", "--config", HOSTILE),
+     ("identify", "--tasks", "demo_topic", "--limit", 1, "--output_path", f"/proc/{HOSTILE}")],
 )  # fmt: skip
 def test_no_message_has_a_terminal_escape(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)

@@ -138,8 +138,9 @@ def test_torchrun_ends_with_the_error_of_the_one_that_failed(tmp_path):
         "import os, sys\n"
         "from pathlib import Path\n"
         "from neuronllm_eval.cli import main as cli\n"
-        "from tests.fixtures.processes import second_fails\n"
+        "from tests.fixtures.processes import only_own_tasks, second_fails\n"
         f"Path({str(pids)!r}, os.environ['RANK']).write_text(str(os.getpid()))\n"
+        "only_own_tasks(int(os.environ['RANK']))\n"
         "second_fails(int(os.environ['RANK']))\n"
         "raise SystemExit(cli.run_eval_main(sys.argv[1:]))\n"
     )
