@@ -52,7 +52,7 @@ def prepare(lm: HFLM, task_name: str, include_path: list[str], n_questions: int)
     )
     step = [GradXAct.quantity]
     print(f"{len(questions.questions)} questions of {task_name}, {len(prompts)} prompts of "
-          f"{sum(len(prompt.context) for prompt in prompts) / len(prompts):.0f} tokens")  # fmt: skip
+          f"{sum(len(each.context) for each in prompts) / len(prompts):.0f} tokens")  # fmt: skip
     return {
         "stock pass": lambda: score(lm, prompts),
         f"attribution, {rule.n_steps} nodes": lambda: [
@@ -103,9 +103,7 @@ def main() -> None:
     flags.add_argument("--questions", type=int, default=24)
     options = flags.parse_args()
     print(setting(options))
-    lm = HFLM(
-        options.pretrained, device="cpu", batch_size=options.batch_size, dtype=torch.float32
-    )
+    lm = HFLM(options.pretrained, device="cpu", batch_size=options.batch_size, dtype=torch.float32)
     for name in options.tasks:
         rows, base = [], 0.0
         for what, action in prepare(lm, name, options.include_path, options.questions).items():
