@@ -94,12 +94,15 @@ class Section:
 def headline(report: TaskReport) -> str:
     """One plain sentence: the effect of the main condition, or what was selected.
 
-    Another one precedes it if the unmasked model is not clearly above chance.
+    Another one precedes it if the unmasked model is not clearly above chance, and one follows if
+    conditions make the model give the same answer nearly everywhere.
     """
-    chance = ""
+    chance = collapse = ""
     if report.answers is not None:
         chance = wording.chance_sentence(report.answers.unmasked_against_chance)
-    return f"{chance} {_effect(report)}".lstrip()
+        shares = letter_shares(report.answers, report.summaries)
+        collapse = wording.collapse_sentence(shares.letters, shares.predicted)
+    return " ".join(filter(None, (chance, _effect(report), collapse)))
 
 
 def _effect(report: TaskReport) -> str:

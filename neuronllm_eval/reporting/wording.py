@@ -20,6 +20,7 @@ from neuronllm_eval.interventions.conditions import (
     EXPECTED_SIGN,
     FEWEST_CONTROLS,
     OPERATIONS,
+    UNMASKED,
     factor_text,
 )
 from neuronllm_eval.neurons.neuron_set import Provenance
@@ -28,6 +29,9 @@ from neuronllm_eval.neurons.neuron_set import Provenance
 AT_CHANCE = (
     "neurons of a model at chance are about the options' position or form, not about the task"
 )
+
+# Percent of the docs with the same answer from which a condition is said to move answers.
+COLLAPSED = 90.0
 
 
 # Effects ------------------------------------------------------------------------------------------
@@ -115,6 +119,27 @@ def chance_sentence(test: ChanceTest) -> str:
     return (
         f"The unmasked model is not clearly above chance on this task ({chance_figures(test)}): "
         f"{AT_CHANCE}."
+    )
+
+
+def collapse_sentence(letters: Sequence[str], predicted: Mapping[str, Sequence[float]]) -> str:
+    """Which conditions leave one answer to nearly all docs; empty if none, or the unmasked model.
+
+    Args:
+        letters: of the options.
+        predicted: condition -> percent of the docs with each letter as the answer.
+    """
+    most = {name: max(zip(shares, letters, strict=True)) for name, shares in predicted.items()}
+    found = [
+        f"{letter} for {share:.0f}% under {name}"
+        for name, (share, letter) in most.items()
+        if share >= COLLAPSED
+    ]
+    if not found or most[UNMASKED][0] >= COLLAPSED:
+        return ""
+    return (
+        f"Nearly all docs then have the same answer ({', '.join(found)}): such an edit moves an "
+        "answer, whatever the question."
     )
 
 

@@ -92,7 +92,7 @@ def test_the_headline_begins_with_a_model_at_chance():
     base = report(UNMASKED, own)
     at_chance, above = (
         dataclasses.replace(
-            base, answers=answered("abcde", unmasked=correct, suppress_good="0" * 5)
+            base, answers=answered("abcde", unmasked=correct, suppress_good="10000")
         )
         for correct in ("11100", "11111")
     )
@@ -104,6 +104,30 @@ def test_the_headline_begins_with_a_model_at_chance():
     )
     assert headline(at_chance) in render_page(at_chance).replace("&#39;", "'")
     assert "The unmasked model is not clearly above chance" in effect_line(at_chance)
+
+
+def test_the_headline_ends_with_conditions_that_move_all_answers():
+    own, others = summary("suppress_good", delta(-1.0, -2.0, 0.5)), ("enhance", "degrade")
+    summaries = [own, *(summary(name, delta(-1.0, -2.0, 0.5)) for name in others)]
+    table = answered("abcdefghij", **{name: "1" * 10 for name in ("unmasked", *others)},
+                     suppress_good="1" * 10)  # fmt: skip
+    answers = {"unmasked": 5, "suppress_good": 2, "enhance": 1, "degrade": 10}  # of option A
+
+    def said(**changes: int) -> str:
+        predicted = {
+            name: np.array([0] * count + [1] * (10 - count))
+            for name, count in (answers | changes).items()
+        }
+        found = dataclasses.replace(table, predicted=predicted)
+        return headline(dataclasses.replace(report(UNMASKED, *summaries), answers=found))
+
+    plain = headline(report(UNMASKED, *summaries))
+    assert said() == (
+        f"{plain} Nearly all docs then have the same answer (B for 90% under enhance, A for 100% "
+        "under degrade): such an edit moves an answer, whatever the question."
+    )
+    assert said(enhance=2, degrade=8) == plain
+    assert said(unmasked=9) == plain  # as before the edit
 
 
 # Tables -----------------------------------------------------------------------------------------
