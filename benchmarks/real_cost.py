@@ -44,7 +44,7 @@ def prepare(lm: HFLM, task_name: str, include_path: list[str], n_questions: int)
     )
     prompts, size = questions.prompts, int(lm.batch_size)
     batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    layers, rule = find_ffn_layers(lm.model), Quadrature()
+    layers, rule = find_ffn_layers(lm.model), Quadrature("gauss_lobatto")
     engine = build_engine(lm.model, layers, prompts, "fan_out", rule.n_steps or 1)
     given = {"pretrained": lm.model, "tokenizer": lm.tokenizer, "batch_size": size}
     masked = partial(
@@ -55,7 +55,7 @@ def prepare(lm: HFLM, task_name: str, include_path: list[str], n_questions: int)
           f"{sum(len(each.context) for each in prompts) / len(prompts):.0f} tokens")  # fmt: skip
     return {
         "stock pass": lambda: score(lm, prompts),
-        f"attribution, {rule.n_steps} nodes": lambda: [
+        f"attribution, {rule.n_steps} Gauss-Lobatto nodes": lambda: [
             attribute(engine, batch, rule) for batch in batches
         ],
         "attribution, one step": lambda: [
