@@ -26,10 +26,12 @@ from benchmarks import (
     method_cost,
     models,
     profiling,
+    real_cost,
     request_speed,
 )
 from benchmarks.workload import Run, build_model, make_prompts, masked_model, score, stock_model
 from neuronllm_eval.attribution.methods import METHODS
+from tests.fixtures.harness import demo_model_dir, harness_model
 from tests.fixtures.processes import run_module
 
 
@@ -149,6 +151,18 @@ def test_attribution_takes_about_the_memory_of_a_stock_pass(
     above = column(memory.rows(case, found), 3, 7)
     assert above[memory.STOCK] == 1.0
     assert above[name] < 4  # 0.7
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs a Linux kernel")
+def test_the_cost_of_a_model_and_task_of_ones_own() -> None:
+    actions = real_cost.prepare(harness_model(demo_model_dir(), 6), "demo_topic", [], 2)
+    found = {name: real_cost.measured(action) for name, action in actions.items()}
+    (stock, _), *others = found.values()
+    assert next(iter(found)) == "stock pass"
+    assert len(others) == 6
+    for seconds, peak in others:
+        assert 0 < seconds < 30 * stock
+        assert 0 <= peak < 1000
 
 
 def test_the_components_of_the_profile_add_up() -> None:
