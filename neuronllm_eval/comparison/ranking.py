@@ -31,7 +31,7 @@ task set rank n_ranked model model_hash dtype method method_settings seed n_runs
 top_k scale n_good n_bad n_neurons n_edited n_questions n_docs accuracy note delta low high p_value
 p_holm controls_outdone n_controls n_as_extreme control_p n_lost n_gained mcnemar_p mcnemar_p_holm
 n_tests confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
-rcc_high consistent consistent_delta position_bias position_bias_delta majority seeds run
+rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer seeds run
 """.split()
 _TEXTS = """
 task set model model_hash dtype method method_settings condition name n_neurons n_edited note seeds
@@ -109,7 +109,8 @@ def _values(row: Row) -> dict[str, Any]:
     }
     if row.is_evaluated and row.condition != SWAPPED:
         values |= {"accuracy": summary.accuracy.condition,
-                   "confidence": summary.confidence.condition}  # fmt: skip
+                   "confidence": summary.confidence.condition,
+                   "top_answer": summary.top_answer}  # fmt: skip
     if row.is_evaluated and row.condition != UNMASKED:
         values |= _changes(row)
     return values

@@ -48,6 +48,7 @@ HEADS = {
     "position_bias": "position bias %",
     "position_bias_delta": "position bias change",
     "majority": "majority %",
+    "top_answer": "same answer %",
 }
 
 
@@ -63,7 +64,7 @@ _FORMATS: dict[str, Callable[..., str]] = {
     "task": one_line,
     "scale": factor_text,
     "p_holm": p_text,
-    **dict.fromkeys(("accuracy", "consistent", "position_bias", "majority"), _level),
+    **dict.fromkeys(("accuracy", "consistent", "position_bias", "majority", "top_answer"), _level),
     **dict.fromkeys(("delta", "consistent_delta", "position_bias_delta"), _points),
 }
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neuronllm_eval.evaluation.doc_table import DocTable, without_controls
 from neuronllm_eval.evaluation.stats.paired_delta import (
     PairedDelta,
@@ -86,6 +88,8 @@ class ConditionSummary:
             unmasked run.
         edited: how many neurons it edits; None for the unmasked run, and in summaries of earlier
             versions.
+        top_answer: percent of the docs with the most frequent answer, by its place among the
+            options; None in summaries of earlier versions.
     """
 
     name: str
@@ -101,6 +105,7 @@ class ConditionSummary:
     mcnemar: McNemar | None
     corrected: Corrected | None = None
     edited: Edited | None = None
+    top_answer: float | None = None
 
     @property
     def is_evaluated(self) -> bool:
@@ -234,6 +239,7 @@ def _summarise(
         controls=random_control_rank(accuracy.delta, controls, sign) if sign else None,
         n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
         mcnemar=mcnemar(table.correct[UNMASKED], table.correct[name]) if sign else None,
+        top_answer=100 * float(np.bincount(table.predicted[name]).max() / len(table.doc_ids)),
     )
 
 
