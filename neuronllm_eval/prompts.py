@@ -107,7 +107,8 @@ def shared_leading_tokens(options: Sequence[Sequence[int]]) -> int:
 
 @dataclass(frozen=True)
 class Question:
-    """One original doc of a benchmark and its proxies (option-shuffled copies, AQUA)."""
+    """One original doc of a benchmark and its proxies: prompts with its options shuffled (AQUA),
+    or with other demonstrations or wordings."""
 
     question_id: str
     prompts: tuple[Prompt, ...]

@@ -43,7 +43,8 @@ class PassSize:
 
     Attributes:
         vocabulary: logits of a row.
-        rows_per_pass: most rows over the whole batch; bounds the memory.
+        rows_per_pass: most rows over the whole batch, by which memory is bounded: but for a prompt
+            whose nodes at one layer, which are never split, have more.
         rows_per_prompt: most rows of one prompt.
     """
 

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 def _content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
     """The words of a doc's prompt and options, sorted: their order is no matter."""
-    return content_key(*map(str, (task.doc_to_text(doc), *task.doc_to_choice(doc))))
+    text = getattr(task, "plain_text", task.doc_to_text)  # `varied_prompts` words prompts anew
+    return content_key(*map(str, (text(doc), *task.doc_to_choice(doc))))
 
 
 def doc_contents(task: ConfigurableTask) -> list[str]:
@@ -112,8 +113,10 @@ def without_own_answers(task: ConfigurableTask, hidden: Set[str]) -> Iterator[No
             return drawn
         n_replaced += 1
         shown_contents = set(map(content, shown))
+        drawn_by = getattr(task.sampler, "drawn_by", None)  # proxies have other demonstrations
+        seed = f"{asked}{drawn_by or ''}"
         for pool in (task.sampler.fewshot_docs(), own_split() if hidden else []):
-            for index in random.Random(asked).sample(range(len(pool)), len(pool)):  # noqa: S311
+            for index in random.Random(seed).sample(range(len(pool)), len(pool)):  # noqa: S311
                 if len(shown) == len(drawn):
                     return shown
                 if may_show(pool[index]) and content(pool[index]) not in shown_contents:

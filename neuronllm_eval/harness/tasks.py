@@ -274,7 +274,7 @@ def _require_multiple_choice(name: str, task: Any) -> ConfigurableTask:
 
 def _require_aqua(name: str, task: ConfigurableTask, overrides: Mapping[str, Any]) -> None:
     """Refuse AQUA settings for a task that cannot use them."""
-    # These have a meaning for every task, and are handled elsewhere.
+    # These have a meaning for every task; what n_proxies is for others says `varied_prompts`.
     general = {"seed", "on_bad_doc", "selection_split", "n_demonstrations", "n_proxies"}
     given = [
         f"--{setting} {value}" for setting, value in overrides.items() if setting not in general
@@ -375,5 +375,5 @@ def question_ids(task: ConfigurableTask) -> list[str]:
     docs = task.eval_docs
     if is_aqua(task):
         return [str(identity) for identity in docs["question_id"][:]]
-    n_proxies = getattr(task, "n_proxies", 1)  # of harness.varied_prompts
+    n_proxies = getattr(task, "n_varied_prompts", 1)  # of harness.varied_prompts
     return [f"{task.config.task}-{doc_id // n_proxies}" for doc_id in range(len(docs))]

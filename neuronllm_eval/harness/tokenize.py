@@ -323,7 +323,7 @@ class Encoder:
         if n_options > len(LETTERS):
             raise DocError(
                 f"doc {doc_id} of task {task.config.task} has {n_options} options",
-                expected=f"at most {len(LETTERS)}, one letter each",
+                expected=f"at most {len(LETTERS)}, each of which reports name by a letter",
                 remedy=f"use aqua:{task.config.task} with --n_options {len(LETTERS)}, which keeps "
                 "the gold option and a draw of the others",
                 reason=f"more than {len(LETTERS)} options",

@@ -93,10 +93,10 @@ _QUESTION_METRICS = {
     "position_bias": "position bias %",
 }
 QUESTION_NOTE = (
-    "Consistent: questions answered correctly on every prompt (order of the options, or set of "
-    "demonstrations); majority: questions whose most frequent answer is correct; fortuity: correct "
-    "on the first prompt but not on every prompt; position bias: total variation distance between "
-    "predicted and gold letters."
+    "Consistent: questions answered correctly on every prompt (order of the options, or "
+    "demonstrations and wording); majority: questions whose most frequent answer is correct; "
+    "fortuity: correct on the first prompt but not on every prompt; position bias: total variation "
+    "distance between predicted and gold letters."
 )
 
 
@@ -254,7 +254,7 @@ def _dose_cell(summary: ConditionSummary) -> str:
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table | None:
-    """The metrics by question of each condition; None where questions have one prompt each.
+    """The metrics by question of each condition; None of tasks without.
 
     Args:
         metrics: name of condition or point -> the harness's metrics.

@@ -92,21 +92,21 @@ class Section:
 
 
 def headline(report: TaskReport) -> str:
-    """One plain sentence: the effect of the main condition, or what was selected.
+    """The effect of the main condition, or what was selected, in a plain sentence.
 
-    Another one precedes it if the unmasked model is not clearly above chance, and one follows if
-    conditions make the model give the same answer nearly everywhere.
+    Another precedes it if the unmasked model is not clearly above chance, and one follows if
+    conditions leave nearly all docs with the same answer.
     """
     chance = collapse = ""
     if report.answers is not None:
         chance = wording.chance_sentence(report.answers.unmasked_against_chance)
         shares = letter_shares(report.answers, report.summaries)
-        collapse = wording.collapse_sentence(shares.letters, shares.predicted)
+        collapse = wording.collapse_sentence(shares.letters, shares.gold, shares.predicted)
     return " ".join(filter(None, (chance, _effect(report), collapse)))
 
 
 def _effect(report: TaskReport) -> str:
-    """The last sentence of the headline.
+    """The main sentence of the headline.
 
     Positions are named unless they are the paper's, the scored ones.
     """

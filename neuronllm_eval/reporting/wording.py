@@ -30,8 +30,9 @@ AT_CHANCE = (
     "neurons of a model at chance are about the options' position or form, not about the task"
 )
 
-# Percent of the docs with the same answer from which a condition is said to move answers.
-COLLAPSED = 90.0
+# Percent of the docs with the same answer from which a condition is said to move answers, if they
+# are so many points more than usual; and how many conditions a sentence names.
+COLLAPSED, _RISE, _MOST_NAMED = 90.0, 10.0, 6
 
 
 # Effects ------------------------------------------------------------------------------------------
@@ -122,24 +123,30 @@ def chance_sentence(test: ChanceTest) -> str:
     )
 
 
-def collapse_sentence(letters: Sequence[str], predicted: Mapping[str, Sequence[float]]) -> str:
-    """Which conditions leave one answer to nearly all docs; empty if none, or the unmasked model.
+def collapse_sentence(
+    letters: Sequence[str], gold: Sequence[float], predicted: Mapping[str, Sequence[float]]
+) -> str:
+    """Which conditions leave one answer to nearly all docs; empty if none does.
+
+    Not where that answer is about as frequent in the unmasked run, or as right answer.
 
     Args:
         letters: of the options.
-        predicted: condition -> percent of the docs with each letter as the answer.
+        gold: percent of the docs with each letter as the right answer.
+        predicted: condition -> the same of the model's answers.
     """
-    most = {name: max(zip(shares, letters, strict=True)) for name, shares in predicted.items()}
-    found = [
-        f"{letter} for {share:.0f}% under {name}"
-        for name, (share, letter) in most.items()
-        if share >= COLLAPSED
-    ]
-    if not found or most[UNMASKED][0] >= COLLAPSED:
+    found = []
+    for name, shares in predicted.items():
+        share, option = max((share, option) for option, share in enumerate(shares))
+        usual = max(gold[option], predicted[UNMASKED][option])
+        if share >= COLLAPSED and share >= usual + _RISE:
+            found.append(f"{name} ({letters[option]}, {share:.0f}%)")
+    if not found:
         return ""
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     return (
-        f"Nearly all docs then have the same answer ({', '.join(found)}): such an edit moves an "
-        "answer, whatever the question."
+        f"Under {', '.join(found[:_MOST_NAMED])}{more} nearly all docs have the same answer: such "
+        "an edit moves an answer, whatever the question."
     )
 
 

@@ -234,7 +234,7 @@ class StageInput:
         """The settings of an AQUA task, its defaults filled in; of another if it has proxies."""
         task = self.questions.task
         if isinstance(task, VariedPrompts):
-            return {N_PROXIES: task.n_proxies}
+            return {N_PROXIES: task.n_varied_prompts}
         return task.dataset.settings.model_dump() if is_aqua(task) else {}
 
     @property

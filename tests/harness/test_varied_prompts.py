@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from neuronllm_eval.errors import TaskError
+from neuronllm_eval.harness.leakage import doc_contents
 from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.results import harness_metrics
 from neuronllm_eval.harness.tasks import on_split
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
-from neuronllm_eval.harness.varied_prompts import with_varied_prompts
+from neuronllm_eval.harness.varied_prompts import clustered_stderr, with_varied_prompts
 from tests.fixtures.harness import TaskFolder, a_doc, harness_model, model_dir, some_docs
 
 N_DOCS = 6
@@ -71,13 +73,39 @@ def test_further_prompts_do_not_depend_on_which_docs_are_asked(folder, lm):
     assert every[:2] == some
 
 
-def test_a_demonstration_is_never_the_question(folder, lm):
-    docs = {"train": some_docs(100, N_DOCS), "test": some_docs(100, N_DOCS)}
-    config = {"fewshot_split": "test"}
-    task = with_varied_prompts(folder.load(folder.write("own", docs, **config)), 4)
-    questions = build_questions(lm, on_split(task, "test"), PromptSettings(num_fewshot=2))
+@pytest.mark.parametrize("wordings", [[], [WORDING]])
+def test_a_demonstration_is_never_the_question_or_one_to_validate(folder, lm, wordings):
+    # Two rows are equal, so that more than one may be the question itself.
+    test = [*some_docs(100, N_DOCS), a_doc(100)]
+    docs = {"train": some_docs(0, N_DOCS), "test": test}
+    metadata = {"version": 1.0, "wordings": wordings}
+    folder.write("own", docs, fewshot_split="test", metadata=metadata)
+    task = with_varied_prompts(folder.load("own"), 4)
+    ask = PromptSettings(num_fewshot=2)
+    questions = build_questions(lm, on_split(task, "test"), ask)
     for number, prompts in enumerate(texts(lm, questions)):
-        assert [prompt.count(f"number {100 + number}?") for prompt in prompts] == [1] * 4
+        own = 100 + number % N_DOCS
+        assert [prompt.count(f"number {own}?") for prompt in prompts] == [1] * 4
+        assert [prompt.count("Which is number") for prompt in prompts] == [3] * 4
+    # In a selection, whose demonstrations would all be of the validation split, none is.
+    selection, validation = on_split(task, "train"), frozenset(doc_contents(task))
+    for prompts in texts(lm, build_questions(lm, selection, ask, hidden=validation)):
+        assert not [prompt for prompt in prompts if "number 10" in prompt]
+        assert [prompt.count("Which is number") for prompt in prompts] == [3] * 4
+        assert len(set(prompts)) == 4
+
+
+def test_a_question_too_long_for_its_demonstrations_is_skipped(folder):
+    # The first has room for one demonstration, the second for none, the third fits.
+    docs = [a_doc(n, question=f"Which? {'so ' * length}") for n, length in enumerate((90, 200, 2))]
+    folder.write("long", {"train": some_docs(0, 9), "test": docs}, fewshot_split="train")
+    task = with_varied_prompts(folder.load("long"), 3)
+    lm = harness_model(model_dir(context=256))
+    built = build_questions(lm, on_split(task, "test"), PromptSettings(num_fewshot=2))
+    assert [question.question_id for question in built.questions] == ["long-0", "long-2"]
+    assert built.skipped == {"too few different prompts that fit the model's context": 3}
+    assert built.demonstrations_dropped == 3
+    assert all(len({each.context for each in q.prompts}) == 3 for q in built.questions)
 
 
 def test_wordings_go_round_in_demonstrations_too(folder, lm):
@@ -102,7 +130,7 @@ def test_as_many_prompts_as_there_are_not_are_refused(folder, lm):
     with pytest.raises(
         TaskError,
         match=r"question 0 of task words has no prompt beside the 1 that were made, with 0 "
-        r"demonstrations\.\nExpected: 3 different ones.*\nRemedy: raise --num_fewshot,",
+        r"demonstrations\.\nExpected: 3 different ones.*\nRemedy: raise --num_fewshot \(",
     ):
         built(folder, lm, 3, shots=0)
     metadata = {"version": 1.0, "wordings": [WORDING]}
@@ -117,6 +145,9 @@ def test_as_many_prompts_as_there_are_not_are_refused(folder, lm):
         ({"wordings": ["one", 2]}, 2, r"has wordings \['one', 2\]"),
         ({}, "two", "has n_proxies 'two'"),
         ({}, 0, "has n_proxies 0"),
+        ({"wordings": ["{{question"]}, 2, "wording '{{question' of task words cannot be read: Tem"),
+        ({"wordings": ["{{nothing}}"]}, 2, "of task words cannot be read: UndefinedError"),
+        ({"wordings": [" "]}, 2, "wording ' ' of task words says nothing of the first doc"),
     ],
 )
 def test_metadata_that_say_nothing_are_refused(folder, metadata, n_proxies, message):
@@ -171,6 +202,37 @@ def test_metrics_by_question_by_hand(folder, lm):
     squares = sum((n - 7 / 4) ** 2 for n in (3, 2, 2, 0))
     assert found["acc_norm_stderr"] == pytest.approx(math.sqrt(4 / 3 * squares) / 12)
     assert found["acc_consistent_stderr"] == pytest.approx(math.sqrt(3 / 16 / 3))
+
+
+def test_an_option_without_text_is_compared_as_the_harness_does(folder):
+    docs = [a_doc(0), a_doc(1, 1, choices=["", "one", "two"])]
+    folder.write(
+        "words",
+        {"train": some_docs(10, 9), "test": docs},
+        doc_to_choice="choices",
+        fewshot_split="train",
+        metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}],
+    )
+    plain = folder.load("words")
+    task = with_varied_prompts(plain, 2)
+    results = [(-1.0, False), (-2.0, False), (-3.0, False)]
+    with np.errstate(divide="ignore"):
+        own = plain.process_results(docs[1], results)
+        values = task.process_results(task.eval_docs[2], results)
+    assert {name: values[name] for name in own} == own
+
+
+def test_own_means_have_clustered_errors_and_others_the_harnesss(folder):
+    listed = [{"metric": "acc"}, {"metric": "mcc"}]
+    folder.write("words", fewshot_split="train", metric_list=listed)
+    combined = with_varied_prompts(folder.load("words"), 2).aggregation()
+    assert combined["acc_stderr"] is clustered_stderr
+    assert "mcc" in combined
+    assert "mcc_stderr" not in combined
+    pairs = [(0, 1.0), (0, 1.0), (1, 0.0), (1, 1.0)]
+    # Residuals by question: 2 x 0.25, and -0.75 + 0.25.
+    assert clustered_stderr(pairs) == pytest.approx(math.sqrt(2 * (0.25 + 0.25)) / 4)
+    assert math.isnan(clustered_stderr(pairs[:2]))
 
 
 def test_metrics_by_question_compare_as_the_main_metric_does(folder, lm):

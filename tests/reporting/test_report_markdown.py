@@ -113,21 +113,23 @@ def test_the_headline_ends_with_conditions_that_move_all_answers():
                      suppress_good="1" * 10)  # fmt: skip
     answers = {"unmasked": 5, "suppress_good": 2, "enhance": 1, "degrade": 10}  # of option A
 
-    def said(**changes: int) -> str:
+    def said(gold: int = 5, **changes: int) -> str:
         predicted = {
             name: np.array([0] * count + [1] * (10 - count))
             for name, count in (answers | changes).items()
         }
-        found = dataclasses.replace(table, predicted=predicted)
+        right = np.array([0] * gold + [1] * (10 - gold))
+        found = dataclasses.replace(table, predicted=predicted, gold=right)
         return headline(dataclasses.replace(report(UNMASKED, *summaries), answers=found))
 
     plain = headline(report(UNMASKED, *summaries))
     assert said() == (
-        f"{plain} Nearly all docs then have the same answer (B for 90% under enhance, A for 100% "
-        "under degrade): such an edit moves an answer, whatever the question."
+        f"{plain} Under enhance (B, 90%), degrade (A, 100%) nearly all docs have the same answer: "
+        "such an edit moves an answer, whatever the question."
     )
     assert said(enhance=2, degrade=8) == plain
-    assert said(unmasked=9) == plain  # as before the edit
+    assert "degrade" not in said(unmasked=10)  # as before the edit
+    assert "degrade" not in said(gold=10)
 
 
 # Tables -----------------------------------------------------------------------------------------
