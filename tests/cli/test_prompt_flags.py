@@ -314,7 +314,6 @@ def test_settings_are_kept_for_the_stages_that_follow(folder):
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
-        ("--n_proxies", 2),
         ("--orders", "swap"),
         ("--letter_style", "A)"),
         ("--n_options", 3),
@@ -338,3 +337,19 @@ def test_flags_that_every_task_takes(folder):
     questions = choosing(folder, *flags, "--num_fewshot", 10, task="plain")
     assert questions.split == "dev"
     assert questions.num_fewshot == 10
+
+
+def test_n_proxies_of_a_task_as_it_is(folder):
+    splits = {"train": TRAIN, "test": TEST}
+    for name, metadata in (("plain", None), ("by_yaml", {"n_proxies": 4})):
+        folder.write(name, splits, fewshot_split="train", metadata=metadata)
+
+    def n_prompts(task, *flags):
+        asked = judging(folder, *flags, "-f", 2, task=task).questions
+        return {len({prompt.context for prompt in question.prompts}) for question in asked}
+
+    assert n_prompts("plain") == {1}
+    assert n_prompts("plain", "--metadata", '{"n_proxies": 3}') == {3}
+    assert n_prompts("by_yaml") == {4}
+    assert n_prompts("by_yaml", "--n_proxies", 2) == {2}
+    assert n_prompts("by_yaml", "--n_proxies", 1) == {1}
