@@ -186,7 +186,7 @@ class VariedPrompts(ConfigurableTask):
         Demonstrations that the task words in their own way (`fewshot_config`) are left so.
         """
         config, shots, own = self.config, self.fewshot_cfg, self._own_wording
-        wordings = [own, *config.metadata.get(WORDINGS, [])]
+        wordings = list(dict.fromkeys([own, *config.metadata.get(WORDINGS, [])]))
         wording = wordings[proxy % len(wordings)]
         changed = [each for each in (config, shots) if each.doc_to_text == own]
         for each in changed:
