@@ -102,7 +102,7 @@ def child(case: Case, name: str) -> Peak:
 
 
 def reset_peak() -> None:
-    """Let the peak of resident memory begin anew."""
+    """Let the peak of resident memory start from what is resident."""
     (_PROCESS / "clear_refs").write_text("5")  # proc(5)
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def _content(task: ConfigurableTask, doc: dict[str, Any]) -> str:
     """The words of a doc's prompt and options, sorted: their order is no matter."""
-    text = getattr(task, "plain_text", task.doc_to_text)  # `varied_prompts` words prompts anew
+    text = getattr(task, "plain_text", task.doc_to_text)  # other wordings by `varied_prompts`
     return content_key(*map(str, (text(doc), *task.doc_to_choice(doc))))
 
 
