@@ -199,6 +199,8 @@ class VariedPrompts(ConfigurableTask):
 
     def plain_text(self, doc: Mapping[str, Any]) -> Any:
         """The text of a question as the task itself words it, whatever the proxy at hand."""
+        if not self.config.metadata.get(WORDINGS):  # a class of the task's own may take none
+            return self.doc_to_text(doc)
         return self.doc_to_text(doc, self._own_wording)
 
     def process_results(self, doc: Any, results: Any) -> Any:

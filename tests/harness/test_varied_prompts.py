@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from lm_eval.api.task import ConfigurableTask
 
 from neuronllm_eval.errors import TaskError
 from neuronllm_eval.harness.leakage import doc_contents
@@ -13,7 +14,11 @@ from neuronllm_eval.harness.requests import build_questions
 from neuronllm_eval.harness.results import harness_metrics
 from neuronllm_eval.harness.tasks import on_split
 from neuronllm_eval.harness.tokenize import PromptSettings, QuestionSet
-from neuronllm_eval.harness.varied_prompts import clustered_stderr, with_varied_prompts
+from neuronllm_eval.harness.varied_prompts import (
+    VariedPrompts,
+    clustered_stderr,
+    with_varied_prompts,
+)
 from tests.fixtures.harness import TaskFolder, a_doc, harness_model, model_dir, some_docs
 
 N_DOCS = 6
@@ -66,6 +71,31 @@ def test_the_first_prompt_is_that_of_the_task_and_all_others_differ(folder, lm, 
     assert [prompt.doc_id for prompt in varied.prompts] == list(range(3 * N_DOCS))
     for prompts in texts(lm, varied):
         assert all(prompt.count("Answer:") == 3 for prompt in prompts)  # two demonstrations
+
+
+def test_a_task_with_a_function_of_its_own_for_its_words(folder):
+    class Own(ConfigurableTask):
+        def doc_to_text(self, doc):
+            return f"Say: {doc['question']}"
+
+    docs = {"train": some_docs(0, 9), "test": some_docs(100, N_DOCS)}
+    plain = folder.load(folder.write("words", docs, fewshot_split="train"))
+    own = Own.__new__(Own)
+    own.__dict__ |= vars(plain)
+    own.config.metadata = {"wordings": [WORDING]}
+    with pytest.raises(TaskError, match="a function of the task's own words its prompts"):
+        with_varied_prompts(own, 2)
+    assert plain_text_of(own) == "Say: Which is number 100?"
+
+
+def plain_text_of(task) -> str:
+    """What the guard against leaks reads of a doc, of a class that takes no wording."""
+    task.config.metadata = None
+    kind = type("Varied", (VariedPrompts, type(task)), {})
+    varied = kind.__new__(kind)
+    varied.__dict__ |= vars(task)
+    varied.config.metadata = {"n_proxies": 2}
+    return varied.plain_text(task.task_docs[0])
 
 
 def test_further_prompts_do_not_depend_on_which_docs_are_asked(folder, lm):
