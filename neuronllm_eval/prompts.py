@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neuronllm_eval.errors import DocError
 
@@ -34,6 +34,8 @@ class Prompt:
         n_shared: how many tokens at the end of `context` are the options' own, shared by all.
         lengths: per option what its log-likelihood is divided by before options are compared;
             empty where log-likelihoods are compared as they are.
+        priors: per option log-nats that `calibrated_cross_entropy` takes off what options are
+            compared by; empty for none.
     """
 
     doc_id: int
@@ -42,6 +44,7 @@ class Prompt:
     gold: int
     n_shared: int = 0
     lengths: tuple[float, ...] = ()
+    priors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.options) < 2 or any(len(option) == 0 for option in self.options):
@@ -112,3 +115,24 @@ class Question:
 
     question_id: str
     prompts: tuple[Prompt, ...]
+
+
+def with_priors(questions: Sequence[Question], priors: Sequence[float]) -> tuple[Question, ...]:
+    """The questions with these priors in their prompts, as they are if there are none.
+
+    Args:
+        questions: with at most as many options as there are priors.
+        priors: [options] log-nats; see `Prompt.priors`.
+    """
+    if not priors:
+        return tuple(questions)
+    return tuple(
+        replace(
+            question,
+            prompts=tuple(
+                replace(prompt, priors=tuple(priors[: len(prompt.options)]))
+                for prompt in question.prompts
+            ),
+        )
+        for question in questions
+    )

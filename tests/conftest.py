@@ -30,7 +30,7 @@ os.fsync = lambda handle: None
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--faults N`: how many faults `test_faults.py` injects."""
-    parser.addoption("--faults", type=int, default=42, help="faults injected by test_faults.py")
+    parser.addoption("--faults", type=int, default=20, help="faults injected by test_faults.py")
 
 
 def pytest_collection_finish() -> None:

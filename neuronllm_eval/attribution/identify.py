@@ -64,7 +64,7 @@ class IdentificationSettings:
 
         At all positions it is GradXAct's then, which takes one pass.
         """
-        needed = [method.quantity for method in self.methods if method.quantity is not None]
+        needed = [quantity for method in self.methods for quantity in method.quantities]
         default = GradXAct.quantity if self.positions == ALL else ACE.quantity
         return tuple(dict.fromkeys(needed or [default]))
 
@@ -141,7 +141,12 @@ def empty_sums(
     digest = prompts_digest(questions)
     return {
         method.name: ScoreSums.zeros(
-            engine.layers.shape, n_letters, method.n_groups, method.unit, digest
+            engine.layers.shape,
+            n_letters,
+            method.n_groups(n_letters),
+            method.unit,
+            digest,
+            method.squares,
         )
         for method in methods
     }
@@ -196,12 +201,14 @@ def add_question(
     half = index % 2
     for prompt, of_prompt, neurons in zip(question.prompts, attributions, values, strict=True):
         fixed = sums.fixed(neurons)
-        group = method.group(is_correct(of_prompt, prompt))
+        group = method.group(prompt.gold, is_correct(of_prompt, prompt))
         sums.letter_sums[prompt.gold] += fixed
         sums.group_count[group, half] += 1
         sums.add_gaps(of_prompt.about(method.quantity))
         if not method.votes:
             sums.group_sums[group, half] += fixed
+        if method.squares:
+            sums.square_sums[group, half] += sums.fixed(neurons.double().square())
     if method.votes:
         voted = torch.where(good | bad, example_score, 0.0)
         sums.group_sums[0, half] += sums.fixed(voted)

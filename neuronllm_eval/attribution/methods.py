@@ -35,6 +35,7 @@ from torch import Tensor
 from neuronllm_eval.attribution.integrated_gradients import Attributions, Quantity
 from neuronllm_eval.attribution.score_sums import FIXED_POINT, ScoreSums
 from neuronllm_eval.engine.interface import (
+    calibrated_cross_entropy,
     gold_loglikelihood,
     gold_probability,
     option_cross_entropy,
@@ -46,6 +47,8 @@ from neuronllm_eval.neurons.scores import NeuronScores
 Floats = NDArray[np.float64]
 _CONTRASTIVE = Quantity(option_cross_entropy)
 _ONE_STEP = Quantity(option_cross_entropy, path=False)
+_CALIBRATED = Quantity(calibrated_cross_entropy)
+_CALIBRATED_ONE_STEP = Quantity(calibrated_cross_entropy, path=False)
 _PROBABILITY = Quantity(gold_probability)
 _LOSS = Quantity(gold_loglikelihood, path=False)
 
@@ -59,8 +62,9 @@ class Method:
     Attributes:
         name: what `--method` calls it.
         quantity: what is attributed; None if the activations are enough.
+        also: what is attributed besides.
         votes: whether a question counts only for the neurons it puts in G_e or B_e.
-        n_groups: groups of prompts that are summed up separately (`group`).
+        squares: whether squares of values are summed up too.
         unit: of the sums, see `ScoreSums`.
         measures: what `values` are, in words, for reports.
     """
@@ -68,10 +72,16 @@ class Method:
     __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
     name: ClassVar[str]
     quantity: ClassVar[Quantity | None] = None
+    also: ClassVar[tuple[Quantity, ...]] = ()
     votes: ClassVar[bool] = False
-    n_groups: ClassVar[int] = 1
+    squares: ClassVar[bool] = False
     unit: ClassVar[float] = FIXED_POINT
     measures: ClassVar[str] = "attribution, in log-nats"
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """All that is attributed."""
+        return self.also if self.quantity is None else (self.quantity, *self.also)
 
     def values(self, attributions: Attributions) -> Tensor:
         """[layers, neurons] a prompt's value for every neuron; summed up over questions."""
@@ -79,8 +89,17 @@ class Method:
             return attributions.activations
         return attributions.by_quantity[self.quantity].values
 
-    def group(self, correct: bool) -> int:
-        """The group of a prompt that the unedited model answers correctly or incorrectly."""
+    def n_groups(self, n_options: int) -> int:
+        """Groups of prompts that are summed up separately, of at most `n_options` options."""
+        return 1
+
+    def group(self, gold: int, correct: bool) -> int:
+        """The group of a prompt.
+
+        Args:
+            gold: index of its gold option.
+            correct: whether the unedited model answers it correctly.
+        """
         return 0
 
     def note(self, index: int, example_score: Tensor) -> Any:
@@ -123,6 +142,77 @@ class ACE(Method):
     name = "ace"
     quantity = _CONTRASTIVE
     votes = True
+
+
+@dataclass(frozen=True)
+class ACEBalanced(Method):
+    """ACE of what helps whichever option is the right one (ours).
+
+    In the paper's sum a neuron that pushes one answer, whatever the question, counts as good: F is
+    steeper where the model is wrong, so what it gives to one gold option and takes from another
+    does not cancel. Here such a neuron counts for little.
+
+    1. F is calibrated: each option's mean log-probability over the questions is taken off first.
+    2. A prompt's value is the mean of IG(F) and h * dF/dh at the unedited prompt: half of what
+       the path from 0 to 2h, between suppressing and doubling, would give if its second half were
+       as steep as its middle.
+    3. m_c = mean of the values over the prompts whose gold option is the c-th; m = mean of m_c.
+    4. s^2 = variance of m_c over c, less the part that the prompts' own variance v explains, plus
+       the squared standard error of m; v is pooled within gold options.
+    5. score = m |m| / sqrt(m^2 + consistency^2 s^2): near m where m is many s, near
+       m |m| / (consistency s) where it is few.
+
+    There are no votes, so `top_z` makes no difference.
+
+    Attributes:
+        consistency: 0 or more; 0 is m itself.
+    """
+
+    consistency: Annotated[float, Field(ge=0)] = 2.0
+
+    name = "ace_balanced"
+    quantity = _CALIBRATED
+    also = (_CALIBRATED_ONE_STEP,)
+    squares = True
+
+    def values(self, attributions: Attributions) -> Tensor:
+        """[layers, neurons] the mean of both attributions."""
+        values = [attributions.by_quantity[quantity].values for quantity in self.quantities]
+        return torch.stack(values).mean(0)
+
+    def n_groups(self, n_options: int) -> int:
+        """See `Method.n_groups`."""
+        return n_options
+
+    def group(self, gold: int, correct: bool) -> int:
+        """See `Method.group`."""
+        return gold
+
+    def halves(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.halves`."""
+        return np.stack([self._score(sums, slice(half, half + 1)) for half in (0, 1)])
+
+    def score(self, sums: ScoreSums, notes: Sequence[Any]) -> Floats:
+        """See `Method.score`."""
+        return self._score(sums, slice(None))
+
+    def _score(self, sums: ScoreSums, halves: slice) -> Floats:
+        counts = sums.group_count[:, halves].sum(1)
+        is_gold = counts > 0
+        n_prompts = counts[is_gold, None, None]
+        totals = sums.floats(sums.group_sums[is_gold, halves].sum(1))
+        squares = sums.floats(sums.square_sums[is_gold, halves].sum(1))
+        if not len(totals):
+            return np.zeros(sums.good_count.shape)
+        means = totals / n_prompts
+        freedom = max(1, int(n_prompts.sum()) - len(means))
+        within = np.maximum(squares - totals * means, 0.0).sum(0) / freedom
+        of_means = within * (1 / n_prompts).sum(0) / len(means)  # mean squared error of an m_c
+        error = of_means / len(means)
+        between = np.maximum(means.var(0) - (of_means - error), 0.0)
+        mean = means.mean(0)
+        size = np.sqrt(mean**2 + self.consistency**2 * (between + error))
+        return np.divide(mean * abs(mean), size, out=np.zeros_like(mean), where=size > 0)
 
 
 class ACEVocabulary(ACE):
@@ -263,11 +353,14 @@ class ContrastActivation(Method):
     """
 
     name = "contrast_activation"
-    n_groups = 2
     unit = Activation.unit
     measures = Activation.measures
 
-    def group(self, correct: bool) -> int:
+    def n_groups(self, n_options: int) -> int:
+        """See `Method.n_groups`."""
+        return 2
+
+    def group(self, gold: int, correct: bool) -> int:
         """See `Method.group`."""
         return int(correct)
 
@@ -326,6 +419,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         ACE,
+        ACEBalanced,
         KN,
         QRNCA,
         TN,

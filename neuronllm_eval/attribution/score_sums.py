@@ -21,7 +21,14 @@ from neuronllm_eval.runtime.checkpoint import Tally
 # One unit of the sums is 2**-40 log-nats; sums up to 2**21 log-nats fit.
 FIXED_POINT = 2.0**40
 _MOST_UNITS = 2.0**61  # a few processes' sums still fit into 63 bits together
-_ARRAYS = ("group_sums", "letter_sums", "good_count", "bad_count", "group_count")
+_ARRAYS = (
+    "group_sums",
+    "square_sums",
+    "letter_sums",
+    "good_count",
+    "bad_count",
+    "group_count",
+)
 _COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
 
 
@@ -34,6 +41,7 @@ class ScoreSums:
 
     Attributes:
         group_sums: [groups, 2, layers, neurons] of fixed-point numbers.
+        square_sums: the same of squares, by prompt; [0, 2, layers, neurons] if not needed.
         letter_sums: [letters, layers, neurons] of fixed-point numbers, by gold letter.
         good_count: [layers, neurons] questions that put the neuron in G_e.
         bad_count: [layers, neurons] questions that put it in B_e.
@@ -48,6 +56,7 @@ class ScoreSums:
     """
 
     group_sums: NDArray[np.int64]
+    square_sums: NDArray[np.int64]
     letter_sums: NDArray[np.int64]
     good_count: NDArray[np.int64]
     bad_count: NDArray[np.int64]
@@ -70,11 +79,18 @@ class ScoreSums:
         n_groups: int = 1,
         unit: float = FIXED_POINT,
         questions: str = "",
+        squares: bool = False,
     ) -> ScoreSums:
         """Empty sums for a model of `shape` [layers, neurons]."""
-        shapes = ((n_groups, 2, *shape), (n_letters, *shape), shape, shape, (n_groups, 2))
-        groups, letters, good, bad, counts = (np.zeros(one, dtype=np.int64) for one in shapes)
-        return cls(groups, letters, good, bad, counts, unit, questions)
+        shapes = (
+            (n_groups, 2, *shape),
+            (n_groups if squares else 0, 2, *shape),
+            (n_letters, *shape),
+            shape,
+            shape,
+            (n_groups, 2),
+        )
+        return cls(*(np.zeros(one, dtype=np.int64) for one in shapes), unit, questions)
 
     def fixed(self, values: Tensor) -> NDArray[np.int64]:
         """Values as fixed-point numbers.

@@ -32,6 +32,24 @@ def option_cross_entropy(loglikelihoods: Tensor, gold: int) -> Tensor:
     return loglikelihoods.log_softmax(-1)[..., gold]
 
 
+def calibrated_cross_entropy(loglikelihoods: Tensor, gold: int) -> Tensor:
+    """Target F after each option's prior is taken off (`Prompt.priors`, `target_values`).
+
+    Where a model prefers an answer whatever the question, F is steep for the questions with another
+    answer and flat for those with this one; without the priors all of them count.
+
+    Source: batch calibration (Zhou et al., ICLR 2024), of a target instead of a prediction.
+
+    Args:
+        loglikelihoods: [..., options] log-nats less the priors.
+        gold: index of the gold option.
+
+    Returns:
+        [...] log-nats, at most 0.
+    """
+    return option_cross_entropy(loglikelihoods, gold)
+
+
 def gold_loglikelihood(loglikelihoods: Tensor, gold: int) -> Tensor:
     """log p(gold) over the whole vocabulary, log-nats; arguments as `option_cross_entropy`."""
     return loglikelihoods[..., gold]
@@ -45,7 +63,7 @@ def gold_probability(loglikelihoods: Tensor, gold: int) -> Tensor:
 # Targets that compare options with each other. They are the same for logits as for
 # log-likelihoods, so that no other token matters; of prompts with lengths they get log-likelihoods
 # divided by these.
-SHIFT_INVARIANT: frozenset[Target] = frozenset({option_cross_entropy})
+SHIFT_INVARIANT: frozenset[Target] = frozenset({option_cross_entropy, calibrated_cross_entropy})
 # Targets that are the exponential of another one: d exp(T) = exp(T) dT, so both share a backward
 # pass.
 EXPONENTIAL_OF: Mapping[Target, Target] = {gold_probability: gold_loglikelihood}
@@ -79,6 +97,8 @@ def target_values(
     """
     if target in SHIFT_INVARIANT and prompt.lengths:
         loglikelihoods = ranking_scores(_with_shared(loglikelihoods, shared), prompt)
+    if target is calibrated_cross_entropy and prompt.priors:
+        loglikelihoods = loglikelihoods - loglikelihoods.new_tensor(prompt.priors)
     return target(loglikelihoods, prompt.gold)
 
 

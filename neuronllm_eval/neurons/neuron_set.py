@@ -61,7 +61,8 @@ class Provenance:
     too: the method's settings. `positions` is where neurons were attributed (`prompts.POSITIONS`),
     `option_scores` what options were compared by (`prompts.OPTION_SCORES`).
     The completeness gaps are None where they were not measured. `gguf_file` is the file in `model`
-    that holds the weights of a GGUF model, empty for another.
+    that holds the weights of a GGUF model, empty for another. `priors` are the options' (log-nats,
+    `Prompt.priors`), of methods with a calibrated target.
     """
 
     tool_version: str
@@ -100,6 +101,7 @@ class Provenance:
     weights_sample: Annotated[str, Field(pattern="^([0-9a-f]{4})*$")] = ""
     option_scores: Annotated[str, one_of(OPTION_SCORES)] = SUM
     gguf_file: str = ""
+    priors: tuple[float, ...] = ()
 
     @property
     def model_name(self) -> str:

@@ -61,7 +61,7 @@ ENGINES = ("auto", "fan_out", "replay")
 QUADRATURES = ("auto", "gauss_lobatto", "gauss_legendre", "right_riemann")
 ATTRIBUTION_DTYPES = ("auto", "float32", "bfloat16", "float16")
 METHODS = tuple(
-    "ace kn qrnca tn gradxact activation contrast_activation random ace_vocabulary".split()
+    "ace ace_balanced kn qrnca tn gradxact activation contrast_activation random ace_vocabulary".split()
 )
 OVERLAP = ("refuse", "drop")
 

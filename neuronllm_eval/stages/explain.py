@@ -160,6 +160,7 @@ def explain_run(
     """
     neurons, scores, lm = stored.neurons, stored.scores, inputs.model.lm
     _require_origin(inputs, stored)
+    inputs = inputs.with_priors(neurons.provenance.priors)
     questions = _sampled(inputs, stored, sample)
     top = top_neurons(neurons, top_n)
     locations = [neuron.location for _, neuron in top]

@@ -44,6 +44,7 @@ from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, clos
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import MethodRun, StageInput
 from neuronllm_eval.stages.prepare import prepare_identification, warn_of_chance, warn_of_few
+from neuronllm_eval.stages.priors import needs_priors, shared_priors
 from neuronllm_eval.stages.resume import (
     identity,
     record_excluded,
@@ -132,6 +133,7 @@ def identify_task(inputs: StageInput, runs: Sequence[MethodRun], launch: Launch)
             work = _open(plan, launch)
             warn_of_chance(inputs, stage, launch)
             announce_if_long(stage, launch)
+            inputs = inputs.with_priors(shared_priors(stage, plan.how.methods, work))
             questions = inputs.questions.questions
             sums = empty_sums(stage.engine, questions, plan.how.methods)
             with work.units(f"identify {inputs.settings.task}", lambda: tally_of(sums)) as units:
@@ -256,7 +258,11 @@ def write_scores(
             inputs.settings.task,
             100 * sums.gap_share,
         )
-    provenance = _provenance(method_run.of_method(inputs), stage, sums)
+    priors = max((prompt.priors for prompt in inputs.questions.prompts), key=len)
+    provenance = dataclasses.replace(
+        _provenance(method_run.of_method(inputs), stage, sums),
+        priors=priors if needs_priors([method]) else (),
+    )
     scores = to_scores(method, sums, notes, provenance)
     run.write(run.scores, scores.to_bytes(), scores)
     return scores

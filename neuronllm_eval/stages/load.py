@@ -41,6 +41,7 @@ from neuronllm_eval.models.fingerprints import Weights, digest, dtype_name, task
 from neuronllm_eval.models.forward_check import require_plain_forward
 from neuronllm_eval.models.loading import readable_loading
 from neuronllm_eval.models.model_args import require_model_args
+from neuronllm_eval.prompts import with_priors
 from neuronllm_eval.runs.directory import RunDirectory, folder_name
 from neuronllm_eval.runs.settings import DocCounts, QuestionSettings, RunSettings
 from neuronllm_eval.runtime.distributed import share_docs
@@ -216,6 +217,13 @@ class StageInput:
         """The same, with settings that hold digests of the prompts that are to validate."""
         digests = {"validation_prompts": prompt_digests(validation)}
         return dataclasses.replace(self, settings=self.settings.model_copy(update=digests))
+
+    def with_priors(self, priors: Sequence[float]) -> StageInput:
+        """The same, with options' priors in the prompts (`stages.priors`)."""
+        questions = with_priors(self.questions.questions, priors)
+        return dataclasses.replace(
+            self, questions=dataclasses.replace(self.questions, questions=questions)
+        )
 
     @property
     def model_name(self) -> str:

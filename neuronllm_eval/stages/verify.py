@@ -319,6 +319,7 @@ def verify(
     """
     neurons = load_neurons(run, settings)
     selection = StageInput(model, settings, selection_questions(model.lm, settings, task))
+    selection = selection.with_priors(neurons.provenance.priors)
     checks = [*check_artifacts(run, settings, neurons), *check_origin(selection, neurons)]
     with computing_in(model.lm.model, settings.attribution_dtype):
         checks += check_questions(selection, neurons, run, sample)

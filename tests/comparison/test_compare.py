@@ -383,7 +383,7 @@ def test_verify_computes_a_methods_scores_again(compared):
     ("more", "parts"),
     [
         (["--method", "ace,ace"], ("method is 'ace,ace'", "each method once")),
-        (["--method", "luck"], ("unknown method 'luck'", "ace, kn, qrnca")),
+        (["--method", "luck"], ("unknown method 'luck'", "ace, ace_balanced, kn, qrnca")),
         (["--method_args", "threshold=1"], ("no chosen method has a setting 'threshold'", "none")),
         (
             ["--method", "qrnca", "--method_args", "top_v=x"],

@@ -137,7 +137,7 @@ def test_a_fault_leaves_nothing_behind(reference, tasks, tmp_path, kind, request
     command, expected, counts = undisturbed(reference, tasks)
     chosen = choose(counts, request.config.getoption("--faults"))
     faults = [fault for fault in chosen if fault.kind == kind]
-    assert len(chosen) >= 40
+    assert len(chosen) >= 18
     assert not complaints(faults, command, tmp_path, expected)
 
 
@@ -146,12 +146,12 @@ def test_a_fault_while_the_weights_are_of_another_type(tasks, tmp_path):
     counts = points(command, tmp_path / "undisturbed")
     expected = command.content(tmp_path / "undisturbed")
     places = ("hooks._cast", "grad", "Part.save", "write_neurons", "to_bytes")
+    points_there = [point for point in sorted(counts) if point.endswith(places)]
     faults = [
-        Fault(kind, point, counts[point])
-        for point in sorted(counts)
-        if point.endswith(places)
-        for kind in ("internal", "ctrl-c")
+        Fault(("internal", "ctrl-c")[number % 2], point, counts[point])
+        for number, point in enumerate(points_there)
     ]
+    assert len(faults) >= len(places)
     assert not complaints(faults, command, tmp_path, expected)
 
 
