@@ -215,6 +215,22 @@ class ACEBalanced(Method):
         return np.divide(mean * abs(mean), size, out=np.zeros_like(mean), where=size > 0)
 
 
+@dataclass(frozen=True)
+class Auto(ACEBalanced):
+    """`ace_balanced` with the settings that serve the task best (ours; `stages.choose`).
+
+    They and the number of neurons are chosen on the selection split, by what the neurons of one
+    half of the questions do on the other.
+
+    Attributes:
+        consistency: as in `ace_balanced`; None to choose it.
+    """
+
+    consistency: Annotated[float, Field(ge=0)] | None = None  # type: ignore[assignment]
+
+    name = "auto"
+
+
 class ACEVocabulary(ACE):
     """ACE with log p(gold) in place of F: an ablation of the contrast between the options."""
 
@@ -428,6 +444,7 @@ METHODS: dict[str, type[Method]] = {
         ContrastActivation,
         Random,
         ACEVocabulary,
+        Auto,
     )
 }
 

@@ -48,7 +48,7 @@ def select_neurons(
     score = scores.score
     if ambiguous == "drop":
         score = np.where((scores.good_count > 0) & (scores.bad_count > 0), 0.0, score)
-    good, bad = _highest(score, count), _highest(-score, count)
+    good, bad = highest(score, count), highest(-score, count)
     if not (good or bad or or_none):
         raise UsageError(
             "no neuron has a score other than zero",
@@ -67,7 +67,7 @@ def select_neurons(
     )
 
 
-def _highest(values: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
+def highest(values: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
     """(layer, index) of the `count` highest positive values; equal ones by location."""
     order = np.argsort(-values, axis=None, kind="stable")[:count]
     locations = [divmod(int(flat), values.shape[1]) for flat in order]

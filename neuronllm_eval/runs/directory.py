@@ -103,6 +103,7 @@ class RunDirectory:
     neurons = _File(NEURONS_FILE)  # good and bad neurons
     scores = _File(SCORES_FILE)  # scores of all neurons
     questions = _File("questions.jsonl")  # the unmasked model's answers to the selection questions
+    choice = _File("method_choice.json")  # what --method auto tried, and what it took
     tokens = _File("tokens.json")  # what the top neurons promote and demote
     conditions = _File("conditions.jsonl")  # per doc, option log-likelihoods under every condition
     validation = _File("validation.json")  # how many neurons were validated, and with which factors
@@ -136,7 +137,10 @@ class RunDirectory:
     @property
     def _identified(self) -> tuple[Path, ...]:
         """The files of an identification and of its explanation."""
-        results = (self.neurons, self.scores, self.questions, self.tokens, self.settings)
+        results = (
+            *(self.neurons, self.scores, self.questions),
+            *(self.choice, self.tokens, self.settings),
+        )
         explained = (self.explanation, self.explanation_text)
         return (*results, *explained, self.set_aside("selection"))
 

@@ -61,9 +61,11 @@ ENGINES = ("auto", "fan_out", "replay")
 QUADRATURES = ("auto", "gauss_lobatto", "gauss_legendre", "right_riemann")
 ATTRIBUTION_DTYPES = ("auto", "float32", "bfloat16", "float16")
 METHODS = tuple(
-    "ace ace_balanced kn qrnca tn gradxact activation contrast_activation random ace_vocabulary".split()
+    "ace ace_balanced kn qrnca tn gradxact activation contrast_activation random "
+    "ace_vocabulary".split()
 )
 OVERLAP = ("refuse", "drop")
+AUTO_METHOD = "auto"  # chooses settings and the number of neurons itself
 
 # Groups of flags, in the order of the help.
 WHAT, PROMPTS = "what to run", "prompts"
@@ -220,8 +222,10 @@ class IdentifySettings(SelectionSettings):
     )
     method: Names = _selection(
         ("ace",),
-        f"what scores neurons: {', '.join(METHODS)}. Several share one pass over the questions, "
-        "and each writes to its own folder: OUTPUT_PATH/METHOD/TASK",
+        f"what scores neurons: {', '.join(METHODS)}; or auto, which is ace_balanced with its "
+        "setting, and the number of neurons up to --top_k, chosen on the selection split. Several "
+        "share one pass over the questions, and each writes to its own folder: "
+        "OUTPUT_PATH/METHOD/TASK",
         nargs="+",
     )
     method_args: Pairs = _selection(

@@ -28,6 +28,7 @@ from neuronllm_eval.reporting.write_reports import report_task
 from neuronllm_eval.runs.artifacts import load_neurons
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from neuronllm_eval.runs.settings import (
+    AUTO_METHOD,
     EvaluateSettings,
     IdentifySettings,
     LaunchSettings,
@@ -266,6 +267,12 @@ def requested_settings(request: IdentifySettings) -> RunSettings:
             f"top_k holds {len(request.top_k)} numbers",
             expected="one number for identify",
             remedy="give identify the largest, and the list to `neuronllm-eval validate`",
+        )
+    if len(request.top_k) != 1 and AUTO_METHOD in request.method:
+        raise UsageError(
+            f"top_k holds {len(request.top_k)} numbers, and method auto chooses the number",
+            expected="one number, the largest to try",
+            remedy="check --top_k, or name a method, such as --method ace_balanced",
         )
     model_args = request.model_args
     if model_args is None:

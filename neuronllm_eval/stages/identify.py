@@ -4,7 +4,8 @@
 2. The engine, the quadrature and the batch size are settled (`prepare.prepare_identification`).
 3. Runs of other settings are refused; then the work is started or resumed.
 4. Every question is attributed and added to the sums, with checkpoints in between.
-5. The first rank writes each method's scores, neurons, tokens and adapters.
+5. `--method auto` chooses its settings (`choose`).
+6. The first rank writes each method's scores, neurons, tokens and adapters.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ from neuronllm_eval.attribution.identify import (
     identify,
     tally_of,
 )
-from neuronllm_eval.attribution.methods import to_scores
+from neuronllm_eval.attribution.methods import Auto, to_scores
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.errors import DocError
+from neuronllm_eval.evaluation.method_choice import MethodChoice
 from neuronllm_eval.explain.token_effects import Unembedding, listed_tokens, tokens_json
 from neuronllm_eval.export.ia3_adapter import write_standard_adapters
+from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.harness.tasks import is_aqua
 from neuronllm_eval.harness.tokenize import chat_template_text
 from neuronllm_eval.models.fingerprints import digest, dtype_name, tokenizer_hash, versions
@@ -41,6 +44,7 @@ from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close, recorded_work
+from neuronllm_eval.stages.choose import choose_settings
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import MethodRun, StageInput
 from neuronllm_eval.stages.prepare import prepare_identification, warn_of_chance, warn_of_few
@@ -143,8 +147,9 @@ def identify_task(inputs: StageInput, runs: Sequence[MethodRun], launch: Launch)
                     else:
                         work.record(dataclasses.asdict(record))
             finished = work.finish()
+            choices = _choices(plan, launch, sums, finished)
             if finished is not None:
-                _write(inputs, unfinished, stage, sums, finished, or_none=len(runs) > 1)
+                _write(inputs, unfinished, stage, sums, finished, choices, or_none=len(runs) > 1)
             launch.ranks.wait()
         return [load_neurons(each.run, each.settings(inputs.settings)) for each in runs]
 
@@ -197,12 +202,30 @@ def _open(plan: IdentificationPlan, launch: Launch) -> SharedWork:
     return work
 
 
+def _choices(
+    plan: IdentificationPlan, launch: Launch, sums: Sums, finished: Part | None
+) -> dict[str, MethodChoice]:
+    """By method that leaves settings open, what was chosen; nothing on ranks but the first."""
+    choices = {}
+    for method_run in plan.unfinished:
+        method, top_k = method_run.method, plan.inputs.settings.top_k
+        if isinstance(method, Auto):
+            total = None
+            if finished is not None:
+                total = sums[method.name].of(finished.tally, 0.0, f"{method.name}/")
+            choice = choose_settings(plan.stage, method, top_k, total, method_run.run, launch)
+            if choice is not None:
+                choices[method.name] = choice
+    return choices
+
+
 def _write(
     inputs: StageInput,
     runs: Sequence[MethodRun],
     stage: Stage,
     sums: Sums,
     finished: Part,
+    choices: Mapping[str, MethodChoice],
     or_none: bool,
 ) -> None:
     """The files of every method's run; of the first last: it says that all are written."""
@@ -212,8 +235,14 @@ def _write(
         gaps, notes = write_questions(without_excluded(records, run, "selection"), name, run)
         largest = max((gap for gap in gaps if gap is not None), default=0.0)
         total = sums[name].of(finished.tally, largest, f"{name}/")
-        scores = write_scores(inputs, stage, method_run, total, notes)
-        write_neurons(inputs, scores, method_run, or_none=or_none)
+        chosen, top_k = method_run, inputs.settings.top_k
+        if name in choices:
+            choice = choices[name]
+            run.write(run.choice, dump_json(dataclasses.asdict(choice)), choice)
+            method = dataclasses.replace(method_run.method, consistency=choice.best.consistency)
+            chosen, top_k = MethodRun(method, run), choice.best.top_k
+        scores = write_scores(inputs, stage, chosen, total, notes)
+        write_neurons(inputs, scores, chosen, top_k, or_none=or_none)
         _write_settings(inputs, method_run)  # from now on it is a run of its own
     close(runs[0].run.identifying)
 
@@ -269,7 +298,7 @@ def write_scores(
 
 
 def write_neurons(
-    inputs: StageInput, scores: NeuronScores, method_run: MethodRun, *, or_none: bool
+    inputs: StageInput, scores: NeuronScores, method_run: MethodRun, top_k: float, *, or_none: bool
 ) -> None:
     """adapters/, tokens.json and neurons.json, of the sets that scores give.
 
@@ -277,10 +306,11 @@ def write_neurons(
         inputs: of the stage.
         scores: of all neurons.
         method_run: the method, and where its files go.
+        top_k: good and bad neurons, a count or a share.
         or_none: that a method finds none is no reason to lose others' neurons.
     """
     settings, model, run = inputs.settings, inputs.model, method_run.run
-    neurons = select_neurons(scores, settings.top_k, settings.ambiguous, or_none=or_none)
+    neurons = select_neurons(scores, top_k, settings.ambiguous, or_none=or_none)
     if not (neurons.good or neurons.bad):
         logger.warning("%s: method %s finds no neurons", settings.task, method_run.method.name)
     # Before neurons.json, whose presence says that nothing is missing.

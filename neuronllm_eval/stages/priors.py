@@ -86,4 +86,3 @@ def option_priors(
         counts[: len(values)] += 1
     means = totals / np.maximum(counts, 1)
     return tuple(np.round(means, _DIGITS).tolist())
-

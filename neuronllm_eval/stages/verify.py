@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def check_artifacts(run: RunDirectory, settings: RunSettings, neurons: NeuronSet
         ArtifactError: one of them cannot be read.
     """
     scores, lines = load_scores(run, neurons), load_questions(run)
-    derived = select_neurons(scores, settings.top_k, settings.ambiguous)
+    derived = select_neurons(scores, neurons.top_k, settings.ambiguous)
     n_prompts = sum(len(line.doc_ids) for line in lines)
     expected = (scores.provenance.n_questions, scores.provenance.n_prompts)
     checks = [
@@ -395,7 +396,8 @@ class Attributing:
         settings = inputs.settings
         rule = Quadrature(settings.quadrature, settings.n_steps)
         engine = checked_engine(inputs, settings.positions, rule.n_steps or 1)
-        method = make_method(settings.method, settings.method_args)
+        provenance = neurons.provenance  # of `auto` it has the settings that were chosen
+        method = make_method(provenance.method, json.loads(provenance.method_args))
         batch_size = settings.fixed_batch_size or neurons.provenance.batch_size
         how = IdentificationSettings(
             (method,), rule, settings.top_z, batch_size, settings.positions

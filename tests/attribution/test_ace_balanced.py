@@ -134,9 +134,7 @@ def test_priors_are_taken_off_what_options_are_compared_by(lengths):
 
 
 def test_priors_are_means_of_what_the_unmasked_model_gives():
-    questions = [
-        Question(f"q{i}", (random_prompt(i, 5, 3 if i % 2 else 4, 0),)) for i in range(6)
-    ]
+    questions = [Question(f"q{i}", (random_prompt(i, 5, 3 if i % 2 else 4, 0),)) for i in range(6)]
     prompts = [question.prompts[0] for question in questions]
     model = tiny_model("llama")
     engine = build_engine(model, find_ffn_layers(model), prompts)
@@ -159,9 +157,7 @@ def test_calibrated_attributions_agree_between_engines(n_tokens):
     prompts = [each.prompts[0] for each in with_priors(questions, (0.5, -1.0, 0.5))]
     model = tiny_model("llama")
     layers = find_ffn_layers(model)
-    fast, slow = (
-        build_engine(model, layers, prompts, name) for name in ("fan_out", "replay")
-    )
+    fast, slow = (build_engine(model, layers, prompts, name) for name in ("fan_out", "replay"))
     found = [
         attribute(engine, prompts, Quadrature(), target)
         for engine, target in (
@@ -218,9 +214,7 @@ def planted() -> tuple[Engine, tuple[Question, ...]]:
         gold = SELDOM if number % 2 else OFTEN
         prompt = random_prompt(number, 6, N_OPTIONS, gold)
         context = (*prompt.context[:-1], TOKENS[gold])
-        questions.append(
-            Question(f"q{number}", (Prompt(number, context, prompt.options, gold),))
-        )
+        questions.append(Question(f"q{number}", (Prompt(number, context, prompt.options, gold),)))
     prompts = [question.prompts[0] for question in questions]
     engine = build_engine(model, find_ffn_layers(model), prompts)
     return engine, with_priors(questions, option_priors(engine, questions, 8))

@@ -1,0 +1,171 @@
+"""Which settings of a method serve the task best: candidates, and the choice among them. Pure.
+
+Candidates are compared by what their neurons do on questions that did not select them: the
+calibrated confidence under `enhance` minus that under `degrade`, where calibrated confidence is
+the softmax over the options at the gold one after batch calibration (`calibrated_scores`). A
+candidate whose `enhance` breaks the model is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from neuronllm_eval.errors import ArtifactError
+from neuronllm_eval.evaluation.doc_table import calibrated_scores, ranking_scores, softmax_at
+from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load
+
+# `enhance` may not take more from the options' total probability, nor give one answer to more.
+LEAST_MASS = 0.8  # of the unmasked model's
+MOST_SAME_ANSWER = 0.9  # or the unmasked model's share, if that is larger
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A doc under the unmasked model and under the conditions of some candidates.
+
+    Attributes:
+        gold: index of the gold option.
+        loglikelihoods: [conditions, options] log-nats.
+        lengths: [options] by which these are divided before options are compared; () for none.
+    """
+
+    gold: int
+    loglikelihoods: NDArray[np.float64]
+    lengths: tuple[float, ...] = ()
+
+
+@artifact
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate, and what its neurons do on questions that did not select them.
+
+    Attributes:
+        consistency: setting of the method.
+        top_k: good and bad neurons.
+        difference: calibrated confidence under enhance minus that under degrade, percentage points.
+        error: its standard error over docs.
+        gain: calibrated confidence under enhance minus the unmasked model's, percentage points.
+        option_mass: total probability of the options under enhance, as a share of the unmasked
+            model's.
+        top_answer: percent of the docs with the most frequent answer under enhance.
+        is_sound: whether enhance leaves the model whole.
+    """
+
+    consistency: Annotated[float, Field(ge=0)]
+    top_k: PositiveCount
+    difference: float
+    error: float
+    gain: float
+    option_mass: float
+    top_answer: float
+    is_sound: bool
+
+
+@artifact
+@dataclass(frozen=True)
+class MethodChoice:
+    """The content of `method_choice.json`.
+
+    Attributes:
+        candidates: all that were tried.
+        chosen: index of the one that was taken.
+        n_docs: docs that they were compared on.
+    """
+
+    candidates: tuple[Candidate, ...]
+    chosen: Annotated[int, Field(ge=0)]
+    n_docs: PositiveCount
+
+    def __post_init__(self) -> None:
+        if self.chosen >= len(self.candidates):
+            raise ValueError(f"chosen is {self.chosen} of {len(self.candidates)} candidates")
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate that was taken."""
+        return self.candidates[self.chosen]
+
+    @classmethod
+    def load(cls, path: Path) -> MethodChoice:
+        """Read a `method_choice.json`.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        return load(cls, path, "run identify again")
+
+
+def choose(
+    settings: Sequence[tuple[float, int]], halves: Sequence[Sequence[Scored]]
+) -> MethodChoice:
+    """The best of some candidates, the one of fewest neurons among equals.
+
+    Args:
+        settings: (consistency, neurons) of each.
+        halves: per half of the questions the docs under the unmasked model, then under enhance and
+            degrade of each candidate, whose neurons the other half selected.
+
+    Raises:
+        ArtifactError: there are no docs.
+    """
+    parts = [_effects(docs) for docs in halves if docs]
+    if not parts:
+        raise ArtifactError(
+            "no selection question has finite log-likelihoods under the candidates' conditions",
+            expected="questions to choose the method by",
+            remedy="name a method, such as --method ace_balanced",
+        )
+    confidence, mass, top_answer = (
+        np.concatenate(part, axis=0) for part in zip(*parts, strict=True)
+    )
+    candidates = []
+    for number, (consistency, top_k) in enumerate(settings):
+        enhance, degrade = 1 + 2 * number, 2 + 2 * number
+        differences = 100 * (confidence[:, enhance] - confidence[:, degrade])
+        share = float(mass[:, enhance].mean() / mass[:, 0].mean())
+        same, unmasked = top_answer[:, [enhance, 0]].mean(0)
+        candidates.append(
+            Candidate(
+                consistency=consistency,
+                top_k=top_k,
+                difference=float(differences.mean()),
+                error=float(differences.std() / np.sqrt(len(differences))),
+                gain=float(100 * (confidence[:, enhance] - confidence[:, 0]).mean()),
+                option_mass=share,
+                top_answer=float(100 * same),
+                is_sound=bool(share >= LEAST_MASS and same <= max(MOST_SAME_ANSWER, unmasked)),
+            )
+        )
+    order = sorted(
+        range(len(candidates)),
+        key=lambda index: (
+            not candidates[index].is_sound,
+            -candidates[index].difference,
+            candidates[index].top_k,
+        ),
+    )
+    return MethodChoice(tuple(candidates), order[0], len(confidence))
+
+
+def _effects(docs: Sequence[Scored]) -> tuple[NDArray[np.float64], ...]:
+    """[docs, conditions] calibrated confidence, option mass, and share of the top answer."""
+    n_options = np.array([doc.loglikelihoods.shape[-1] for doc in docs])
+    gold = np.array([doc.gold for doc in docs])
+    shape = len(docs), len(docs[0].loglikelihoods)
+    confidence, mass, predicted = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
+    for count in set(n_options.tolist()):
+        rows = np.flatnonzero(n_options == count)
+        options = np.stack([docs[row].loglikelihoods for row in rows]).astype(np.float64)
+        mass[rows] = np.exp(options).sum(-1)
+        options = ranking_scores(options, [docs[row].lengths for row in rows])
+        predicted[rows] = options.argmax(-1)
+        confidence[rows] = softmax_at(calibrated_scores(options), gold[rows, np.newaxis])
+    shares = [np.bincount(answers).max() / len(docs) for answers in predicted.T]
+    return confidence, mass, np.tile(shares, (len(docs), 1))
