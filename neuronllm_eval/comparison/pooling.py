@@ -120,6 +120,8 @@ def _with_columns(tables: Sequence[DocTable], names: Mapping[str, Sequence[str]]
         predicted=columns("predicted"),
         correct=columns("correct"),
         confidence=columns("confidence"),
+        calibrated=columns("calibrated"),
+        option_mass=columns("option_mass"),
     )
 
 
