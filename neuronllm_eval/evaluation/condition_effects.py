@@ -270,9 +270,7 @@ def _summarise(
         )
         for values in (table.correct, table.confidence)
     )
-    controls = [
-        other for other in table.conditions if other.startswith(control_name(name, 0)[:-1])
-    ]
+    controls = [other for other in table.conditions if other.startswith(control_name(name, 0)[:-1])]
     moved = [points_between(table.correct[UNMASKED], table.correct[other]) for other in controls]
     parts = ConditionName.parse(name)
     operation = only_operation(parts.condition)

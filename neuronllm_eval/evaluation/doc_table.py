@@ -152,7 +152,8 @@ class DocTable:
             predicted[rows] = options.argmax(-1)  # the first of equals, as the harness takes it
             confidence[rows] = softmax_at(options, gold[rows, np.newaxis])
         correct, calibrated_correct = (
-            (answers == gold[:, np.newaxis]).astype(np.float64) for answers in (predicted, calibrated)
+            (answers == gold[:, np.newaxis]).astype(np.float64)
+            for answers in (predicted, calibrated)
         )
         question_ids = tuple(doc.question_id for doc in docs)
         return cls(
