@@ -32,7 +32,8 @@ _NAMES = """
 task set rank n_ranked model model_hash dtype method method_settings seed n_runs condition name
 top_k scale n_good n_bad n_neurons n_edited n_questions n_docs chance accuracy note
 delta low high p_value p_holm controls_outdone n_controls n_as_extreme control_p
-n_lost n_gained mcnemar_p mcnemar_p_holm n_tests confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
+n_lost n_gained mcnemar_p mcnemar_p_holm n_tests
+confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
 rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer collapsed
 calibrated calibrated_delta calibrated_low calibrated_high calibrated_p_holm
 balanced balanced_delta balanced_low balanced_high balanced_p_holm

@@ -21,6 +21,8 @@ from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
 from neuronllm_eval.reporting.condition_tables import (
     CONTROLS_NOTE,
+    ONE_ANSWER,
+    ONE_ANSWER_NOTE,
     Table,
     change_cells,
     control_cells,
@@ -159,7 +161,13 @@ def _by_condition(evaluated: Sequence[ComparedRun]) -> list[Table]:
                 cells = _cells(row.summary) if row.is_evaluated else (row.note, *empty)
                 rows.append((*_task_and_terms(run, terms), *level, *cells))
         if rows:
-            tables.append(Table(f"Under {name}", heads, tuple(rows)))
+            is_collapsed = any(
+                run.conditions[name].summary.collapsed
+                for run in evaluated
+                if name in run.conditions
+            )
+            note = ONE_ANSWER_NOTE if is_collapsed else ""
+            tables.append(Table(f"Under {name}", heads, tuple(rows), note))
     return tables
 
 
@@ -183,7 +191,9 @@ def _task_and_terms(run: ComparedRun, terms: Sequence[str]) -> tuple[str, ...]:
 def _cells(effect: ConditionSummary) -> tuple[str, ...]:
     """As in `_HEADS`."""
     controls = control_cells(effect) if effect.n_controls else ("none", "")
-    return (*change_cells(effect), *controls)
+    accuracy, *change = change_cells(effect)
+    note = f" ({ONE_ANSWER})" if effect.collapsed else ""
+    return (accuracy + note, *change, *controls)
 
 
 def _figure(evaluated: Sequence[ComparedRun], condition: str) -> Figure:
@@ -272,6 +282,8 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
         for run in evaluated
     ]
     note = _CLOSING_NOTE
+    if any(ONE_ANSWER in cell for row in rows for cell in row):
+        note = f"{note} {ONE_ANSWER_NOTE}"
     if not terms:
         together = over_tasks(evaluated)
         unmasked = f"{together[names[0]].accuracy.unmasked:.1f}"
@@ -287,4 +299,5 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
 def _closing_cell(effect: ConditionSummary) -> str:
     change = effect.accuracy
     outdone = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
-    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}"
+    note = f", {ONE_ANSWER}" if effect.collapsed else ""
+    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}{note}"
