@@ -33,6 +33,8 @@ from neuronllm_eval.comparison.words import method_labels
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summaries_of
 from neuronllm_eval.evaluation.doc_table import DocTable, numbered, without_controls
+from neuronllm_eval.evaluation.robust_effects import ControlledDelta
+from neuronllm_eval.evaluation.stats.balanced_delta import balanced_delta
 from neuronllm_eval.evaluation.stats.paired_delta import (
     MeanChange,
     RelativeChange,
@@ -120,6 +122,8 @@ def _with_columns(tables: Sequence[DocTable], names: Mapping[str, Sequence[str]]
         predicted=columns("predicted"),
         correct=columns("correct"),
         confidence=columns("confidence"),
+        calibrated=columns("calibrated"),
+        option_mass=columns("option_mass"),
     )
 
 
@@ -330,6 +334,31 @@ def _swapped(docs: DocTable, unmasked: ConditionSummary, n_resamples: int) -> Co
         confidence=confidence,
         rac=math.nan,
         rcc=math.nan,
+        calibrated=ControlledDelta(
+            **vars(
+                paired_delta(
+                    docs.calibrated[low],
+                    docs.calibrated[high],
+                    docs.question_index,
+                    n_resamples=n_resamples,
+                )
+            )
+        ),
+        balanced=ControlledDelta(
+            **vars(
+                balanced_delta(
+                    docs.correct[low],
+                    docs.correct[high],
+                    docs.question_index,
+                    docs.gold,
+                    n_resamples=n_resamples,
+                )
+            )
+        ),
+        by_gold=None,
+        top_answer=None,
+        collapsed=None,
+        option_mass=None,
     )
 
 

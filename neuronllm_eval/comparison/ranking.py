@@ -21,6 +21,8 @@ from neuronllm_eval.comparison.pooling import SWAPPED
 from neuronllm_eval.comparison.rows import ComparedRun, Row
 from neuronllm_eval.comparison.words import last_part
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.evaluation.robust_effects import ControlledDelta
 from neuronllm_eval.interventions.conditions import CONDITIONS, EXPECTED_SIGN, UNMASKED
 
 GROUPS = ("task", "model", "method")
@@ -28,10 +30,14 @@ _ORDER = (*CONDITIONS, SWAPPED)
 # Columns of csv and json, in order.
 _NAMES = """
 task set rank n_ranked model model_hash dtype method method_settings seed n_runs condition name
-top_k scale n_good n_bad n_neurons n_edited n_questions n_docs accuracy note delta low high p_value
-p_holm controls_outdone n_controls n_as_extreme control_p n_lost n_gained mcnemar_p mcnemar_p_holm
-n_tests confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
-rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer seeds run
+top_k scale n_good n_bad n_neurons n_edited n_questions n_docs chance accuracy note
+delta low high p_value p_holm controls_outdone n_controls n_as_extreme control_p
+n_lost n_gained mcnemar_p mcnemar_p_holm n_tests
+confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
+rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer collapsed
+calibrated calibrated_delta calibrated_low calibrated_high calibrated_p_holm
+balanced balanced_delta balanced_low balanced_high balanced_p_holm
+option_mass option_mass_relative seeds run
 """.split()
 _TEXTS = """
 task set model model_hash dtype method method_settings condition name n_neurons n_edited note seeds
@@ -41,10 +47,12 @@ _COUNTS = """
 rank n_ranked seed n_runs top_k n_good n_bad n_questions n_docs controls_outdone n_controls
 n_as_extreme n_lost n_gained n_tests
 """.split()
-COLUMNS = {
-    name: "string" if name in _TEXTS else "Int64" if name in _COUNTS else "float64"
-    for name in _NAMES
+_TYPES = {
+    **dict.fromkeys(_TEXTS, "string"),
+    **dict.fromkeys(_COUNTS, "Int64"),
+    "collapsed": "boolean",
 }
+COLUMNS = {name: _TYPES.get(name, "float64") for name in _NAMES}
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ def _values(row: Row) -> dict[str, Any]:
         "n_edited": _each(str(edited.n_neurons) for edited in row.edited) or None,
         "n_questions": summary.accuracy.n_questions,
         "n_docs": summary.accuracy.n_docs,
+        "chance": summary.chance,
         "note": row.note or None,
         "seeds": ", ".join(str(run.seed) for run in row.runs),
         "run": ", ".join(run.path for run in row.runs),
@@ -110,7 +119,12 @@ def _values(row: Row) -> dict[str, Any]:
     if row.is_evaluated and row.condition != SWAPPED:
         values |= {"accuracy": summary.accuracy.condition,
                    "confidence": summary.confidence.condition,
-                   "top_answer": summary.top_answer}  # fmt: skip
+                   "top_answer": summary.top_answer,
+                   "collapsed": summary.collapsed}  # fmt: skip
+        for name, change in _label_free(summary).items():
+            values[name] = change.condition
+        if (mass := summary.option_mass) is not None:
+            values |= {"option_mass": mass.mean, "option_mass_relative": mass.relative}
     if row.is_evaluated and row.condition != UNMASKED:
         values |= _changes(row)
     return values
@@ -143,6 +157,9 @@ def _changes(row: Row) -> dict[str, Any]:
     }
     for name, change in row.relative.items():
         values |= {f"{name}_low": change.low, f"{name}_high": change.high}
+    for name, one in _label_free(summary).items():
+        values |= {f"{name}_delta": one.delta, f"{name}_low": one.low, f"{name}_high": one.high,
+                   f"{name}_p_holm": one.p_holm}  # fmt: skip
     if (flips := summary.mcnemar) is not None:
         values |= {"n_lost": flips.n_lost, "n_gained": flips.n_gained, "mcnemar_p": flips.p_value}
     if (corrected := summary.corrected) is not None:
@@ -159,6 +176,12 @@ def _changes(row: Row) -> dict[str, Any]:
             "control_p": controls.p_value,
         }
     return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def _label_free(summary: ConditionSummary) -> dict[str, ControlledDelta]:
+    """Accuracies that moving answers does not change, by column; none of earlier summaries."""
+    changes = {"calibrated": summary.calibrated, "balanced": summary.balanced}
+    return {name: change for name, change in changes.items() if change is not None}
 
 
 def in_order(

@@ -21,11 +21,14 @@ from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting import charts
 from neuronllm_eval.reporting.condition_tables import (
     CONTROLS_NOTE,
+    ONE_ANSWER,
+    ONE_ANSWER_NOTE,
     Table,
     change_cells,
     control_cells,
 )
 from neuronllm_eval.reporting.sections import Figure, Section
+from neuronllm_eval.reporting.wording import chance_text
 from neuronllm_eval.reporting.write_reports import page_of
 from neuronllm_eval.runs.directory import PAGE_FILE, RunDirectory, find_runs
 
@@ -132,10 +135,11 @@ def _together(
     """What each condition did over all tasks."""
     if not effects or len(evaluated) < 2:
         return []
-    first = next(iter(effects.values())).accuracy
+    effect = next(iter(effects.values()))
+    first, chance = effect.accuracy, chance_text(effect.chance)
     note = (
         f"Over the {first.n_docs:,} docs of {first.n_questions:,} questions together, unmasked "
-        f"{first.unmasked:.1f}%; 95% intervals by question, of these tasks and no others. "
+        f"{first.unmasked:.1f}%{chance}; 95% intervals by question, of these tasks and no others. "
         "Random controls: the first of every task, the second, and so on."
     )
     rows = tuple((name, *_cells(effect)) for name, effect in effects.items())
@@ -145,20 +149,33 @@ def _together(
 def _by_condition(evaluated: Sequence[ComparedRun]) -> list[Table]:
     """A table for each condition, a row for each task that was evaluated under it."""
     terms = differing(evaluated) if evaluated else []
-    heads = ("task", *terms, "questions", "unmasked %", *_HEADS)
+    heads = ("task", *terms, "questions", "chance %", "unmasked %", *_HEADS)
     tables = []
     for name in CONDITIONS[1:]:
         rows = []
         for run in evaluated:
             if name in run.conditions:
                 row, unmasked = run.conditions[name], run.conditions[UNMASKED].summary.accuracy
-                level = (str(unmasked.n_questions), f"{unmasked.condition:.1f}")
+                level = (str(unmasked.n_questions), *_levels(run))
                 empty = [""] * (len(_HEADS) - 1)
                 cells = _cells(row.summary) if row.is_evaluated else (row.note, *empty)
                 rows.append((*_task_and_terms(run, terms), *level, *cells))
         if rows:
-            tables.append(Table(f"Under {name}", heads, tuple(rows)))
+            is_collapsed = any(
+                run.conditions[name].summary.collapsed
+                for run in evaluated
+                if name in run.conditions
+            )
+            note = ONE_ANSWER_NOTE if is_collapsed else ""
+            tables.append(Table(f"Under {name}", heads, tuple(rows), note))
     return tables
+
+
+def _levels(run: ComparedRun) -> tuple[str, str]:
+    """Chance and accuracy without intervention, percent; no chance in earlier summaries."""
+    unmasked = run.conditions[UNMASKED].summary
+    chance = "" if unmasked.chance is None else f"{unmasked.chance:.1f}"
+    return chance, f"{unmasked.accuracy.condition:.1f}"
 
 
 def _waiting(results: Sequence[ComparedRun]) -> list[Table]:
@@ -174,7 +191,9 @@ def _task_and_terms(run: ComparedRun, terms: Sequence[str]) -> tuple[str, ...]:
 def _cells(effect: ConditionSummary) -> tuple[str, ...]:
     """As in `_HEADS`."""
     controls = control_cells(effect) if effect.n_controls else ("none", "")
-    return (*change_cells(effect), *controls)
+    accuracy, *change = change_cells(effect)
+    note = f" ({ONE_ANSWER})" if effect.collapsed else ""
+    return (accuracy + note, *change, *controls)
 
 
 def _figure(evaluated: Sequence[ComparedRun], condition: str) -> Figure:
@@ -186,8 +205,11 @@ def _figure(evaluated: Sequence[ComparedRun], condition: str) -> Figure:
         if controls is not None and controls.n_controls:
             span = (before + controls.low, before + controls.high)
         task = one_line(run.facts.task)
-        changes.append(charts.GroupChange(task, before, effect.accuracy.condition, span))
+        after = effect.accuracy.condition
+        changes.append(charts.GroupChange(task, before, after, span, effect.chance))
     caption = "Accuracy on each task; those that lost most stand first."
+    if any(change.chance is not None for change in changes):
+        caption += " Dashed: chance."
     if any(change.controls for change in changes):
         caption += " Grey: from the lowest to the highest random control."
     return Figure((charts.groups(changes, condition),), caption)
@@ -254,21 +276,28 @@ def closing_table(results: Sequence[ComparedRun]) -> str | None:
     rows = [
         [
             *map(escaped, _task_and_terms(run, terms)),
-            f"{run.conditions[UNMASKED].summary.accuracy.unmasked:.1f}",
+            *_levels(run),
             *(_closing_cell(run.conditions[name].summary) for name in names),
         ]
         for run in evaluated
     ]
     note = _CLOSING_NOTE
+    if any(ONE_ANSWER in cell for row in rows for cell in row):
+        note = f"{note} {ONE_ANSWER_NOTE}"
     if not terms:
         together = over_tasks(evaluated)
         unmasked = f"{together[names[0]].accuracy.unmasked:.1f}"
-        rows.append(["all", unmasked, *(_closing_cell(together[name]) for name in names)])
+        chance = together[names[0]].chance
+        assert chance is not None  # it was computed just now
+        rows.append(
+            ["all", f"{chance:.1f}", unmasked, *(_closing_cell(together[name]) for name in names)]
+        )
         note = f"{note} {_TOGETHER_NOTE}"
-    return f"{markdown_table(['task', *terms, 'unmasked %', *names], rows)}\n\n{note}\n"
+    return f"{markdown_table(['task', *terms, 'chance %', 'unmasked %', *names], rows)}\n\n{note}\n"
 
 
 def _closing_cell(effect: ConditionSummary) -> str:
     change = effect.accuracy
     outdone = f", {effect.n_beyond} of {effect.n_controls}" if effect.n_controls else ""
-    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}"
+    note = f", {ONE_ANSWER}" if effect.collapsed else ""
+    return f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f}){outdone}{note}"

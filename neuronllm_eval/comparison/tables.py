@@ -29,8 +29,10 @@ from neuronllm_eval.formats.tables import Section
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting.wording import p_text
 
-_ON_REQUEST = ("mcnemar", "flips", "control_rank", "rac", "rcc", "top_answer")
-_SAID_ONCE = ("model", "task", "method", "seed", "n_runs", "top_k", "n_questions")
+_ON_REQUEST = ("mcnemar", "flips", "control_rank", "rac", "rcc", "top_answer", "calibrated",
+               "calibrated_change", "calibrated_p_holm", "balanced", "balanced_change",
+               "balanced_p_holm", "option_mass", "option_mass_relative")  # fmt: skip
+_SAID_ONCE = ("model", "task", "method", "seed", "n_runs", "top_k", "n_questions", "chance")
 # Those that a page of print has room for.
 _PRINT = ("set", "model", "task", "method", "seed", "run", "condition", "top_k", "scale",
           "accuracy", "delta", "interval", "controls")  # fmt: skip
@@ -42,7 +44,7 @@ _NOTE = (
     "that edits nothing is not evaluated. Controls outdone: layer-matched random neurons under the "
     "same operation. Consistent: questions answered correctly on every prompt; "
     "majority: whose most frequent answer is correct; position bias: total variation distance "
-    "between predicted and gold letters."
+    "between predicted and gold letters; one answer: 90% or more of the docs have the same."
 )
 
 
@@ -168,8 +170,12 @@ _TABLE_NOTE = (
     "interval by question in brackets, of that cell alone. K: neurons requested of each set, good "
     "and bad; good/bad: neurons selected, where these are fewer. Runs: repeats with other seeds, "
     "which are pooled; a question that occurs in several of them counts once. A condition with no "
-    "neurons to edit is not evaluated; good only: of the two sets that it edits, bad was empty. "
-    "--rank and json show every run by itself."
+    "neurons to edit is not evaluated; good only: of the two sets that it edits, bad was empty; "
+    "one answer: 90% or more of the docs have the same. --rank and json show every run by itself."
+)
+_CALIBRATED_NOTE = (
+    "The same after each option's mean log-probability over a run's docs, under the condition, is "
+    "removed (batch calibration): what moves all answers to one option changes nothing here."
 )
 _TESTS_NOTE = (
     "p by question, McNemar's exact p by doc (docs lost, gained): both after Holm's correction for "
@@ -248,7 +254,13 @@ def _tables(
         columns = [name.replace("_", " ") for name in names]
         return _pivot(rows, conditions[shown], cells.loc[shown, column], columns)
 
-    yield "Accuracy under each condition", table("change", _ALL), (_TABLE_NOTE,)
+    chance = ["chance"] if "chance" not in lead and words["chance"].nunique() > 1 else []
+    yield "Accuracy under each condition", table("change", _ALL, chance), (_TABLE_NOTE,)
+    yield (
+        "Calibrated accuracy under each condition",
+        table("calibrated", _ALL, chance),
+        (_CALIBRATED_NOTE,),
+    )
     yield "Neurons that each condition edits", table("edited", _SHOWN), ()
     yield (
         "Tests of these changes: p, McNemar's p",

@@ -15,6 +15,7 @@ import pandas as pd
 
 from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.interventions.conditions import UNMASKED, factor_text
+from neuronllm_eval.reporting.condition_tables import ONE_ANSWER
 from neuronllm_eval.reporting.wording import p_text
 
 # Columns of `--columns` and their heads, in order.
@@ -32,6 +33,7 @@ HEADS = {
     "found": "good/bad",
     "scale": "factor",
     "n_questions": "questions",
+    "chance": "chance %",
     "accuracy": "accuracy %",
     "note": "edited",
     "delta": "delta (points)",
@@ -49,6 +51,15 @@ HEADS = {
     "position_bias_delta": "position bias change",
     "majority": "majority %",
     "top_answer": "same answer %",
+    "collapsed": "one answer",
+    "calibrated": "calibrated %",
+    "calibrated_change": "calibrated change",
+    "calibrated_p_holm": "calibrated p (Holm)",
+    "balanced": "balanced %",
+    "balanced_change": "balanced change",
+    "balanced_p_holm": "balanced p (Holm)",
+    "option_mass": "option mass",
+    "option_mass_relative": "option mass, % of unmasked",
 }
 
 
@@ -60,11 +71,17 @@ def _points(value: float) -> str:
     return f"{value:+.1f}"
 
 
+_LEVELS = (
+    "chance", "accuracy", "consistent", "position_bias", "majority", "top_answer", "calibrated",
+    "balanced",
+)  # fmt: skip
 _FORMATS: dict[str, Callable[..., str]] = {
     "task": one_line,
     "scale": factor_text,
-    "p_holm": p_text,
-    **dict.fromkeys(("accuracy", "consistent", "position_bias", "majority", "top_answer"), _level),
+    "collapsed": lambda value: "yes" if value else "",
+    **dict.fromkeys(("p_holm", "calibrated_p_holm", "balanced_p_holm"), p_text),
+    **dict.fromkeys(("option_mass", "option_mass_relative"), "{:.3g}".format),
+    **dict.fromkeys(_LEVELS, _level),
     **dict.fromkeys(("delta", "consistent_delta", "position_bias_delta"), _points),
 }
 
@@ -96,6 +113,10 @@ def in_words(frame: pd.DataFrame) -> pd.DataFrame:
             frame["n_controls"] + 1,
             frame["control_p"].map(p_text, na_action="ignore"),
         ),
+        **{
+            f"{name}_change": _with_interval(frame, f"{name}_delta", f"{name}_low", f"{name}_high")
+            for name in ("calibrated", "balanced")
+        },
         "rac": _with_interval(frame, "rac", "rac_low", "rac_high"),
         "rcc": _with_interval(frame, "rcc", "rcc_low", "rcc_high"),
     }
@@ -109,7 +130,7 @@ def side_by_side_cells(frame: pd.DataFrame, words: pd.DataFrame) -> pd.DataFrame
     """The cells of tables that have a column for each condition; a note where nothing was edited.
 
     Returns:
-        Text columns `change`, `edited`, `tests` and `control_rank`.
+        Text columns `change`, `calibrated`, `edited`, `tests` and `control_rank`.
     """
     is_unmasked = frame["condition"] == UNMASKED
     change = pd.Series(_with_interval(frame, "delta", "low", "high"), frame.index)
@@ -117,20 +138,28 @@ def side_by_side_cells(frame: pd.DataFrame, words: pd.DataFrame) -> pd.DataFrame
                     words["mcnemar"].where(words["mcnemar"] != ""), words["flips"])  # fmt: skip
     cells = {
         "change": change.where(~is_unmasked, words["accuracy"]),
+        "calibrated": words["calibrated_change"].where(~is_unmasked, words["calibrated"]),
         "edited": frame["n_edited"].fillna(""),
         "tests": pd.Series(tests, frame.index),
         "control_rank": words["control_rank"],
     }
+    has_collapsed = frame["collapsed"].fillna(False)
     return pd.DataFrame(
         {
             name: [
-                f"{text} ({note})" if note and text not in ("", "0") else note or text
-                for text, note in zip(column, words["note"], strict=True)
+                _with_notes(text, note, ONE_ANSWER if collapsed and name == "change" else "")
+                for text, note, collapsed in zip(column, words["note"], has_collapsed, strict=True)
             ]
             for name, column in cells.items()
         },
         index=frame.index,
     )
+
+
+def _with_notes(text: str, *notes: str) -> str:
+    """A cell with its notes in brackets, or these alone where it has no figure."""
+    note = ", ".join(filter(None, notes))
+    return f"{text} ({note})" if note and text not in ("", "0") else note or text
 
 
 def _cells(values: pd.Series, text: Callable[..., str]) -> list[str]:

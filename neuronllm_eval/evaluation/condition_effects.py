@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neuronllm_eval.evaluation.doc_table import DocTable, without_controls
+from neuronllm_eval.evaluation.robust_effects import (
+    ControlledDelta,
+    OptionMass,
+    robust_effects,
+)
 from neuronllm_eval.evaluation.stats.paired_delta import (
     PairedDelta,
     paired_delta,
@@ -88,8 +91,15 @@ class ConditionSummary:
             unmasked run.
         edited: how many neurons it edits; None for the unmasked run, and in summaries of earlier
             versions.
+        chance: percent, the accuracy of guessing. This and what follows is of `RobustEffects`, and
+            None in summaries of earlier versions.
+        calibrated: accuracy after batch calibration.
+        balanced: accuracy as the mean over gold labels.
+        by_gold: [options] accuracy by gold option.
         top_answer: percent of the docs with the most frequent answer, by its place among the
-            options; None in summaries of earlier versions.
+            options.
+        collapsed: whether nearly all docs have the same answer.
+        option_mass: total probability of the options.
     """
 
     name: str
@@ -105,7 +115,13 @@ class ConditionSummary:
     mcnemar: McNemar | None
     corrected: Corrected | None = None
     edited: Edited | None = None
+    chance: float | None = None
+    calibrated: ControlledDelta | None = None
+    balanced: ControlledDelta | None = None
+    by_gold: tuple[NumberOrNaN, ...] | None = None
     top_answer: float | None = None
+    collapsed: bool | None = None
+    option_mass: OptionMass | None = None
 
     @property
     def is_evaluated(self) -> bool:
@@ -161,10 +177,16 @@ def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSu
     if edited is None or edited.n_neurons:
         return dataclasses.replace(summary, edited=edited)
     nothing: dict[str, Any] = dict.fromkeys(("delta", "low", "high", "p_value"), math.nan)
+    calibrated, balanced = (
+        value and dataclasses.replace(value, **nothing, controls=None, p_holm=math.nan)
+        for value in (summary.calibrated, summary.balanced)
+    )
     return dataclasses.replace(
         summary,
         accuracy=dataclasses.replace(summary.accuracy, **nothing),
         confidence=dataclasses.replace(summary.confidence, **nothing),
+        calibrated=calibrated,
+        balanced=balanced,
         rac=math.nan,
         rcc=math.nan,
         controls=None,
@@ -185,8 +207,8 @@ def _corrected(summaries: Sequence[ConditionSummary]) -> list[ConditionSummary]:
     over_conditions = _holm([summary for summary in tested if not summary.is_point])
     results = []
     for summary in summaries:
-        corrected = over_all if summary.is_point else over_conditions
-        results.append(dataclasses.replace(summary, corrected=corrected.get(_stands_for(summary))))
+        changes = (over_all if summary.is_point else over_conditions).get(_stands_for(summary))
+        results.append(summary if changes is None else changes.of(summary))
     return results
 
 
@@ -196,13 +218,42 @@ def _stands_for(summary: ConditionSummary) -> str:
     return summary.name if same_as is None else same_as
 
 
-def _holm(family: Sequence[ConditionSummary]) -> dict[str, Corrected]:
-    """By name, both p-values after Holm's correction for the whole family."""
-    by_question = holm([summary.accuracy.p_value for summary in family])
-    by_doc = holm([summary.mcnemar.p_value for summary in family if summary.mcnemar is not None])
+@dataclass(frozen=True)
+class _PValues:
+    """p-values of a condition after Holm's correction, each for the family's own of its test."""
+
+    corrected: Corrected
+    calibrated: float
+    balanced: float
+
+    def of(self, summary: ConditionSummary) -> ConditionSummary:
+        """The summary with them."""
+        assert summary.calibrated is not None
+        assert summary.balanced is not None
+        return dataclasses.replace(
+            summary,
+            corrected=self.corrected,
+            calibrated=dataclasses.replace(summary.calibrated, p_holm=self.calibrated),
+            balanced=dataclasses.replace(summary.balanced, p_holm=self.balanced),
+        )
+
+
+def _holm(family: Sequence[ConditionSummary]) -> dict[str, _PValues]:
+    """By name, the p-values after Holm's correction for the whole family."""
+    by_question, by_doc, of_calibrated, of_balanced = (
+        holm([change.p_value for change in changes if change is not None])
+        for changes in (
+            [summary.accuracy for summary in family],
+            [summary.mcnemar for summary in family],
+            [summary.calibrated for summary in family],
+            [summary.balanced for summary in family],
+        )
+    )
     return {
-        summary.name: Corrected(len(family), *p_values)
-        for summary, *p_values in zip(family, by_question, by_doc, strict=True)
+        summary.name: _PValues(Corrected(len(family), one, other), calibrated, balanced)
+        for summary, one, other, calibrated, balanced in zip(
+            family, by_question, by_doc, of_calibrated, of_balanced, strict=True
+        )
     }
 
 
@@ -219,11 +270,8 @@ def _summarise(
         )
         for values in (table.correct, table.confidence)
     )
-    controls = [
-        points_between(table.correct[UNMASKED], table.correct[other])
-        for other in table.conditions
-        if other.startswith(control_name(name, 0)[:-1])
-    ]
+    controls = [other for other in table.conditions if other.startswith(control_name(name, 0)[:-1])]
+    moved = [points_between(table.correct[UNMASKED], table.correct[other]) for other in controls]
     parts = ConditionName.parse(name)
     operation = only_operation(parts.condition)
     sign = EXPECTED_SIGN.get(parts.condition, 0)
@@ -236,10 +284,10 @@ def _summarise(
         confidence=confidence,
         rac=percent_change(accuracy.unmasked, accuracy.condition),
         rcc=percent_change(confidence.unmasked, confidence.condition),
-        controls=random_control_rank(accuracy.delta, controls, sign) if sign else None,
-        n_beyond=sum(sign * accuracy.delta > sign * control for control in controls),
+        controls=random_control_rank(accuracy.delta, moved, sign) if sign else None,
+        n_beyond=sum(sign * accuracy.delta > sign * control for control in moved),
         mcnemar=mcnemar(table.correct[UNMASKED], table.correct[name]) if sign else None,
-        top_answer=100 * float(np.bincount(table.predicted[name]).max() / len(table.doc_ids)),
+        **vars(robust_effects(table, name, controls, sign, n_resamples, seed)),
     )
 
 

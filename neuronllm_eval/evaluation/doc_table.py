@@ -86,6 +86,9 @@ class DocTable:
         correct: condition -> [docs] float64, 1 if the prediction is the gold option, else 0.
         confidence: condition -> [docs] float64, softmax over options at gold, of what options are
             compared by.
+        calibrated: condition -> [docs] float64, 1 if the prediction after batch calibration
+            (`calibrated_scores`) is the gold option, else 0.
+        option_mass: condition -> [docs] float64, total probability of the options' tokens.
     """
 
     conditions: tuple[str, ...]
@@ -98,6 +101,8 @@ class DocTable:
     predicted: Mapping[str, NDArray[np.int64]]
     correct: Mapping[str, NDArray[np.float64]]
     confidence: Mapping[str, NDArray[np.float64]]
+    calibrated: Mapping[str, NDArray[np.float64]]
+    option_mass: Mapping[str, NDArray[np.float64]]
 
     @property
     def unmasked_against_chance(self) -> ChanceTest:
@@ -134,16 +139,22 @@ class DocTable:
         gold = np.array([doc.gold for doc in docs], dtype=np.int64)
         n_options = np.array([len(doc.loglikelihoods[UNMASKED]) for doc in docs])
         predicted = np.empty((len(docs), len(names)), dtype=np.int64)
-        confidence = np.empty(predicted.shape)
+        calibrated = np.empty_like(predicted)
+        confidence, mass = np.empty(predicted.shape), np.empty(predicted.shape)
         for count in set(n_options.tolist()):  # docs may differ in their number of options
             rows = np.flatnonzero(n_options == count)
             options = np.array(  # [docs, conditions, options]
                 [[docs[row].loglikelihoods[name] for name in names] for row in rows]
             )
+            mass[rows] = np.exp(options).sum(-1)
             options = ranking_scores(options, [docs[row].lengths for row in rows])
+            calibrated[rows] = calibrated_scores(options).argmax(-1)
             predicted[rows] = options.argmax(-1)  # the first of equals, as the harness takes it
             confidence[rows] = softmax_at(options, gold[rows, np.newaxis])
-        correct = (predicted == gold[:, np.newaxis]).astype(np.float64)
+        correct, calibrated_correct = (
+            (answers == gold[:, np.newaxis]).astype(np.float64)
+            for answers in (predicted, calibrated)
+        )
         question_ids = tuple(doc.question_id for doc in docs)
         return cls(
             names,
@@ -156,6 +167,8 @@ class DocTable:
             dict(zip(names, predicted.T, strict=True)),
             dict(zip(names, correct.T, strict=True)),
             dict(zip(names, confidence.T, strict=True)),
+            dict(zip(names, calibrated_correct.T, strict=True)),
+            dict(zip(names, mass.T, strict=True)),
         )
 
 
@@ -188,6 +201,21 @@ def ranking_scores(
     divisors = np.array([each or (1.0,) * loglikelihoods.shape[-1] for each in lengths])
     # The float32 that their nine digits stand for, so that ties are those of the harness.
     return loglikelihoods.astype(np.float32).astype(np.float64) / divisors[:, np.newaxis]
+
+
+def calibrated_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Batch calibration (Zhou et al. 2024), [docs, conditions, options].
+
+    Of each option's log-softmax its mean over the docs, under the same condition, is subtracted:
+    what a condition adds to one option in every doc is gone.
+
+    Args:
+        scores: of the same shape, of what options are compared by; the docs are those among which
+            an option of one index can mean the same, so of one number of options.
+    """
+    logs = scipy.special.log_softmax(scores, axis=-1)
+    # Far above rounding and below float32: what is equal but for the order of summation is a tie.
+    return np.asarray(np.round(logs - logs.mean(axis=0), 9))
 
 
 def softmax_at(loglikelihoods: NDArray[np.float64], gold: NDArray[np.int64]) -> NDArray[np.float64]:

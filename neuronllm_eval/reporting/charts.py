@@ -1,7 +1,7 @@
 """The figures of `report.html`, as drawings. Pure.
 
 1. Single figures: deltas, flips, layers, halves, groups.
-2. Small multiples: dose-response and predicted letters. Panels of one figure share their axes, so
+2. Small multiples: dose-response and predicted options. Panels of one figure share their axes, so
    that they can be compared at a glance.
 
 Colour never carries meaning alone: marks differ in form or position too.
@@ -21,8 +21,8 @@ from neuronllm_eval.evaluation.stats.significance import ALPHA
 from neuronllm_eval.formats.svg import Drawing, Scale, clipped, count_text, spanning, spread
 from neuronllm_eval.interventions.conditions import factor_text
 from neuronllm_eval.neurons.neuron_set import Neuron
-from neuronllm_eval.reporting.detail_tables import LetterShares
-from neuronllm_eval.reporting.wording import corrected_p, interval_text
+from neuronllm_eval.reporting.answer_tables import OptionShares
+from neuronllm_eval.reporting.wording import chance_distance, corrected_p, interval_text
 
 WIDTH = 356
 _LABELS = 122  # pixels for the names of rows
@@ -34,6 +34,7 @@ MOST_GROUPS = 40
 PANEL_WIDTH, PANEL_HEIGHT = 172, 150
 _PANEL_LEFT, _PANEL_RIGHT, _PANEL_TOP, _PANEL_BOTTOM = 32, 164, 10, 116
 MOST_PANELS = 8
+_TICK = 6.2  # pixels of a character below an axis
 _UNMASKED_FACTOR = 1.0
 
 
@@ -50,6 +51,10 @@ def deltas(summaries: Sequence[ConditionSummary]) -> Drawing:
     drawing, rows = _rows(alt, [summary.name for summary in summaries], 30, 30, legend)
     scale = spanning(_extent(summaries), _LABELS, _RIGHT)
     drawing.x_axis(scale, 30, drawing.height - 38, "change of accuracy, points")
+    chance = chance_distance(summaries)
+    if chance is not None and scale.low <= chance <= scale.high:
+        drawing.line(scale(chance), 30, scale(chance), drawing.height - 38, "guide")
+        drawing.text(scale(chance), 40, "chance", "tick", "middle")
     for y, summary in zip(rows, summaries, strict=True):
         accuracy, controls = summary.accuracy, summary.controls
         if controls is not None and controls.n_controls:
@@ -200,12 +205,14 @@ class GroupChange(NamedTuple):
         before: without intervention.
         after: under the condition.
         controls: lowest and highest under the random controls; None where there are none.
+        chance: the accuracy of guessing; None where it is not known.
     """
 
     name: str
     before: float
     after: float
     controls: tuple[float, float] | None = None
+    chance: float | None = None
 
 
 def groups(changes: Sequence[GroupChange], condition: str) -> Drawing:
@@ -228,6 +235,9 @@ def groups(changes: Sequence[GroupChange], condition: str) -> Drawing:
         if group.controls is not None:
             low, high = map(scale, group.controls)
             _band(drawing, low, high, y, 14, "random controls")
+        if group.chance is not None:
+            chance = scale(group.chance)
+            drawing.line(chance, y - 10, chance, y + 10, "guide")
         drawing.line(before, y, after, y, "whisker")
         says = f"{group.name}: {group.before:.1f} to {group.after:.1f}"
         # A ring that is wider than the diamond, which would hide it where nothing changed.
@@ -313,6 +323,9 @@ def _panel(
         if point is not None and point.controls is not None and point.n_controls:
             low, high = up(point.controls.low), up(point.controls.high)
             drawing.bar(across(position) - 5, low + 1, 10, high - low - 2, "band", "")
+    chance = chance_distance([point for _, point in curve if point is not None])
+    if chance is not None and up.low <= chance <= up.high:
+        drawing.line(_PANEL_LEFT, up(chance), _PANEL_RIGHT, up(chance), "guide")
     drawing.curve([(across(x), up(y)) for (x, _), y in zip(curve, values, strict=True)], "curve")
     for position, point in curve:
         x = across(position)
@@ -334,7 +347,7 @@ def _empty_panel(
     drawing.y_axis(up, _PANEL_LEFT, _PANEL_RIGHT, 5)
     free = -math.inf
     for x, text in ticks:
-        half = 3.1 * len(text)
+        half = _TICK / 2 * len(text)
         if x - half > free:
             drawing.text(x, _PANEL_BOTTOM + 15, text, "tick", "middle")
             free = x + half + 3
@@ -342,25 +355,28 @@ def _empty_panel(
     return drawing
 
 
-def letter_panels(shares: LetterShares) -> list[Drawing]:
-    """The predicted letters, a panel for the unmasked run and for each condition.
+def option_panels(shares: OptionShares) -> list[Drawing]:
+    """The predicted options, a panel for the unmasked run and for each condition.
 
     Of more than `MOST_PANELS`, which can only be points, evenly spaced ones are shown.
     """
     most = max([1.0, *shares.gold, *(value for row in shares.predicted.values() for value in row)])
     up = Scale(0, 1.05 * most, _PANEL_BOTTOM, _PANEL_TOP)
-    step = (_PANEL_RIGHT - _PANEL_LEFT) / len(shares.letters)
+    step = (_PANEL_RIGHT - _PANEL_LEFT) / len(shares.names)
     half = min(0.36 * step, 14)
-    ticks = [(_PANEL_LEFT + step * (i + 0.5), letter) for i, letter in enumerate(shares.letters)]
+    room = max(4, int(step / _TICK))
+    ticks = [
+        (_PANEL_LEFT + step * (i + 0.5), clipped(name, room)) for i, name in enumerate(shares.names)
+    ]
     panels = []
     names = list(shares.predicted)
     for name in (names[index] for index in spread(len(names), MOST_PANELS)):
-        bars = list(zip(ticks, shares.predicted[name], shares.gold, strict=True))
-        listed = ", ".join(f"{letter} {value:.0f}" for (_, letter), value, _ in bars)
-        alt = f"Predicted letters, {name}, in percent: {listed}."
-        drawing = _empty_panel(alt, name, "% of docs by letter", ticks, up)
-        for (x, letter), value, gold in bars:
-            says = f"{letter} predicted in {value:.1f}% of the docs, gold in {gold:.1f}%"
+        bars = list(zip(ticks, shares.names, shares.predicted[name], shares.gold, strict=True))
+        listed = ", ".join(f"{option} {value:.0f}" for _, option, value, _ in bars)
+        alt = f"Predicted options, {name}, in percent: {listed}."
+        drawing = _empty_panel(alt, name, "% of docs by option", ticks, up)
+        for (x, _), option, value, gold in bars:
+            says = f"{option} predicted in {value:.1f}% of the docs, gold in {gold:.1f}%"
             height = up(value) - _PANEL_BOTTOM
             drawing.bar(x - half, _PANEL_BOTTOM, 2 * half, height, "predicted", says)
             drawing.line(x - 1.3 * half, up(gold), x + 1.3 * half, up(gold), "gold")

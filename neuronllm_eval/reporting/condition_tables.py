@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.evaluation.robust_effects import COLLAPSED
+from neuronllm_eval.evaluation.stats.significance import ControlRank
 from neuronllm_eval.interventions.conditions import (
     CONDITION_OPERATIONS,
     CONDITIONS,
@@ -63,6 +65,11 @@ TEST_HEADERS = (
 CONFIDENCE_NOTE = (
     "Confidence: level of the unmasked model, and change in points under each condition."
 )
+CHANCE_NOTE = "Chance: the accuracy of guessing."
+ONE_ANSWER = "one answer"
+ONE_ANSWER_NOTE = (
+    f"One answer: {COLLAPSED:.0f}% or more of the docs have the same answer, whatever the question."
+)
 CONTROLS_NOTE = (
     "Random controls: the same operation on layer-matched random neurons, as mean (lowest to "
     "highest) delta; beyond: controls that moved less than the condition in the expected direction."
@@ -107,21 +114,35 @@ def conditions_table(summaries: Sequence[ConditionSummary]) -> Table:
         for summary in summaries
         if summary in tested(summaries) or not (summary.is_evaluated or summary.is_point)
     ]
-    has_controls = any(summary.n_controls for summary in summaries)
-    note = f"{CONFIDENCE_NOTE} {CONTROLS_NOTE}" if has_controls else CONFIDENCE_NOTE
-    return Table("Conditions", HEADERS, tuple(map(_condition_row, shown)), note)
+    chance = summaries[0].chance
+    baseline = [] if chance is None else [("chance", f"{chance:.1f}", *[""] * (len(HEADERS) - 2))]
+    notes = {
+        CHANCE_NOTE: bool(baseline),
+        CONFIDENCE_NOTE: True,
+        CONTROLS_NOTE: any(summary.n_controls for summary in summaries),
+        ONE_ANSWER_NOTE: any(summary.collapsed for summary in shown),
+    }
+    note = " ".join(note for note, applies in notes.items() if applies)
+    return Table("Conditions", HEADERS, (*baseline, *map(_condition_row, shown)), note)
+
+
+def named(summary: ConditionSummary) -> str:
+    """The condition, with what was missing and whether all answers are one in brackets."""
+    edited = "" if summary.edited is None or not summary.is_evaluated else summary.edited.note
+    notes = ", ".join(filter(None, (edited, ONE_ANSWER if summary.collapsed else "")))
+    return f"{summary.name} ({notes})" if notes else summary.name
 
 
 def _condition_row(summary: ConditionSummary) -> tuple[str, ...]:
     accuracy = summary.accuracy
     if summary.condition not in EXPECTED_SIGN:
         level = f"{summary.confidence.condition:.1f}"
-        return (summary.name, f"{accuracy.condition:.1f}", "", "", "", level, "", "")
-    note = "" if summary.edited is None else summary.edited.note
+        return (named(summary), f"{accuracy.condition:.1f}", "", "", "", level, "", "")
     if not summary.is_evaluated:
+        note = "" if summary.edited is None else summary.edited.note
         return (summary.name, "", note, "", "", "", "", "")
     return (
-        f"{summary.name} ({note})" if note else summary.name,
+        named(summary),
         *change_cells(summary),
         p_text(corrected_p(summary)),
         f"{summary.confidence.delta:+.1f}",
@@ -138,11 +159,15 @@ def change_cells(summary: ConditionSummary) -> tuple[str, str, str]:
 
 def control_cells(summary: ConditionSummary) -> tuple[str, str]:
     """Deltas of the random controls, and how many of them the condition is beyond."""
-    controls = summary.controls
+    spread = controls_text(summary.controls)
+    return spread, f"{summary.n_beyond} of {summary.n_controls}" if spread else ""
+
+
+def controls_text(controls: ControlRank | None) -> str:
+    """Mean, lowest and highest delta of random controls; empty without any."""
     if controls is None or not controls.n_controls:
-        return "", ""
-    spread = f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
-    return spread, f"{summary.n_beyond} of {controls.n_controls}"
+        return ""
+    return f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
 
 
 def significance_table(summaries: Sequence[ConditionSummary]) -> Table | None:
@@ -248,9 +273,9 @@ def _dose(summary: ConditionSummary) -> str:
 def _dose_cell(summary: ConditionSummary) -> str:
     if not summary.is_evaluated:
         return "" if summary.edited is None else summary.edited.note
-    cell = interval_text(summary.accuracy)
-    count = summary.n_controls
-    return f"{cell} {summary.n_beyond}/{count}" if count else cell
+    cell, count = interval_text(summary.accuracy), summary.n_controls
+    beyond = f" {summary.n_beyond}/{count}" if count else ""
+    return f"{cell}{beyond}{f', {ONE_ANSWER}' if summary.collapsed else ''}"
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> Table | None:

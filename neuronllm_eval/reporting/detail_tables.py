@@ -1,30 +1,27 @@
-"""Tables below the effects: answers by doc, letter and group; neurons; provenance. Pure."""
+"""Tables below the effects: answers by doc and group; neurons; provenance. Pure."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from neuronllm_eval.aqua.proxies import LETTERS
-from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
 from neuronllm_eval.interventions.conditions import UNMASKED
 from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.prompts import PER_BYTE, PER_CHARACTER
+from neuronllm_eval.reporting.answer_tables import letter
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.task_report import TaskReport
 from neuronllm_eval.reporting.wording import gap_figures, tested, unit
 
 _SHOWN_FLIPS = 5
 _MOST_GROUPS = 100
-_OTHER_LETTERS = "more"
 EXPLAIN = "Run `neuronllm-eval explain` on this directory to see their tokens here."
 _DIRECTION = (
     "Promotes, demotes: while its activation is positive; while it is negative, the reverse."
@@ -91,59 +88,6 @@ def _flip_row(report: TaskReport, row: int, condition: str) -> tuple[str, ...]:
     return (doc.question, *shown)
 
 
-def letter(option: int) -> str:
-    """The letter of an option by its index."""
-    return LETTERS[option] if option < len(LETTERS) else str(option + 1)
-
-
-# Letters ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LetterShares:
-    """How often each letter is gold, and is predicted.
-
-    Attributes:
-        letters: of the options; those without a letter of their own are `more`.
-        gold: [letters] percent of the docs.
-        predicted: condition -> [letters] percent of the docs.
-    """
-
-    letters: tuple[str, ...]
-    gold: tuple[float, ...]
-    predicted: Mapping[str, tuple[float, ...]]
-
-
-def letter_shares(answers: DocTable, summaries: Sequence[ConditionSummary]) -> LetterShares:
-    """By letter, of the unmasked run and of the tested conditions."""
-    n_letters = int(answers.n_options.max())
-    letters = tuple(map(letter, range(min(n_letters, len(LETTERS)))))
-    n_own = len(letters)
-
-    def shares(options: NDArray[np.int64]) -> tuple[float, ...]:
-        counts = np.bincount(options, minlength=n_letters).tolist()
-        grouped = [*counts[:n_own], *([sum(counts[n_own:])] if n_letters > n_own else [])]
-        return tuple(100 * count / len(options) for count in grouped)
-
-    names = [UNMASKED, *(summary.name for summary in tested(summaries))]
-    return LetterShares(
-        (*letters, _OTHER_LETTERS) if n_letters > n_own else letters,
-        shares(answers.gold),
-        {name: shares(answers.predicted[name]) for name in names},
-    )
-
-
-def letters_table(shares: LetterShares) -> Table:
-    """Share of the docs by letter: gold, and predicted under each condition."""
-    rows = [("gold options", shares.gold), *shares.predicted.items()]
-    return Table(
-        "Predicted letters",
-        ("options", *(f"{name} %" for name in shares.letters)),
-        tuple((name, *(f"{share:.1f}" for share in values)) for name, values in rows),
-        "Share of the docs by the letter of the gold option, and of the predicted option.",
-    )
-
-
 # Groups -------------------------------------------------------------------------------------------
 
 
@@ -152,11 +96,13 @@ class GroupAccuracy:
     """Accuracy on a group of questions, such as a subject.
 
     Attributes:
+        chance: the accuracy of guessing, percent.
         accuracy: [conditions], percent.
     """
 
     name: str
     n_questions: int
+    chance: float
     accuracy: tuple[float, ...]
 
 
@@ -171,6 +117,7 @@ def group_accuracies(report: TaskReport, conditions: Sequence[str]) -> list[Grou
         GroupAccuracy(
             name,
             np.unique(answers.question_index[rows]).size,
+            100 * float(np.mean(1 / answers.n_options[rows])),
             tuple(100 * float(answers.correct[each][rows].mean()) for each in conditions),
         )
         for name, rows in rows_of.items()
@@ -181,10 +128,14 @@ def groups_table(report: TaskReport) -> Table | None:
     """Accuracy by group, unmasked and under each condition; None where there are no groups."""
     conditions = [UNMASKED, *(summary.name for summary in tested(report.summaries))]
     rows = tuple(
-        (group.name, str(group.n_questions), *(f"{value:.1f}" for value in group.accuracy))
+        (
+            group.name,
+            str(group.n_questions),
+            *(f"{value:.1f}" for value in (group.chance, *group.accuracy)),
+        )
         for group in group_accuracies(report, conditions)
     )
-    headers = ("group", "questions", *(f"{name} %" for name in conditions))
+    headers = ("group", "questions", "chance %", *(f"{name} %" for name in conditions))
     return (
         Table("Accuracy by group", headers, rows, "Groups are named as in the data.")
         if rows

@@ -16,6 +16,12 @@ from neuronllm_eval.interventions.conditions import UNMASKED
 from neuronllm_eval.neurons.neuron_set import Neuron, layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
+from neuronllm_eval.reporting.answer_tables import (
+    gold_table,
+    option_names,
+    option_shares,
+    shares_table,
+)
 from neuronllm_eval.reporting.condition_tables import (
     DOSE_NOTE,
     SURFACES,
@@ -30,12 +36,11 @@ from neuronllm_eval.reporting.detail_tables import (
     gap_table,
     group_accuracies,
     groups_table,
-    letter_shares,
-    letters_table,
     neurons_table,
     provenance_table,
     stability_table,
 )
+from neuronllm_eval.reporting.robust_tables import robust_tables
 from neuronllm_eval.reporting.task_report import TaskReport
 
 _DELTAS_MARKS = (
@@ -100,8 +105,11 @@ def headline(report: TaskReport) -> str:
     chance = collapse = ""
     if report.answers is not None:
         chance = wording.chance_sentence(report.answers.unmasked_against_chance)
-        shares = letter_shares(report.answers, report.summaries)
-        collapse = wording.collapse_sentence(shares.letters, shares.gold, shares.predicted)
+        names = option_names(report.answers, report.doc_texts)
+        shares = option_shares(report.answers, report.summaries, names)
+        is_one_each = len(set(report.answers.question_ids)) == len(report.answers.doc_ids)
+        unit = "question" if is_one_each else "prompt"
+        collapse = wording.collapse_sentence(names, shares.gold, shares.predicted, unit)
     return " ".join(filter(None, (chance, _effect(report), collapse)))
 
 
@@ -119,10 +127,13 @@ def _effect(report: TaskReport) -> str:
             paper = {selected_at, report.applied_at} == {SCORED}
             return effect if paper else f"{effect} ({positions}.)"
     where = "" if selected_at == SCORED else f", at {selected_at} positions"
-    return (
+    selected = (
         f"Selected {len(neurons.good)} good and {len(neurons.bad)} bad neurons of "
         f"{report.scores.score.size}{where}."
     )
+    if report.selection_accuracy is None:
+        return selected
+    return f"{selected} {wording.selection_chance_sentence(report.selection_accuracy)}"
 
 
 def page_facts(report: TaskReport) -> list[tuple[str, str]]:
@@ -138,7 +149,8 @@ def page_facts(report: TaskReport) -> list[tuple[str, str]]:
         accuracy = report.summaries[0].accuracy
         split = clipped(report.split, 24)
         facts.append(("Evaluated on", f"{accuracy.n_questions:,} questions ({split})"))
-        facts.append(("Accuracy, unmasked", f"{accuracy.unmasked:.1f}%"))
+        chance = wording.chance_text(report.summaries[0].chance)
+        facts.append(("Accuracy, unmasked", f"{accuracy.unmasked:.1f}%{chance}"))
     return facts
 
 
@@ -166,15 +178,22 @@ def _detail_sections(report: TaskReport) -> list[Section]:
         flips = _present(flips_table(report, condition, gained) for gained in (False, True))
         if flips:
             sections.append(Section("flips", "Questions gained and lost", tables=flips))
-        shares = letter_shares(report.answers, report.summaries)
-        panels = tuple(charts.letter_panels(shares))
-        caption = "Bars: predicted letters; lines: gold letters."
+        names = option_names(report.answers, report.doc_texts)
+        shares = option_shares(report.answers, report.summaries, names)
+        panels = tuple(charts.option_panels(shares))
+        caption = "Bars: predicted options; lines: gold options."
         if len(panels) < len(shares.predicted):
             caption += f" Drawn: {len(panels)} of {len(shares.predicted)}; the table has all."
         figure = Figure(panels, caption)
         sections.append(
             Section(
-                "letters", "Predicted letters", figures=(figure,), tables=(letters_table(shares),)
+                "options",
+                "Predicted options",
+                figures=(figure,),
+                tables=(
+                    shares_table(shares),
+                    gold_table(report.answers, report.summaries, names),
+                ),
             )
         )
         sections += _groups(report, condition)
@@ -198,9 +217,10 @@ def _conditions(report: TaskReport) -> Section:
         f"{data_text(report.split)} split; intervals and p are paired, by question. {positions}."
     )
     summaries = wording.tested(report.summaries)
+    chance = wording.chance_sentence_of_deltas(summaries, is_drawn=True)
     figures = (
         (
-            Figure((charts.deltas(summaries),), _DELTAS_MARKS),
+            Figure((charts.deltas(summaries),), _DELTAS_MARKS + chance),
             Figure((charts.flip_bars(summaries),), _FLIPS_MARKS),
         )
         if summaries
@@ -208,6 +228,7 @@ def _conditions(report: TaskReport) -> Section:
     )
     tables = (
         conditions_table(report.summaries),
+        *robust_tables(report.summaries),
         significance_table(report.summaries),
         metrics_table(report.metrics),
     )
@@ -231,8 +252,10 @@ def _dose(report: TaskReport) -> list[Section]:
                 )
                 if drawings
             ]
-    figures[:1] = [replace(figure, caption=_DOSE_MARKS) for figure in figures[:1]]
-    return [Section("dose", "Dose-response", (DOSE_NOTE,), tuple(figures), tables)]
+    caption = _DOSE_MARKS + wording.chance_sentence_of_deltas(evaluated, is_drawn=True)
+    figures[:1] = [replace(figure, caption=caption) for figure in figures[:1]]
+    text = DOSE_NOTE + wording.chance_sentence_of_deltas(evaluated)
+    return [Section("dose", "Dose-response", (text,), tuple(figures), tables)]
 
 
 def _groups(report: TaskReport, condition: str) -> list[Section]:
@@ -240,7 +263,9 @@ def _groups(report: TaskReport, condition: str) -> list[Section]:
     if table is None:
         return []
     changes = [
-        charts.GroupChange(one_line(group.name), group.accuracy[0], group.accuracy[1])
+        charts.GroupChange(
+            one_line(group.name), group.accuracy[0], group.accuracy[1], chance=group.chance
+        )
         for group in group_accuracies(report, (UNMASKED, condition))
     ]
     caption = "Accuracy on each group of questions; the largest losses come first."

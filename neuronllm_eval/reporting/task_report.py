@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, DocText, doc_table, read_doc_texts
+from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.runs.artifacts import (
+    QuestionLine,
     excluded_ids,
     load_commands,
     load_doc_counts,
     load_excluded,
     load_metrics,
     load_neurons,
+    load_questions,
     load_scores,
     load_settings,
     load_validation,
@@ -46,6 +49,7 @@ class TaskReport:
         doc_texts: [docs] questions and options; empty for runs of versions that did not keep them.
         tokens: (`good` or `bad`, layer, index) -> tokens; empty if the model's are not readable.
         commands: the command lines that made the run (`read_commands`).
+        selection_accuracy: the unmasked model's on the selection questions, against chance.
     """
 
     task: str
@@ -60,6 +64,7 @@ class TaskReport:
     doc_texts: tuple[DocText, ...] = ()
     tokens: Mapping[NeuronKey, NeuronTokens] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
+    selection_accuracy: ChanceTest | None = None
 
     @classmethod
     def load(cls, run: RunDirectory) -> TaskReport:
@@ -90,8 +95,16 @@ class TaskReport:
             doc_counts=doc_counts,
             tokens=run.once(run.tokens, lambda: read_tokens(run.tokens)),
             commands=read_commands(run),
+            selection_accuracy=_selection_accuracy(load_questions(run)),
             **values,
         )
+
+
+def _selection_accuracy(questions: Sequence[QuestionLine]) -> ChanceTest | None:
+    """None where all questions were excluded."""
+    correct = [is_right for line in questions for is_right in line.right]
+    n_options = [len(options) for line in questions for options in line.loglikelihoods]
+    return chance_test(correct, n_options, len(questions)) if questions else None
 
 
 def read_identified(run: RunDirectory) -> tuple[RunSettings, NeuronSet, NeuronScores]:

@@ -12,6 +12,7 @@ from typing import Any
 from neuronllm_eval.attribution.methods import METHODS
 from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.evaluation.robust_effects import COLLAPSED
 from neuronllm_eval.evaluation.stats.paired_delta import MeanChange
 from neuronllm_eval.evaluation.stats.significance import ALPHA, ChanceTest, SplitHalf
 from neuronllm_eval.formats.markdown import data_text
@@ -30,9 +31,9 @@ AT_CHANCE = (
     "neurons of a model at chance are about the options' position or form, not about the task"
 )
 
-# Percent of the docs with the same answer from which a condition is said to move answers, if they
-# are so many points more than usual; and how many conditions a sentence names.
-COLLAPSED, _RISE, _MOST_NAMED = 90.0, 10.0, 6
+# A condition moves all answers to one that is so many points more frequent than usual; and how many
+# conditions a sentence names.
+_RISE, _MOST_NAMED = 10.0, 6
 
 
 # Effects ------------------------------------------------------------------------------------------
@@ -124,29 +125,41 @@ def chance_sentence(test: ChanceTest) -> str:
 
 
 def collapse_sentence(
-    letters: Sequence[str], gold: Sequence[float], predicted: Mapping[str, Sequence[float]]
+    names: Sequence[str],
+    gold: Sequence[float],
+    predicted: Mapping[str, Sequence[float]],
+    unit: str = "question",
 ) -> str:
     """Which conditions leave one answer to nearly all docs; empty if none does.
 
-    Not where that answer is about as frequent in the unmasked run, or as right answer.
+    Not where that answer is about as frequent in the unmasked run, or as gold option.
 
     Args:
-        letters: of the options.
-        gold: percent of the docs with each letter as the right answer.
+        names: of the options; texts of the data.
+        gold: percent of the docs with each as the gold option.
         predicted: condition -> the same of the model's answers.
+        unit: what a doc is called.
     """
-    found = []
+    found: dict[str, list[str]] = {}  # what is predicted -> conditions
+    n_found = 0
     for name, shares in predicted.items():
         share, option = max((share, option) for option, share in enumerate(shares))
         usual = max(gold[option], predicted[UNMASKED][option])
-        if share >= COLLAPSED and share >= usual + _RISE:
-            found.append(f"{name} ({letters[option]}, {share:.0f}%)")
+        if share < COLLAPSED or share < usual + _RISE:
+            continue
+        n_found += 1
+        if n_found <= _MOST_NAMED:
+            rounded = f"{share:.0f}" if share < 99.5 else f"{share:.1f}"
+            amount = f"every {unit}" if share == 100 else f"{rounded}% of the {unit}s"
+            found.setdefault(f"`{data_text(names[option])}` for {amount}", []).append(name)
     if not found:
         return ""
-    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    clauses = [f"{answer} under {' and '.join(under)}" for answer, under in found.items()]
+    if n_found > _MOST_NAMED:
+        clauses.append(f"one answer for nearly every {unit} under {n_found - _MOST_NAMED} more")
     return (
-        f"Under {', '.join(found[:_MOST_NAMED])}{more} nearly all docs have the same answer: such "
-        "an edit moves an answer, whatever the question."
+        f"The edited model predicts {', '.join(clauses)}: such an edit moves an answer, whatever "
+        "the question."
     )
 
 
@@ -156,6 +169,50 @@ def chance_figures(test: ChanceTest) -> str:
         f"accuracy {test.accuracy:.1%}, chance {test.chance:.1%}, one-sided p {test.p_value:.2g} "
         f"over {test.n_questions} questions"
     )
+
+
+def selection_chance_sentence(test: ChanceTest) -> str:
+    """Unmasked accuracy on the selection questions against chance."""
+    clearly = ", not clearly above it" if test.is_at_chance else ""
+    return (
+        f"Unmasked accuracy on the selection questions: {test.accuracy:.1%}, chance "
+        f"{test.chance:.1%}{clearly}."
+    )
+
+
+def chance_text(chance: float | None) -> str:
+    """What follows an accuracy; empty for summaries of earlier versions.
+
+    Args:
+        chance: percent.
+    """
+    return "" if chance is None else f" (chance {chance:.1f}%)"
+
+
+def chance_sentence_of_deltas(
+    summaries: Sequence[ConditionSummary], *, is_drawn: bool = False
+) -> str:
+    """Where chance is among deltas, after other sentences; empty where it is not known.
+
+    Args:
+        summaries: of the same docs.
+        is_drawn: whether it follows a figure, which has a line there.
+    """
+    distance = chance_distance(summaries)
+    if distance is None:
+        return ""
+    accuracy, chance = summaries[0].accuracy, summaries[0].chance
+    line = ", a dashed line where that is in sight" if is_drawn else ""
+    return (
+        f" Unmasked accuracy is {accuracy.unmasked:.1f}%, chance (guessing) {chance:.1f}%: "
+        f"{distance:+.1f} points{line}."
+    )
+
+
+def chance_distance(summaries: Sequence[ConditionSummary]) -> float | None:
+    """Chance as a delta, percentage points from the unmasked accuracy; None where unknown."""
+    chance = summaries[0].chance if summaries else None
+    return None if chance is None else chance - summaries[0].accuracy.unmasked
 
 
 def corrected_p(summary: ConditionSummary) -> float:

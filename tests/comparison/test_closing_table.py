@@ -22,11 +22,11 @@ def table(*results: ComparedRun) -> list[list[str]]:
 
 def test_a_row_for_each_task_and_one_for_all():
     assert table(LAW, ART) == [
-        ["task", "unmasked %", "suppress_good", "degrade"],
-        ["law", "70.0", "-20.0 (-40.0 to -5.0), 1 of 2", "-30.0 (-50.0 to -10.0)"],
-        ["a_rt", "70.0", "-5.0 (-15.0 to +0.0), 0 of 2", "-30.0 (-50.0 to -10.0)"],
+        ["task", "chance %", "unmasked %", "suppress_good", "degrade"],
+        ["law", "50.0", "70.0", "-20.0 (-40.0 to -5.0), 1 of 2", "-30.0 (-50.0 to -10.0)"],
+        ["a_rt", "50.0", "70.0", "-5.0 (-15.0 to +0.0), 0 of 2", "-30.0 (-50.0 to -10.0)"],
         # 5 of 40 docs lost; the controls lose 2, and 10.
-        ["all", "70.0", "-12.5 (-22.5 to -2.5), 1 of 2", "-30.0 (-45.0 to -17.5)"],
+        ["all", "50.0", "70.0", "-12.5 (-22.5 to -2.5), 1 of 2", "-30.0 (-45.0 to -17.5)"],
     ]
     assert "controls pooled in their order" in closing_table([LAW, ART])
 
@@ -34,14 +34,22 @@ def test_a_row_for_each_task_and_one_for_all():
 def test_runs_that_differ_have_no_row_for_all():
     other = sharing(LAW, method="kn")
     found = table(LAW, other)
-    assert found[0] == ["task", "method", "unmasked %", "suppress_good", "degrade"]
+    assert found[0] == ["task", "method", "chance %", "unmasked %", "suppress_good", "degrade"]
     assert [row[:2] for row in found[1:]] == [["law", "ace"], ["law", "kn"]]
     assert "controls pooled in their order" not in closing_table([LAW, other])
 
 
 def test_of_one_condition_alone():
     bad = [evaluated(name, {"unmasked": 4, "enhance_bad": 3}) for name in ("x", "y")]
-    assert table(*bad)[0] == ["task", "unmasked %", "enhance_bad"]
+    assert table(*bad)[0] == ["task", "chance %", "unmasked %", "enhance_bad"]
+
+
+def test_runs_with_one_answer_are_marked():
+    # Of the docs of `evaluated` the first option is gold: 18 of 20 correct have that answer.
+    runs = [evaluated(name, {"unmasked": 10, "enhance": 18}) for name in ("x", "y")]
+    assert table(*runs)[1][-1] == "+40.0 (+20.0 to +60.0), one answer"
+    assert "90% or more of the docs have the same answer" in closing_table(runs)
+    assert "one answer" not in closing_table([LAW, ART])
 
 
 def test_there_is_none_of_one_run_or_of_nothing_in_common():

@@ -52,7 +52,7 @@ def run(tmp_path_factory) -> RunDirectory:
 @pytest.mark.slow  # a run of 120 questions
 def test_the_table_is_that_of_the_report(run):
     report = rows(run.report.read_text(encoding="utf-8"))
-    assert len(report) == 7
+    assert len(report) == 8  # chance, unmasked, six conditions
     shown = rows(README)
     assert shown == [{head: row[head] for head in shown[0]} for row in report]
 

@@ -1,4 +1,4 @@
-"""Flips, letters and groups, counted by hand."""
+"""Flips and groups, counted by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from neuronllm_eval.reporting.detail_tables import (
     GroupAccuracy,
     flipped_docs,
     group_accuracies,
-    letter_shares,
     settings_text,
 )
 from neuronllm_eval.reporting.task_report import TaskReport
@@ -36,12 +35,6 @@ def test_flips_are_the_largest_changes_one_per_question():
     assert flipped_docs(table, "unmasked", True, 5) == []
 
 
-def test_letters_that_are_never_predicted_have_no_share():
-    shares = letter_shares(the_table(LINES), [])
-    assert (shares.letters, shares.gold) == (("A", "B"), (100.0, 0.0))
-    assert shares.predicted == {"unmasked": (60.0, 40.0)}
-
-
 def with_groups(*groups: str) -> TaskReport:
     """A report on the first docs, each of which names a group, or none."""
     docs = tuple(DocText(n, "question", ("a", "b"), group) for n, group in enumerate(groups))
@@ -52,8 +45,8 @@ def with_groups(*groups: str) -> TaskReport:
 def test_accuracy_by_group():
     report = with_groups("b", "b", "a", "a", "")
     assert group_accuracies(report, ("unmasked", "degrade")) == [
-        GroupAccuracy("a", 2, (50.0, 50.0)),
-        GroupAccuracy("b", 1, (100.0, 0.0)),
+        GroupAccuracy("a", 2, 50.0, (50.0, 50.0)),
+        GroupAccuracy("b", 1, 50.0, (100.0, 0.0)),
     ]
 
 

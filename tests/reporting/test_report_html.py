@@ -63,7 +63,7 @@ def page(**changes) -> Page:
 SECTIONS = [
     "Effect of each condition",
     "Questions gained and lost",
-    "Predicted letters",
+    "Predicted options",
     "Accuracy by group",
     "Selected neurons and their stability",
     "Provenance and commands",
@@ -99,15 +99,15 @@ def test_a_sweep_has_panels_by_factor_and_by_number():
 def test_points_alone_stand_in_the_table_of_conditions_and_do_not_flood_the_page():
     report = a_run(names=POINTS)
     table = conditions_table(report.summaries)
-    assert [row[0] for row in table.rows] == ["unmasked", *POINTS]
+    assert [row[0] for row in table.rows] == ["chance", "unmasked", *POINTS]
     panels = [
         label
         for each in page(names=POINTS).all("svg")
-        if (label := each.get("aria-label") or "").startswith("Predicted letters, ")
+        if (label := each.get("aria-label") or "").startswith("Predicted options, ")
     ]
     assert len(panels) == MOST_PANELS < len(POINTS)
-    assert panels[0].startswith("Predicted letters, unmasked,")
-    assert panels[-1].startswith(f"Predicted letters, {POINTS[-1]},")
+    assert panels[0].startswith("Predicted options, unmasked,")
+    assert panels[-1].startswith(f"Predicted options, {POINTS[-1]},")
 
 
 def test_one_condition_of_a_model_with_one_layer():

@@ -124,9 +124,10 @@ def test_the_headline_ends_with_conditions_that_move_all_answers():
 
     plain = headline(report(UNMASKED, *summaries))
     assert said() == (
-        f"{plain} Under enhance (B, 90%), degrade (A, 100%) nearly all docs have the same answer: "
-        "such an edit moves an answer, whatever the question."
+        f"{plain} The edited model predicts `B` for 90% of the questions under enhance, `A` for "
+        "every question under degrade: such an edit moves an answer, whatever the question."
     )
+    assert "`A` for every question under enhance and degrade: such" in said(enhance=10)
     assert said(enhance=2, degrade=8) == plain
     assert "degrade" not in said(unmasked=10)  # as before the edit
     assert "degrade" not in said(gold=10)
@@ -179,11 +180,13 @@ def without_bad_neurons() -> list[ConditionSummary]:
 
 def test_what_edits_nothing_has_a_word_in_place_of_figures():
     found = without_bad_neurons()
-    rows = {row[0]: row[1:] for row in conditions_table(found).rows}
+    # All but one of four docs have the same answer; the conditions that lose none all have.
+    rows = {row[0].replace(" (one answer)", "").replace(", one answer", ""): row[1:]
+            for row in conditions_table(found).rows}  # fmt: skip
     blank = ("", "no bad neurons", "", "", "", "", "")
     assert (rows["suppress_bad"], rows["enhance_bad"]) == (blank, blank)
-    assert set(rows) == {"unmasked", "suppress_good", "suppress_bad", "enhance_good", "enhance_bad",
-                         "degrade (good only)", "enhance (good only)"}  # fmt: skip
+    assert set(rows) == {"chance", "unmasked", "suppress_good", "suppress_bad", "enhance_good",
+                         "enhance_bad", "degrade (good only)", "enhance (good only)"}  # fmt: skip
     assert rows["degrade (good only)"] == rows["suppress_good"]
     assert rows["suppress_good"][1] == "-25.0"
     assert dose_tables(found) == [], "no point of the bad neurons is judged"

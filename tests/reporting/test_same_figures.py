@@ -66,6 +66,32 @@ def test_accuracy_and_its_change(name):
         assert f">{text}<" in page
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_effects_without_moving_answers(name):
+    """In summary.json, the Python value, compare and report.md."""
+    summary, row = Run(finished_run().path).summaries[name], compared()[name]
+    (entry,) = [each for each in stored()["conditions"] if each["name"] == name]
+    assert entry["collapsed"] == summary.collapsed == (summary.top_answer >= 90)
+    assert row["collapsed"] == str(summary.collapsed)
+    assert float(row["chance"]) == entry["chance"] == 25.0
+    assert float(row["option_mass"]) == pytest.approx(entry["option_mass"]["mean"])
+    assert float(row["option_mass_relative"]) == pytest.approx(entry["option_mass"]["relative"])
+    shown = []
+    for measure in ("calibrated", "balanced"):
+        change, values = getattr(summary, measure), entry[measure]
+        assert values["condition"] == change.condition
+        assert float(row[measure]) == pytest.approx(change.condition, abs=1e-9)
+        shown.append(f"{change.condition:.1f}")
+        if name != UNMASKED:
+            assert float(row[f"{measure}_delta"]) == pytest.approx(values["delta"], abs=1e-9)
+            assert float(row[f"{measure}_low"]) == pytest.approx(values["low"], abs=1e-9)
+            assert float(row[f"{measure}_p_holm"]) == pytest.approx(values["p_holm"], abs=1e-9)
+            shown.append(f"{change.delta:+.1f} ({change.low:+.1f} to {change.high:+.1f})")
+    report = finished_run().report.read_text()
+    (cells_of,) = [row for row in cells(report, name) if len(row) == 9 and row[1] == shown[0]]
+    assert set(shown) <= set(cells_of)
+
+
 def test_counts_of_docs():
     report = finished_run().report.read_text()
     accuracy = Run(finished_run().path).summaries[UNMASKED].accuracy

@@ -35,8 +35,14 @@ def warnings(caplog) -> list[str]:
 
 @pytest.mark.parametrize("limit", [LIMIT, 60])
 def test_a_model_at_chance_is_warned_of_with_its_predictions(tmp_path, caplog, limit):
-    code, _, err = call(*identify(tmp_path, "--limit", limit))
+    code, out, err = call(*identify(tmp_path, "--limit", limit))
     assert code == 0, err
+    every = [is_right for line in jsonl(RunDirectory(tmp_path / TASK).questions)
+             for is_right in line["right"]]  # fmt: skip
+    assert (
+        f"Unmasked accuracy on the selection questions: {np.mean(every):.1%}, chance 25.0%, not "
+        "clearly above it." in out
+    )
     # The pass's own records of the first 50 questions, which the warning was there before.
     lines = jsonl(RunDirectory(tmp_path / TASK).questions)[:50]
     predicted = [int(np.argmax(line["loglikelihoods"][0])) for line in lines]

@@ -103,9 +103,15 @@ class PairedDelta(MeanChange):
     condition: NumberOrNaN
 
 
-def points_between(unmasked: FloatArray, condition: FloatArray) -> float:
-    """The delta of `paired_delta` alone, percentage points: to the bit, so that ties are ties."""
-    return 100.0 * float((condition - unmasked).sum()) / unmasked.size
+def points_between(
+    unmasked: FloatArray, condition: FloatArray, weights: FloatArray | float = 1.0
+) -> float:
+    """The delta of `paired_delta` alone, percentage points: to the bit, so that ties are ties.
+
+    Args:
+        weights: of the docs; those of `balanced_delta` give its delta.
+    """
+    return 100.0 * float((weights * (condition - unmasked)).sum()) / unmasked.size
 
 
 def paired_delta(
@@ -152,11 +158,11 @@ def mean_change(
         question_index: see `paired_delta`, as for the rest.
     """
     values = np.asarray(changes, dtype=np.float64)
-    question = _question_ranks(question_index, values)
+    question = question_ranks(question_index, values)
     sums = _sums(values, question)
     doc_counts = _sums(np.ones_like(values), question)
     bootstrap_rng, flip_rng = np.random.default_rng(seed).spawn(2)
-    low, high = _interval(bootstrap_deltas(sums, doc_counts, n_resamples, bootstrap_rng))
+    low, high = percentile_interval(bootstrap_deltas(sums, doc_counts, n_resamples, bootstrap_rng))
     return MeanChange(
         delta=100.0 * float(sums.sum()) / values.size,
         low=low,
@@ -180,14 +186,14 @@ def relative_change(
     The arguments are those of `paired_delta`.
     """
     before, after = _pair(unmasked, condition)
-    question = _question_ranks(question_index, before)
+    question = question_ranks(question_index, before)
     change = percent_change(float(before.mean()), float(after.mean()))
     if math.isnan(change):
         return RelativeChange(change, math.nan, math.nan)
     differences, bases = _sums(after - before, question), _sums(before, question)
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may have no correct answer
         drawn = bootstrap_deltas(differences, bases, n_resamples, np.random.default_rng(seed))
-    low, high = _interval(drawn) if np.isfinite(drawn).all() else (math.nan, math.nan)
+    low, high = percentile_interval(drawn) if np.isfinite(drawn).all() else (math.nan, math.nan)
     return RelativeChange(change, low, high)
 
 
@@ -198,7 +204,7 @@ def _pair(unmasked: ArrayLike, condition: ArrayLike) -> tuple[FloatArray, FloatA
     return before, after
 
 
-def _question_ranks(labels: ArrayLike, values: FloatArray) -> NDArray[np.int64]:
+def question_ranks(labels: ArrayLike, values: FloatArray) -> NDArray[np.int64]:
     """Labels [docs] as ranks 0 .. questions - 1, for finite values [docs]."""
     unique, ranks = np.unique(np.asarray(labels), return_inverse=True)
     assert unique.size, "no docs"
@@ -212,7 +218,8 @@ def _sums(values: FloatArray, question: NDArray[np.int64]) -> FloatArray:
     return np.bincount(question, weights=values).astype(np.float64)
 
 
-def _interval(drawn: FloatArray) -> tuple[float, float]:
+def percentile_interval(drawn: FloatArray) -> tuple[float, float]:
+    """The bounds of the 95% interval of a bootstrap's draws."""
     tail = (1.0 - _CONFIDENCE_LEVEL) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return float(low), float(high)
@@ -227,10 +234,11 @@ def bootstrap_deltas(
     """Ratios of sums over resampled questions, [resamples], times 100.
 
     Args:
-        changes: [questions] numerators, such as the sum of a question's differences.
-        bases: [questions] denominators, such as its number of docs.
+        changes: [questions] numerators, such as the sum of a question's differences; or
+            [questions, labels], of which the mean over the labels drawn is taken.
+        bases: denominators of the same shape, such as its number of docs.
     """
-    questions = np.stack([changes, bases], axis=1)  # [questions, 2]
+    questions = np.stack([changes, bases], axis=1)  # [questions, 2, ...]
     n_questions = len(questions)
     types, first_seen, multiplicity = np.unique(
         questions, axis=0, return_index=True, return_counts=True
@@ -239,19 +247,32 @@ def bootstrap_deltas(
     order = np.argsort(first_seen)
     types, shares = types[order], multiplicity[order] / n_questions
     few = len(types) <= MAX_TYPES
+    # Equal numbers of docs, the usual case, add up to the same number in every draw.
+    is_constant = bases.ndim == 1 and bool((bases == np.rint(bases[0])).all())
     deltas = np.empty(n_resamples)
-    for rows in chunks(n_resamples, len(types) if few else n_questions):
+    cells = (len(types) if few else n_questions) * changes[0].size
+    for rows in chunks(n_resamples, cells):
         n_rows = rows.stop - rows.start
         if few:
             # Equal questions are exchangeable: how often each type is drawn is multinomial.
-            sums = rng.multinomial(n_questions, shares, size=n_rows) @ types  # [rows, 2]
+            counts = rng.multinomial(n_questions, shares, size=n_rows)
+            sums = (counts @ types.reshape(len(types), -1)).reshape(n_rows, *types.shape[1:])
             numerators, denominators = sums[:, 0], sums[:, 1]
         else:
             drawn = rng.integers(0, n_questions, size=(n_rows, n_questions), dtype=np.int32)
             numerators = changes[drawn].sum(axis=1)
-            denominators = bases[drawn].sum(axis=1)
+            denominators = bases.sum() if is_constant else bases[drawn].sum(axis=1)
+        if changes.ndim > 1:
+            numerators, denominators = _over_labels(numerators, denominators)
         deltas[rows] = 100.0 * numerators / denominators
     return deltas
+
+
+def _over_labels(numerators: FloatArray, denominators: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Of ratios [rows, labels], the sum over the labels that were drawn, and how many these are."""
+    is_drawn = denominators > 0
+    ratios = np.divide(numerators, denominators, where=is_drawn, out=np.zeros(is_drawn.shape))
+    return ratios.sum(axis=1), is_drawn.sum(axis=1).astype(np.float64)
 
 
 def sign_flip_p(differences: FloatArray, n_resamples: int, rng: np.random.Generator) -> float:
