@@ -1,0 +1,116 @@
+"""`--method auto`: chosen on halves of the selection questions, resumed, and told of."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from neuronllm_eval.attribution.methods import make_method
+from neuronllm_eval.evaluation.method_choice import MethodChoice
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.scores import NeuronScores
+from neuronllm_eval.runs.directory import RunDirectory
+from neuronllm_eval.runtime.checkpoint import Part
+from neuronllm_eval.stages import choose
+from neuronllm_eval.stages.choose import CONSISTENCIES, SHARES
+from tests.fixtures.cli import assert_one_message, call, identify, jsonl, without_the_harness_tasks
+from tests.fixtures.processes import after_units
+
+TASK = "demo_topic"
+AUTO = ("--method", "auto", "--top_k", 64)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def auto(tmp_path_factory):
+    """A finished run, what was scored to choose its settings, and what was said."""
+    output = tmp_path_factory.mktemp("auto")
+    scored = []
+    score_conditions = choose.score_conditions
+
+    def spy(engine, questions, factors, *more):
+        scored.append(([question.question_id for question in questions], factors.copy()))
+        return score_conditions(engine, questions, factors, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        without_the_harness_tasks(patch)
+        patch.setattr(choose, "score_conditions", spy)
+        code, out, err = call(*identify(output, *AUTO))
+    assert code == 0, err
+    return RunDirectory(output / TASK), scored, out
+
+
+def test_each_halfs_neurons_are_compared_on_the_other_half(auto):
+    run, scored, _ = auto
+    names = [line["question_id"] for line in jsonl(run.questions)]
+    assert [questions for questions, _ in scored] == [names[1::2], names[::2]]
+    scores = NeuronScores.load(run.path)
+    for half, (_, factors) in enumerate(scored):
+        assert len(factors) == 1 + 2 * len(CONSISTENCIES) * len(SHARES)
+        assert (factors[0] == 1).all()
+        # The stored halves are of the consistency that was chosen.
+        choice = MethodChoice.load(run.choice)
+        number = choice.chosen
+        best = np.argsort(-scores.half_sums[half].ravel(), kind="stable")[: choice.best.top_k]
+        enhance, degrade = factors[1 + 2 * number].ravel(), factors[2 + 2 * number].ravel()
+        assert (enhance[best] == 2).all()
+        assert (degrade[best] == 0).all()
+        assert (enhance == 2).sum() == choice.best.top_k
+
+
+def test_the_run_is_of_what_was_chosen(auto):
+    run, _, _ = auto
+    choice = MethodChoice.load(run.choice)
+    counts = sorted({each.top_k for each in choice.candidates})
+    assert counts == [1, 4, 16, 64]
+    assert sorted({each.consistency for each in choice.candidates}) == list(CONSISTENCIES)
+    assert choice.n_docs == sum(len(line["doc_ids"]) for line in jsonl(run.questions))
+    neurons = NeuronSet.load(run.neurons)
+    assert neurons.top_k == len(neurons.good) == choice.best.top_k
+    assert neurons.provenance.method == "auto"
+    assert json.loads(neurons.provenance.method_args) == {"consistency": choice.best.consistency}
+    assert len(neurons.provenance.priors) == 4
+    code, out, err = call("verify", run.path)
+    assert code == 0, out + err
+
+
+def test_an_interrupted_choice_is_resumed(auto, tmp_path):
+    run, _, _ = auto
+    n_units = len(jsonl(run.questions))  # of one question each
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop() -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Part, "add", after_units(n_units + 1, stop))
+        assert call(*identify(tmp_path, *AUTO))[0] == 130
+    folder = RunDirectory(tmp_path / TASK)
+    assert (folder.path / "checkpoint/choose_0").is_dir()
+    assert not folder.neurons.exists()
+    code, _, err = call(*identify(tmp_path, *AUTO))
+    assert code == 0, err
+    for name in ("method_choice.json", "neurons.json", "scores.safetensors"):
+        assert (folder.path / name).read_bytes() == (run.path / name).read_bytes()
+    assert not (folder.path / "checkpoint").exists()
+    code, _, err = call(*identify(tmp_path, *AUTO, "--resume"))  # of the same settings
+    assert code == 0, err
+
+
+def test_a_given_consistency_leaves_the_number_of_neurons_to_choose(tmp_path):
+    arguments = (*AUTO, "--method_args", "consistency=2")
+    code, _, err = call(*identify(tmp_path, *arguments))
+    assert code == 0, err
+    choice = MethodChoice.load(tmp_path / TASK / "method_choice.json")
+    assert [each.consistency for each in choice.candidates] == [2.0] * 4
+    assert make_method("auto").consistency is None
+
+
+def test_several_numbers_of_neurons_are_refused(tmp_path):
+    result = call(*identify(tmp_path, "--method", "ace,auto", "--top_k", "4,8"))
+    assert_one_message(result, 2, "top_k")
