@@ -30,7 +30,12 @@ from typing_extensions import Self
 
 from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.proxies import LETTER_STYLES
-from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
+from neuronllm_eval.aqua.settings import (
+    N_PROXIES_EXPECTED,
+    ON_BAD_DOC,
+    ORDER_SETTINGS,
+    NProxies,
+)
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats.inert_text import SECRETS, without_secrets
 from neuronllm_eval.formats.plain_files import dump_yaml, read_yaml
@@ -122,11 +127,12 @@ class QuestionSettings(Settings):
     on_bad_doc: str | None = _question(
         None, "docs that cannot be used as questions: skip and count, or fail", choices=ON_BAD_DOC
     )
-    n_proxies: int | None = _question(
+    n_proxies: NProxies | None = _question(
         None,
         "prompts of each question: in AQUA tasks with its options shuffled, in others with other "
-        "demonstrations or wordings",
-        ge=1,
+        "demonstrations or wordings; all, in AQUA tasks, for as many as it has options, with the "
+        "gold option under each letter once",
+        expected=N_PROXIES_EXPECTED,
     )
     orders: str | None = _question(None, "orders of the options", choices=ORDER_SETTINGS)
     letter_style: str | None = _question(
