@@ -165,15 +165,15 @@ def option_orders(
 
     Returns:
         `[min(n_proxies, n_options!)][n_options]`, for `swap` `[min(n_proxies, n_options)]`, for
-        `ALL_LETTERS` `[n_options]`; `order[k]` is the index in the original doc of the option shown under letter k. No order
-        occurs twice.
+        `ALL_LETTERS` `[n_options]`; `order[k]` is the index in the original doc of the option shown
+        under letter k. No order occurs twice.
 
     Raises:
         UsageError: `n_options` is below 2, `n_proxies` below 1, or there are no such orders.
     """
     wants_all = n_proxies == ALL_LETTERS
     number = n_options if isinstance(n_proxies, str) else n_proxies
-    if n_options < 2 or number < 1 or isinstance(n_proxies, str) and not wants_all:
+    if n_options < 2 or number < 1 or (isinstance(n_proxies, str) and not wants_all):
         raise UsageError(
             f"n_options is {n_options}, n_proxies {n_proxies}",
             expected="2 or more options to put in order, and 1 or more copies of each question, or "
