@@ -31,7 +31,8 @@ task set rank n_ranked model model_hash dtype method method_settings seed n_runs
 top_k scale n_good n_bad n_neurons n_edited n_questions n_docs accuracy note delta low high p_value
 p_holm controls_outdone n_controls n_as_extreme control_p n_lost n_gained mcnemar_p mcnemar_p_holm
 n_tests confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
-rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer seeds run
+rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer
+others_delta seeds run
 """.split()
 _TEXTS = """
 task set model model_hash dtype method method_settings condition name n_neurons n_edited note seeds
@@ -141,6 +142,8 @@ def _changes(row: Row) -> dict[str, Any]:
         "rac": summary.rac,
         "rcc": summary.rcc,
     }
+    if row.others_delta is not None:
+        values["others_delta"] = row.others_delta
     for name, change in row.relative.items():
         values |= {f"{name}_low": change.low, f"{name}_high": change.high}
     if (flips := summary.mcnemar) is not None:

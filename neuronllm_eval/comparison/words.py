@@ -49,6 +49,7 @@ HEADS = {
     "position_bias_delta": "position bias change",
     "majority": "majority %",
     "top_answer": "same answer %",
+    "others_delta": "other tasks (points)",
 }
 
 
@@ -65,7 +66,7 @@ _FORMATS: dict[str, Callable[..., str]] = {
     "scale": factor_text,
     "p_holm": p_text,
     **dict.fromkeys(("accuracy", "consistent", "position_bias", "majority", "top_answer"), _level),
-    **dict.fromkeys(("delta", "consistent_delta", "position_bias_delta"), _points),
+    **dict.fromkeys(("delta", "consistent_delta", "position_bias_delta", "others_delta"), _points),
 }
 
 

@@ -36,6 +36,7 @@ from neuronllm_eval.reporting.detail_tables import (
     provenance_table,
     stability_table,
 )
+from neuronllm_eval.reporting.other_tasks import OTHERS_NOTE, others_table
 from neuronllm_eval.reporting.task_report import TaskReport
 
 _DELTAS_MARKS = (
@@ -183,7 +184,9 @@ def _detail_sections(report: TaskReport) -> list[Section]:
 
 def _effect_sections(report: TaskReport) -> list[Section]:
     """The sections about the conditions' effects; none before validation."""
-    return [_conditions(report), *_dose(report)] if report.summaries else []
+    if not report.summaries:
+        return []
+    return [_conditions(report), *_others(report), *_dose(report)]
 
 
 def _present(tables: Iterable[Table | None]) -> tuple[Table, ...]:
@@ -212,6 +215,12 @@ def _conditions(report: TaskReport) -> Section:
         metrics_table(report.metrics),
     )
     return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))
+
+
+def _others(report: TaskReport) -> list[Section]:
+    if not report.others:
+        return []
+    return [Section("others", "Effect on other tasks", (OTHERS_NOTE,), tables=others_table(report))]
 
 
 def _dose(report: TaskReport) -> list[Section]:

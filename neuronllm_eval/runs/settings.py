@@ -299,6 +299,19 @@ class ValidateSettings(StoredRunSettings, ConditionSettings, ComputeSettings):
         unset="where they were selected",
     )
     seed: int | None = setting(None, "seed of the random controls", ge=0)
+    also: Names = setting(
+        (),
+        "further tasks or groups, to see what else the conditions change: the same conditions and "
+        "controls on their validation questions, under RUN/also/TASK",
+        metavar="TASKS",
+        nargs="+",
+        shown="none",
+    )
+    include_path: FilePaths = changed(
+        IdentifySettings.model_fields["include_path"],
+        text="folders of the tasks of --also, beside those of the run",
+        group="",
+    )
     limit: int | None = changed(
         ComputeSettings.model_fields["limit"], text="questions", unset="the run's own limit"
     )
@@ -416,10 +429,14 @@ class RunSettings(SelectionSettings):
         return dump_yaml({**header, "settings": {**first, **values}})
 
 
-def load_run_file(path: Path) -> tuple[RunSettings, DocCounts]:
-    """Read a `run.yaml`: the settings, and what became of the selection split's docs.
+def load_run_file(path: Path, folder: Path | None = None) -> tuple[RunSettings, DocCounts]:
+    """Read a `run.yaml`: the settings, and what became of the docs of the stage that wrote it.
 
     A setting that an earlier version did not write has its default.
+
+    Args:
+        path: the file.
+        folder: of the run, if the file does not lie in it directly: what is in there is not run.
 
     Raises:
         ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys or
@@ -440,7 +457,7 @@ def load_run_file(path: Path) -> tuple[RunSettings, DocCounts]:
             ", ".join(sorted(secrets)),
         )
     _require_method(settings, path)
-    _require_names_and_places(settings, path)
+    _require_names_and_places(settings, path, folder or path.parent)
     return settings, content.docs
 
 
@@ -458,7 +475,7 @@ def _require_method(settings: RunSettings, path: Path) -> None:
         ) from error
 
 
-def _require_names_and_places(settings: RunSettings, path: Path) -> None:
+def _require_names_and_places(settings: RunSettings, path: Path, run: Path) -> None:
     """What a run directory brings along must not become code that is run."""
     for name in (settings.task, settings.group):
         if not (set(name) & set("/\\") or Path(name).is_file()):
@@ -471,7 +488,7 @@ def _require_names_and_places(settings: RunSettings, path: Path) -> None:
     for folder in settings.include_path:
         # Without links: /proc/self/cwd would be where the user happens to be.
         real = Path(folder).resolve()
-        if real != Path(folder) or real.is_relative_to(path.parent.resolve()):
+        if real != Path(folder) or real.is_relative_to(run.resolve()):
             raise ArtifactError(
                 f"{path}: settings.include_path has {folder!r:.100}",
                 expected="absolute paths without links, outside the run directory",
