@@ -40,8 +40,8 @@ from neuronllm_eval.interventions.conditions import (
     ConditionName,
     Edited,
     Scales,
-    control_name,
     edited_by,
+    is_control,
     only_operation,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -222,7 +222,7 @@ def _summarise(
     controls = [
         points_between(table.correct[UNMASKED], table.correct[other])
         for other in table.conditions
-        if other.startswith(control_name(name, 0)[:-1])
+        if is_control(other, of=name)
     ]
     parts = ConditionName.parse(name)
     operation = only_operation(parts.condition)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
@@ -22,7 +23,6 @@ from neuronllm_eval.runs.artifacts import (
     load_validation,
 )
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import DocCounts
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class OtherTask:
     split: str
     chance: float
     summaries: tuple[ConditionSummary, ...]
-    docs: DocCounts
+    docs: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, float]]
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.formats.markdown import data_text, one_line
 from neuronllm_eval.formats.svg import Drawing, clipped
-from neuronllm_eval.interventions.conditions import UNMASKED
+from neuronllm_eval.interventions.conditions import ACTIVATION, UNMASKED, ConditionName
 from neuronllm_eval.neurons.neuron_set import Neuron, layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
@@ -199,6 +199,7 @@ def _conditions(report: TaskReport) -> Section:
     text = (
         f"Evaluated on {accuracy.n_questions} questions ({accuracy.n_docs} docs) of the "
         f"{data_text(report.split)} split; intervals and p are paired, by question. {positions}."
+        f"{_matching(report)}"
     )
     summaries = wording.tested(report.summaries)
     figures = (
@@ -215,6 +216,14 @@ def _conditions(report: TaskReport) -> Section:
         metrics_table(report.metrics),
     )
     return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))
+
+
+def _matching(report: TaskReport) -> str:
+    """A sentence on random controls that match in more than the layer; empty if none do."""
+    names = () if report.answers is None else report.answers.conditions
+    if any(ConditionName.parse(name).match == ACTIVATION for name in names):
+        return " Random controls match the neurons in layer and in mean size of activation."
+    return ""
 
 
 def _others(report: TaskReport) -> list[Section]:

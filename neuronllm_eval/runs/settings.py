@@ -55,6 +55,8 @@ from neuronllm_eval.formats.typed_files import STRICT, check
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
     FEWEST_CONTROLS,
+    LAYER,
+    MATCHES,
     ConditionName,
     Scales,
 )
@@ -252,6 +254,12 @@ class ConditionSettings(Settings):
         CONDITIONS, f"of {', '.join(CONDITIONS)}", nargs="+", shown="all"
     )
     n_random: int = _validation(FEWEST_CONTROLS, "random controls per condition")
+    match_controls: str = _validation(
+        LAYER,
+        "what random controls have in common with the neurons: the layer, or also about the same "
+        "mean size of activation",
+        choices=MATCHES,
+    )
     suppress_scale: float = _validation(Scales().suppress, "factor of suppressed neurons")
     enhance_scale: float = _validation(Scales().enhance, "factor of enhanced neurons")
     scale: Numbers = _validation(

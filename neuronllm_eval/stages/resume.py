@@ -223,11 +223,13 @@ def _asked(settings: RunSettings) -> dict[str, Any]:
 def _by_flag(names: Sequence[str]) -> dict[str, Any]:
     """What is scored, by the flags that ask for it."""
     conditions = [ConditionName.parse(name) for name in names]
-    seeds = {condition.seed for condition in conditions if condition.seed is not None}
+    controls = [condition for condition in conditions if condition.seed is not None]
+    seeds = [control.seed for control in controls if control.seed is not None]
     return {
         "conditions": [str(condition) for condition in conditions if condition.seed is None],
-        "n_random": len(seeds),
+        "n_random": len(set(seeds)),
         "seed": min(seeds, default=None),
+        "match_controls": ", ".join(sorted({control.match for control in controls})),
     }
 
 
