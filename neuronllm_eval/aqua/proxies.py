@@ -6,7 +6,8 @@ question P times, with the gold option under another letter each time, tells luc
 
 1. A question is checked (`MultipleChoiceDoc`): 2 to 26 options, all different, gold in range.
 2. Its orders are drawn (`option_orders`): cyclic shifts of the options, each bringing every option
-   under another letter; once all shifts are used, further distinct permutations.
+   under another letter; once all shifts are used, further distinct permutations. Or as many orders
+   as the question has options (`ALL_LETTERS`), each option under each letter once.
 3. Each order gives one copy (`make_proxies`), which carries its question's id, its order and the
    gold's new index.
 4. A copy is written out (`format_question`): passage, stem, lettered options, cue. The paper's text
@@ -29,6 +30,7 @@ from neuronllm_eval.errors import DocError, UsageError
 
 LETTERS: tuple[str, ...] = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 ORDERS = ("original", "drawn", "swap")
+ALL_LETTERS = "all"  # in place of a number of proxies: as many as the question has options
 # By the name of the style, what stands before an option.
 LETTER_STYLES: dict[str, str] = {"A.": "{}. ", "A)": "{}) ", "(A)": "({}) ", "A:": "{}: "}
 QUESTION_CUE = "Question: "
@@ -130,7 +132,7 @@ def keyed_draw(*key: object) -> int:
 
 def option_orders(
     n_options: int,
-    n_proxies: int,
+    n_proxies: int | str,
     *,
     seed: int,
     question_id: str,
@@ -148,26 +150,34 @@ def option_orders(
     After the shifts come drawn permutations that did not occur yet. Fewer orders are a prefix of
     more.
 
+    `ALL_LETTERS` takes `n_options` orders that bring every option under each letter once: of `swap`
+    all, which do so for the gold option alone; else a drawn Latin square, so that also which
+    options stand side by side differs, whose first row is that of `original`, or a drawn one.
+
     Args:
         n_options: number of options, 2 or more.
-        n_proxies: number of orders wanted, 1 or more; there are no more than `n_options!`.
+        n_proxies: number of orders wanted, 1 or more, of which there are no more than `n_options!`;
+            or `ALL_LETTERS`.
         seed: seed of the run.
         question_id: id of the question.
         orders: one of `ORDERS`.
         answer: index of the gold option; only `swap` uses it.
 
     Returns:
-        `[min(n_proxies, n_options!)][n_options]`, for `swap` `[min(n_proxies, n_options)]`;
-        `order[k]` is the index in the original doc of the option shown under letter k. No order
-        occurs twice.
+        `[min(n_proxies, n_options!)][n_options]`, for `swap` `[min(n_proxies, n_options)]`, for
+        `ALL_LETTERS` `[n_options]`; `order[k]` is the index in the original doc of the option shown
+        under letter k. No order occurs twice.
 
     Raises:
         UsageError: `n_options` is below 2, `n_proxies` below 1, or there are no such orders.
     """
-    if n_options < 2 or n_proxies < 1:
+    wants_all = n_proxies == ALL_LETTERS
+    number = n_options if isinstance(n_proxies, str) else n_proxies
+    if n_options < 2 or number < 1 or (isinstance(n_proxies, str) and not wants_all):
         raise UsageError(
             f"n_options is {n_options}, n_proxies {n_proxies}",
-            expected="2 or more options to put in order, and 1 or more copies of each question",
+            expected="2 or more options to put in order, and 1 or more copies of each question, or "
+            f"{ALL_LETTERS}",
             remedy="set n_proxies to 3, the default, or more",
         )
     if orders == "swap":
@@ -175,20 +185,39 @@ def option_orders(
             set(range(n_options)) - {answer},
             key=lambda index: keyed_draw("swap", seed, question_id, index),
         )
-        return tuple(_swapped(n_options, answer, index) for index in [answer, *others][:n_proxies])
-    shifts = _shifts(n_options, orders, seed, question_id)[:n_proxies]
+        return tuple(_swapped(n_options, answer, index) for index in [answer, *others][:number])
+    shifts = _shifts(n_options, orders, seed, question_id)[:number]
+    if wants_all:
+        return _latin_square(n_options, shifts[0], seed, question_id)
     # As keys of a dict: distinct, in sequence.
     found = dict.fromkeys(
         tuple((shift + k) % n_options for k in range(n_options)) for shift in shifts
     )
     attempt = 0
-    while len(found) < min(n_proxies, math.factorial(n_options)):
+    while len(found) < min(number, math.factorial(n_options)):
         keys = [
             keyed_draw("order", seed, question_id, attempt, option) for option in range(n_options)
         ]
         found.setdefault(tuple(sorted(range(n_options), key=keys.__getitem__)))
         attempt += 1
     return tuple(found)
+
+
+def _latin_square(
+    n_options: int, first: int, seed: int, question_id: str
+) -> tuple[tuple[int, ...], ...]:
+    """[n_options][n_options] orders: every option under each letter once; row 0 as in the data.
+
+    The square of the cyclic shifts, with its options renamed by a drawn permutation and its columns
+    by the same one, and its rows from row `first` on.
+    """
+    keys = [keyed_draw("square", seed, question_id, option) for option in range(n_options)]
+    drawn = sorted(range(n_options), key=keys.__getitem__)
+    position = {option: index for index, option in enumerate(drawn)}
+    return tuple(
+        tuple(drawn[(position[k] + first + row) % n_options] for k in range(n_options))
+        for row in range(n_options)
+    )
 
 
 def _swapped(n_options: int, answer: int, index: int) -> tuple[int, ...]:
@@ -213,13 +242,14 @@ def _shifts(n_options: int, orders: str, seed: int, question_id: str) -> list[in
 
 
 def make_proxies(
-    doc: MultipleChoiceDoc, n_proxies: int = 3, seed: int = 0, orders: str = "original"
+    doc: MultipleChoiceDoc, n_proxies: int | str = 3, seed: int = 0, orders: str = "original"
 ) -> tuple[Proxy, ...]:
     """The option-shuffled copies of one question; arguments and errors as of `option_orders`.
 
     Returns:
-        `[min(n_proxies, n_options!)]` proxies, for `swap` `[min(n_proxies, n_options)]`. The gold
-        option is under `min(n_proxies, n_options)` different letters in them.
+        `[min(n_proxies, n_options!)]` proxies, for `swap` `[min(n_proxies, n_options)]`, for
+        `ALL_LETTERS` `[n_options]`. The gold option is under `min(n_proxies, n_options)` different
+        letters in them.
     """
     all_orders = option_orders(
         len(doc.choices),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.proxies import LETTER_STYLES, LETTERS, ORDERS
@@ -15,13 +17,17 @@ from neuronllm_eval.formats.settings_model import Settings, setting
 PREFIX = "aqua:"
 ON_BAD_DOC = ("skip", "fail")
 ORDER_SETTINGS = ("auto", *ORDERS)
+# A number of proxies, or `proxies.ALL_LETTERS`.
+NProxies = Annotated[int, Field(ge=1)] | Literal["all"]
+N_PROXIES_EXPECTED = "a whole number, 1 or more, or all"
 
 
 class AquaSettings(Settings):
     """Settings that a task's YAML gives under `metadata`, and `--metadata` or flags override.
 
     Attributes:
-        n_proxies: option-shuffled copies of each question.
+        n_proxies: option-shuffled copies of each question; `all` for as many as it has options,
+            with the gold option under each letter once.
         seed: seed of every draw: orders of options and questions, distractors, options kept.
         orders: which orders of the options are used, see `proxies.option_orders`. `auto` is
             `original`, or `drawn` where the gold option has the same index throughout the data.
@@ -38,7 +44,9 @@ class AquaSettings(Settings):
         max_selection: docs of the selection split that are read at most, drawn by seed.
     """
 
-    n_proxies: int = setting(3, "option-shuffled copies of each question", ge=1)
+    n_proxies: NProxies = setting(
+        3, "option-shuffled copies of each question", expected=N_PROXIES_EXPECTED
+    )
     seed: int = setting(0, "seed of every draw", ge=0)
     orders: str = setting("auto", "orders of the options", choices=ORDER_SETTINGS)
     letter_style: str = setting("A.", "how letters are written", choices=tuple(LETTER_STYLES))

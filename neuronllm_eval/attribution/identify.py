@@ -205,6 +205,7 @@ def add_question(
         sums.letter_sums[prompt.gold] += fixed
         sums.group_count[group, half] += 1
         sums.add_gaps(of_prompt.about(method.quantity))
+        sums.add_activations(of_prompt.activations)
         if not method.votes:
             sums.group_sums[group, half] += fixed
         if method.squares:

@@ -518,4 +518,5 @@ def to_scores(
         half_sums=method.halves(sums, notes),
         letter_sums=sums.floats(sums.letter_sums),
         provenance=provenance,
+        activation_mean=sums.activation_mean,
     )

@@ -20,6 +20,7 @@ from neuronllm_eval.runtime.checkpoint import Tally
 
 # One unit of the sums is 2**-40 log-nats; sums up to 2**21 log-nats fit.
 FIXED_POINT = 2.0**40
+ACTIVATION_POINT = 2.0**24  # of sums of activations: of thousands, over millions of prompts
 _MOST_UNITS = 2.0**61  # a few processes' sums still fit into 63 bits together
 _ARRAYS = (
     "group_sums",
@@ -28,6 +29,7 @@ _ARRAYS = (
     "good_count",
     "bad_count",
     "group_count",
+    "activation_sum",
 )
 _COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
 
@@ -46,6 +48,7 @@ class ScoreSums:
         good_count: [layers, neurons] questions that put the neuron in G_e.
         bad_count: [layers, neurons] questions that put it in B_e.
         group_count: [groups, 2] prompts that were added.
+        activation_sum: [layers, neurons] of |activation|, fixed-point numbers of their own.
         unit: how many units of the sums are 1.
         questions: digest of the questions that are summed over.
         gap_max: the largest completeness gap, in units of the target.
@@ -61,6 +64,7 @@ class ScoreSums:
     good_count: NDArray[np.int64]
     bad_count: NDArray[np.int64]
     group_count: NDArray[np.int64]
+    activation_sum: NDArray[np.int64]
     unit: float = FIXED_POINT
     questions: str = ""
     gap_max: float = 0.0
@@ -82,15 +86,17 @@ class ScoreSums:
         squares: bool = False,
     ) -> ScoreSums:
         """Empty sums for a model of `shape` [layers, neurons]."""
-        shapes = (
-            (n_groups, 2, *shape),
-            (n_groups if squares else 0, 2, *shape),
-            (n_letters, *shape),
-            shape,
-            shape,
-            (n_groups, 2),
-        )
-        return cls(*(np.zeros(one, dtype=np.int64) for one in shapes), unit, questions)
+        shapes: dict[str, tuple[int, ...]] = {
+            "group_sums": (n_groups, 2, *shape),
+            "square_sums": (n_groups if squares else 0, 2, *shape),
+            "letter_sums": (n_letters, *shape),
+            "good_count": shape,
+            "bad_count": shape,
+            "group_count": (n_groups, 2),
+            "activation_sum": shape,
+        }
+        arrays: dict[str, Any] = {name: np.zeros(size, dtype=np.int64) for name, size in shapes.items()}
+        return cls(**arrays, unit=unit, questions=questions)
 
     def fixed(self, values: Tensor) -> NDArray[np.int64]:
         """Values as fixed-point numbers.
@@ -115,6 +121,26 @@ class ScoreSums:
     def half_sums(self) -> NDArray[np.int64]:
         """[2, layers, neurons] over even and over odd questions, all groups together."""
         return self.group_sums.sum(0)
+
+    def add_activations(self, activations: Tensor) -> None:
+        """Add a prompt's |activations|, [layers, neurons].
+
+        Raises:
+            DocError: the sums might not fit into 64 bits.
+        """
+        sizes = activations.abs()
+        if float(sizes.max()) * ACTIVATION_POINT + int(self.activation_sum.max()) > _MOST_UNITS:
+            raise DocError(
+                f"activations of up to {float(sizes.max()):.3g} add up to too much",
+                expected=f"less than {_MOST_UNITS / ACTIVATION_POINT:.3g} in all",
+                remedy="use fewer questions",
+            )
+        self.activation_sum += _units(sizes, ACTIVATION_POINT)
+
+    @property
+    def activation_mean(self) -> NDArray[np.float64]:
+        """[layers, neurons] mean |activation| over prompts."""
+        return self.activation_sum / ACTIVATION_POINT / max(1, self.n_prompts)
 
     def add_gaps(self, attribution: Attribution) -> None:
         """Add a prompt's completeness gaps, if they are measured."""

@@ -89,7 +89,7 @@ class ExportSettings(StoredRunSettings):
     condition: str = _exported(
         ...,
         f"of {', '.join(name for name in CONDITIONS if name != UNMASKED)}; a point such as "
-        "suppress_good.k50.x0.5; or either with .random_SEED",
+        "suppress_good.k50.x0.5; or either with .random_SEED or .matched_SEED",
     )
     scale: float | None = _exported(None, "factor of the condition's only operation")
     suppress_scale: float | None = _exported(None, "factor of suppressed neurons", unset="0")

@@ -23,6 +23,7 @@ from neuronllm_eval.cli.commands import (
 )
 from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.evaluation.other_tasks import finished_others
 from neuronllm_eval.explain.explanation import Explanation, NeuronExplanation, SetOverlap
 from neuronllm_eval.explain.explanation_markdown import overlap_table, render, summary
 from neuronllm_eval.explain.token_effects import read_tokens, tokens_json
@@ -33,7 +34,7 @@ from neuronllm_eval.harness.aqua_conversion.convert import write_yaml
 from neuronllm_eval.neurons.neuron_set import COMPARED, overlap
 from neuronllm_eval.reporting.task_report import TaskReport
 from neuronllm_eval.reporting.write_reports import report_task
-from neuronllm_eval.runs.artifacts import load_settings
+from neuronllm_eval.runs.artifacts import load_neurons, load_settings
 from neuronllm_eval.runs.directory import RunDirectory, runs_below
 from neuronllm_eval.runs.settings import (
     ComputeSettings,
@@ -54,7 +55,7 @@ from neuronllm_eval.stages.load import (
     require_trust,
     selection_questions,
 )
-from neuronllm_eval.stages.verify import Check, check_files
+from neuronllm_eval.stages.verify import Check, check_files, verify_other
 from neuronllm_eval.stages.verify import verify as verify_run
 
 logger = logging.getLogger(__name__)
@@ -183,16 +184,27 @@ def verify(request: VerifySettings, show: Show) -> int:
 
 def _checks(run: RunDirectory, request: VerifySettings, load: Load) -> list[Check]:
     """Those of the files, and those of what they say, where they can be read."""
-    files = check_files(run)
+    others = finished_others(run)
+    files = [check_files(each) for each in (run, *others)]
     try:
         settings = load_settings(run).model_copy(update=_computation(request))
         require_trust(settings, request.trust_remote_code)
         task = load_run_task(settings)
-        return [files, *verify_run(load(settings), settings, task, run, request.limit)]
+        other_settings = [
+            load_settings(other).model_copy(update=_computation(request)) for other in others
+        ]
+        for each in other_settings:
+            require_trust(each, request.trust_remote_code)
+        other_tasks = [load_run_task(each) for each in other_settings]
+        model, neurons = load(settings), load_neurons(run, settings)
+        checks = [*files, *verify_run(model, settings, task, run, request.limit)]
+        for other in zip(other_settings, other_tasks, others, strict=True):
+            checks += verify_other(model, *other, neurons, request.limit)
+        return checks
     except ArtifactError:
-        if files.passed:
+        if all(check.passed for check in files):
             raise
-        return [files]
+        return files
 
 
 def _computation(request: ComputeSettings) -> dict[str, Any]:

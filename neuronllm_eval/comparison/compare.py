@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from neuronllm_eval.comparison.neuron_overlap import overlap_sections, overlaps
+from neuronllm_eval.comparison.other_tasks import others_records, others_section
 from neuronllm_eval.comparison.pooling import (
     Difference,
     RepeatKey,
@@ -237,6 +238,8 @@ def _sections(
             comparison.differences,
             settings.group_by,
         )
+    if not settings.columns:
+        sections += others_section(comparison.runs)
     sections += seconds_section(comparison.seconds) + unfinished(comparison.runs)
     # In print their table is for those who ask for it: it is as wide as a page.
     return sections + (overlaps if settings.rank and not is_print else [])
@@ -268,6 +271,7 @@ def _json(comparison: Comparison, settings: CompareSettings) -> str:
             **values,
             "sets": [{**asdict(one), "terms": one.terms.values()} for one in sets],
             "overlaps": overlaps,
+            "other_tasks": others_records(comparison.runs),
             "unfinished": [
                 {"run": run.facts.path, "model": run.facts.model, "task": run.facts.task,
                  "method": run.facts.method, "missing": run.missing}

@@ -68,17 +68,18 @@ def docs_at(run: ComparedRun, top_k: int) -> DocTable:
     """
     assert run.docs is not None
     names = {UNMASKED: UNMASKED}
-    controls: dict[str, list[tuple[int, str]]] = {}
+    controls: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for name, parts in _at_run_factors(run):
         if (parts.top_k or run.top_k) != top_k:
             continue
         if parts.seed is None:
             names[parts.condition] = name
         else:
-            controls.setdefault(parts.condition, []).append((parts.seed, name))
-    for condition, seeds_and_names in controls.items():
+            of_kind = controls.setdefault((parts.condition, parts.match), [])
+            of_kind.append((parts.seed, name))
+    for (condition, match), seeds_and_names in controls.items():
         for number, (_, name) in enumerate(sorted(seeds_and_names)):
-            names[control_name(condition, number)] = name
+            names[control_name(condition, number, match)] = name
     return _with_columns([run.docs], {new: [name] for new, name in names.items()})
 
 

@@ -37,7 +37,7 @@ confidence confidence_delta confidence_low confidence_high rac rac_low rac_high 
 rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer collapsed
 calibrated calibrated_delta calibrated_low calibrated_high calibrated_p_holm
 balanced balanced_delta balanced_low balanced_high balanced_p_holm
-option_mass option_mass_relative seeds run
+option_mass option_mass_relative others_delta seeds run
 """.split()
 _TEXTS = """
 task set model model_hash dtype method method_settings condition name n_neurons n_edited note seeds
@@ -155,6 +155,8 @@ def _changes(row: Row) -> dict[str, Any]:
         "rac": summary.rac,
         "rcc": summary.rcc,
     }
+    if row.others_delta is not None:
+        values["others_delta"] = row.others_delta
     for name, change in row.relative.items():
         values |= {f"{name}_low": change.low, f"{name}_high": change.high}
     for name, one in _label_free(summary).items():

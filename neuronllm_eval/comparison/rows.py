@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from neuronllm_eval.comparison.comparability import Terms, method_settings, run_terms
+from neuronllm_eval.comparison.other_effects import Effects, mean_delta, read_effects
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.condition_effects import (
     ConditionSummary,
@@ -89,6 +90,8 @@ class Row:
         edited: [runs] what the condition edits; empty for the unmasked model.
         metrics: percent, and percentage points of change, by column; empty where pooled.
         relative: "rac" and "rcc" with intervals; empty where not pooled.
+        others_delta: mean change over the other tasks of the run, in points; None without any, and
+            where pooled.
     """
 
     runs: tuple[RunFacts, ...]
@@ -100,6 +103,7 @@ class Row:
     edited: tuple[Edited, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     relative: Mapping[str, RelativeChange] = field(default_factory=dict)
+    others_delta: float | None = None
 
     @property
     def run(self) -> RunFacts:
@@ -142,6 +146,7 @@ class ComparedRun:
         top_k: good and bad neurons of its conditions; 0 before validation.
         scales: factors of its conditions.
         docs: answers to its validation docs; None unless requested.
+        others: what its conditions do to other tasks.
     """
 
     facts: RunFacts
@@ -153,6 +158,7 @@ class ComparedRun:
     top_k: int = 0
     scales: Scales = field(default_factory=Scales)
     docs: DocTable | None = None
+    others: tuple[Effects, ...] = ()
 
     @property
     def conditions(self) -> dict[str, Row]:
@@ -204,6 +210,7 @@ def _with_rows(
     # Summaries of earlier versions do not have what was edited.
     names = [condition.name for condition in summary.conditions]
     edited = edited_by(names, validated, record.scales)
+    others = read_effects(run, record)
     rows = []
     for condition in summary.conditions:
         name, parts = condition.name, ConditionName.parse(condition.name)
@@ -218,6 +225,7 @@ def _with_rows(
             n_good=(len(selected.good),),
             n_bad=(len(selected.bad),),
             edited=(edited[name],) if name in edited else (),
+            others_delta=None if name == UNMASKED else mean_delta(others, name),
         )
         if row.is_evaluated:
             row = dataclasses.replace(row, metrics=_metrics(summary.metrics, name))
@@ -230,6 +238,7 @@ def _with_rows(
         top_k=record.top_k,
         scales=record.scales,
         docs=docs,
+        others=others,
     )
 
 

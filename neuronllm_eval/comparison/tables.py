@@ -44,7 +44,8 @@ _NOTE = (
     "that edits nothing is not evaluated. Controls outdone: layer-matched random neurons under the "
     "same operation. Consistent: questions answered correctly on every prompt; "
     "majority: whose most frequent answer is correct; position bias: total variation distance "
-    "between predicted and gold letters; one answer: 90% or more of the docs have the same."
+    "between predicted and gold letters; one answer: 90% or more of the docs have the same. Other "
+    "tasks: mean change over those of validate --also."
 )
 
 

@@ -60,6 +60,7 @@ HEADS = {
     "balanced_p_holm": "balanced p (Holm)",
     "option_mass": "option mass",
     "option_mass_relative": "option mass, % of unmasked",
+    "others_delta": "other tasks (points)",
 }
 
 
@@ -82,7 +83,7 @@ _FORMATS: dict[str, Callable[..., str]] = {
     **dict.fromkeys(("p_holm", "calibrated_p_holm", "balanced_p_holm"), p_text),
     **dict.fromkeys(("option_mass", "option_mass_relative"), "{:.3g}".format),
     **dict.fromkeys(_LEVELS, _level),
-    **dict.fromkeys(("delta", "consistent_delta", "position_bias_delta"), _points),
+    **dict.fromkeys(("delta", "consistent_delta", "position_bias_delta", "others_delta"), _points),
 }
 
 

@@ -43,8 +43,8 @@ from neuronllm_eval.interventions.conditions import (
     ConditionName,
     Edited,
     Scales,
-    control_name,
     edited_by,
+    is_control,
     only_operation,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -270,7 +270,7 @@ def _summarise(
         )
         for values in (table.correct, table.confidence)
     )
-    controls = [other for other in table.conditions if other.startswith(control_name(name, 0)[:-1])]
+    controls = [other for other in table.conditions if is_control(other, of=name)]
     moved = [points_between(table.correct[UNMASKED], table.correct[other]) for other in controls]
     parts = ConditionName.parse(name)
     operation = only_operation(parts.condition)

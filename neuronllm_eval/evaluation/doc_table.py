@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, with_config
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.formats.typed_files import artifact, iterate_lines, load_lines
-from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName
+from neuronllm_eval.interventions.conditions import UNMASKED, ConditionName, is_control
 from neuronllm_eval.runs.directory import RunDirectory
 
 _REMEDY = "run validate again"
@@ -317,7 +317,7 @@ def evaluated_docs(path: Path, task: str) -> EvaluatedDocs:
 
 def without_controls(conditions: Iterable[str]) -> tuple[str, ...]:
     """The names of conditions and points, random controls left out."""
-    return tuple(name for name in conditions if ".random_" not in name)
+    return tuple(name for name in conditions if not is_control(name))
 
 
 @artifact

@@ -12,6 +12,7 @@ from pathlib import Path
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, doc_table, without_controls
+from neuronllm_eval.evaluation.other_tasks import read_other_tasks
 from neuronllm_eval.evaluation.stats.significance import SplitHalf, stability_of
 from neuronllm_eval.formats.plain_files import MOST_JSON_BYTES, read_text
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -112,6 +113,14 @@ class Run:
         neurons = record.validated(self.neurons, self.directory.validation)
         summaries = summarise(self.docs, neurons, record.scales)
         return {summary.name: summary for summary in summaries}
+
+    @cached_property
+    def other_tasks(self) -> dict[str, dict[str, ConditionSummary]]:
+        """By other task, the same (`also/<task>/`); empty where none was validated."""
+        record = self.validation
+        neurons = record.validated(self.neurons, self.directory.validation)
+        others = read_other_tasks(self.directory, neurons, record)
+        return {other.task: other.by_name for other in others}
 
     def metrics(self, condition: str) -> dict[str, float]:
         """The harness's metrics under a condition (`results/<condition>.json`)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class Scored:
     """
 
     gold: int
-    loglikelihoods: NDArray[np.float64]
+    loglikelihoods: NDArray[np.floating[Any]]
     lengths: tuple[float, ...] = ()
 
 
@@ -161,11 +161,11 @@ def _effects(docs: Sequence[Scored]) -> tuple[NDArray[np.float64], ...]:
     shape = len(docs), len(docs[0].loglikelihoods)
     confidence, mass, predicted = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
     for count in set(n_options.tolist()):
-        rows = np.flatnonzero(n_options == count)
+        rows = np.flatnonzero(n_options == count).tolist()
         options = np.stack([docs[row].loglikelihoods for row in rows]).astype(np.float64)
         mass[rows] = np.exp(options).sum(-1)
         options = ranking_scores(options, [docs[row].lengths for row in rows])
         predicted[rows] = options.argmax(-1)
-        confidence[rows] = softmax_at(calibrated_scores(options), gold[rows, np.newaxis])
+        confidence[rows] = softmax_at(calibrated_scores(options), gold[rows][:, np.newaxis])
     shares = [np.bincount(answers).max() / len(docs) for answers in predicted.T]
     return confidence, mass, np.tile(shares, (len(docs), 1))

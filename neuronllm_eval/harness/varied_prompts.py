@@ -26,6 +26,8 @@ from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import ConfigurableTask
 
 from neuronllm_eval.aqua import metrics
+from neuronllm_eval.aqua.proxies import ALL_LETTERS
+from neuronllm_eval.aqua.settings import PREFIX
 from neuronllm_eval.errors import DocError, TaskError
 from neuronllm_eval.harness.gold import target_index
 from neuronllm_eval.harness.option_lengths import (
@@ -49,12 +51,20 @@ _AGGREGATIONS = {
 }
 
 
-def with_varied_prompts(task: ConfigurableTask, n_proxies: int) -> ConfigurableTask:
+def with_varied_prompts(task: ConfigurableTask, n_proxies: int | str) -> ConfigurableTask:
     """A copy of a task that asks each question under `n_proxies` prompts, the first as it did.
 
     Raises:
-        TaskError: its metadata have another number, or wordings that are no templates.
+        TaskError: its metadata have another number, or wordings that are no templates; or `all`,
+            which is of letters.
     """
+    if n_proxies == ALL_LETTERS:
+        raise TaskError(
+            f"n_proxies is {ALL_LETTERS}, and the options of task {task.config.task} have no "
+            "letters for the gold option to visit",
+            expected="an AQUA task, or a number of prompts",
+            remedy=f"pass --tasks {PREFIX}{task.config.task}, or a number as --n_proxies",
+        )
     metadata = {**(task.config.metadata or {}), N_PROXIES: n_proxies}
     wordings = metadata.get(WORDINGS, [])
     for name, is_fine, expected in (

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.interventions.conditions import (
+    ACTIVATION,
     CONDITION_OPERATIONS,
     CONDITIONS,
     FEWEST_CONTROLS,
+    LAYER,
     UNMASKED,
     ConditionName,
     Scales,
@@ -34,7 +36,7 @@ from neuronllm_eval.interventions.conditions import (
     only_operation,
 )
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.neurons.selection import resolve_count
+from neuronllm_eval.neurons.selection import require_activations, resolve_count
 from neuronllm_eval.prompts import SCORED
 
 MOST_RANDOM = 1000  # controls of each condition, each a mask over all neurons
@@ -165,7 +167,8 @@ class ConditionPlan:
 
     Attributes:
         conditions: names; `unmasked` is always scored.
-        n_random: layer-matched random controls of each condition.
+        n_random: random controls of each condition.
+        match: what they have in common with its neurons, one of `conditions.MATCHES`.
         seed: the first control's seed; the others follow.
         scales: factors of suppressing and enhancing.
         sweep: the numbers of neurons and the factors to sweep over.
@@ -180,6 +183,7 @@ class ConditionPlan:
     sweep: Sweep = field(default_factory=Sweep)
     points: tuple[str, ...] = ()
     positions: str = SCORED
+    match: str = LAYER
 
     def __post_init__(self) -> None:
         for condition in self.conditions:
@@ -199,9 +203,12 @@ class ConditionPlan:
 
         Raises:
             UsageError: the sweep asks for more neurons than were chosen.
+            ArtifactError: controls need the sizes of activations, which are not known.
         """
         counts = self.sweep.counts(neurons)
         self.require_at_most(neurons.top_k)
+        if self.match == ACTIVATION and self.n_random:
+            require_activations(neurons)
         return neurons.top(max(counts)), self.at(counts)
 
     def require_at_most(self, top_k: int) -> None:
@@ -226,7 +233,7 @@ class ConditionPlan:
         if condition == UNMASKED or ConditionName.parse(condition).seed is not None:
             return ()
         seeds = range(self.seed, self.seed + self.n_random)
-        return tuple(control_name(condition, seed) for seed in seeds)
+        return tuple(control_name(condition, seed, self.match) for seed in seeds)
 
     @property
     def with_results(self) -> tuple[str, ...]:

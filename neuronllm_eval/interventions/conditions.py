@@ -4,7 +4,8 @@ A name has up to three parts:
 
 1. `suppress_good`: what is done to all chosen neurons, at the factors of the run.
 2. `suppress_good.k50.x0.5`: a point of a sweep, of 50 good and bad neurons and a factor.
-3. `.random_3` after either: the same operation on layer-matched random neurons.
+3. `.random_3` after either: the same operation on layer-matched random neurons; `.matched_3` on
+   random ones that match in layer and size of activation.
 
 `condition_factors` turns names into factors; `edited_by` counts what each of them edits. Operations
 and conditions are two tables, `OPERATIONS` and `CONDITION_OPERATIONS`; everything else that knows
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from neuronllm_eval.errors import UsageError
 from neuronllm_eval.neurons.neuron_set import NeuronSet
-from neuronllm_eval.neurons.selection import random_like
+from neuronllm_eval.neurons.selection import random_like, random_of_same_activation
 
 UNMASKED = "unmasked"
 
@@ -67,12 +68,16 @@ EXPECTED_SIGN = {
     if good or bad
 }
 FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
-_CONTROL = ".random_"
+# What random controls have in common with the neurons -> how their names end, and their draw.
+LAYER, ACTIVATION = "layer", "activation"
+_CONTROLS = {LAYER: "random", ACTIVATION: "matched"}
+_DRAWS = {LAYER: random_like, ACTIVATION: random_of_same_activation}
+MATCHES = tuple(_CONTROLS)
 _LARGEST = float(np.finfo(np.float32).max)
 _NAME = re.compile(
     r"(?P<condition>[a-z_]+)"
     r"(?:\.k(?P<top_k>[1-9][0-9]{0,17})(?:\.x(?P<scale>-?[0-9][-+.0-9e]*))?)?"
-    r"(?:\.random_(?P<seed>0|[1-9][0-9]{0,17}))?"
+    rf"(?:\.(?P<control>{'|'.join(_CONTROLS.values())})_(?P<seed>0|[1-9][0-9]{{0,17}}))?"
 )
 
 
@@ -116,9 +121,22 @@ def factor_text(factor: float) -> str:
     return repr(float(factor) + 0.0).removesuffix(".0")  # + 0.0 makes 0 of -0
 
 
-def control_name(condition: str, seed: int) -> str:
-    """The name of a condition applied to the layer-matched random neurons of `seed`."""
-    return f"{condition}{_CONTROL}{seed}"
+def control_name(condition: str, seed: int, match: str = LAYER) -> str:
+    """The name of a condition applied to the random neurons of `seed`.
+
+    Args:
+        condition: a condition or point.
+        seed: of the draw.
+        match: what they have in common with the neurons, one of `MATCHES`.
+    """
+    return f"{condition}.{_CONTROLS[match]}_{seed}"
+
+
+def is_control(name: str, of: str | None = None) -> bool:
+    """Whether a name is that of a random control, or of one of the condition or point `of`."""
+    condition, dot, control = name.rpartition(".")
+    kind = control.rpartition("_")[0]
+    return bool(dot) and kind in _CONTROLS.values() and of in (None, condition)
 
 
 @dataclass(frozen=True)
@@ -130,12 +148,14 @@ class ConditionName:
         top_k: good and bad neurons of a sweep's point; None for all that were chosen.
         scale: factor of a sweep's point; None for the run's own, and where a condition has two.
         seed: of a random control; None for the chosen neurons.
+        match: what a random control has in common with the chosen neurons, one of `MATCHES`.
     """
 
     condition: str
     top_k: int | None = None
     scale: float | None = None
     seed: int | None = None
+    match: str = LAYER
 
     @classmethod
     def parse(cls, name: str, where: str = "--conditions") -> ConditionName:
@@ -150,7 +170,7 @@ class ConditionName:
         """
         match = _NAME.fullmatch(str(name))
         parts: dict[str, Any] = match.groupdict() if match else dict.fromkeys(_NAME.groupindex)
-        condition, top_k, scale, seed = parts.values()
+        condition, top_k, scale, control, seed = parts.values()
         is_point = top_k is not None
         fits = condition != UNMASKED and (scale is not None) == bool(only_operation(condition))
         exists = condition in CONDITION_OPERATIONS and (fits or not is_point)
@@ -160,8 +180,8 @@ class ConditionName:
                 f"unknown condition {name!r:.100}"
                 + (f" (perhaps {near[0]} is meant)" if near else ""),
                 expected=", ".join(CONDITIONS)
-                + f", or one of them with .kCOUNT.xFACTOR (degrade and enhance: .kCOUNT), with "
-                f"{_CONTROL}SEED, or with both",
+                + ", or one of them with .kCOUNT.xFACTOR (degrade and enhance: .kCOUNT), with "
+                ".random_SEED or .matched_SEED, or with both",
                 remedy=f"check {where}",
             )
         return cls(
@@ -169,6 +189,7 @@ class ConditionName:
             None if top_k is None else int(top_k),
             None if scale is None else float(scale),
             None if seed is None else int(seed),
+            next((match for match, kind in _CONTROLS.items() if kind == control), LAYER),
         )
 
     def __str__(self) -> str:
@@ -177,13 +198,18 @@ class ConditionName:
             name += f".k{self.top_k}"
         if self.scale is not None:
             name += f".x{factor_text(self.scale)}"
-        return name if self.seed is None else control_name(name, self.seed)
+        return name if self.seed is None else control_name(name, self.seed, self.match)
 
     def neurons(self, chosen: NeuronSet) -> NeuronSet:
-        """The neurons that are edited: the first of `chosen`, or random ones like these."""
+        """The neurons that are edited: the first of `chosen`, or random ones like these.
+
+        Raises:
+            ArtifactError: there are fewer; or the sizes of their activations are needed, and not
+                known.
+        """
         if self.top_k is not None:
             chosen = chosen.top(self.top_k)
-        return chosen if self.seed is None else random_like(chosen, self.seed)
+        return chosen if self.seed is None else _DRAWS[self.match](chosen, self.seed)
 
     def scales(self, default: Scales) -> Scales:
         """The factors of the two operations, where `default` are the run's own."""
@@ -225,10 +251,10 @@ def condition_factors(names: Sequence[str], neurons: NeuronSet, scales: Scales) 
         UsageError: an unknown condition.
         ArtifactError: a condition asks for more neurons than there are.
     """
-    drawn: dict[tuple[int | None, int | None], NeuronSet] = {}
+    drawn: dict[tuple[int | None, int | None, str], NeuronSet] = {}
     edits = []
     for name in map(ConditionName.parse, names):
-        draw = (name.top_k, name.seed)  # one draw serves all conditions and factors
+        draw = (name.top_k, name.seed, name.match)  # one draw serves all conditions and factors
         if draw not in drawn:
             drawn[draw] = name.neurons(neurons)
         edits.append(name.edits(drawn[draw], scales))

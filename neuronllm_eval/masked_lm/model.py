@@ -69,8 +69,8 @@ class NeuronMaskedLM(MaskedScoringLM):
         neurons: run directory of `identify`, its `neurons.json`, or such a directory on the Hub as
             `hf://user/repo[@revision][/folder]`. Without it the model is unmasked.
         condition: one of `conditions.CONDITIONS`, a point of a sweep such as
-            `suppress_good.k50.x0.5`, or either with `.random_<seed>`; must be given with
-            `neurons`.
+            `suppress_good.k50.x0.5`, or either with `.random_<seed>` or `.matched_<seed>`; must be
+            given with `neurons`.
         scale: the factor of the condition's only operation; for `degrade` and `enhance`, which
             have two, give `suppress_scale` and `enhance_scale`.
         suppress_scale: factor of suppressed neurons, 0 if not given.

@@ -122,6 +122,8 @@ class NeuronSet:
         top_k: requested number of each (there are fewer if fewer scores have that sign).
         ambiguous: `keep` or `drop`, the rule for neurons that are in some G_e and some B_e.
         provenance: where they come from.
+        activation_levels: [layers] the size of every neuron's activation, as `activation_levels`
+            writes it; empty in files of earlier versions.
     """
 
     n_layers: PositiveCount
@@ -131,6 +133,7 @@ class NeuronSet:
     top_k: PositiveCount
     ambiguous: Annotated[str, one_of(AMBIGUOUS)]
     provenance: Provenance
+    activation_levels: tuple[Annotated[str, Field(pattern="^[0-9A-Za-z_-]+$")], ...] = ()
     schema_version: Literal[3] = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -145,6 +148,9 @@ class NeuronSet:
                         f"{valence} neuron (layer {neuron.layer}, index {neuron.index}) is not in "
                         f"a model of {self.n_layers} layers of {self.width} neurons"
                     )
+        lengths = [len(layer) for layer in self.activation_levels]
+        if lengths and lengths != [self.width] * self.n_layers:
+            raise ValueError(f"activation_levels are of {len(lengths)} layers, or of other widths")
         locations = Counter(neuron.location for neuron in self.good + self.bad)
         if repeated := [location for location, count in locations.items() if count > 1]:
             raise ValueError(f"neurons listed twice: {repeated[:5]}")

@@ -29,7 +29,7 @@ from neuronllm_eval.neurons.neuron_set import (
 
 SCORES_FILE = "scores.safetensors"
 _MOST_LETTERS = 26
-_MOST_BYTES = MOST_NEURONS * 8 * (5 + _MOST_LETTERS) + (1 << 20)
+_MOST_BYTES = MOST_NEURONS * 8 * (6 + _MOST_LETTERS) + (1 << 20)
 _METADATA = "neuronllm_eval"  # the only key: safetensors writes several in no fixed order
 _DTYPES = {
     "score": "float64",
@@ -38,6 +38,7 @@ _DTYPES = {
     "half_sums": "float64",
     "letter_sums": "float64",
 }
+_OPTIONAL = {"activation_mean": "float64"}  # which earlier versions did not write
 
 _NAMES = {"F64": "float64", "I64": "int64", "F32": "float32", "I32": "int32"}  # safetensors' own
 
@@ -62,6 +63,9 @@ class NeuronScores:
         half_sums: [2, layers, neurons] float64, the score over even and over odd questions.
         letter_sums: [letters, layers, neurons] float64, values of prompts, summed by gold letter.
         provenance: where they come from.
+        activation_mean: [layers, neurons] float64, mean |activation| over the prompts, at the
+            scored position, or of its mean over all positions where they are attributed; None in
+            files of earlier versions.
     """
 
     score: NDArray[np.float64]
@@ -70,6 +74,7 @@ class NeuronScores:
     half_sums: NDArray[np.float64]
     letter_sums: NDArray[np.float64]
     provenance: Provenance
+    activation_mean: NDArray[np.float64] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,7 +83,8 @@ class NeuronScores:
 
     def to_bytes(self) -> bytes:
         """The content of `scores.safetensors`."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _DTYPES}
+        values = {name: getattr(self, name) for name in (*_DTYPES, *_OPTIONAL)}
+        arrays = {name: np.ascontiguousarray(v) for name, v in values.items() if v is not None}
         header = dump_json(dataclasses.asdict(_Header(self.provenance)))
         return save(arrays, metadata={_METADATA: header})
 
@@ -129,15 +135,15 @@ def _header_problem(
     shapes: dict[str, tuple[int, ...]], types: dict[str, str], of_neurons: tuple[int, int] | None
 ) -> str:
     """What is wrong with the header of a file; empty if nothing is."""
-    if differing := sorted(shapes.keys() ^ _DTYPES.keys()):
+    if differing := sorted((shapes.keys() - _OPTIONAL.keys()) ^ _DTYPES.keys()):
         return f"missing or unknown tensors: {', '.join(differing):.100}"
     shape, letters = shapes["score"], shapes["letter_sums"][:1]
-    expected = dict.fromkeys(_DTYPES, shape) | {
+    expected = dict.fromkeys(shapes, shape) | {
         "half_sums": (2, *shape),
         "letter_sums": (*letters, *shape),
     }
-    for name, dtype in _DTYPES.items():
-        if (shapes[name], types[name]) != (expected[name], dtype):
+    for name, dtype in (_DTYPES | _OPTIONAL).items():
+        if name in shapes and (shapes[name], types[name]) != (expected[name], dtype):
             return f"{name} has shape {shapes[name]} and type {types[name]}"
     if len(shape) != 2 or not 1 <= math.prod(shape) <= MOST_NEURONS:
         return f"score has shape {shape}"
@@ -153,6 +159,6 @@ def _content_problem(arrays: dict[str, NDArray[Any]]) -> str:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             return f"{name} contains NaN or infinity"
-        if name.endswith("_count") and array.min() < 0:
+        if name.endswith(("_count", "_mean")) and array.min() < 0:
             return f"{name} contains {array.min()}"
     return ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.formats.markdown import data_text, one_line
 from neuronllm_eval.formats.svg import Drawing, clipped
-from neuronllm_eval.interventions.conditions import UNMASKED
+from neuronllm_eval.interventions.conditions import ACTIVATION, UNMASKED, ConditionName
 from neuronllm_eval.neurons.neuron_set import Neuron, layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
@@ -40,6 +40,7 @@ from neuronllm_eval.reporting.detail_tables import (
     provenance_table,
     stability_table,
 )
+from neuronllm_eval.reporting.other_tasks import OTHERS_NOTE, others_table
 from neuronllm_eval.reporting.robust_tables import robust_tables
 from neuronllm_eval.reporting.task_report import TaskReport
 
@@ -202,7 +203,9 @@ def _detail_sections(report: TaskReport) -> list[Section]:
 
 def _effect_sections(report: TaskReport) -> list[Section]:
     """The sections about the conditions' effects; none before validation."""
-    return [_conditions(report), *_dose(report)] if report.summaries else []
+    if not report.summaries:
+        return []
+    return [_conditions(report), *_others(report), *_dose(report)]
 
 
 def _present(tables: Iterable[Table | None]) -> tuple[Table, ...]:
@@ -215,6 +218,7 @@ def _conditions(report: TaskReport) -> Section:
     text = (
         f"Evaluated on {accuracy.n_questions} questions ({accuracy.n_docs} docs) of the "
         f"{data_text(report.split)} split; intervals and p are paired, by question. {positions}."
+        f"{_matching(report)}"
     )
     summaries = wording.tested(report.summaries)
     chance = wording.chance_sentence_of_deltas(summaries, is_drawn=True)
@@ -233,6 +237,20 @@ def _conditions(report: TaskReport) -> Section:
         metrics_table(report.metrics),
     )
     return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))
+
+
+def _matching(report: TaskReport) -> str:
+    """A sentence on random controls that match in more than the layer; empty if none do."""
+    names = () if report.answers is None else report.answers.conditions
+    if any(ConditionName.parse(name).match == ACTIVATION for name in names):
+        return " Random controls match the neurons in layer and in mean size of activation."
+    return ""
+
+
+def _others(report: TaskReport) -> list[Section]:
+    if not report.others:
+        return []
+    return [Section("others", "Effect on other tasks", (OTHERS_NOTE,), tables=others_table(report))]
 
 
 def _dose(report: TaskReport) -> list[Section]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, DocText, doc_table, read_doc_texts
+from neuronllm_eval.evaluation.other_tasks import OtherTask, read_other_tasks
 from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
@@ -50,6 +51,7 @@ class TaskReport:
         tokens: (`good` or `bad`, layer, index) -> tokens; empty if the model's are not readable.
         commands: the command lines that made the run (`read_commands`).
         selection_accuracy: the unmasked model's on the selection questions, against chance.
+        others: what the conditions did to other tasks.
     """
 
     task: str
@@ -65,6 +67,7 @@ class TaskReport:
     tokens: Mapping[NeuronKey, NeuronTokens] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     selection_accuracy: ChanceTest | None = None
+    others: tuple[OtherTask, ...] = ()
 
     @classmethod
     def load(cls, run: RunDirectory) -> TaskReport:
@@ -84,6 +87,7 @@ class TaskReport:
             values["applied_at"] = validation.positions
             if run.conditions.exists():
                 values |= _validated(run, settings.task, neurons, validation.scales)
+                values["others"] = read_other_tasks(run, neurons, validation)
         for role in ("selection", "validation"):
             if excluded := excluded_ids(run, role):
                 doc_counts[role] = {**doc_counts.get(role, {}), "set_aside": len(excluded)}

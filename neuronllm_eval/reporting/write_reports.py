@@ -23,6 +23,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from neuronllm_eval.evaluation.condition_effects import Positions, StoredSummary, summary_of
+from neuronllm_eval.evaluation.other_tasks import OtherTask
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.export.manifest import EXPORT_FILE, Export
 from neuronllm_eval.export.model_card import adapter_card, run_card, validated_figures
@@ -57,6 +58,8 @@ def report_task(
 ) -> str:
     """Write summary.json, report.html and report.md from a run's artifacts; return the main tables.
 
+    Validations on other tasks have a summary.json of their own, and a table in the reports.
+
     Args:
         show: receives the main tables before anything is written, so that a full disk does not
             keep them back.
@@ -72,8 +75,11 @@ def report_task(
     if show is not None:
         show(effect_line(report) if brief else text)
     if report.summaries:
-        summary = _summary(report)
-        run.write(run.summary, summary.to_json(), summary)
+        for directory, summary in (
+            (run, _summary(report)),
+            *((other.directory, _summary_of_other(report, other)) for other in report.others),
+        ):
+            directory.write(directory.summary, summary.to_json(), summary)
     run.write(run.page, page)
     markdown = render_markdown(report)
     run.write(run.card, run_card(report.neurons.provenance, markdown))
@@ -92,6 +98,18 @@ def _summary(report: TaskReport) -> StoredSummary:
         stability_of(report.scores.half_sums, report.neurons.top_k),
         Positions(report.scores.provenance.positions, report.applied_at),
     )
+
+
+def _summary_of_other(report: TaskReport, other: OtherTask) -> StoredSummary:
+    of_task = replace(
+        report,
+        task=other.task,
+        split=other.split,
+        summaries=other.summaries,
+        doc_counts={"validation": other.docs},
+        metrics=other.metrics,
+    )
+    return _summary(of_task)
 
 
 def _rewrite_cards(run: RunDirectory) -> None:

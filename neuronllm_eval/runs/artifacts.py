@@ -121,7 +121,8 @@ def load_settings(run: RunDirectory) -> RunSettings:
         ArtifactError: the file is missing or damaged, or one that figures come from is missing.
     """
     run.require_listed("identify")
-    return run.once(run.settings, lambda: load_run_file(run.settings))[0]
+    folder = (run.home or run).path
+    return run.once(run.settings, lambda: load_run_file(run.settings, folder))[0]
 
 
 def load_doc_counts(run: RunDirectory) -> DocCounts:
@@ -130,7 +131,8 @@ def load_doc_counts(run: RunDirectory) -> DocCounts:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
-    return run.once(run.settings, lambda: load_run_file(run.settings))[1]
+    folder = (run.home or run).path
+    return run.once(run.settings, lambda: load_run_file(run.settings, folder))[1]
 
 
 def load_neurons(run: RunDirectory, settings: RunSettings) -> NeuronSet:

@@ -41,6 +41,7 @@ PAGE_FILE = "report.html"
 CARD_FILE = "README.md"
 RESULTS_FOLDER = "results"
 ADAPTERS_FOLDER = "adapters"
+OTHERS_FOLDER = "also"
 _LONGEST_NAME = 200  # of the 255 bytes that file systems allow, with room for temporary names
 _MOST_NAMED = 5  # folders in a remedy
 _Value = TypeVar("_Value")
@@ -59,9 +60,16 @@ class _File:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One task's run: the folder `<output_path>/<task>/`, and the values of its files so far."""
+    """One task's run: the folder `<output_path>/<task>/`, and the values of its files so far.
+
+    Attributes:
+        path: the folder.
+        home: the run whose neurons are validated here, on another task (`on_other_task`); None if
+            it is this one.
+    """
 
     path: Path
+    home: RunDirectory | None = field(default=None, compare=False, repr=False)
     _values: dict[Path, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     # Values of files ------------------------------------------------------------------------------
@@ -133,6 +141,21 @@ class RunDirectory:
     def adapter(self, condition: str) -> Path:
         """adapters/<condition>/: the condition as a PEFT IA3 adapter."""
         return self.path / ADAPTERS_FOLDER / condition
+
+    def on_other_task(self, task: str) -> RunDirectory:
+        """also/<task>/: a validation of this run's neurons on the questions of another task.
+
+        Raises:
+            TaskError: the task's name cannot be that of a folder.
+        """
+        path = self.path / OTHERS_FOLDER / folder_name(task)
+        return self.once(path, lambda: RunDirectory(path, home=self))
+
+    @property
+    def on_other_tasks(self) -> list[RunDirectory]:
+        """Those that there are, finished or not, by name."""
+        files = sorted((self.path / OTHERS_FOLDER).glob(f"*/{SETTINGS_FILE}"))
+        return [self.on_other_task(file.parent.name) for file in files]
 
     @property
     def _identified(self) -> tuple[Path, ...]:
@@ -222,12 +245,14 @@ class RunDirectory:
         for path in (*self._identified, *self._validated, self.commands):
             require_no_folder(path)
         adapters, checkpoints = self.path / ADAPTERS_FOLDER, self.path / "checkpoint"
-        folders = (self.path / RESULTS_FOLDER, adapters, checkpoints)
+        others = self.path / OTHERS_FOLDER
+        folders = (self.path / RESULTS_FOLDER, adapters, checkpoints, others)
         for path in (*folders, self.identifying, self.validating):
             require_no_file(path)
         # One by one: what a link leads to is not searched.
         for path in chain(
-            folders, adapters.glob("*"), checkpoints.glob("*"), checkpoints.glob("*/*")
+            *(folders, adapters.glob("*"), checkpoints.glob("*"), checkpoints.glob("*/*")),
+            others.glob("*"),
         ):
             require_no_link(path)
 
@@ -253,6 +278,8 @@ class RunDirectory:
     def clear_validation(self) -> None:
         """Remove what an earlier validation left, so that old and new results never mix.
 
+        Those on other tasks are of the same conditions, and removed too.
+
         Raises:
             ArtifactError: as `require_places`; then nothing is removed.
         """
@@ -264,6 +291,9 @@ class RunDirectory:
             path.unlink(missing_ok=True)
             self._values.pop(path, None)
         shutil.rmtree(self.validating, ignore_errors=True)
+        for other in self.on_other_tasks:
+            other._values.clear()
+        shutil.rmtree(self.path / OTHERS_FOLDER, ignore_errors=True)
 
 
 def folder_name(task: str) -> str:

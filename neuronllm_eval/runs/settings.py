@@ -30,7 +30,12 @@ from typing_extensions import Self
 
 from neuronllm_eval.aqua.distractors import DISTRACTORS
 from neuronllm_eval.aqua.proxies import LETTER_STYLES
-from neuronllm_eval.aqua.settings import ON_BAD_DOC, ORDER_SETTINGS
+from neuronllm_eval.aqua.settings import (
+    N_PROXIES_EXPECTED,
+    ON_BAD_DOC,
+    ORDER_SETTINGS,
+    NProxies,
+)
 from neuronllm_eval.errors import ArtifactError, UsageError
 from neuronllm_eval.formats.inert_text import SECRETS, without_secrets
 from neuronllm_eval.formats.plain_files import dump_yaml, read_yaml
@@ -50,6 +55,8 @@ from neuronllm_eval.formats.typed_files import STRICT, check
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
     FEWEST_CONTROLS,
+    LAYER,
+    MATCHES,
     ConditionName,
     Scales,
 )
@@ -124,11 +131,12 @@ class QuestionSettings(Settings):
     on_bad_doc: str | None = _question(
         None, "docs that cannot be used as questions: skip and count, or fail", choices=ON_BAD_DOC
     )
-    n_proxies: int | None = _question(
+    n_proxies: NProxies | None = _question(
         None,
         "prompts of each question: in AQUA tasks with its options shuffled, in others with other "
-        "demonstrations or wordings",
-        ge=1,
+        "demonstrations or wordings; all, in AQUA tasks, for as many as it has options, with the "
+        "gold option under each letter once",
+        expected=N_PROXIES_EXPECTED,
     )
     orders: str | None = _question(None, "orders of the options", choices=ORDER_SETTINGS)
     letter_style: str | None = _question(
@@ -250,6 +258,12 @@ class ConditionSettings(Settings):
         CONDITIONS, f"of {', '.join(CONDITIONS)}", nargs="+", shown="all"
     )
     n_random: int = _validation(FEWEST_CONTROLS, "random controls per condition")
+    match_controls: str = _validation(
+        LAYER,
+        "what random controls have in common with the neurons: the layer, or also about the same "
+        "mean size of activation",
+        choices=MATCHES,
+    )
     suppress_scale: float = _validation(Scales().suppress, "factor of suppressed neurons")
     enhance_scale: float = _validation(Scales().enhance, "factor of enhanced neurons")
     scale: Numbers = _validation(
@@ -297,6 +311,19 @@ class ValidateSettings(StoredRunSettings, ConditionSettings, ComputeSettings):
         unset="where they were selected",
     )
     seed: int | None = setting(None, "seed of the random controls", ge=0)
+    also: Names = setting(
+        (),
+        "further tasks or groups, to see what else the conditions change: the same conditions and "
+        "controls on their validation questions, under RUN/also/TASK",
+        metavar="TASKS",
+        nargs="+",
+        shown="none",
+    )
+    include_path: FilePaths = changed(
+        IdentifySettings.model_fields["include_path"],
+        text="folders of the tasks of --also, beside those of the run",
+        group="",
+    )
     limit: int | None = changed(
         ComputeSettings.model_fields["limit"], text="questions", unset="the run's own limit"
     )
@@ -414,10 +441,14 @@ class RunSettings(SelectionSettings):
         return dump_yaml({**header, "settings": {**first, **values}})
 
 
-def load_run_file(path: Path) -> tuple[RunSettings, DocCounts]:
-    """Read a `run.yaml`: the settings, and what became of the selection split's docs.
+def load_run_file(path: Path, folder: Path | None = None) -> tuple[RunSettings, DocCounts]:
+    """Read a `run.yaml`: the settings, and what became of the docs of the stage that wrote it.
 
     A setting that an earlier version did not write has its default.
+
+    Args:
+        path: the file.
+        folder: of the run, if the file does not lie in it directly: what is in there is not run.
 
     Raises:
         ArtifactError: the file is missing, not YAML, of another schema, or has unknown keys or
@@ -438,7 +469,7 @@ def load_run_file(path: Path) -> tuple[RunSettings, DocCounts]:
             ", ".join(sorted(secrets)),
         )
     _require_method(settings, path)
-    _require_names_and_places(settings, path)
+    _require_names_and_places(settings, path, folder or path.parent)
     return settings, content.docs
 
 
@@ -456,7 +487,7 @@ def _require_method(settings: RunSettings, path: Path) -> None:
         ) from error
 
 
-def _require_names_and_places(settings: RunSettings, path: Path) -> None:
+def _require_names_and_places(settings: RunSettings, path: Path, run: Path) -> None:
     """What a run directory brings along must not become code that is run."""
     for name in (settings.task, settings.group):
         if not (set(name) & set("/\\") or Path(name).is_file()):
@@ -469,7 +500,7 @@ def _require_names_and_places(settings: RunSettings, path: Path) -> None:
     for folder in settings.include_path:
         # Without links: /proc/self/cwd would be where the user happens to be.
         real = Path(folder).resolve()
-        if real != Path(folder) or real.is_relative_to(path.parent.resolve()):
+        if real != Path(folder) or real.is_relative_to(run.resolve()):
             raise ArtifactError(
                 f"{path}: settings.include_path has {folder!r:.100}",
                 expected="absolute paths without links, outside the run directory",

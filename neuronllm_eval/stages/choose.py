@@ -16,6 +16,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def choose_settings(
     scored: list[list[Scored]] = []
     folders = []
     for half in (0, 1):
-        factors = launch.ranks.on_first(lambda half=half: _factors(method, candidates, sums, half))
+        factors = launch.ranks.on_first(partial(_factors, method, candidates, sums, half))
         questions = stage.questions[1 - half :: 2]
         folder = run.path / "checkpoint" / f"choose_{half}"
         folders.append(folder)
@@ -144,8 +145,8 @@ def _scored(
         prompt.doc_id: prompt.lengths for question in questions for prompt in question.prompts
     }
     records: Iterator[dict[str, object]] = iter(()) if finished is None else finished.records()
-    docs = map(DocScores.from_record, records)
-    return [Scored(doc.gold, doc.loglikelihoods, lengths[doc.doc_id]) for doc in docs]
+    scores = map(DocScores.from_record, records)
+    return [Scored(doc.gold, doc.loglikelihoods, lengths[doc.doc_id]) for doc in scores]
 
 
 def _tell(choice: MethodChoice, task: str) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lm_eval.api.task import ConfigurableTask
+
 from neuronllm_eval.attribution.methods import Method, make_method
 from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.demo import MODEL_DIR
@@ -53,6 +55,7 @@ from neuronllm_eval.stages.load import (
     selection_questions,
     validation_questions,
 )
+from neuronllm_eval.stages.other_tasks import as_found, other_tasks, require_others
 from neuronllm_eval.stages.prepare import quadrature_of
 from neuronllm_eval.stages.resume import refuse_before_work, validation_is_left
 from neuronllm_eval.stages.validate import estimate_validation, validate_task
@@ -203,7 +206,7 @@ def validate_runs(
     """Validate the neurons of every run at and below `run_dir`.
 
     Args:
-        request: which runs, under which conditions.
+        request: which runs, under which conditions, and on which tasks besides.
         launch_settings: resuming, overwriting, checkpoints, dry run.
         show: receives what people are to read.
         announce: receives beforehand what a long stage will take; None to measure nothing.
@@ -230,27 +233,42 @@ def validate_runs(
             settings = settings.model_copy(update=request.overrides())
             require_trust(settings, request.trust_remote_code)
             task = load_run_task(settings)
-            work.append((run, settings, task, *run_plan.over(neurons)))
-        runs = [run for run, *_ in work]
+            others = other_tasks(run, settings, request.also, request.include_path)
+            work.append(([(run, settings, task), *others], *run_plan.over(neurons)))
+        runs = [of_run[0][0] for of_run, *_ in work]
+        directories = [directory for of_run, *_ in work for directory, *_ in of_run]
+        require_others(request.also, directories)
         if not launch_settings.dry_run:
             take_locks(launch, runs)
-        is_left = launch.ranks.on_first(lambda: any(validation_is_left(run) for run in runs))
+        is_left = launch.ranks.on_first(lambda: any(map(validation_is_left, directories)))
         launch = dataclasses.replace(launch, keep=(launch.keep or is_left) and not launch.overwrite)
         estimates: list[Estimate] = []
-        for run, settings, task, neurons, run_plan in work:
-            model = load(settings)
-            inputs = StageInput(model, settings, validation_questions(model.lm, settings, task))
-            if launch_settings.dry_run:
-                estimates.append(estimate_validation(inputs, run_plan, run, launch, neurons))
-                continue
-            validate_task(inputs, neurons, run_plan, run, launch)
-            if launch.ranks.is_first:
-                report_task(run, show, brief=len(runs) > 1)
+        for of_run, neurons, run_plan in work:
+            for directory, inputs in _validation_inputs(of_run, load):
+                if launch_settings.dry_run:
+                    of_task = estimate_validation(inputs, run_plan, directory, launch, neurons)
+                    estimates.append(of_task)
+                else:
+                    validate_task(inputs, neurons, run_plan, directory, launch)
+            if launch.ranks.is_first and not launch_settings.dry_run:
+                report_task(of_run[0][0], show, brief=len(runs) > 1)
         if launch_settings.dry_run:
             return _show_estimates(estimates, launch, show)
         if launch.ranks.is_first:
             _show_overview(runs, request.run_dir, show)
     return runs
+
+
+def _validation_inputs(
+    of_run: Sequence[tuple[RunDirectory, RunSettings, ConfigurableTask]], load: Load
+) -> list[tuple[RunDirectory, StageInput]]:
+    """The questions of a run's task and of the others, all before the first is scored."""
+    inputs = []
+    for directory, settings, task in of_run:
+        model = load(settings)
+        of_task = StageInput(model, settings, validation_questions(model.lm, settings, task))
+        inputs.append((directory, of_task if directory.home is None else as_found(of_task)))
+    return inputs
 
 
 # What the settings ask for ------------------------------------------------------------------------
@@ -341,6 +359,7 @@ def condition_plan(request: EvaluateSettings | ValidateSettings) -> ConditionPla
         scales=Scales(request.suppress_scale, request.enhance_scale),
         sweep=Sweep(request.top_k, request.scale),
         positions=request.positions or SCORED,
+        match=request.match_controls,
     )
 
 

@@ -239,8 +239,8 @@ def _write(
         if name in choices:
             choice = choices[name]
             run.write(run.choice, dump_json(dataclasses.asdict(choice)), choice)
-            method = dataclasses.replace(method_run.method, consistency=choice.best.consistency)
-            chosen, top_k = MethodRun(method, run), choice.best.top_k
+            chosen = MethodRun(Auto(choice.best.consistency), run)
+            top_k = choice.best.top_k
         scores = write_scores(inputs, stage, chosen, total, notes)
         write_neurons(inputs, scores, chosen, top_k, or_none=or_none)
         _write_settings(inputs, method_run)  # from now on it is a run of its own

@@ -365,7 +365,7 @@ def load_run_tasks(
     }
 
 
-def _with_proxies(task: ConfigurableTask, n_proxies: int | None) -> ConfigurableTask:
+def _with_proxies(task: ConfigurableTask, n_proxies: int | str | None) -> ConfigurableTask:
     """The task with as many prompts of each question as the settings, or else its YAML, say."""
     number = n_proxies or (task.config.metadata or {}).get(N_PROXIES, 1)
     return task if is_aqua(task) or number == 1 else with_varied_prompts(task, number)

@@ -243,8 +243,8 @@ def prepare_identification(
 def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chosen: int) -> int:
     """scores.safetensors to the byte but for its header, the others about."""
     n_letters = max(len(prompt.options) for prompt in questions.prompts)
-    scores = 8 * (5 + n_letters) * shape[0] * shape[1]  # five arrays beside the letters'
-    neurons = 2 * 70 * n_chosen
+    scores = 8 * (6 + n_letters) * shape[0] * shape[1]  # six arrays beside the letters'
+    neurons = 2 * 70 * n_chosen + shape[0] * shape[1]
     lines = 80 * len(questions.questions)
     lines += sum(40 + 20 * len(prompt.options) for prompt in questions.prompts)
     # Of every condition but the unmasked one; float32, and some 100 bytes for a layer's name.

@@ -19,7 +19,6 @@ from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.engine.interface import Engine, calibrated_cross_entropy
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import ranking_scores
-from neuronllm_eval.formats.plain_files import dump_json
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.prompts import Question
 from neuronllm_eval.runtime.checkpoint import write_durably
@@ -55,7 +54,7 @@ def shared_priors(stage: Stage, methods: Sequence[Method], work: SharedWork) -> 
     def on_first() -> list[float]:
         if not path.is_file():
             priors = option_priors(stage.engine, stage.questions, stage.batch_size)
-            write_durably(path, dump_json(list(priors)).encode())
+            write_durably(path, json.dumps(priors).encode())
         return [float(prior) for prior in json.loads(path.read_text())]
 
     return tuple(work.ranks.on_first(on_first))

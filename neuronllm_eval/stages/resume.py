@@ -15,7 +15,6 @@ from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import ArtifactError, DocError, UsageError
 from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.harness.option_lengths import AUTO
-from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
 from neuronllm_eval.models.fingerprints import digest, versions
@@ -29,7 +28,7 @@ from neuronllm_eval.runs.artifacts import (
     load_validation,
 )
 from neuronllm_eval.runs.directory import RunDirectory
-from neuronllm_eval.runs.settings import RunSettings
+from neuronllm_eval.runs.settings import ComputeSettings, RunSettings
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, is_unfinished, other_settings
 from neuronllm_eval.stages.load import MethodRun, StageInput, prompt_settings
 
@@ -94,7 +93,8 @@ def _is_left(run: RunDirectory, validating: bool) -> bool:
 def validation_is_left(run: RunDirectory) -> bool:
     """Whether a run with neurons has yet to be validated, or to be reported on."""
     validated = run.conditions.is_file() and not is_unfinished(run.validating)
-    return not (validated and run.summary.is_file() and run.report.is_file())
+    is_reported = run.summary.is_file() and (run.home is not None or run.report.is_file())
+    return not (validated and is_reported)
 
 
 def _comparable(settings: RunSettings) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def require_same_neurons(runs: Sequence[MethodRun], inputs: StageInput) -> None:
 
 
 def keeps_validation(
-    run: RunDirectory, names: Sequence[str], how: dict[str, Any], questions: QuestionSet
+    run: RunDirectory, names: Sequence[str], how: dict[str, Any], inputs: StageInput
 ) -> bool:
     """Whether a run is validated already, under the same conditions and on the same docs.
 
@@ -180,14 +180,16 @@ def keeps_validation(
         run: of the neurons.
         names: all conditions and controls.
         how: the content of validation.json, except the batch size, which may differ.
-        questions: of the validation split.
+        inputs: with the questions of the validation split.
 
     Raises:
         UsageError: it was validated otherwise; names what differs.
     """
     if is_unfinished(run.validating) or not run.conditions.is_file():
         return False
+    questions = inputs.questions
     try:
+        before = None if run.home is None else load_settings(run)
         stored = dataclasses.asdict(load_validation(run))
         del stored["batch_size"]
         table = doc_table(run, str(questions.task.config.task))
@@ -204,18 +206,30 @@ def keeps_validation(
     stored |= {**_by_flag(table.conditions), "docs asked": list(table.doc_ids)}
     _require_equal(run, now, stored)
     _require_equal(run, {"conditions": list(names)}, {"conditions": list(table.conditions)})
+    if before is not None:  # no identification has noted how the other task asks
+        _require_equal(run, _asked(inputs.settings), _asked(before))
     logger.warning("%s: already validated under the same conditions; skipping", run.path)
     return True
+
+
+def _asked(settings: RunSettings) -> dict[str, Any]:
+    """What decides the prompts of a validation on another task, and digests of the first."""
+    values = _comparable(settings)
+    computation = ComputeSettings.model_fields
+    how = {name: value for name, value in values.items() if name not in computation}
+    return {**how, "validation_prompts": settings.validation_prompts}
 
 
 def _by_flag(names: Sequence[str]) -> dict[str, Any]:
     """What is scored, by the flags that ask for it."""
     conditions = [ConditionName.parse(name) for name in names]
-    seeds = {condition.seed for condition in conditions if condition.seed is not None}
+    controls = [condition for condition in conditions if condition.seed is not None]
+    seeds = [control.seed for control in controls if control.seed is not None]
     return {
         "conditions": [str(condition) for condition in conditions if condition.seed is None],
-        "n_random": len(seeds),
+        "n_random": len(set(seeds)),
         "seed": min(seeds, default=None),
+        "match_controls": ", ".join(sorted({control.match for control in controls})),
     }
 
 

@@ -61,7 +61,7 @@ def validate_task(
         inputs: with the questions of the validation split.
         neurons: what is validated.
         plan: under which conditions.
-        run: where the artifacts go.
+        run: where the artifacts go, the neurons' run or one of its `on_other_task`.
         launch: as in `identify_task`.
 
     Raises:
@@ -138,9 +138,9 @@ def _is_kept(
     require_same_shape(neurons, inputs.model.layers.shape, inputs.model_name)
     require_same_weights(neurons, inputs.model.weights, inputs.model_name)
     _warn_of_other_task(inputs, neurons)
-    how, questions = _how(inputs, neurons, plan), inputs.questions
+    how = _how(inputs, neurons, plan)
     return launch.keep and launch.ranks.on_first(
-        lambda: keeps_validation(run, plan.names, how, questions)
+        lambda: keeps_validation(run, plan.names, how, inputs)
     )
 
 
@@ -181,6 +181,9 @@ def _open(
         run.clear_validation()
     work = SharedWork(plan, run.validating, launch)
     if launch.ranks.is_first:
+        if run.home is not None:
+            settings, docs = inputs.settings.without_secrets(), inputs.doc_counts
+            run.write(run.settings, settings.to_yaml(versions(), docs), (settings, docs))
         run.note_command("validate", launch.command, launch.ranks.n_ranks, versions())
     return work
 
@@ -284,6 +287,7 @@ def write_results(
             masked = neurons
         # As the masked model reads these arguments, so that its result files say the same.
         section = MaskOptions.read(masked, **mask).section()
-        arguments = mask if masked is None else {**mask, "neurons": str(run.path)}
+        source = (run.home or run).path
+        arguments = mask if masked is None else {**mask, "neurons": str(source)}
         result, digest = write_result(run.result(name), metrics, context, arguments, section)
         run.written(run.result(name), digest, result)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from neuronllm_eval.engine.build import rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, doc_table
+from neuronllm_eval.evaluation.other_tasks import require_same_conditions
 from neuronllm_eval.formats.digests import SUMS_FILE, changed_files
 from neuronllm_eval.formats.typed_files import load_lines
 from neuronllm_eval.harness.option_lengths import METRIC_OF
@@ -86,7 +87,8 @@ def check_files(run: RunDirectory) -> Check:
     problems = changed_files(run.path, files, optional=[run.validation_docs])
     detail = "; ".join(problems[:3]) or f"{len(files)} files have the digests in {SUMS_FILE}"
     others = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-    return Check("files are as they were written", not problems, detail + others)
+    where = "" if run.home is None else f"{run.path.name}: "
+    return Check(f"{where}files are as they were written", not problems, detail + others)
 
 
 # From the artifacts alone ------------------------------------------------------------------------
@@ -329,6 +331,37 @@ def verify(
         validated = record.validated(neurons, run.validation)
         checks += check_conditions(model, settings, task, validated, record, run, sample)
     return checks
+
+
+def verify_other(
+    model: LoadedModel,
+    settings: RunSettings,
+    task: ConfigurableTask,
+    other: RunDirectory,
+    neurons: NeuronSet,
+    sample: int,
+) -> list[Check]:
+    """The checks of a run's neurons on another task, each named after it.
+
+    Args:
+        model: the run's.
+        settings: of the other task.
+        task: the other task.
+        other: the validation on it.
+        neurons: of the run.
+        sample: how many questions are recomputed.
+
+    Raises:
+        ArtifactError: an artifact cannot be read, or is of another validation than the run's own.
+    """
+    assert other.home is not None
+    record = require_same_conditions(other, load_validation(other.home))
+    validated = record.validated(neurons, other.validation)
+    checks = [
+        _check_results(other, settings),
+        *check_conditions(model, settings, task, validated, record, other, sample),
+    ]
+    return [replace(check, name=f"{settings.task}: {check.name}") for check in checks]
 
 
 # Questions of a finished run, recomputed as the run computed them ---------------------------------

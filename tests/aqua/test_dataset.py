@@ -161,6 +161,16 @@ def test_questions_of_different_numbers_of_options_in_one_split():
     assert found == {(2, 2): 6, (5, 5): 15, (13, 5): 15}
 
 
+def test_all_shows_each_question_as_often_as_it_has_options():
+    test = [*rows("three", 2, 3), *rows("five", 2, 5)]
+    found = list(build(rows("train"), test, n_proxies="all")[VALIDATION])
+    assert [row["n_proxies"] for row in found] == [len(row["choices"]) for row in found]
+    golds: dict[str, list[int]] = {}
+    for row in found:
+        golds.setdefault(row["question"], []).append(row["answer"])
+    assert sorted(map(sorted, golds.values())) == [[0, 1, 2]] * 2 + [[0, 1, 2, 3, 4]] * 2
+
+
 @pytest.mark.parametrize("distractors", ["random", "length"])
 def test_questions_without_options_are_filled_up(distractors):
     splits = build(rows("train", n_options=1), rows("test", n_options=1), distractors=distractors)

@@ -90,6 +90,23 @@ FIVE = [
 ]
 
 
+def test_questions_with_other_numbers_of_copies_count_once_each():
+    # `n_proxies: all` of questions with two, three and four options.
+    answers = [
+        *asked("two", "AA BA"),
+        *asked("three", "AA BB CC"),
+        *asked("four", "AB BB CC DD"),
+    ]
+    assert acc_consistent(answers) == pytest.approx(1 / 3)
+    # "two": each option predicted once, a tie; "four": the gold three times of four.
+    assert acc_majority(answers) == pytest.approx((0.5 + 1 + 1) / 3)
+    assert fortuity(answers) == pytest.approx(1 / 3)
+    # Letters said less gold ones: A 0, B 0, as "two" says A for B and "four" B for A.
+    assert position_bias(answers) == 0
+    one_missing = answers[:-1]  # then "four" is no complete question
+    assert acc_consistent(one_missing) == pytest.approx(1 / 2)
+
+
 def acc(answers: Sequence[Answer]) -> float:
     return float(np.mean([answer.gold == answer.predicted for answer in answers]))
 

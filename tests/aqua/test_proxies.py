@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronllm_eval.aqua.proxies import (
+    ALL_LETTERS,
     LETTERS,
     ORDERS,
     MultipleChoiceDoc,
@@ -111,6 +112,41 @@ def test_orders_do_not_change_between_versions(n_options, seed, orders, expected
     # Pinned: run directories of earlier versions must mean the same questions.
     found = option_orders(n_options, len(expected), seed=seed, question_id="q1", orders=orders)
     assert found == expected
+
+
+@given(doc=docs(), seed=seeds, orders=order_names)
+def test_all_brings_the_gold_under_each_letter_exactly_once(doc, seed, orders):
+    proxies = make_proxies(doc, ALL_LETTERS, seed, orders)
+    assert sorted(proxy.answer for proxy in proxies) == list(range(len(doc.choices)))
+    assert proxies == make_proxies(doc, ALL_LETTERS, seed, orders)
+    if orders != "drawn":
+        assert proxies[0].choices == doc.choices
+    if orders != "swap":  # and every other option too
+        columns = zip(*(proxy.order for proxy in proxies), strict=True)
+        assert all(sorted(column) == sorted(proxies[0].order) for column in columns)
+
+
+def test_seeds_give_all_other_orders_with_other_neighbours():
+    squares = {option_orders(5, ALL_LETTERS, seed=seed, question_id="q1") for seed in range(20)}
+    assert len(squares) > 10
+    after_gold = {order[order.index(2) + 1] for square in squares for order in square
+                  if order[-1] != 2}  # fmt: skip
+    assert after_gold == {0, 1, 3, 4}  # cyclic shifts would have 3 alone
+
+
+def test_a_latin_square_by_hand(monkeypatch):
+    draws = {0: 5, 1: 9, 2: 1}  # in drawn order the options are 2, 0, 1
+    monkeypatch.setattr(
+        "neuronllm_eval.aqua.proxies.keyed_draw", lambda *key: draws.get(key[-1], 0)
+    )
+    # Option k becomes the one after it in 2, 0, 1: 0 -> 1 -> 2 -> 0.
+    found = option_orders(3, ALL_LETTERS, seed=0, question_id="q1")
+    assert found == ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+
+
+def test_another_word_for_a_number_of_proxies_is_refused():
+    with pytest.raises(UsageError, match=r"n_proxies foo\.\nExpected: .*, or all\."):
+        option_orders(3, "foo", seed=0, question_id="q1")
 
 
 @pytest.mark.parametrize("orders", ORDERS)

@@ -242,6 +242,9 @@ def test_activations_are_those_of_the_scored_position():
     assert relative_gap(found["activation"].score, neurons.mean(0)) <= RELATIVE
     expected = neurons[right].mean(0) - neurons[~right].mean(0)
     assert relative_gap(found["contrast_activation"].score, expected) <= RELATIVE
+    for scores in found.values():
+        assert scores.activation_mean is not None
+        assert relative_gap(scores.activation_mean, np.abs(neurons).mean(0)) <= RELATIVE
 
 
 # One pass for all -------------------------------------------------------------------------------

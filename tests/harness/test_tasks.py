@@ -223,6 +223,13 @@ def test_n_proxies_and_seed_override_the_tasks_own():
     assert len({question for question, _, _ in shown(n_proxies=1)}) == 20
     assert shown(seed=1) != shown()
     assert shown(seed=0) == shown()  # the YAML's seed
+    assert shown(n_proxies="all", seed=1) != shown(n_proxies="all")
+    assert [proxy for _, proxy, _ in shown(n_proxies="all")[:8]] == [0, 1, 2, 3] * 2
+    message = (
+        r"n_proxies is 'foo'\.\nExpected: a whole number, 1 or more, or all\.\nRemedy: check --n"
+    )
+    with pytest.raises(UsageError, match=message):
+        shown(n_proxies="foo")
 
 
 def test_what_every_task_takes_and_what_only_an_aqua_task_does(folder):

@@ -174,6 +174,11 @@ def test_as_many_prompts_as_there_are_not_are_refused(folder, lm):
         ({"wordings": "one"}, 2, "has wordings 'one'"),
         ({"wordings": ["one", 2]}, 2, r"has wordings \['one', 2\]"),
         ({}, "two", "has n_proxies 'two'"),
+        (
+            {},
+            "all",
+            r"the options of task words have no letters .*\n.*\n.* --tasks aqua:words, or a",
+        ),
         ({}, 0, "has n_proxies 0"),
         ({"wordings": ["{{question"]}, 2, "wording '{{question' of task words cannot be read: Tem"),
         ({"wordings": ["{{nothing}}"]}, 2, "of task words cannot be read: UndefinedError"),

@@ -126,7 +126,7 @@ def test_unknown_conditions_are_refused(condition):
         f"unknown condition {condition!r}.\n"
         "Expected: unmasked, suppress_good, suppress_bad, enhance_good, enhance_bad, degrade, "
         "enhance, or one of them with .kCOUNT.xFACTOR (degrade and enhance: .kCOUNT), with "
-        ".random_SEED, or with both.\n"
+        ".random_SEED or .matched_SEED, or with both.\n"
         "Remedy: check --conditions."
     )
     with pytest.raises(UsageError) as refusal:
@@ -161,6 +161,8 @@ def test_scales_that_are_not_finite_are_refused(name, value):
     [
         ("suppress_good", ("suppress_good", None, None, None)),
         ("degrade.random_12", ("degrade", None, None, 12)),
+        ("degrade.matched_12", ("degrade", None, None, 12, "activation")),
+        ("enhance_bad.k1.x4.matched_0", ("enhance_bad", 1, 4.0, 0, "activation")),
         ("suppress_good.k50.x0.5", ("suppress_good", 50, 0.5, None)),
         ("enhance_bad.k1.x4.random_0", ("enhance_bad", 1, 4.0, 0)),
         ("suppress_bad.k7.x-1", ("suppress_bad", 7, -1.0, None)),
@@ -171,7 +173,7 @@ def test_scales_that_are_not_finite_are_refused(name, value):
 )
 def test_names_are_taken_apart_and_put_together(name, parts):
     found = ConditionName.parse(name)
-    assert (found.condition, found.top_k, found.scale, found.seed) == parts
+    assert found == ConditionName(*parts)
     assert str(found) == name
 
 

@@ -50,6 +50,31 @@ def test_scores_file_comes_back_byte_for_byte(tmp_path):
     assert loaded.to_bytes() == content == neuron_scores().to_bytes()
 
 
+def test_sizes_of_activations_are_kept_where_there_are_any(tmp_path):
+    sizes = np.array([[0.0, 1.5, 2.0], [3.0, 0.25, 1e-9]])
+    content = neuron_scores(activation_mean=sizes).to_bytes()
+    (tmp_path / SCORES_FILE).write_bytes(content)
+    loaded = NeuronScores.load(tmp_path)
+    assert (loaded.activation_mean == sizes).all()
+    assert loaded.to_bytes() == content
+    (tmp_path / SCORES_FILE).write_bytes(neuron_scores().to_bytes())
+    assert NeuronScores.load(tmp_path).activation_mean is None  # as earlier versions wrote it
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ([[0.0, 1.0]], r"activation_mean has shape \(1, 2\)"),
+        ([[0.0, -1.0, 2.0], [0.0, 1.0, 2.0]], "activation_mean contains -1"),
+    ],
+)
+def test_impossible_sizes_of_activations_are_refused(tmp_path, sizes, found):
+    content = neuron_scores(activation_mean=np.array(sizes)).to_bytes()
+    (tmp_path / SCORES_FILE).write_bytes(content)
+    with pytest.raises(ArtifactError, match=found):
+        NeuronScores.load(tmp_path)
+
+
 def test_scores_file_does_not_depend_on_the_layout_in_memory():
     turned = {name: np.asfortranarray(array) for name, array in arrays().items()}
     assert neuron_scores(**turned).to_bytes() == neuron_scores().to_bytes()

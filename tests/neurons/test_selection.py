@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.errors import UsageError
+from neuronllm_eval.errors import ArtifactError, UsageError
+from neuronllm_eval.neurons.activation_levels import from_levels, to_levels
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, layer_counts
 from neuronllm_eval.neurons.scores import NeuronScores
-from neuronllm_eval.neurons.selection import random_like, resolve_count, select_neurons
+from neuronllm_eval.neurons.selection import (
+    random_like,
+    random_of_same_activation,
+    resolve_count,
+    select_neurons,
+)
 from tests.fixtures.tiny_models import provenance
 
 
@@ -240,6 +247,78 @@ def test_a_layer_chosen_whole_is_dealt_out_anew():
     neurons = chosen([(2, index) for index in range(5)], [(2, 5)])
     control = random_like(neurons, 0)
     assert sorted(places(control.good + control.bad)) == [(2, index) for index in range(6)]
+
+
+# Controls of the same size of activation ----------------------------------------------------------
+
+
+def test_levels_by_hand():
+    # The largest, its half, a quarter octave less, 2**-15.75 and less, nothing at all.
+    sizes = np.array([[8.0, 4.0, 4.0 / 2**0.25, 8 / 2**15.75, 1e-9, 0.0], [0.0] * 6])
+    levels = to_levels(sizes)
+    assert from_levels(levels) == [[63, 59, 58, 0, 0, 0], [0] * 6]
+    assert levels == ("_xw000", "000000")
+
+
+def with_sizes(
+    good: list[tuple[int, int]], bad: list[tuple[int, int]], sizes: np.ndarray
+) -> NeuronSet:
+    n_layers, width = sizes.shape
+    levels = to_levels(sizes)
+    return chosen(good, bad, n_layers=n_layers, width=width, activation_levels=levels)
+
+
+SIZES = 2.0 ** -(np.arange(2 * 60) % 12).reshape(2, 60)  # five neurons of each size in each layer
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_matched_control_has_neurons_of_the_layer_and_about_the_size(seed):
+    neurons = with_sizes([(0, 0), (1, 3)], [(0, 12), (0, 5)], SIZES)
+    control = random_of_same_activation(neurons, seed)
+    drawn = places(control.good + control.bad)
+    assert not set(drawn) & set(places(neurons.good + neurons.bad))
+    assert len(set(drawn)) == len(drawn)
+    pairs = zip(neurons.good + neurons.bad, control.good + control.bad, strict=True)
+    for selected, other in pairs:
+        assert selected.layer == other.layer
+        # Ten neurons are nearest: of at most two sizes above or below.
+        assert abs(np.log2(SIZES[selected.location] / SIZES[other.location])) <= 2
+    assert control == random_of_same_activation(neurons, seed)
+    assert (control.top_k, control.activation_levels) == (neurons.top_k, neurons.activation_levels)
+
+
+def test_layers_alone_do_not_match_sizes():
+    neurons = with_sizes([(0, 0)], [], SIZES)
+
+    def sizes(draw: Any) -> set[float]:
+        return {SIZES[draw(neurons, seed).good[0].location] for seed in range(40)}
+
+    # Beside the selected one there are four of its size, five of half, and one of a quarter is
+    # tenth, since none is larger.
+    assert sizes(random_of_same_activation) <= {1.0, 0.5, 0.25}
+    assert len(sizes(random_like)) > 6
+    drawn = {random_of_same_activation(neurons, seed).good[0].index for seed in range(100)}
+    assert len(drawn) > 6
+
+
+def test_a_matched_control_of_a_tight_layer_is_of_all_its_neurons():
+    sizes = np.ones((3, 6))
+    neurons = with_sizes([(2, index) for index in range(5)], [(2, 5)], sizes)
+    control = random_of_same_activation(neurons, 0)
+    assert sorted(places(control.good + control.bad)) == [(2, index) for index in range(6)]
+
+
+def test_neurons_without_sizes_have_no_matched_controls():
+    with pytest.raises(ArtifactError, match=r"has no activation_levels\..*\n.*\n.*identify again"):
+        random_of_same_activation(chosen([(0, 1)], []), 0)
+
+
+def test_the_selection_keeps_the_sizes():
+    sizes = np.array([[1.0, 2.0, 4.0]])
+    found = scores([[1.0, -1.0, 0.0]])
+    assert select_neurons(found, 1).activation_levels == ()
+    found = dataclasses.replace(found, activation_mean=sizes)
+    assert select_neurons(found, 1).activation_levels == to_levels(sizes)
 
 
 def test_layer_counts_by_hand():

@@ -14,6 +14,7 @@ from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.models import hooks
 from neuronllm_eval.runs.settings import (
     ATTRIBUTION_DTYPES,
+    AUTO_METHOD,
     ENGINES,
     METHODS,
     QUADRATURES,
@@ -218,7 +219,7 @@ def test_no_file(tmp_path):
 
 
 def test_choices_are_those_that_are_implemented():
-    assert tuple(methods.METHODS) == METHODS
+    assert tuple(methods.METHODS) == (*METHODS, AUTO_METHOD)
     assert ("auto", *integrated_gradients.QUADRATURES) == QUADRATURES
     assert ENGINES == build.ENGINES
     assert ATTRIBUTION_DTYPES == hooks.ATTRIBUTION_DTYPES
