@@ -21,6 +21,7 @@ from neuronllm_eval.comparison.pooling import SWAPPED
 from neuronllm_eval.comparison.rows import ComparedRun, Row
 from neuronllm_eval.comparison.words import last_part
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.interventions.conditions import CONDITIONS, EXPECTED_SIGN, UNMASKED
 
 GROUPS = ("task", "model", "method")
@@ -31,7 +32,8 @@ task set rank n_ranked model model_hash dtype method method_settings seed n_runs
 top_k scale n_good n_bad n_neurons n_edited n_questions n_docs accuracy note delta low high p_value
 p_holm controls_outdone n_controls n_as_extreme control_p n_lost n_gained mcnemar_p mcnemar_p_holm
 n_tests confidence confidence_delta confidence_low confidence_high rac rac_low rac_high rcc rcc_low
-rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer seeds run
+rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer kl
+kl_controls perplexity perplexity_controls seeds run
 """.split()
 _TEXTS = """
 task set model model_hash dtype method method_settings condition name n_neurons n_edited note seeds
@@ -110,10 +112,20 @@ def _values(row: Row) -> dict[str, Any]:
     if row.is_evaluated and row.condition != SWAPPED:
         values |= {"accuracy": summary.accuracy.condition,
                    "confidence": summary.confidence.condition,
-                   "top_answer": summary.top_answer}  # fmt: skip
+                   "top_answer": summary.top_answer,
+                   **_costs(summary)}  # fmt: skip
     if row.is_evaluated and row.condition != UNMASKED:
         values |= _changes(row)
     return values
+
+
+def _costs(summary: ConditionSummary) -> dict[str, float]:
+    """What the edit costs, and the mean of its random controls; nothing that is not finite."""
+    values = {}
+    for name, cost in (("kl", summary.kl), ("perplexity", summary.perplexity)):
+        if cost is not None:
+            values |= {name: cost.value, f"{name}_controls": cost.controls_mean}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _only(values: Sequence[Any]) -> Any:

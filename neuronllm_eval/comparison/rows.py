@@ -22,6 +22,7 @@ from neuronllm_eval.evaluation.condition_effects import (
     with_edited,
 )
 from neuronllm_eval.evaluation.doc_table import DocTable, EvaluatedDocs, doc_table, evaluated_docs
+from neuronllm_eval.evaluation.edit_cost import recorded_perplexity
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
@@ -142,6 +143,7 @@ class ComparedRun:
         top_k: good and bad neurons of its conditions; 0 before validation.
         scales: factors of its conditions.
         docs: answers to its validation docs; None unless requested.
+        perplexity: of the plain text, by condition and random control; empty unless requested.
     """
 
     facts: RunFacts
@@ -153,6 +155,7 @@ class ComparedRun:
     top_k: int = 0
     scales: Scales = field(default_factory=Scales)
     docs: DocTable | None = None
+    perplexity: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def conditions(self) -> dict[str, Row]:
@@ -230,6 +233,7 @@ def _with_rows(
         top_k=record.top_k,
         scales=record.scales,
         docs=docs,
+        perplexity={} if docs is None else recorded_perplexity(run, docs),
     )
 
 

@@ -29,7 +29,8 @@ from neuronllm_eval.formats.tables import Section
 from neuronllm_eval.interventions.conditions import CONDITIONS, UNMASKED
 from neuronllm_eval.reporting.wording import p_text
 
-_ON_REQUEST = ("mcnemar", "flips", "control_rank", "rac", "rcc", "top_answer")
+_ON_REQUEST = ("mcnemar", "flips", "control_rank", "rac", "rcc", "top_answer", "kl",
+               "perplexity")  # fmt: skip
 _SAID_ONCE = ("model", "task", "method", "seed", "n_runs", "top_k", "n_questions")
 # Those that a page of print has room for.
 _PRINT = ("set", "model", "task", "method", "seed", "run", "condition", "top_k", "scale",

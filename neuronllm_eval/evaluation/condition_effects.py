@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from neuronllm_eval.evaluation.doc_table import DocTable, without_controls
+from neuronllm_eval.evaluation.edit_cost import EditCost, edit_cost
 from neuronllm_eval.evaluation.stats.paired_delta import (
     PairedDelta,
     paired_delta,
@@ -90,6 +91,9 @@ class ConditionSummary:
             versions.
         top_answer: percent of the docs with the most frequent answer, by its place among the
             options; None in summaries of earlier versions.
+        kl: KL divergence of the next token's distribution from the unmasked model's at the scored
+            position, mean over docs, nats; None in validations of earlier versions.
+        perplexity: of the packaged plain text, all positions edited; None where it is not measured.
     """
 
     name: str
@@ -106,6 +110,8 @@ class ConditionSummary:
     corrected: Corrected | None = None
     edited: Edited | None = None
     top_answer: float | None = None
+    kl: EditCost | None = None
+    perplexity: EditCost | None = None
 
     @property
     def is_evaluated(self) -> bool:
@@ -124,7 +130,12 @@ class ConditionSummary:
 
 
 def summarise(
-    table: DocTable, neurons: NeuronSet, scales: Scales, n_resamples: int = 10_000, seed: int = 0
+    table: DocTable,
+    neurons: NeuronSet,
+    scales: Scales,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+    perplexity: Mapping[str, float] | None = None,
 ) -> list[ConditionSummary]:
     """Every condition and point that is not a random control, in order.
 
@@ -132,12 +143,13 @@ def summarise(
         neurons: good and bad neurons of the conditions that are not points.
         scales: factors of those conditions.
         n_resamples: draws of the bootstrap and of the permutation test.
+        perplexity: by condition, of the plain text.
 
     Raises:
         ArtifactError: a point has more neurons than were selected.
     """
     edited = edited_by(without_controls(table.conditions), neurons, scales)
-    return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed)
+    return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed, perplexity)
 
 
 def summaries_of(
@@ -147,12 +159,18 @@ def summaries_of(
     scales: Scales,
     n_resamples: int = 10_000,
     seed: int = 0,
+    perplexity: Mapping[str, float] | None = None,
 ) -> list[ConditionSummary]:
     """As `summarise`, where it is known what each condition edits."""
-    summaries = [
-        with_edited(_summarise(table, name, top_k, scales, n_resamples, seed), edited.get(name))
-        for name in without_controls(table.conditions)
-    ]
+    kl = {name: float(of_docs.mean()) for name, of_docs in table.kl.items()}
+    summaries = []
+    for name in without_controls(table.conditions):
+        summary = dataclasses.replace(
+            _summarise(table, name, top_k, scales, n_resamples, seed),
+            kl=edit_cost(kl, name),
+            perplexity=edit_cost(perplexity or {}, name),
+        )
+        summaries.append(with_edited(summary, edited.get(name)))
     return _corrected(summaries)
 
 
@@ -171,6 +189,8 @@ def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSu
         n_beyond=0,
         mcnemar=None,
         edited=edited,
+        kl=None,
+        perplexity=None,
     )
 
 

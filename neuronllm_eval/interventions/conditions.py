@@ -67,6 +67,7 @@ EXPECTED_SIGN = {
     if good or bad
 }
 FEWEST_CONTROLS = 20  # with fewer, p cannot be below 0.05
+CONTROLS_WITH_PERPLEXITY = 5  # of each condition; no test is made of it
 _CONTROL = ".random_"
 _LARGEST = float(np.finfo(np.float32).max)
 _NAME = re.compile(

@@ -21,6 +21,7 @@ from neuronllm_eval.reporting.condition_tables import (
     SURFACES,
     Table,
     conditions_table,
+    cost_table,
     dose_tables,
     metrics_table,
     significance_table,
@@ -209,6 +210,7 @@ def _conditions(report: TaskReport) -> Section:
     tables = (
         conditions_table(report.summaries),
         significance_table(report.summaries),
+        cost_table(report.summaries),
         metrics_table(report.metrics),
     )
     return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))

@@ -334,6 +334,7 @@ def condition_plan(request: EvaluateSettings | ValidateSettings) -> ConditionPla
         scales=Scales(request.suppress_scale, request.enhance_scale),
         sweep=Sweep(request.top_k, request.scale),
         positions=request.positions or SCORED,
+        perplexity=request.perplexity,
     )
 
 
