@@ -46,7 +46,7 @@ from neuronllm_eval.runs.settings import SelectionSettings
 from neuronllm_eval.runtime.resumable_work import Launch
 from neuronllm_eval.stages.cost_estimate import Stage
 from neuronllm_eval.stages.load import StageInput
-from neuronllm_eval.stages.perplexity import text_perplexities, windows_of
+from neuronllm_eval.stages.perplexity import text_perplexities
 
 logger = logging.getLogger(__name__)
 # Below this many questions the log warns, in selection and in validation.
@@ -289,7 +289,6 @@ def prepare_validation(
     docs = [70 + 11 * len(prompt.options) for prompt in questions.prompts]
     invented = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}
     n_files = len(plan.with_results)
-    windows = windows_of(inputs.model) if plan.perplexity else ()
     return Stage(
         task=settings.task,
         name="validate",
@@ -302,7 +301,7 @@ def prepare_validation(
         n_files=n_files,
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
         directory=run.path,
-        text=lambda: text_perplexities(inputs.model, windows, factors[:1]),
+        text=lambda: text_perplexities(inputs.model, factors[:1]),
         n_texts=len(plan.with_perplexity),
     )
 
