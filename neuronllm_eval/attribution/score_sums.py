@@ -95,7 +95,9 @@ class ScoreSums:
             "group_count": (n_groups, 2),
             "activation_sum": shape,
         }
-        arrays: dict[str, Any] = {name: np.zeros(size, dtype=np.int64) for name, size in shapes.items()}
+        arrays: dict[str, Any] = {
+            name: np.zeros(size, dtype=np.int64) for name, size in shapes.items()
+        }
         return cls(**arrays, unit=unit, questions=questions)
 
     def fixed(self, values: Tensor) -> NDArray[np.int64]:

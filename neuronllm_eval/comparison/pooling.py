@@ -21,6 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,12 +62,18 @@ PAPERS = ("degrade", "enhance")  # conditions whose relative changes the paper r
 
 
 def docs_at(run: ComparedRun, top_k: int) -> DocTable:
-    """A run's docs under the conditions of one K and of the run's own factors.
+    """A run's docs under the conditions of one K and of the run's own factors."""
+    assert run.docs is not None
+    names = _names_at(run, top_k)
+    return _with_columns([run.docs], {new: [name] for new, name in names.items()})
+
+
+def _names_at(run: ComparedRun, top_k: int) -> dict[str, str]:
+    """New name -> the run's name of conditions and random controls of one K.
 
     Conditions have their plain names, also where they are points of a sweep; random controls are
     numbered in the order of their seeds.
     """
-    assert run.docs is not None
     names = {UNMASKED: UNMASKED}
     controls: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for name, parts in _at_run_factors(run):
@@ -80,7 +87,7 @@ def docs_at(run: ComparedRun, top_k: int) -> DocTable:
     for (condition, match), seeds_and_names in controls.items():
         for number, (_, name) in enumerate(sorted(seeds_and_names)):
             names[control_name(condition, number, match)] = name
-    return _with_columns([run.docs], {new: [name] for new, name in names.items()})
+    return names
 
 
 def _at_run_factors(run: ComparedRun) -> list[tuple[str, ConditionName]]:
@@ -125,6 +132,7 @@ def _with_columns(tables: Sequence[DocTable], names: Mapping[str, Sequence[str]]
         confidence=columns("confidence"),
         calibrated=columns("calibrated"),
         option_mass=columns("option_mass"),
+        kl=columns("kl") if all(table.kl for table in tables) else {},
     )
 
 
@@ -211,12 +219,14 @@ class Repeat:
     Attributes:
         run: the run.
         docs: `docs_at` of that number.
+        perplexity: of the plain text, by condition and random control; empty if not measured.
         edited: by condition, what it edits.
         neurons: good and bad ones; a method may find fewer.
     """
 
     run: ComparedRun
     docs: DocTable
+    perplexity: Mapping[str, float]
     edited: Mapping[str, Edited]
     neurons: NeuronSet
 
@@ -239,7 +249,13 @@ def repeats(runs: Sequence[ComparedRun]) -> dict[RepeatKey, list[Repeat]]:
             docs, neurons = docs_at(run, top_k), run.neurons.top(top_k)
             edited = edited_by(without_controls(docs.conditions), neurons, run.scales)
             key = RepeatKey.of(run.facts, run.repeat_terms, top_k)
-            groups.setdefault(key, []).append(Repeat(run, docs, edited, neurons))
+            perplexity = {
+                new: run.perplexity[name]
+                for new, name in _names_at(run, top_k).items()
+                if name in run.perplexity
+            }
+            repeat = Repeat(run, docs, perplexity, edited, neurons)
+            groups.setdefault(key, []).append(repeat)
     for group in groups.values():
         _require_other_seeds(group)
 
@@ -273,7 +289,14 @@ def pool(key: RepeatKey, group: Sequence[Repeat], n_resamples: int = 10_000) -> 
               for name in group[0].edited if name in docs.conditions}  # fmt: skip
     if not edited:
         return []
-    summaries = summaries_of(docs, edited, key.top_k, group[0].run.scales, n_resamples)
+    summaries = summaries_of(
+        docs,
+        edited,
+        key.top_k,
+        group[0].run.scales,
+        n_resamples,
+        perplexity=_pooled_perplexity(group),
+    )
     row = Row(
         runs=tuple(repeat.run.facts for repeat in group),
         terms=key.terms,
@@ -294,6 +317,19 @@ def pool(key: RepeatKey, group: Sequence[Repeat], n_resamples: int = 10_000) -> 
     if all(name in edited and edited[name].n_neurons for name in PAPERS):
         rows.append(dataclasses.replace(row, summary=_swapped(docs, summaries[0], n_resamples)))
     return rows
+
+
+def _pooled_perplexity(group: Sequence[Repeat]) -> dict[str, float]:
+    """The geometric mean over repeats, by what all of them have.
+
+    All have it of the same text, so it is the perplexity of all their passes over it together.
+    """
+    first, *others = [repeat.perplexity for repeat in group]
+    names = [name for name in first if all(name in other for other in others)]
+    return {
+        name: math.exp(fmean(math.log(repeat.perplexity[name]) for repeat in group))
+        for name in names
+    }
 
 
 def _together(edited: Sequence[Edited]) -> Edited:
@@ -360,6 +396,8 @@ def _swapped(docs: DocTable, unmasked: ConditionSummary, n_resamples: int) -> Co
         top_answer=None,
         collapsed=None,
         option_mass=None,
+        kl=None,
+        perplexity=None,
     )
 
 

@@ -37,7 +37,8 @@ confidence confidence_delta confidence_low confidence_high rac rac_low rac_high 
 rcc_high consistent consistent_delta position_bias position_bias_delta majority top_answer collapsed
 calibrated calibrated_delta calibrated_low calibrated_high calibrated_p_holm
 balanced balanced_delta balanced_low balanced_high balanced_p_holm
-option_mass option_mass_relative others_delta seeds run
+option_mass option_mass_relative kl kl_controls
+perplexity perplexity_controls others_delta seeds run
 """.split()
 _TEXTS = """
 task set model model_hash dtype method method_settings condition name n_neurons n_edited note seeds
@@ -120,7 +121,8 @@ def _values(row: Row) -> dict[str, Any]:
         values |= {"accuracy": summary.accuracy.condition,
                    "confidence": summary.confidence.condition,
                    "top_answer": summary.top_answer,
-                   "collapsed": summary.collapsed}  # fmt: skip
+                   "collapsed": summary.collapsed,
+                   **_costs(summary)}  # fmt: skip
         for name, change in _label_free(summary).items():
             values[name] = change.condition
         if (mass := summary.option_mass) is not None:
@@ -128,6 +130,15 @@ def _values(row: Row) -> dict[str, Any]:
     if row.is_evaluated and row.condition != UNMASKED:
         values |= _changes(row)
     return values
+
+
+def _costs(summary: ConditionSummary) -> dict[str, float]:
+    """What the edit costs, and the mean of its random controls; nothing that is not finite."""
+    values: dict[str, float] = {}
+    for name, cost in (("kl", summary.kl), ("perplexity", summary.perplexity)):
+        if cost is not None:
+            values |= {name: cost.value, f"{name}_controls": cost.controls_mean}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _only(values: Sequence[Any]) -> Any:

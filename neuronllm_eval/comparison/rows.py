@@ -23,6 +23,7 @@ from neuronllm_eval.evaluation.condition_effects import (
     with_edited,
 )
 from neuronllm_eval.evaluation.doc_table import DocTable, EvaluatedDocs, doc_table, evaluated_docs
+from neuronllm_eval.evaluation.edit_cost import recorded_perplexity
 from neuronllm_eval.evaluation.stats.paired_delta import RelativeChange
 from neuronllm_eval.interventions.conditions import (
     UNMASKED,
@@ -147,6 +148,7 @@ class ComparedRun:
         scales: factors of its conditions.
         docs: answers to its validation docs; None unless requested.
         others: what its conditions do to other tasks.
+        perplexity: of the plain text, by condition and random control; empty unless requested.
     """
 
     facts: RunFacts
@@ -159,6 +161,7 @@ class ComparedRun:
     scales: Scales = field(default_factory=Scales)
     docs: DocTable | None = None
     others: tuple[Effects, ...] = ()
+    perplexity: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def conditions(self) -> dict[str, Row]:
@@ -239,6 +242,7 @@ def _with_rows(
         scales=record.scales,
         docs=docs,
         others=others,
+        perplexity={} if docs is None else recorded_perplexity(run, docs),
     )
 
 

@@ -31,7 +31,8 @@ from neuronllm_eval.reporting.wording import p_text
 
 _ON_REQUEST = ("mcnemar", "flips", "control_rank", "rac", "rcc", "top_answer", "calibrated",
                "calibrated_change", "calibrated_p_holm", "balanced", "balanced_change",
-               "balanced_p_holm", "option_mass", "option_mass_relative")  # fmt: skip
+               "balanced_p_holm", "option_mass", "option_mass_relative", "kl",
+               "perplexity")  # fmt: skip
 _SAID_ONCE = ("model", "task", "method", "seed", "n_runs", "top_k", "n_questions", "chance")
 # Those that a page of print has room for.
 _PRINT = ("set", "model", "task", "method", "seed", "run", "condition", "top_k", "scale",

@@ -16,7 +16,7 @@ import pandas as pd
 from neuronllm_eval.formats.markdown import one_line
 from neuronllm_eval.interventions.conditions import UNMASKED, factor_text
 from neuronllm_eval.reporting.condition_tables import ONE_ANSWER
-from neuronllm_eval.reporting.wording import p_text
+from neuronllm_eval.reporting.wording import cost_text, p_text
 
 # Columns of `--columns` and their heads, in order.
 HEADS = {
@@ -61,6 +61,8 @@ HEADS = {
     "option_mass": "option mass",
     "option_mass_relative": "option mass, % of unmasked",
     "others_delta": "other tasks (points)",
+    "kl": "KL (nats), controls",
+    "perplexity": "perplexity, controls",
 }
 
 
@@ -120,6 +122,8 @@ def in_words(frame: pd.DataFrame) -> pd.DataFrame:
         },
         "rac": _with_interval(frame, "rac", "rac_low", "rac_high"),
         "rcc": _with_interval(frame, "rcc", "rcc_low", "rcc_high"),
+        "kl": _beside_controls(frame, "kl"),
+        "perplexity": _beside_controls(frame, "perplexity"),
     }
     for name in HEADS:
         if name not in words:
@@ -183,6 +187,12 @@ def _with_interval(frame: pd.DataFrame, name: str, low: str, high: str) -> list[
     """Points with their interval in brackets, where there is one."""
     bounds = _filled(" [{:+.1f}, {:+.1f}]", frame[low], frame[high])
     return [f"{v}{b}" for v, b in zip(_cells(frame[name], _points), bounds, strict=True)]
+
+
+def _beside_controls(frame: pd.DataFrame, name: str) -> list[str]:
+    """A cost, with the mean of the random controls where there are any."""
+    controls = _filled(", {}", frame[f"{name}_controls"].map(cost_text, na_action="ignore"))
+    return [f"{v}{c}" for v, c in zip(_cells(frame[name], cost_text), controls, strict=True)]
 
 
 # Names ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuronllm_eval.engine.divergence import DivergenceFromFirst
 from neuronllm_eval.engine.interface import (
     SHIFT_INVARIANT,
     Engine,
@@ -124,7 +125,8 @@ class FanOutEngine(Engine):
         batch = len(prompts)
         n_rows = self.size.rows(batch, trees.n_rows, whole_vocabulary=True)
         n_copies = max(1, n_rows // trees.n_rows)
-        chunks: list[tuple[list[Tensor], list[Tensor]]] = []
+        divergence = DivergenceFromFirst()
+        chunks: list[list[tuple[Tensor, Tensor, Tensor]]] = []
         for chunk in scales.split(n_copies):
 
             def edit(layer: int, neurons: Tensor, chunk: Tensor = chunk) -> Tensor:
@@ -134,14 +136,8 @@ class FanOutEngine(Engine):
             with edit_neurons(self.layers.modules, edit):
                 rows = trees.copies(prefix, len(chunk))
                 logits = self.model(**self.prefiller.inputs(prefix, rows)).logits
-            chunks.append((trees.loglikelihoods(logits), trees.greedy(logits)))
-        return [
-            OptionScores(
-                torch.cat([loglikelihoods[index] for loglikelihoods, _ in chunks]).cpu(),
-                torch.cat([greedy[index] for _, greedy in chunks]).cpu(),
-            )
-            for index in range(batch)
-        ]
+            chunks.append(trees.scores(logits, divergence))
+        return [OptionScores.joined([chunk[index] for chunk in chunks]) for index in range(batch)]
 
     def integrate_all(
         self, prompts: Sequence[Prompt], nodes: Tensor, integrands: Sequence[Integrand]

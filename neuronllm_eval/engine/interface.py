@@ -140,10 +140,18 @@ class OptionScores(NamedTuple):
             Tokens that all options share are included only if all positions are edited: otherwise
             no edit changes them (`score_shared_tokens`).
         greedy: [edits, options] bool, whether greedy decoding would produce the option.
+        kl: [edits] float32, how far each edit moves the distribution of the token behind the
+            context: KL(p || q), nats, p under the first edit and q under each one.
     """
 
     loglikelihoods: Tensor
     greedy: Tensor
+    kl: Tensor
+
+    @classmethod
+    def joined(cls, chunks: Sequence[tuple[Tensor, Tensor, Tensor]]) -> OptionScores:
+        """The same of several chunks of edits, on the CPU."""
+        return cls(*(torch.cat(parts).cpu() for parts in zip(*chunks, strict=True)))
 
 
 class PathIntegral(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from neuronllm_eval.engine.divergence import DivergenceFromFirst
 from neuronllm_eval.models.ffn_layers import input_device
 from neuronllm_eval.prompts import ALL, Prompt
 
@@ -126,6 +127,16 @@ class OptionSequences:
             loglikelihoods.append((token_logits - rows.logsumexp(-1)).sum(-1))
             greedy.append((rows.argmax(-1) == ids).all(-1))
         return torch.stack(loglikelihoods, -1), torch.stack(greedy, -1)
+
+    def divergence(self, logits: Tensor, divergence: DivergenceFromFirst) -> Tensor:
+        """[edits] KL divergences at the last context token, which every sequence has.
+
+        Args:
+            logits: as in `option_scores`; overwritten.
+            divergence: of this prompt, from edits that came before, if any.
+        """
+        rows = logits[:, 0, len(self.prompt.context) - 1].float()
+        return divergence.of(rows, rows.logsumexp(-1))
 
     def shared(self, logits: Tensor) -> Tensor | float:
         """[edits] log-likelihood of the tokens that all options share, where they count; else 0.

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuronllm_eval.engine.divergence import DivergenceFromFirst
 from neuronllm_eval.engine.option_logits import right_pad
 from neuronllm_eval.engine.shared_prefix import Prefix, Rows
 from neuronllm_eval.prompts import Prompt
@@ -131,13 +132,36 @@ class OptionTrees:
         Args:
             logits: [batch, copies * rows, vocabulary] of copies of the trees.
         """
-        rows, ids = self._reads(logits.device)
-        values = _TokenLogProbabilities.apply(self._by_row(logits.float()), rows, ids)
+        return self._read(self._by_row(logits.float()))[0]
+
+    def scores(
+        self, logits: Tensor, divergence: DivergenceFromFirst
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per prompt `loglikelihoods`, `greedy`, and [copies] KL divergences at row 0.
+
+        Args:
+            logits: [batch, copies * rows, vocabulary] of copies of the trees; overwritten.
+            divergence: of these prompts, from copies that came before, if any.
+        """
+        by_row = self._by_row(logits.float())
+        greedy, (loglikelihoods, normalisers) = self.greedy(logits), self._read(by_row)
+        kl = divergence.of(by_row[:, :, 0], normalisers[:, :, 0])
+        return list(zip(loglikelihoods, greedy, kl.unbind(), strict=True))
+
+    def _read(self, by_row: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Per prompt the options' log-likelihoods; [batch, copies, rows] logsumexp of the logits.
+
+        Args:
+            by_row: [batch, copies, rows, vocabulary] float32 logits.
+        """
+        rows, ids = self._reads(by_row.device)
+        values, normalisers = _TokenLogProbabilities.apply(by_row, rows, ids)
         sums = values.masked_fill(ids[:, None] == PADDING, 0.0).sum(-1)
-        return [
+        of_prompts = [
             of_prompt[:, : len(tree.reads)]
             for of_prompt, tree in zip(sums.unbind(), self.trees, strict=True)
         ]
+        return of_prompts, normalisers
 
     def greedy(self, logits: Tensor) -> list[Tensor]:
         """Per prompt [copies, options] bool: whether greedy decoding would produce the option."""
@@ -173,8 +197,10 @@ class _TokenLogProbabilities(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
-        """[batch, copies, options, tokens] log-nats.
+    def forward(ctx: Any, logits: Tensor, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, copies, options, tokens] log-nats, and [batch, copies, rows] the normalisers.
+
+        These have no gradient.
 
         Args:
             ctx: of the backward pass.
@@ -184,15 +210,17 @@ class _TokenLogProbabilities(torch.autograd.Function):
         """
         normalisers = logits.logsumexp(-1)
         ctx.save_for_backward(logits, normalisers, rows, ids)
+        ctx.mark_non_differentiable(normalisers)
         prompts = torch.arange(len(logits), device=logits.device)[:, None, None]
         # An index between slices would put the copies last.
         at_rows = logits.transpose(0, 1)[:, prompts, rows, ids].transpose(0, 1)
-        return at_rows - normalisers.transpose(0, 1)[:, prompts, rows].transpose(0, 1)
+        of_rows = normalisers.transpose(0, 1)[:, prompts, rows].transpose(0, 1)
+        return at_rows - of_rows, normalisers
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """Of the log-probabilities [batch, copies, options, tokens]."""
-        (gradient,) = gradients
+        gradient, _ = gradients
         logits, normalisers, rows, ids = ctx.saved_tensors
         n_rows = logits.shape[2]
         at_rows = nn.functional.one_hot(rows.flatten(1), n_rows).to(gradient)

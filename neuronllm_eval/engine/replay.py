@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from neuronllm_eval.engine.divergence import DivergenceFromFirst
 from neuronllm_eval.engine.interface import (
     Engine,
     Integrand,
@@ -66,7 +67,7 @@ class ReplayEngine(Engine):
             sequences = OptionSequences.build(prompt, input_device(self.model), self.positions)
             # At the scored positions alone, these tokens come before all that is edited.
             n_shared = prompt.n_shared if self.positions == ALL else 0
-            chunks = []
+            divergence, chunks = DivergenceFromFirst(), []
             for chunk in scales.split(self._edits_per_pass(sequences)):
 
                 def edit(
@@ -82,9 +83,9 @@ class ReplayEngine(Engine):
 
                 with edit_neurons(self.layers.modules, edit):
                     logits = self._logits(sequences, len(chunk))
-                chunks.append(sequences.option_scores(logits, n_shared))
-            loglikelihoods, greedy = zip(*chunks, strict=True)
-            results.append(OptionScores(torch.cat(loglikelihoods).cpu(), torch.cat(greedy).cpu()))
+                scores = sequences.option_scores(logits, n_shared)
+                chunks.append((*scores, sequences.divergence(logits, divergence)))
+            results.append(OptionScores.joined(chunks))
         return results
 
     def integrate_all(

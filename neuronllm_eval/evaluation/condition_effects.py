@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronllm_eval.evaluation.doc_table import DocTable, without_controls
+from neuronllm_eval.evaluation.edit_cost import EditCost, edit_cost
 from neuronllm_eval.evaluation.robust_effects import (
     ControlledDelta,
     OptionMass,
@@ -100,6 +101,9 @@ class ConditionSummary:
             options.
         collapsed: whether nearly all docs have the same answer.
         option_mass: total probability of the options.
+        kl: KL divergence of the next token's distribution from the unmasked model's at the scored
+            position, mean over docs, nats; None in validations of earlier versions.
+        perplexity: of the packaged plain text, all positions edited; None where it is not measured.
     """
 
     name: str
@@ -122,6 +126,8 @@ class ConditionSummary:
     top_answer: float | None = None
     collapsed: bool | None = None
     option_mass: OptionMass | None = None
+    kl: EditCost | None = None
+    perplexity: EditCost | None = None
 
     @property
     def is_evaluated(self) -> bool:
@@ -140,7 +146,12 @@ class ConditionSummary:
 
 
 def summarise(
-    table: DocTable, neurons: NeuronSet, scales: Scales, n_resamples: int = 10_000, seed: int = 0
+    table: DocTable,
+    neurons: NeuronSet,
+    scales: Scales,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+    perplexity: Mapping[str, float] | None = None,
 ) -> list[ConditionSummary]:
     """Every condition and point that is not a random control, in order.
 
@@ -148,12 +159,13 @@ def summarise(
         neurons: good and bad neurons of the conditions that are not points.
         scales: factors of those conditions.
         n_resamples: draws of the bootstrap and of the permutation test.
+        perplexity: by condition, of the plain text.
 
     Raises:
         ArtifactError: a point has more neurons than were selected.
     """
     edited = edited_by(without_controls(table.conditions), neurons, scales)
-    return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed)
+    return summaries_of(table, edited, neurons.top_k, scales, n_resamples, seed, perplexity)
 
 
 def summaries_of(
@@ -163,12 +175,18 @@ def summaries_of(
     scales: Scales,
     n_resamples: int = 10_000,
     seed: int = 0,
+    perplexity: Mapping[str, float] | None = None,
 ) -> list[ConditionSummary]:
     """As `summarise`, where it is known what each condition edits."""
-    summaries = [
-        with_edited(_summarise(table, name, top_k, scales, n_resamples, seed), edited.get(name))
-        for name in without_controls(table.conditions)
-    ]
+    kl = {name: float(of_docs.mean()) for name, of_docs in table.kl.items()}
+    summaries = []
+    for name in without_controls(table.conditions):
+        summary = dataclasses.replace(
+            _summarise(table, name, top_k, scales, n_resamples, seed),
+            kl=edit_cost(kl, name),
+            perplexity=edit_cost(perplexity or {}, name),
+        )
+        summaries.append(with_edited(summary, edited.get(name)))
     return _corrected(summaries)
 
 
@@ -193,6 +211,8 @@ def with_edited(summary: ConditionSummary, edited: Edited | None) -> ConditionSu
         n_beyond=0,
         mcnemar=None,
         edited=edited,
+        kl=None,
+        perplexity=None,
     )
 
 

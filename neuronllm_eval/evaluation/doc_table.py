@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ from neuronllm_eval.runs.directory import RunDirectory
 _REMEDY = "run validate again"
 # Log-nats, at most 0 up to rounding.
 LogLikelihood = Annotated[float, Field(le=1e-3)]
+Divergence = Annotated[float, Field(ge=0)]
 
 
 @artifact
@@ -41,6 +42,8 @@ class DocLine:
         loglikelihoods: condition -> [options].
         lengths: [options] by which log-likelihoods are divided before options are compared; empty
             where they are compared as they are, and left out of the file.
+        kl: condition -> KL divergence of the unmasked model's distribution of the token behind the
+            context from that under the condition, nats; empty in files of earlier versions.
     """
 
     task: str
@@ -50,6 +53,7 @@ class DocLine:
     gold: int
     loglikelihoods: dict[str, list[LogLikelihood]]
     lengths: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    kl: dict[str, Divergence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {len(options) for options in self.loglikelihoods.values()}
@@ -63,12 +67,15 @@ class DocLine:
             raise ValueError(f"gold is {self.gold!s:.100} of {n_options} options")
         if self.lengths and len(self.lengths) != n_options:
             raise ValueError(f"there are {len(self.lengths)} lengths of {n_options} options")
+        if self.kl and self.kl.keys() != self.loglikelihoods.keys():
+            raise ValueError("kl and loglikelihoods are not of the same conditions")
 
     def to_record(self) -> dict[str, Any]:
         """The JSON values of the line."""
         record = asdict(self)
-        if not self.lengths:
-            del record["lengths"]
+        for name in ("lengths", "kl"):
+            if not record[name]:
+                del record[name]
         return record
 
 
@@ -89,6 +96,7 @@ class DocTable:
         calibrated: condition -> [docs] float64, 1 if the prediction after batch calibration
             (`calibrated_scores`) is the gold option, else 0.
         option_mass: condition -> [docs] float64, total probability of the options' tokens.
+        kl: condition -> [docs] float64, see `DocLine`; empty where some doc has none.
     """
 
     conditions: tuple[str, ...]
@@ -103,6 +111,7 @@ class DocTable:
     confidence: Mapping[str, NDArray[np.float64]]
     calibrated: Mapping[str, NDArray[np.float64]]
     option_mass: Mapping[str, NDArray[np.float64]]
+    kl: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def unmasked_against_chance(self) -> ChanceTest:
@@ -169,6 +178,9 @@ class DocTable:
             dict(zip(names, confidence.T, strict=True)),
             dict(zip(names, calibrated_correct.T, strict=True)),
             dict(zip(names, mass.T, strict=True)),
+            {name: np.array([doc.kl[name] for doc in docs]) for name in names}
+            if all(doc.kl for doc in docs)
+            else {},
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, doc_table, without_controls
+from neuronllm_eval.evaluation.edit_cost import recorded_perplexity
 from neuronllm_eval.evaluation.other_tasks import read_other_tasks
 from neuronllm_eval.evaluation.stats.significance import SplitHalf, stability_of
 from neuronllm_eval.formats.plain_files import MOST_JSON_BYTES, read_text
@@ -111,7 +112,8 @@ class Run:
         """What each condition and point did to the benchmark, by name: figures of the report."""
         record = self.validation
         neurons = record.validated(self.neurons, self.directory.validation)
-        summaries = summarise(self.docs, neurons, record.scales)
+        perplexity = recorded_perplexity(self.directory, self.docs)
+        summaries = summarise(self.docs, neurons, record.scales, perplexity=perplexity)
         return {summary.name: summary for summary in summaries}
 
     @cached_property

@@ -25,6 +25,7 @@ from neuronllm_eval.interventions.conditions import (
     ACTIVATION,
     CONDITION_OPERATIONS,
     CONDITIONS,
+    CONTROLS_WITH_PERPLEXITY,
     FEWEST_CONTROLS,
     LAYER,
     UNMASKED,
@@ -174,6 +175,7 @@ class ConditionPlan:
         sweep: the numbers of neurons and the factors to sweep over.
         points: names of the sweep's points, each with as many random controls; see `over`.
         positions: where they act, one of `prompts.POSITIONS`.
+        perplexity: whether the perplexity of a plain text is measured too.
     """
 
     conditions: tuple[str, ...] = CONDITIONS
@@ -184,6 +186,7 @@ class ConditionPlan:
     points: tuple[str, ...] = ()
     positions: str = SCORED
     match: str = LAYER
+    perplexity: bool = False
 
     def __post_init__(self) -> None:
         for condition in self.conditions:
@@ -245,6 +248,23 @@ class ConditionPlan:
         of_points = {control for point in self.points for control in self.controls(point)}
         unwritten = of_points.difference(self.conditions)
         return tuple(name for name in self.names if name not in unwritten)
+
+    @property
+    def with_perplexity(self) -> tuple[str, ...]:
+        """Names whose perplexity is measured: all but random controls beyond the first few.
+
+        Each takes a pass over a text, and how random controls differ shows in a few. None if it is
+        not to be measured.
+        """
+        if not self.perplexity:
+            return ()
+        scored = (UNMASKED, *self.conditions, *self.points)
+        controls = {
+            control
+            for condition in scored
+            for control in self.controls(condition)[:CONTROLS_WITH_PERPLEXITY]
+        }
+        return tuple(name for name in self.names if name in {*scored, *controls})
 
     def factors(self, neurons: NeuronSet) -> NDArray[Any]:
         """[conditions, layers, neurons] in the order of `names`; see `condition_factors`."""

@@ -73,6 +73,7 @@ LAYER, ACTIVATION = "layer", "activation"
 _CONTROLS = {LAYER: "random", ACTIVATION: "matched"}
 _DRAWS = {LAYER: random_like, ACTIVATION: random_of_same_activation}
 MATCHES = tuple(_CONTROLS)
+CONTROLS_WITH_PERPLEXITY = 5  # of each condition; no test is made of it
 _LARGEST = float(np.finfo(np.float32).max)
 _NAME = re.compile(
     r"(?P<condition>[a-z_]+)"

@@ -4,8 +4,9 @@
    (`condition_plan`).
 2. The engine scores every prompt under all of them: at the scored position in one pass, at all
    positions by a full pass each.
-3. Per doc and condition, the option log-likelihoods go to `conditions.jsonl`; the harness computes
-   its own metrics and result files from them (`harness.results`).
+3. Per doc and condition, the option log-likelihoods and the KL divergence to the unmasked model go
+   to `conditions.jsonl`; the harness computes its own metrics and result files from the first
+   (`harness.results`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class DocScores:
         gold: index of the gold option.
         loglikelihoods: [conditions, options] float32, log-nats of all of an option's tokens.
         greedy: [conditions, options] bool.
+        kl: [conditions] float32, KL(first condition || condition) of the distribution of the token
+            behind the context, nats.
     """
 
     question_id: str
@@ -44,6 +47,7 @@ class DocScores:
     gold: int
     loglikelihoods: NDArray[np.float32]
     greedy: NDArray[np.bool_]
+    kl: NDArray[np.float32]
 
     def to_record(self) -> dict[str, Any]:
         """JSON values that hold it exactly."""
@@ -53,14 +57,15 @@ class DocScores:
             "gold": self.gold,
             "loglikelihoods": self.loglikelihoods.tolist(),
             "greedy": self.greedy.tolist(),
+            "kl": self.kl.tolist(),
         }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> DocScores:
         """The scores of `to_record`."""
-        loglikelihoods = np.asarray(record["loglikelihoods"], np.float32)
-        greedy = np.asarray(record["greedy"], np.bool_)
-        return cls(**{**record, "loglikelihoods": loglikelihoods, "greedy": greedy})
+        types: dict[str, Any] = {"loglikelihoods": np.float32, "greedy": np.bool_, "kl": np.float32}
+        arrays = {name: np.asarray(record[name], dtype) for name, dtype in types.items()}
+        return cls(**{**record, **arrays})
 
 
 def score_conditions(
@@ -75,7 +80,8 @@ def score_conditions(
     Args:
         engine: scores the prompts.
         questions: the validation split's questions.
-        factors: [conditions, layers, neurons], of any type that holds them exactly.
+        factors: [conditions, layers, neurons], of any type that holds them exactly; KL divergences
+            are from the first condition.
         batch_size: prompts per pass; whole questions, so at least one question's.
         units: indices of the questions to do; all if not given.
 
@@ -105,14 +111,15 @@ def _doc_scores(
         shared, shared_greedy = score_shared_tokens(engine.model, prompt)
     loglikelihoods = result.loglikelihoods.numpy() + np.float32(shared)
     greedy = result.greedy.numpy() & shared_greedy
-    if not np.isfinite(loglikelihoods).all():
+    kl = result.kl.numpy()
+    if not (np.isfinite(loglikelihoods).all() and np.isfinite(kl).all()):
         raise DocError(
             f"doc {prompt.doc_id} has NaN or infinite log-likelihoods under some condition",
             expected="finite numbers",
             remedy="load the model in float32 or bfloat16, or use smaller scales",
             reason=NOT_FINITE,
         )
-    return DocScores(question_id, prompt.doc_id, prompt.gold, loglikelihoods, greedy)
+    return DocScores(question_id, prompt.doc_id, prompt.gold, loglikelihoods, greedy, kl)
 
 
 def answers_under(docs: Sequence[DocScores], condition: int) -> Answers:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
+from neuronllm_eval.evaluation.edit_cost import EditCost
 from neuronllm_eval.evaluation.robust_effects import COLLAPSED
 from neuronllm_eval.evaluation.stats.significance import ControlRank
 from neuronllm_eval.interventions.conditions import (
@@ -19,6 +20,7 @@ from neuronllm_eval.interventions.conditions import (
 )
 from neuronllm_eval.reporting.wording import (
     corrected_p,
+    cost_text,
     interval_text,
     p_text,
     tested,
@@ -86,6 +88,16 @@ SURFACES = {
         name for name, (good, bad) in CONDITION_OPERATIONS.items() if good and bad
     ),
 }
+KL_NOTE = (
+    "KL divergence: of the distribution of the token behind the prompt from the unmasked model's, "
+    "over the whole vocabulary, mean over docs; 0 for an edit that changes nothing."
+)
+PERPLEXITY_NOTE = (
+    "Perplexity: of a short plain text, by token, with the neurons edited at all of its positions."
+)
+COST_CONTROLS_NOTE = (
+    "Random controls: mean (largest) under the same operation on layer-matched random neurons."
+)
 DOSE_NOTE = (
     "Delta in points (95% interval) by number of good and of bad neurons and by factor (degrade "
     "and enhance use the run's two factors), and how many of its own random controls each point "
@@ -168,6 +180,41 @@ def controls_text(controls: ControlRank | None) -> str:
     if controls is None or not controls.n_controls:
         return ""
     return f"{controls.mean:+.1f} ({controls.low:+.1f} to {controls.high:+.1f})"
+
+
+def cost_table(summaries: Sequence[ConditionSummary]) -> Table | None:
+    """What each edit costs beyond the benchmark; None where nothing was measured.
+
+    Points have theirs in summary.json, unless there is nothing else.
+    """
+    plain = [summary for summary in summaries if not summary.is_point]
+    shown = plain if any(summary.is_evaluated for summary in plain) else summaries
+    columns = {
+        "KL divergence (nats)": ([summary.kl for summary in shown], KL_NOTE),
+        "perplexity": ([summary.perplexity for summary in shown], PERPLEXITY_NOTE),
+    }
+    measured = {name: column for name, column in columns.items() if any(column[0])}
+    if not measured:
+        return None
+    rows = tuple(
+        (
+            summary.name,
+            *(cell for costs, _ in measured.values() for cell in _cost_cells(costs[number])),
+        )
+        for number, summary in enumerate(shown)
+        if any(costs[number] for costs, _ in measured.values())
+    )
+    headers = (header for name in measured for header in (name, "random controls"))
+    note = " ".join([*(note for _, note in measured.values()), COST_CONTROLS_NOTE])
+    return Table("Cost of the edit", ("condition", *headers), rows, note)
+
+
+def _cost_cells(cost: EditCost | None) -> tuple[str, str]:
+    """A figure, and mean and largest of the random controls."""
+    if cost is None:
+        return "", ""
+    controls = f"{cost_text(cost.controls_mean)} ({cost_text(cost.controls_high)})"
+    return cost_text(cost.value), controls if cost.n_controls else ""
 
 
 def significance_table(summaries: Sequence[ConditionSummary]) -> Table | None:

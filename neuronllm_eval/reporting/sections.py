@@ -27,6 +27,7 @@ from neuronllm_eval.reporting.condition_tables import (
     SURFACES,
     Table,
     conditions_table,
+    cost_table,
     dose_tables,
     metrics_table,
     significance_table,
@@ -234,6 +235,7 @@ def _conditions(report: TaskReport) -> Section:
         conditions_table(report.summaries),
         *robust_tables(report.summaries),
         significance_table(report.summaries),
+        cost_table(report.summaries),
         metrics_table(report.metrics),
     )
     return Section("conditions", "Effect of each condition", (text,), figures, _present(tables))

@@ -9,6 +9,7 @@ from typing import Any
 
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, DocText, doc_table, read_doc_texts
+from neuronllm_eval.evaluation.edit_cost import recorded_perplexity
 from neuronllm_eval.evaluation.other_tasks import OtherTask, read_other_tasks
 from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
@@ -129,7 +130,8 @@ def read_identified(run: RunDirectory) -> tuple[RunSettings, NeuronSet, NeuronSc
 def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales) -> dict[str, Any]:
     """Fields of a `TaskReport` that validation adds."""
     answers = doc_table(run, task)
-    summaries = tuple(summarise(answers, neurons, scales))
+    perplexity = recorded_perplexity(run, answers)
+    summaries = tuple(summarise(answers, neurons, scales, perplexity=perplexity))
     metrics = {
         summary.name: load_metrics(run, summary.name, task)
         for summary in summaries

@@ -230,6 +230,17 @@ def p_text(p_value: float) -> str:
     return f"{p_value:.4f}" if p_value >= 1e-3 else "<0.001"
 
 
+def cost_text(value: float) -> str:
+    """A KL divergence or a perplexity, about three digits of it."""
+    if not math.isfinite(value):
+        return "not finite"
+    if 0 < value < 1e-4:
+        return "<0.0001"
+    if value < 999.5:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
+
+
 # Selection ----------------------------------------------------------------------------------------
 
 

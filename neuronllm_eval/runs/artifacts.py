@@ -6,13 +6,22 @@ twice and reads nothing back that it has just written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.digests import SUMS_FILE
-from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load, load_lines, one_of
+from neuronllm_eval.formats.typed_files import (
+    NumberOrNaN,
+    PositiveCount,
+    artifact,
+    load,
+    load_lines,
+    one_of,
+)
 from neuronllm_eval.harness.results import ResultFile
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
 from neuronllm_eval.neurons.neuron_set import NeuronSet
@@ -114,6 +123,36 @@ class ValidationRecord:
         return selected.top(self.top_k)
 
 
+@artifact
+@dataclass(frozen=True)
+class PerplexityRecord:
+    """The content of `perplexity.json`: of the packaged plain text, all positions edited.
+
+    Attributes:
+        text_hash: digest of the text.
+        n_tokens: tokens of it that were scored.
+        perplexity: by condition, point and random control; NaN where it is not finite.
+    """
+
+    text_hash: str
+    n_tokens: PositiveCount
+    perplexity: dict[str, NumberOrNaN]
+
+    def __post_init__(self) -> None:
+        if UNMASKED not in self.perplexity:
+            raise ValueError(f"there is no perplexity of {UNMASKED}")
+        lowest = min(self.perplexity.values())
+        if lowest < 1:
+            raise ValueError(f"a perplexity is {lowest:g}, below 1")
+
+    def to_json(self) -> str:
+        """The content of the file; null stands for what is not finite."""
+        values = {
+            name: None if math.isnan(value) else value for name, value in self.perplexity.items()
+        }
+        return json.dumps({**asdict(self), "perplexity": values}, indent=1) + "\n"
+
+
 def load_settings(run: RunDirectory) -> RunSettings:
     """The settings of a run (`run.yaml`), which every reader of a run reads first.
 
@@ -205,6 +244,18 @@ def load_validation(run: RunDirectory) -> ValidationRecord:
     path = run.validation
     run.require_listed("validate")
     return run.once(path, lambda: load(ValidationRecord, path, VALIDATE_REMEDY))
+
+
+def load_perplexity(run: RunDirectory) -> PerplexityRecord | None:
+    """The perplexity of a plain text under the conditions (`perplexity.json`), if measured.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    path = run.perplexity
+    if not path.exists():
+        return None
+    return run.once(path, lambda: load(PerplexityRecord, path, VALIDATE_REMEDY))
 
 
 def load_commands(run: RunDirectory) -> list[CommandLine]:

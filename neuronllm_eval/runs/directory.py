@@ -116,6 +116,7 @@ class RunDirectory:
     conditions = _File("conditions.jsonl")  # per doc, option log-likelihoods under every condition
     validation = _File("validation.json")  # how many neurons were validated, and with which factors
     validation_docs = _File("validation_docs.jsonl")  # the first words of the validation docs
+    perplexity = _File("perplexity.json")  # of a plain text under the conditions, if measured
     summary = _File("summary.json")  # what each condition did to the benchmark
     report = _File("report.md")  # the same, as text
     page = _File(PAGE_FILE)  # the same, as a page
@@ -171,7 +172,7 @@ class RunDirectory:
     def _validated(self) -> tuple[Path, ...]:
         """The files of a validation and its report, but for the results."""
         reports = (self.summary, self.report, self.page, self.card)
-        evidence = (self.conditions, self.validation, self.validation_docs)
+        evidence = (self.conditions, self.validation, self.validation_docs, self.perplexity)
         return (*evidence, *reports, self.set_aside("validation"))
 
     def finished_files(self) -> list[Path]:
@@ -198,7 +199,10 @@ class RunDirectory:
         """
         evidence = {
             "identify": (self.neurons, self.scores, self.questions, self.set_aside("selection")),
-            "validate": (self.conditions, self.validation, self.set_aside("validation")),
+            "validate": (
+                *(self.conditions, self.validation, self.perplexity),
+                self.set_aside("validation"),
+            ),
         }[stage]
         for name in missing_files(self.path):
             path = self.path / name

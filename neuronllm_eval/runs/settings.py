@@ -54,6 +54,7 @@ from neuronllm_eval.formats.settings_model import (
 from neuronllm_eval.formats.typed_files import STRICT, check
 from neuronllm_eval.interventions.conditions import (
     CONDITIONS,
+    CONTROLS_WITH_PERPLEXITY,
     FEWEST_CONTROLS,
     LAYER,
     MATCHES,
@@ -271,6 +272,11 @@ class ConditionSettings(Settings):
         "factors to try besides, such as 0,0.5,1.5,2,4: those below 1 for suppress_good and "
         "suppress_bad, those above 1 for enhance_good and enhance_bad",
         expected="numbers with commas between them, such as 0,0.5,2",
+    )
+    perplexity: bool = _validation(
+        False,
+        "measure the perplexity of a short plain text too, its neurons edited at all positions, "
+        f"under each condition and {CONTROLS_WITH_PERPLEXITY} of its random controls",
     )
 
     @field_validator("conditions")

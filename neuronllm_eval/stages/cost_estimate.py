@@ -48,6 +48,8 @@ class Stage:
         run: computes some of the questions as the stage does, and keeps nothing.
         finish: what is done once for each result file.
         n_files: result files.
+        text: reads a plain text once.
+        n_texts: how often it is read, each time under another condition.
         disk: bytes of all artifacts.
         directory: where they go; it need not exist.
     """
@@ -63,6 +65,8 @@ class Stage:
     n_files: int
     disk: int
     directory: Path
+    text: Callable[[], object] = lambda: None
+    n_texts: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -125,6 +129,8 @@ def estimate(stage: Stage) -> Estimate:
     seconds = _scaled(stage, 2 * stage.batch_size)
     if stage.n_files:  # the first time is of no use: it also loads what the harness needs
         seconds += stage.n_files * min(_timed(stage.finish), _timed(stage.finish))
+    if stage.n_texts:
+        seconds += stage.n_texts * _timed(stage.text)
     return _estimate(stage, seconds, memory, measured, time.perf_counter() - start)
 
 

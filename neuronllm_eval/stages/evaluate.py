@@ -360,6 +360,7 @@ def condition_plan(request: EvaluateSettings | ValidateSettings) -> ConditionPla
         sweep=Sweep(request.top_k, request.scale),
         positions=request.positions or SCORED,
         match=request.match_controls,
+        perplexity=request.perplexity,
     )
 
 

@@ -46,6 +46,7 @@ from neuronllm_eval.runs.settings import SelectionSettings
 from neuronllm_eval.runtime.resumable_work import Launch
 from neuronllm_eval.stages.cost_estimate import Stage
 from neuronllm_eval.stages.load import StageInput
+from neuronllm_eval.stages.perplexity import text_perplexities
 
 logger = logging.getLogger(__name__)
 # Below this many questions the log warns, in selection and in validation.
@@ -284,7 +285,8 @@ def prepare_validation(
         len(plan.names), gradients=False, tree_rows=max(map(tree_size, questions.prompts))
     )
     batch_size = _batch_size(inputs, passes, run.validating, launch)
-    docs = [30 + 11 * len(prompt.options) for prompt in questions.prompts]
+    # A name, a KL divergence with the name again, and a log-likelihood of every option.
+    docs = [70 + 11 * len(prompt.options) for prompt in questions.prompts]
     invented = {p.doc_id: [(0.0, False)] * len(p.options) for p in questions.prompts}
     n_files = len(plan.with_results)
     return Stage(
@@ -299,6 +301,8 @@ def prepare_validation(
         n_files=n_files,
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
         directory=run.path,
+        text=lambda: text_perplexities(inputs.model, factors[:1]),
+        n_texts=len(plan.with_perplexity),
     )
 
 

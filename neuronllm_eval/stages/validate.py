@@ -4,7 +4,8 @@
 2. The engine and the batch size are settled (`prepare.prepare_validation`).
 3. The work is started or resumed.
 4. Every question is scored under all conditions in one pass, with checkpoints in between.
-5. The first rank writes conditions.jsonl and the harness's result files.
+5. The first rank writes conditions.jsonl and the harness's result files, and with `--perplexity`
+   measures that of a plain text; of a validation that is kept, this alone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, close
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import StageInput, prompt_settings
+from neuronllm_eval.stages.perplexity import measured_perplexity
 from neuronllm_eval.stages.prepare import prepare_validation, warn_of_few
 from neuronllm_eval.stages.resume import (
     keeps_validation,
@@ -55,7 +57,7 @@ logger = logging.getLogger(__name__)
 def validate_task(
     inputs: StageInput, neurons: NeuronSet, plan: ConditionPlan, run: RunDirectory, launch: Launch
 ) -> None:
-    """Validate neurons: conditions.jsonl, results/<condition>.json.
+    """Validate neurons: conditions.jsonl, results/<condition>.json, perplexity.json.
 
     Args:
         inputs: with the questions of the validation split.
@@ -71,6 +73,9 @@ def validate_task(
     questions, ranks = inputs.questions, launch.ranks
     how = _how(inputs, neurons, plan)
     if _is_kept(inputs, neurons, plan, run, launch):
+        if ranks.is_first and plan.perplexity and not run.perplexity.is_file():
+            _write_perplexity(inputs, neurons, plan, run)
+        ranks.wait()
         return
     factors = plan.factors(neurons)
     stage, work_plan, resumes = _planned(inputs, neurons, factors, plan, run, launch)
@@ -94,6 +99,8 @@ def validate_task(
         inputs = replace(inputs, questions=questions.without(excluded_ids(run, "validation")))
         _write_docs(inputs, scores, plan, run)
         write_results(inputs, scores, neurons, plan, run)
+        if plan.perplexity:
+            _write_perplexity(inputs, neurons, plan, run)
         close(run.validating)
     ranks.wait()
 
@@ -238,7 +245,18 @@ def _condition_line(
         gold=doc.gold,
         loglikelihoods=dict(zip(names, rows, strict=True)),
         lengths=lengths,
+        kl={
+            name: float(f"{value:.5g}") for name, value in zip(names, doc.kl.tolist(), strict=True)
+        },
     )
+
+
+def _write_perplexity(
+    inputs: StageInput, neurons: NeuronSet, plan: ConditionPlan, run: RunDirectory
+) -> None:
+    """perplexity.json."""
+    record = measured_perplexity(inputs.model, neurons, plan.with_perplexity, plan.scales)
+    run.write(run.perplexity, record.to_json(), record)
 
 
 def write_results(

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from neuronllm_eval.attribution.integrated_gradients import (
 )
 from neuronllm_eval.attribution.methods import Method, make_method, to_scores
 from neuronllm_eval.engine.batching import in_batches
-from neuronllm_eval.engine.build import rounding_tolerance
+from neuronllm_eval.engine.build import TOLERANCE, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, doc_table
@@ -37,7 +38,7 @@ from neuronllm_eval.formats.digests import SUMS_FILE, changed_files
 from neuronllm_eval.formats.typed_files import load_lines
 from neuronllm_eval.harness.option_lengths import METRIC_OF
 from neuronllm_eval.harness.tokenize import QuestionSet
-from neuronllm_eval.interventions.conditions import condition_factors
+from neuronllm_eval.interventions.conditions import Scales, condition_factors
 from neuronllm_eval.interventions.score_conditions import score_conditions
 from neuronllm_eval.models.fingerprints import tokenizer_hash, versions
 from neuronllm_eval.models.hooks import computing_in
@@ -50,6 +51,7 @@ from neuronllm_eval.runs.artifacts import (
     ValidationRecord,
     load_metrics,
     load_neurons,
+    load_perplexity,
     load_questions,
     load_scores,
     load_validation,
@@ -63,6 +65,7 @@ from neuronllm_eval.stages.load import (
     selection_questions,
     validation_questions,
 )
+from neuronllm_eval.stages.perplexity import measured_perplexity
 from neuronllm_eval.stages.prepare import checked_engine
 
 # Relative to the largest score: what another batch size, thread or machine may change.
@@ -264,14 +267,46 @@ def check_conditions(
             if isinstance(docs, DocError):
                 raise docs
             for doc in docs:
-                stored = lines[doc.question_id][doc.doc_id].loglikelihoods
+                line = lines[doc.question_id][doc.doc_id]
                 differences += [
-                    _difference(row, stored[name])
+                    _difference(row, line.loglikelihoods[name])
                     for name, row in zip(names, doc.loglikelihoods.tolist(), strict=True)
                 ]
+                if line.kl:  # files of earlier versions have none
+                    differences.append(_difference(doc.kl.tolist(), list(line.kl.values())))
                 progress.update()
     name = f"validation docs recomputed under {len(names)} conditions"
     return [_within(name, questions, differences, engine)]
+
+
+def check_perplexity(
+    model: LoadedModel, neurons: NeuronSet, scales: Scales, run: RunDirectory
+) -> list[Check]:
+    """Measure the perplexity of the plain text again; nothing of a run without it.
+
+    Args:
+        model: the run's.
+        neurons: what was validated.
+        scales: of the validation.
+        run: the run.
+    """
+    stored = load_perplexity(run)
+    if stored is None:
+        return []
+    names = list(stored.perplexity)
+    measured = measured_perplexity(model, neurons, names, scales)
+    name = f"perplexity recomputed under {len(names)} conditions"
+    if stored.text_hash != measured.text_hash:
+        return [Check(name, True, "of another version's text, so not compared")]
+    pairs = [(measured.perplexity[name], stored.perplexity[name]) for name in names]
+    finite = [pair for pair in pairs if not any(map(math.isnan, pair))]
+    same = all(math.isnan(one) == math.isnan(other) for one, other in pairs)
+    largest = max((abs(math.log(one / other)) for one, other in finite), default=0.0)
+    tolerance = TOLERANCE.get(model.lm.model.dtype, 0.1)
+    detail = (
+        f"largest difference {largest:.1e} log-nats a token (rounding explains {tolerance:.1e})"
+    )
+    return [Check(name, same and largest <= tolerance, detail)]
 
 
 def _bar(text: str, items: Sequence[object], unit: str = "question") -> tqdm[Any]:
@@ -330,6 +365,7 @@ def verify(
         record = load_validation(run)
         validated = record.validated(neurons, run.validation)
         checks += check_conditions(model, settings, task, validated, record, run, sample)
+        checks += check_perplexity(model, validated, record.scales, run)
     return checks
 
 

@@ -457,7 +457,7 @@ def test_a_point_is_the_condition_validated_alone(swept, run, tmp_path, top_k, s
         entries = json.loads(each.summary.read_text())["conditions"]
         (found,) = (entry for entry in entries if entry["name"] == name)
         # Of a sweep, p is corrected for more tests.
-        differing = ("name", "confidence", "rcc", "corrected")
+        differing = ("name", "confidence", "rcc", "corrected", "kl")
         return {key: found[key] for key in found if key not in differing}
 
     assert entry(swept, point) == entry(alone, "suppress_good")  # to the last digit

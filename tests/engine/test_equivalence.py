@@ -535,7 +535,11 @@ class ScoresOf:
 
     def score(self, prompts: Sequence[Prompt], scales: Tensor) -> list[OptionScores]:
         return [
-            OptionScores(torch.full((len(scales), 4), value), torch.zeros(len(scales), 4).bool())
+            OptionScores(
+                torch.full((len(scales), 4), value),
+                torch.zeros(len(scales), 4).bool(),
+                torch.zeros(len(scales)),
+            )
             for _, value in zip(prompts, self.values, strict=True)
         ]
 

@@ -94,6 +94,20 @@ def test_a_named_point_is_a_condition_with_controls():
         assert (factors == 0.5).sum() == 2
 
 
+def test_perplexity_is_measured_of_the_first_controls():
+    plan = ConditionPlan(("degrade", "degrade.random_9"), n_random=7, seed=1, perplexity=True)
+    assert plan.with_perplexity == (
+        *("unmasked", "degrade", "degrade.random_9"),
+        *(f"degrade.random_{seed}" for seed in range(1, 6)),
+    )
+    _, swept = ConditionPlan(
+        ("degrade",), n_random=1, sweep=Sweep((2.0, 5.0)), perplexity=True
+    ).over(many_neurons())
+    assert set(swept.with_perplexity) == set(swept.names)
+    assert "degrade.k2" in swept.with_perplexity
+    assert ConditionPlan().with_perplexity == ()
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
@@ -205,7 +219,7 @@ class BrokenEngine:
             values = torch.zeros(len(scales), len(prompt.options))
             if prompt.doc_id == 7:
                 values[1, -1] = math.nan
-            results.append(OptionScores(values, values > 1))
+            results.append(OptionScores(values, values > 1, torch.zeros(len(scales))))
         return results
 
 
@@ -224,6 +238,7 @@ def test_answers_under_a_condition():
             "q", 5, 1,
             np.array([[-1, -2], [-3, -0.5]], dtype=np.float32),
             np.array([[True, False], [False, True]]),
+            np.zeros(2, dtype=np.float32),
         )
     ]  # fmt: skip
     assert answers_under(docs, 0) == {5: [(-1.0, True), (-2.0, False)]}
@@ -234,9 +249,9 @@ def test_answers_under_a_condition():
 # conditions.jsonl -------------------------------------------------------------------------------
 
 
-def line_of(rows) -> dict:
+def line_of(rows, kl=(0, 0.123456789)) -> dict:
     values = np.array(rows, dtype=np.float32)
-    doc = DocScores("q-1", 3, 1, values, values > 0)
+    doc = DocScores("q-1", 3, 1, values, values > 0, np.array(kl[: len(rows)], dtype=np.float32))
     names = [UNMASKED, "degrade"][: len(values)]
     return json.loads(json.dumps(_condition_line(doc, names, "some_task", "dev").to_record()))
 
@@ -250,6 +265,7 @@ def test_a_line_of_conditions():
         "gold": 1,
         # 0.1 has no float32; nine digits of the nearest are 0.100000001
         "loglikelihoods": {"unmasked": [-0.5, -1.25], "degrade": [-2.0, -0.100000001]},
+        "kl": {"unmasked": 0.0, "degrade": 0.12346},
     }
 
 
