@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuronllm_eval.evaluation.doc_table import DocTable
+from neuronllm_eval.evaluation.method_choice import MethodChoice
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
 from neuronllm_eval.interventions.conditions import UNMASKED
@@ -205,6 +206,37 @@ def stability_table(report: TaskReport) -> Table:
         ((str(stability.k), *cells),),
         "Scores of even and of odd questions. Rank correlation: Spearman's, over neurons scored by "
         "either half; in both halves: share of the top good, and bad, neurons.",
+    )
+
+
+def choice_table(choice: MethodChoice | None) -> Table | None:
+    """What `--method auto` tried; None for other methods."""
+    if choice is None:
+        return None
+    rows = tuple(
+        (
+            f"{candidate.consistency:g}",
+            str(candidate.top_k),
+            f"{candidate.difference:+.1f} ± {candidate.error:.1f}",
+            f"{candidate.gain:+.1f}",
+            f"{candidate.option_mass:.0%}",
+            f"{candidate.top_answer:.0f}%",
+            "taken" if number == choice.chosen else "" if candidate.is_sound else "left out",
+        )
+        for number, candidate in enumerate(choice.candidates)
+    )
+    return Table(
+        "Choice of the settings",
+        (
+            *("consistency", "neurons", "enhance minus degrade", "enhance"),
+            *("option mass", "same answer", ""),
+        ),
+        rows,
+        f"By {choice.n_docs} docs of the selection split, each by the neurons that the other half "
+        "of the questions select. Changes of calibrated confidence, in percentage points, with "
+        "standard error; under enhance, the options' total probability as a share of the unmasked "
+        "model's, and the share of the most frequent answer. Left out: enhance takes a fifth or "
+        "more of that probability, or gives more than 90% of the docs one answer.",
     )
 
 

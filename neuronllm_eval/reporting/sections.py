@@ -33,6 +33,7 @@ from neuronllm_eval.reporting.condition_tables import (
     significance_table,
 )
 from neuronllm_eval.reporting.detail_tables import (
+    choice_table,
     flips_table,
     gap_table,
     group_accuracies,
@@ -330,7 +331,7 @@ def _neurons(report: TaskReport) -> Section:
             Figure((charts.layers(*counts),), "Selected neurons by layer: good up, bad down."),
             Figure((scatter,), f"{_HALVES_MARKS}{_left_out(*sets)}"),
         ),
-        _present((neurons_table(report), stability, gap)),
+        _present((neurons_table(report), choice_table(report.choice), stability, gap)),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, DocText, doc_table, read_doc_texts
 from neuronllm_eval.evaluation.edit_cost import recorded_perplexity
+from neuronllm_eval.evaluation.method_choice import MethodChoice
 from neuronllm_eval.evaluation.other_tasks import OtherTask, read_other_tasks
 from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
@@ -53,6 +54,7 @@ class TaskReport:
         commands: the command lines that made the run (`read_commands`).
         selection_accuracy: the unmasked model's on the selection questions, against chance.
         others: what the conditions did to other tasks.
+        choice: what `--method auto` tried and took; None for other methods.
     """
 
     task: str
@@ -69,6 +71,7 @@ class TaskReport:
     commands: tuple[str, ...] = ()
     selection_accuracy: ChanceTest | None = None
     others: tuple[OtherTask, ...] = ()
+    choice: MethodChoice | None = None
 
     @classmethod
     def load(cls, run: RunDirectory) -> TaskReport:
@@ -100,9 +103,16 @@ class TaskReport:
             doc_counts=doc_counts,
             tokens=run.once(run.tokens, lambda: read_tokens(run.tokens)),
             commands=read_commands(run),
+            choice=_choice(run),
             selection_accuracy=_selection_accuracy(load_questions(run)),
             **values,
         )
+
+
+def _choice(run: RunDirectory) -> MethodChoice | None:
+    if not run.choice.exists():
+        return None
+    return run.once(run.choice, lambda: MethodChoice.load(run.choice))
 
 
 def _selection_accuracy(questions: Sequence[QuestionLine]) -> ChanceTest | None:

@@ -80,6 +80,20 @@ def test_the_run_is_of_what_was_chosen(auto):
     assert code == 0, out + err
 
 
+def test_the_report_has_what_was_tried(auto):
+    run, _, _ = auto
+    best = MethodChoice.load(run.choice).best
+    lines = run.report.read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if "Choice of the settings" in line)
+    (taken,) = [line for line in lines[start:] if "| taken" in line]
+    cells = [cell.strip() for cell in taken.split("|")[1:]]
+    assert cells[:2] == [f"{best.consistency:g}", str(best.top_k)]
+    assert cells[2] == f"{best.difference:+.1f} ± {best.error:.1f}"
+    assert sum("| left out" in line for line in lines) == sum(
+        not each.is_sound for each in MethodChoice.load(run.choice).candidates
+    )
+
+
 def test_an_interrupted_choice_is_resumed(auto, tmp_path):
     run, _, _ = auto
     n_units = len(jsonl(run.questions))  # of one question each
