@@ -252,7 +252,8 @@ def _shared(settings: RunSettings, record: ValidationRecord | None = None) -> di
     model = [str(args.get("pretrained", ""))]
     parts = ("revision", "subfolder", "gguf_file", "peft", "delta")
     model += [f"{name}={args[name]}" for name in parts if args.get(name)]
-    method = [settings.method, *(f"{k}={v}" for k, v in settings.method_args.items())]
+    given = {name: value for name, value in settings.method_args.items() if value is not None}
+    method = [settings.method, *(f"{name}={value}" for name, value in given.items())]
     factors = () if record is None else dataclasses.astuple(record.scales)
     return {
         "model": ", ".join(model),

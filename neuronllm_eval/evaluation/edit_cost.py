@@ -10,7 +10,7 @@ from statistics import fmean
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import DocTable
 from neuronllm_eval.formats.typed_files import NumberOrNaN
-from neuronllm_eval.interventions.conditions import control_name
+from neuronllm_eval.interventions.conditions import is_control
 from neuronllm_eval.runs.artifacts import VALIDATE_REMEDY, load_perplexity
 from neuronllm_eval.runs.directory import RunDirectory
 
@@ -41,8 +41,7 @@ def edit_cost(values: Mapping[str, float], name: str) -> EditCost | None:
     """
     if name not in values:
         return None
-    beginning = control_name(name, 0)[:-1]
-    controls = [value for other, value in values.items() if other.startswith(beginning)]
+    controls = [value for other, value in values.items() if is_control(other, of=name)]
     mean, high = (fmean(controls), max(controls)) if controls else (math.nan, math.nan)
     if math.isnan(mean):  # of which max() knows nothing
         high = math.nan
