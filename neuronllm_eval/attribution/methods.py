@@ -165,10 +165,10 @@ class ACEBalanced(Method):
     There are no votes, so `top_z` makes no difference.
 
     Attributes:
-        consistency: 0 or more; 0 is m itself.
+        consistency: 0 or more; 0 is m itself. None is the default.
     """
 
-    consistency: Annotated[float, Field(ge=0)] = 2.0
+    consistency: Annotated[float, Field(ge=0)] | None = 2.0
 
     name = "ace_balanced"
     quantity = _CALIBRATED
@@ -211,7 +211,8 @@ class ACEBalanced(Method):
         error = of_means / len(means)
         between = np.maximum(means.var(0) - (of_means - error), 0.0)
         mean = means.mean(0)
-        size = np.sqrt(mean**2 + self.consistency**2 * (between + error))
+        consistency = ACEBalanced.consistency if self.consistency is None else self.consistency
+        size = np.sqrt(mean**2 + consistency**2 * (between + error))
         return np.divide(mean * abs(mean), size, out=np.zeros_like(mean), where=size > 0)
 
 
@@ -226,7 +227,7 @@ class Auto(ACEBalanced):
         consistency: as in `ace_balanced`; None to choose it.
     """
 
-    consistency: Annotated[float, Field(ge=0)] | None = None  # type: ignore[assignment]
+    consistency: Annotated[float, Field(ge=0)] | None = None
 
     name = "auto"
 
