@@ -103,14 +103,16 @@ def _read(other: RunDirectory, neurons: NeuronSet, record: ValidationRecord) -> 
     task = load_settings(other).task
     answers = doc_table(other, task)
     summaries = tuple(summarise(answers, neurons, record.scales))
-    excluded = excluded_ids(other, "validation")
+    docs: dict[str, Any] = {str(part): counts for part, counts in there.docs.items()}
+    if excluded := excluded_ids(other, "validation"):
+        docs["set_aside"] = len(excluded)
     return OtherTask(
         directory=other,
         task=task,
         split=answers.split,
         chance=answers.unmasked_against_chance.chance,
         summaries=summaries,
-        docs={**there.docs, **({"set_aside": len(excluded)} if excluded else {})},
+        docs=docs,
         metrics={
             summary.name: load_metrics(other, summary.name, task)
             for summary in summaries
