@@ -103,9 +103,8 @@ def _read(other: RunDirectory, neurons: NeuronSet, record: ValidationRecord) -> 
     task = load_settings(other).task
     answers = doc_table(other, task)
     summaries = tuple(summarise(answers, neurons, record.scales))
-    excluded = excluded_ids(other, "validation")
-    docs: dict[str, Any] = {**vars(there)["docs"]}
-    if excluded:
+    docs: dict[str, Any] = {str(part): counts for part, counts in there.docs.items()}
+    if excluded := excluded_ids(other, "validation"):
         docs["set_aside"] = len(excluded)
     return OtherTask(
         directory=other,

@@ -401,7 +401,10 @@ def test_methods_that_cannot_be(tmp_path, more, parts):
     [
         (["--seeds", 1, 1], ("seeds are 1 1", "each once")),
         (["--seeds", -1], ("seeds are -1",)),
-        (["--against", "knn"], ("--against is 'knn'", "compared: ace, ace_balanced, kn", "check --against")),
+        (
+            ["--against", "knn"],
+            ("--against is 'knn'", "compared: ace, ace_balanced, kn", "and --method"),
+        ),
         (["--models", "a"], ("--models and pretrained= in --model_args", "one of them")),
     ],
 )
