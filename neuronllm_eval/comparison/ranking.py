@@ -121,7 +121,7 @@ def _values(row: Row) -> dict[str, Any]:
 
 def _costs(summary: ConditionSummary) -> dict[str, float]:
     """What the edit costs, and the mean of its random controls; nothing that is not finite."""
-    values = {}
+    values: dict[str, float] = {}
     for name, cost in (("kl", summary.kl), ("perplexity", summary.perplexity)):
         if cost is not None:
             values |= {name: cost.value, f"{name}_controls": cost.controls_mean}

@@ -63,8 +63,10 @@ class DocScores:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> DocScores:
         """The scores of `to_record`."""
-        types = {"loglikelihoods": np.float32, "greedy": np.bool_, "kl": np.float32}
-        arrays = {name: np.asarray(record[name], dtype) for name, dtype in types.items()}
+        types: dict[str, Any] = {"loglikelihoods": np.float32, "greedy": np.bool_, "kl": np.float32}
+        arrays: dict[str, Any] = {
+            name: np.asarray(record[name], dtype) for name, dtype in types.items()
+        }
         return cls(**{**record, **arrays})
 
 
