@@ -1,4 +1,8 @@
-"""What an edit costs beyond the benchmark, beside what random edits of the same size cost. Pure."""
+"""What an edit costs beyond the benchmark, beside what random edits of the same size cost.
+
+Two figures (our reading): how far the next token's distribution moves at the scored position, and
+the perplexity of a plain text with all positions edited.
+"""
 
 from __future__ import annotations
 

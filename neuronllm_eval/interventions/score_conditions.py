@@ -64,7 +64,9 @@ class DocScores:
     def from_record(cls, record: dict[str, Any]) -> DocScores:
         """The scores of `to_record`."""
         types: dict[str, Any] = {"loglikelihoods": np.float32, "greedy": np.bool_, "kl": np.float32}
-        arrays = {name: np.asarray(record[name], dtype) for name, dtype in types.items()}
+        arrays: dict[str, Any] = {
+            name: np.asarray(record[name], dtype) for name, dtype in types.items()
+        }
         return cls(**{**record, **arrays})
 
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 import neuronllm_eval
 from neuronllm_eval.cli.commands import COMMANDS, run_eval_parser
 from neuronllm_eval.runs.directory import RunDirectory
-from tests.fixtures.cli import call, copy_of, finished_run, jsonl, without_the_harness_tasks
+from tests.fixtures.cli import QUICK, call, copy_of, finished_run, jsonl, without_the_harness_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(neuronllm_eval.__file__).parent
@@ -90,8 +90,12 @@ def run(tmp_path_factory) -> RunDirectory:
     other = copy_of(finished_run(), copied.path.parent / "other")
     with pytest.MonkeyPatch.context() as patch:
         without_the_harness_tasks(patch)
-        code, _, err = call("explain", copied.path, other.path, "--top_n", 1, "--limit", 2)
-    assert code == 0, err
+        for command in (
+            ("validate", copied.path, *QUICK, "--perplexity", "--device", "cpu", "--resume"),
+            ("explain", copied.path, other.path, "--top_n", 1, "--limit", 2),
+        ):
+            code, _, err = call(*command)
+            assert code == 0, err
     return copied
 
 
@@ -109,7 +113,8 @@ def test_every_key_of_every_file_is_explained(run):
         "neurons.json": keys(json.loads(run.neurons.read_text()), by_name),
         "scores.safetensors": tensors | set(header) | set(json.loads(header["neuronllm_eval"])),
         "questions.jsonl": keys(jsonl(run.questions)),
-        "conditions.jsonl": keys(jsonl(run.conditions), ("loglikelihoods",)),
+        "conditions.jsonl": keys(jsonl(run.conditions), ("loglikelihoods", "kl")),
+        "perplexity.json": keys(json.loads(run.perplexity.read_text()), ("perplexity",)),
         "validation_docs.jsonl": keys(jsonl(run.validation_docs)),
         "validation.json": keys(json.loads(run.validation.read_text()), ("docs",)),
         "results": ours,
