@@ -51,6 +51,7 @@ _CALIBRATED = Quantity(calibrated_cross_entropy)
 _CALIBRATED_ONE_STEP = Quantity(calibrated_cross_entropy, path=False)
 _PROBABILITY = Quantity(gold_probability)
 _LOSS = Quantity(gold_loglikelihood, path=False)
+_CONSISTENCY = 2.0  # of `ace_balanced`, by default
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class ACEBalanced(Method):
         consistency: 0 or more; 0 is m itself. None is the default.
     """
 
-    consistency: Annotated[float, Field(ge=0)] | None = 2.0
+    consistency: Annotated[float, Field(ge=0)] | None = _CONSISTENCY
 
     name = "ace_balanced"
     quantity = _CALIBRATED
@@ -211,7 +212,7 @@ class ACEBalanced(Method):
         error = of_means / len(means)
         between = np.maximum(means.var(0) - (of_means - error), 0.0)
         mean = means.mean(0)
-        consistency = ACEBalanced.consistency if self.consistency is None else self.consistency
+        consistency = _CONSISTENCY if self.consistency is None else self.consistency
         size = np.sqrt(mean**2 + consistency**2 * (between + error))
         return np.divide(mean * abs(mean), size, out=np.zeros_like(mean), where=size > 0)
 
