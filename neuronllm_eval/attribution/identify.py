@@ -146,7 +146,7 @@ def empty_sums(
             method.n_groups(n_letters),
             method.unit,
             digest,
-            method.squares,
+            method.n_extras,
         )
         for method in methods
     }
@@ -208,8 +208,8 @@ def add_question(
         sums.add_activations(of_prompt.activations)
         if not method.votes:
             sums.group_sums[group, half] += fixed
-        if method.squares:
-            sums.square_sums[group, half] += sums.fixed(neurons.double().square())
+        for number, extra in enumerate(method.extras(of_prompt)):
+            sums.extra_sums[number, group, half] += sums.fixed(extra)
     if method.votes:
         voted = torch.where(good | bad, example_score, 0.0)
         sums.group_sums[0, half] += sums.fixed(voted)

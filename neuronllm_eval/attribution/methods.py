@@ -65,7 +65,7 @@ class Method:
         quantity: what is attributed; None if the activations are enough.
         also: what is attributed besides.
         votes: whether a question counts only for the neurons it puts in G_e or B_e.
-        squares: whether squares of values are summed up too.
+        n_extras: how many tensors besides `values` are summed up by group (`extras`).
         unit: of the sums, see `ScoreSums`.
         measures: what `values` are, in words, for reports.
     """
@@ -75,7 +75,7 @@ class Method:
     quantity: ClassVar[Quantity | None] = None
     also: ClassVar[tuple[Quantity, ...]] = ()
     votes: ClassVar[bool] = False
-    squares: ClassVar[bool] = False
+    n_extras: ClassVar[int] = 0
     unit: ClassVar[float] = FIXED_POINT
     measures: ClassVar[str] = "attribution, in log-nats"
 
@@ -89,6 +89,10 @@ class Method:
         if self.quantity is None:
             return attributions.activations
         return attributions.by_quantity[self.quantity].values
+
+    def extras(self, attributions: Attributions) -> tuple[Tensor, ...]:
+        """`n_extras` times [layers, neurons] of a prompt; summed up as `values`."""
+        return ()
 
     def n_groups(self, n_options: int) -> int:
         """Groups of prompts that are summed up separately, of at most `n_options` options."""
@@ -159,7 +163,9 @@ class ACEBalanced(Method):
        as steep as its middle.
     3. m_c = mean of the values over the prompts whose gold option is the c-th; m = mean of m_c.
     4. s^2 = variance of m_c over c, less the part that the prompts' own variance v explains, plus
-       the squared standard error of m; v is pooled within gold options.
+       the squared standard error of m; v is pooled within gold options. Plus d^2, d half the
+       difference of IG(F) and h * dF/dh, as m: what an answer's prior hides at h counts away from
+       it.
     5. score = m |m| / sqrt(m^2 + consistency^2 s^2): near m where m is many s, near
        m |m| / (consistency s) where it is few.
 
@@ -174,12 +180,20 @@ class ACEBalanced(Method):
     name = "ace_balanced"
     quantity = _CALIBRATED
     also = (_CALIBRATED_ONE_STEP,)
-    squares = True
+    n_extras = 2
 
     def values(self, attributions: Attributions) -> Tensor:
         """[layers, neurons] the mean of both attributions."""
-        values = [attributions.by_quantity[quantity].values for quantity in self.quantities]
-        return torch.stack(values).mean(0)
+        integrated, at_one = self._both(attributions)
+        return (integrated + at_one) / 2
+
+    def extras(self, attributions: Attributions) -> tuple[Tensor, ...]:
+        """Squares of the values, and half the difference of the attributions."""
+        integrated, at_one = self._both(attributions)
+        return self.values(attributions).double().square(), (integrated - at_one) / 2
+
+    def _both(self, attributions: Attributions) -> list[Tensor]:
+        return [attributions.by_quantity[quantity].values for quantity in self.quantities]
 
     def n_groups(self, n_options: int) -> int:
         """See `Method.n_groups`."""
@@ -202,7 +216,7 @@ class ACEBalanced(Method):
         is_gold = counts > 0
         n_prompts = counts[is_gold, None, None]
         totals = sums.floats(sums.group_sums[is_gold, halves].sum(1))
-        squares = sums.floats(sums.square_sums[is_gold, halves].sum(1))
+        squares, differences = sums.floats(sums.extra_sums[:, is_gold, halves].sum(2))
         if not len(totals):
             return np.zeros(sums.good_count.shape)
         means = totals / n_prompts
@@ -211,9 +225,9 @@ class ACEBalanced(Method):
         of_means = within * (1 / n_prompts).sum(0) / len(means)  # mean squared error of an m_c
         error = of_means / len(means)
         between = np.maximum(means.var(0) - (of_means - error), 0.0)
-        mean = means.mean(0)
+        mean, difference = means.mean(0), (differences / n_prompts).mean(0)
         consistency = _CONSISTENCY if self.consistency is None else self.consistency
-        size = np.sqrt(mean**2 + consistency**2 * (between + error))
+        size = np.sqrt(mean**2 + consistency**2 * (between + error + difference**2))
         return np.divide(mean * abs(mean), size, out=np.zeros_like(mean), where=size > 0)
 
 

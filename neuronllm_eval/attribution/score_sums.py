@@ -24,7 +24,7 @@ ACTIVATION_POINT = 2.0**24  # of sums of activations: of thousands, over million
 _MOST_UNITS = 2.0**61  # a few processes' sums still fit into 63 bits together
 _ARRAYS = (
     "group_sums",
-    "square_sums",
+    "extra_sums",
     "letter_sums",
     "good_count",
     "bad_count",
@@ -43,7 +43,7 @@ class ScoreSums:
 
     Attributes:
         group_sums: [groups, 2, layers, neurons] of fixed-point numbers.
-        square_sums: the same of squares, by prompt; [0, 2, layers, neurons] if not needed.
+        extra_sums: [extras, groups, 2, layers, neurons] the same of what else the method sums up.
         letter_sums: [letters, layers, neurons] of fixed-point numbers, by gold letter.
         good_count: [layers, neurons] questions that put the neuron in G_e.
         bad_count: [layers, neurons] questions that put it in B_e.
@@ -59,7 +59,7 @@ class ScoreSums:
     """
 
     group_sums: NDArray[np.int64]
-    square_sums: NDArray[np.int64]
+    extra_sums: NDArray[np.int64]
     letter_sums: NDArray[np.int64]
     good_count: NDArray[np.int64]
     bad_count: NDArray[np.int64]
@@ -83,12 +83,12 @@ class ScoreSums:
         n_groups: int = 1,
         unit: float = FIXED_POINT,
         questions: str = "",
-        squares: bool = False,
+        n_extras: int = 0,
     ) -> ScoreSums:
         """Empty sums for a model of `shape` [layers, neurons]."""
         shapes: dict[str, tuple[int, ...]] = {
             "group_sums": (n_groups, 2, *shape),
-            "square_sums": (n_groups if squares else 0, 2, *shape),
+            "extra_sums": (n_extras, n_groups, 2, *shape),
             "letter_sums": (n_letters, *shape),
             "good_count": shape,
             "bad_count": shape,

@@ -1,19 +1,21 @@
 """What the unmasked model gives each option whatever the question: for calibrated targets.
 
-The prior of an option is its mean log-probability among the options, as far as it differs from that
-of the others, over the first prompts of some selection questions. An option is its place among the
-options: a label or a letter in most tasks, and nothing in tasks whose options differ by question,
-where priors are near zero.
+Priors b make the calibrated target largest: they maximise the mean, over gold options c, of the
+mean F over the prompts whose gold option is the c-th, where F is the log-softmax at gold of what
+options are compared by, less b. There adding a constant to an option in every prompt changes the
+mean by nothing, to first order. An option is its place among the options: a label or a letter in
+most tasks; in tasks whose options differ by question a position, with priors near zero.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+import scipy.optimize
 import scipy.special
+from numpy.typing import NDArray
 
 from neuronllm_eval.attribution.methods import Method
 from neuronllm_eval.engine.interface import Engine, calibrated_cross_entropy
@@ -26,8 +28,8 @@ from neuronllm_eval.runtime.resumable_work import SharedWork
 from neuronllm_eval.stages.cost_estimate import Stage
 
 PRIORS_FILE = "priors.json"  # of a checkpoint
-_MOST_QUESTIONS = 128
-_DIGITS = 3  # log-nats; what rounding of the model changes is far less
+_DIGITS = 4  # log-nats
+_RIDGE = 1e-3  # keeps the prior of an option that is never gold finite
 
 
 def needs_priors(methods: Sequence[Method]) -> bool:
@@ -63,25 +65,48 @@ def shared_priors(stage: Stage, methods: Sequence[Method], work: SharedWork) -> 
 def option_priors(
     engine: Engine, questions: Sequence[Question], batch_size: int
 ) -> tuple[float, ...]:
-    """[most options] of some questions, evenly spaced, in log-nats; see above.
+    """[most options] of all prompts of some questions, log-nats; see above.
 
     Args:
         engine: scores the prompts unmasked.
         questions: of the selection split.
         batch_size: prompts per pass.
     """
-    step = -(-len(questions) // _MOST_QUESTIONS)
-    some = [replace(each, prompts=each.prompts[:1]) for each in questions[::step]]
-    n_options = max(len(each.prompts[0].options) for each in some)
-    totals, counts = np.zeros(n_options), np.zeros(n_options)
+    scores, gold = [], []
     unmasked = np.ones((1, *engine.layers.shape), np.int8)
-    for question, docs in score_conditions(engine, some, unmasked, batch_size):
+    for question, docs in score_conditions(engine, questions, unmasked, batch_size):
         if isinstance(docs, DocError):  # identification excludes it too
             continue
-        (prompt,), (doc,) = question.prompts, docs
-        scores = ranking_scores(doc.loglikelihoods[np.newaxis].astype(float), [prompt.lengths])
-        values = scipy.special.log_softmax(scores[0, 0])
-        totals[: len(values)] += values - values.mean()
-        counts[: len(values)] += 1
-    means = totals / np.maximum(counts, 1)
-    return tuple(np.round(means, _DIGITS).tolist())
+        for prompt, doc in zip(question.prompts, docs, strict=True):
+            values = doc.loglikelihoods[np.newaxis].astype(np.float64)
+            scores.append(ranking_scores(values, [prompt.lengths])[0, 0])
+            gold.append(prompt.gold)
+    if not scores:
+        return (0.0,) * max(len(p.options) for question in questions for p in question.prompts)
+    return fitted_priors(scores, np.array(gold))
+
+
+def fitted_priors(
+    scores: Sequence[NDArray[np.float64]], gold: NDArray[np.int64]
+) -> tuple[float, ...]:
+    """[most options] priors, log-nats, which sum to zero.
+
+    Args:
+        scores: [prompts] what each prompt's options are compared by, [options].
+        gold: [prompts] indices of the gold options.
+    """
+    n_options = max(map(len, scores))
+    table = np.full((len(scores), n_options), -np.inf)
+    for row, values in zip(table, scores, strict=True):
+        row[: len(values)] = values
+    counts = np.bincount(gold, minlength=n_options)
+    weights = 1 / (counts[gold] * np.count_nonzero(counts))
+    is_gold = np.eye(n_options)[gold]
+
+    def loss(priors: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logs = scipy.special.log_softmax(table - priors, axis=1)
+        gradient = weights @ (is_gold - np.exp(logs)) + _RIDGE * priors
+        return -weights @ logs[np.arange(len(gold)), gold] + _RIDGE / 2 * priors @ priors, gradient
+
+    found = scipy.optimize.minimize(loss, np.zeros(n_options), jac=True, method="L-BFGS-B").x
+    return tuple(np.round(found - found.mean(), _DIGITS).tolist())
