@@ -33,10 +33,8 @@ class DivergenceFromFirst:
             self._first = logits[..., :1, :].clone(), p, normalisers[..., :1]
         before, p, normaliser = self._first
         # In place, since memory of this size takes longer to get than to compute. A sum rather than
-        # a product of matrices, whose float32 sums lose digits over large vocabularies.
-        changes = logits.sub_(before).mul_(p)
-        mean = changes.sum(-1)
-        if not bool(mean.isfinite().all()):
-            # Some models give -inf to ids that are no token; what p rules out counts as 0.
-            mean = changes.nan_to_num_(neginf=-torch.inf).sum(-1)
-        return (normalisers - normaliser - mean).clamp_min(0.0)  # below 0 by rounding alone
+        # a product of matrices, whose float32 sums lose digits over large vocabularies; without
+        # NaN, since some models give -inf to ids that are no token, and what p rules out counts
+        # as 0.
+        mean_change = logits.sub_(before).mul_(p).nansum(-1)
+        return (normalisers - normaliser - mean_change).clamp_min(0.0)  # below 0 by rounding

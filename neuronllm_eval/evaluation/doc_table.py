@@ -67,8 +67,6 @@ class DocLine:
             raise ValueError(f"gold is {self.gold!s:.100} of {n_options} options")
         if self.lengths and len(self.lengths) != n_options:
             raise ValueError(f"there are {len(self.lengths)} lengths of {n_options} options")
-        if self.kl and self.kl.keys() != self.loglikelihoods.keys():
-            raise ValueError("kl and loglikelihoods are not of the same conditions")
 
     def to_record(self) -> dict[str, Any]:
         """The JSON values of the line."""
@@ -254,6 +252,8 @@ def _require_same(doc: DocLine, first: DocLine, task: str, path: Path, number: i
     if doc.loglikelihoods.keys() != first.loglikelihoods.keys():
         differing = sorted(doc.loglikelihoods.keys() ^ first.loglikelihoods.keys())
         raise _damaged(path, f"line {number} has other conditions: {', '.join(differing):.100}")
+    if doc.kl and doc.kl.keys() != doc.loglikelihoods.keys():
+        raise _damaged(path, f"line {number} has kl and loglikelihoods of different conditions")
 
 
 def _damaged(path: Path, found: str) -> ArtifactError:

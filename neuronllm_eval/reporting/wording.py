@@ -231,11 +231,13 @@ def p_text(p_value: float) -> str:
 
 
 def cost_text(value: float) -> str:
-    """A KL divergence or a perplexity, about three digits of it."""
+    """A KL divergence or a perplexity: three digits, but at most three behind the point."""
     if not math.isfinite(value):
         return "not finite"
-    if 0 < value < 1e-4:
-        return "<0.0001"
+    if 0 < value < 1e-3:
+        return "<0.001"
+    if value < 1:
+        return f"{value:.3f}" if value else "0"
     if value < 999.5:
         return f"{value:.3g}"
     return f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"

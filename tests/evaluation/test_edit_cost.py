@@ -76,7 +76,7 @@ def test_perplexities_join_the_summaries():
 @pytest.mark.parametrize(
     ("kl", "message"),
     [
-        ({"unmasked": 0.0}, "kl and loglikelihoods are not of the same conditions"),
+        ({"unmasked": 0.0}, "line 1 has kl and loglikelihoods of different conditions"),
         ({"unmasked": 0.0, "degrade": 1.0, "degrade.random_0": -0.5}, "-0.5"),
         ({"unmasked": 0.0, "degrade": 1.0, "degrade.random_0": None}, "kl"),
     ],

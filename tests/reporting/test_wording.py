@@ -170,3 +170,23 @@ def test_the_note_says_what_a_rank_is_and_whether_there_are_enough_controls():
         "With 4 controls this p cannot be below 0.2; a rank needs 20 or more (--n_random)."
         in significance_table([enough, few]).note
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.0004, "<0.001"),
+        (0.0412, "0.041"),
+        (0.8864, "0.886"),
+        (7.193, "7.19"),
+        (46.05, "46"),
+        (999.6, "1,000"),
+        (183954.2, "183,954"),
+        (2.5e9, "2.5e+09"),
+        (math.inf, "not finite"),
+        (math.nan, "not finite"),
+    ],
+)
+def test_costs_in_about_three_digits(value, text):
+    assert wording.cost_text(value) == text
