@@ -17,6 +17,7 @@ from neuronllm_eval.evaluation.doc_table import doc_table
 from neuronllm_eval.harness.option_lengths import AUTO
 from neuronllm_eval.interventions.condition_plan import ConditionPlan
 from neuronllm_eval.interventions.conditions import ConditionName
+from neuronllm_eval.interventions.score_conditions import DocScores
 from neuronllm_eval.models.fingerprints import digest, versions
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.prompts import Question
@@ -139,6 +140,8 @@ def validation_identity(
         "scales": dataclasses.asdict(plan.scales),
         "positions": plan.positions,  # where they are applied; the neurons say where selected
         "neurons": digest(neurons.to_json()),
+        # Checkpoints of versions that kept less of a doc cannot be completed.
+        "kept of docs": [field.name for field in dataclasses.fields(DocScores)],
     }
 
 
