@@ -91,7 +91,7 @@ class Integrand(NamedTuple):
 
     Attributes:
         target: what is attributed.
-        weights: [nodes] quadrature weights.
+        weights: [nodes] quadrature weights, or [layers, nodes] as the nodes.
     """
 
     target: Target
@@ -110,6 +110,17 @@ class Integrand(NamedTuple):
         """d target / d differentiated, from values of `differentiated`, of any shape."""
         values = self.values(differentiated)
         return values if self.target in EXPONENTIAL_OF else torch.ones_like(values)
+
+
+def by_layer(
+    n_layers: int, nodes: Tensor, integrands: Sequence[Integrand]
+) -> tuple[Tensor, list[Integrand]]:
+    """Nodes and the integrands' weights as [layers, nodes], where all layers have the same too."""
+
+    def rows(values: Tensor) -> Tensor:
+        return values.expand(n_layers, -1) if values.dim() == 1 else values
+
+    return rows(nodes), [one._replace(weights=rows(one.weights)) for one in integrands]
 
 
 class OptionScores(NamedTuple):
@@ -239,8 +250,11 @@ class Engine(Protocol):
 
         Args:
             prompts: attributed together as one batch.
-            nodes: [nodes] values of alpha in [0, 1], ascending.
-            integrands: at least one.
+            nodes: [nodes] values of alpha in [0, 1], ascending, for all layers alike; or [layers,
+                nodes] for each. Further nodes at alpha = 1 fill up the rows of layers with fewer;
+                they cost nothing.
+            integrands: at least one, whose weights have the shape of the nodes or are the same in
+                all layers.
 
         Returns:
             per prompt the integral of each integrand.
