@@ -71,7 +71,7 @@ class FanOutEngine(Engine):
         savings: what to save. `LATE` becomes `STAIRCASE` where the model's modules do not allow for
             it. Whether it is exact in this model is for `build.build_engine` to find out.
         rows_per_pass: most rows (over the whole batch) in one pass; bounds the memory. A pass has
-            at least one copy, and in attribution a layer's copies, as long as `rows_per_prompt` has room for them.
+            at least one copy, and in attribution all of a layer, if `rows_per_prompt` allows.
         rows_per_prompt: most rows of one prompt in one pass (`rows_per_prompt`).
             `build.build_engine` checks the model with passes of this size, and no pass is larger.
     """
@@ -164,6 +164,7 @@ class FanOutEngine(Engine):
                         integrands,
                         found.attribution[:, row],
                         found.node_targets[:, row],
+                        found.node_slopes[:, row],
                         found.loglikelihoods[row],
                         found.activations[row],
                         shared[row],
@@ -184,15 +185,17 @@ class FanOutEngine(Engine):
                 for one in integrands
             ],
         )  # fmt: skip
-        expanded = at_one._replace(node_targets=at_one.node_targets.expand(-1, -1, *nodes.shape))
         if not is_copy.any():
-            return expanded
+            return at_one._replace(
+                node_targets=at_one.node_targets.expand(-1, -1, *nodes.shape),
+                node_slopes=at_one.node_slopes.expand(-1, -1, *nodes.shape),
+            )
         copies = self._passes(group, nodes, integrands, at_one.unedited)
-        return expanded._replace(
+        is_copy = is_copy.to(copies.node_targets.device)
+        return at_one._replace(
             attribution=copies.attribution + at_one.attribution,
-            node_targets=torch.where(
-                is_copy.to(copies.node_targets.device), copies.node_targets, expanded.node_targets
-            ),
+            node_targets=torch.where(is_copy, copies.node_targets, at_one.node_targets),
+            node_slopes=torch.where(is_copy, copies.node_slopes, at_one.node_slopes),
         )
 
     def _passes(
@@ -215,6 +218,7 @@ class FanOutEngine(Engine):
         return passes[-1]._replace(
             attribution=torch.cat([one.attribution for one in passes], dim=2),
             node_targets=torch.cat([one.node_targets for one in passes], dim=2),
+            node_slopes=torch.cat([one.node_slopes for one in passes], dim=2),
             activations=torch.cat([one.activations for one in passes], dim=1),
         )
 
@@ -251,6 +255,7 @@ class FanOutEngine(Engine):
         return passes[-1]._replace(
             attribution=torch.stack([one.attribution for one in passes]).sum(0),
             node_targets=torch.cat([one.node_targets for one in passes], dim=3),
+            node_slopes=torch.cat([one.node_slopes for one in passes], dim=3),
         )
 
     def _pass(
@@ -299,24 +304,29 @@ class FanOutEngine(Engine):
             shape = len(integrands), len(group.prompts), len(layers)
             attribution = torch.empty(*shape, self.layers.width, device=home)
             node_targets = torch.empty(*shape, nodes.shape[1], device=home)
+            node_slopes = torch.empty_like(node_targets)
             for indices, values, gradients in target_gradients(
                 integrands, scores, group.prompts, leaves, group.shared
             ):
                 at_nodes = copies.at_nodes(values)
                 sharing = [integrands[index] for index in indices]
                 node_targets[indices] = torch.stack([one.values(at_nodes) for one in sharing])
-                weights = torch.stack(
-                    [one.weights.to(home) * one.slopes(at_nodes) for one in sharing]
-                )  # [integrands, batch, layers, nodes]
+                factors = torch.stack([one.slopes(at_nodes) for one in sharing])
+                # [integrands, batch, layers, nodes]
+                weights = torch.stack([one.weights.to(home) for one in sharing])[:, None] * factors
                 of_leaves = iter(gradients)
                 for number, of_layer in enumerate(of_layers):
+                    own = [next(of_leaves) for _ in of_layer.leaves]
                     attribution[indices, :, number] = of_layer.attribution(
-                        [next(of_leaves) for _ in of_layer.leaves], weights[:, :, number]
+                        own, weights[:, :, number]
                     ).to(home)
+                    slopes = of_layer.slopes(own, nodes.shape[1]).to(home)
+                    node_slopes[indices, :, number] = factors[:, :, number] * slopes
         activations = [of_layer.neurons[:, 0].float().to(home) for of_layer in of_layers]
         return _LayerIntegrals(
             attribution,
             node_targets,
+            node_slopes,
             torch.stack(activations, dim=1),
             loglikelihoods,
             copies.unedited,
@@ -352,6 +362,7 @@ class _Group(NamedTuple):
 class _LayerIntegrals(NamedTuple):
     attribution: Tensor  # [integrands, batch, layers, neurons]
     node_targets: Tensor  # [integrands, batch, layers, nodes]
+    node_slopes: Tensor  # [integrands, batch, layers, nodes]
     activations: Tensor  # [batch, layers, neurons]
     loglikelihoods: list[Tensor]  # per prompt [options], of the first tree in the pass
     unedited: dict[int, Unedited]  # by layer

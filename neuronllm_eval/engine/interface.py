@@ -143,6 +143,7 @@ class PathIntegral(NamedTuple):
     Attributes:
         attribution: [layers, neurons] float32, h * sum over nodes of weight * dF/dh(alpha h).
         node_targets: [layers, nodes] F at every node.
+        node_slopes: [layers, nodes] float32, dF(alpha h_l)/dalpha at every node.
         target: F of the unedited prompt.
         loglikelihoods: [options] of the unedited prompt, log-nats, without the tokens that all
             options share; with them if the prompt counts them.
@@ -152,6 +153,7 @@ class PathIntegral(NamedTuple):
 
     attribution: Tensor
     node_targets: Tensor
+    node_slopes: Tensor
     target: float
     loglikelihoods: Tensor
     activations: Tensor
@@ -162,11 +164,12 @@ def path_integrals(
     integrands: Sequence[Integrand],
     attribution: Tensor,
     node_targets: Tensor,
+    node_slopes: Tensor,
     loglikelihoods: Tensor,
     activations: Tensor,
     shared: Tensor | float = 0.0,
 ) -> tuple[PathIntegral, ...]:
-    """One prompt's integrals; of `attribution` and `node_targets` one for each integrand.
+    """One prompt's integrals; of the first three arguments after `integrands` one for each.
 
     `loglikelihoods` and `shared` are as in `target_values`.
     """
@@ -174,6 +177,7 @@ def path_integrals(
         PathIntegral(
             attribution[index],
             node_targets[index],
+            node_slopes[index],
             float(target_values(integrand.target, loglikelihoods, prompt, shared)),
             _with_shared(loglikelihoods, shared),
             activations,

@@ -122,6 +122,7 @@ class ReplayEngine(Engine):
         n_layers, width = self.layers.shape
         attribution = torch.zeros(len(integrands), n_layers, width, device=home)
         node_targets = torch.zeros(len(integrands), *nodes.shape, device=home)
+        node_slopes = torch.zeros_like(node_targets)
         for layer, of_layer in enumerate(nodes):
             # Those at alpha = 1 are one, whose weight is that of all.
             own = of_layer[: int((of_layer < 1).sum()) + 1]
@@ -131,16 +132,20 @@ class ReplayEngine(Engine):
                 ):
                     integrand = integrands[index]
                     weights = _joined(integrand.weights[layer], len(own))[some].to(product.device)
-                    weights = weights * integrand.slopes(values).to(product.device)
+                    slopes = integrand.slopes(values).to(product.device)
+                    weights = weights * slopes
+                    node_slopes[index, layer, some] = (product.sum(1) * slopes).to(home)
                     attribution[index, layer] += (product * weights[:, None]).sum(0).to(home)
                     node_targets[index, layer, some] = integrand.values(values).to(home)
-            node_targets[:, layer, len(own) :] = node_targets[:, layer, len(own) - 1, None]
+            for values in (node_targets, node_slopes):
+                values[:, layer, len(own) :] = values[:, layer, len(own) - 1, None]
         activations = [sequences.activations(unedited[layer]).to(home) for layer in range(n_layers)]
         return path_integrals(
             sequences.prompt,
             integrands,
             attribution,
             node_targets,
+            node_slopes,
             loglikelihoods,
             torch.stack(activations),
             shared,
@@ -204,6 +209,7 @@ class ReplayEngine(Engine):
             shape = len(integrands), len(batch)
             attribution = torch.empty(*shape, *self.layers.shape, device=home)
             node_targets = torch.empty(*shape, device=home)
+            node_slopes = torch.empty(*shape, self.layers.n_layers, device=home)
             for indices, values, gradients in target_gradients(
                 integrands, scores, prompts, leaves, shared
             ):
@@ -211,8 +217,9 @@ class ReplayEngine(Engine):
                 for index in indices:
                     integrand = integrands[index]
                     weights = integrand.weights.sum(1).to(home)  # [layers]
-                    slopes = integrand.slopes(values)[:, None] * weights
-                    attribution[index] = slopes[:, :, None] * products
+                    slopes = integrand.slopes(values)[:, None]
+                    attribution[index] = (slopes * weights)[:, :, None] * products
+                    node_slopes[index] = slopes * products.sum(2)
                     node_targets[index] = integrand.values(values)
         activations = [
             [
@@ -228,6 +235,7 @@ class ReplayEngine(Engine):
                 integrands,
                 attribution[:, row],
                 node_targets[:, row, None, None].expand(-1, len(leaves), n_nodes),
+                node_slopes[:, row, :, None].expand(-1, -1, n_nodes),
                 scores[row].detach(),
                 torch.stack([of_layer[row] for of_layer in activations]),
                 _detached(shared[row]),

@@ -53,6 +53,7 @@ class LayerCopies:
         leaves: what gradients are taken of: the copies [batch, copies * rows, width] if there are
             any, and the unedited tree [batch, rows, width] where it is a node.
         n_copies: how many copies there are.
+        direction: [batch, rows, width] what the leaves move by as alpha grows: the neurons, or W h.
         weights: [width, neurons] of the down-projection if the leaves are the layer's output; None
             if they are the neurons themselves.
     """
@@ -60,6 +61,7 @@ class LayerCopies:
     neurons: Tensor
     leaves: tuple[Tensor, ...]
     n_copies: int
+    direction: Tensor
     weights: Tensor | None = None
 
     def attribution(self, gradients: Sequence[Tensor], node_weights: Tensor) -> Tensor:
@@ -72,17 +74,38 @@ class LayerCopies:
             node_weights: [integrands, batch, nodes], of the layer's copies first.
         """
         of_leaves = node_weights[..., : self.n_copies]
-        if len(self.leaves) > int(self.n_copies > 0):  # the unedited tree is a leaf
+        if self.unedited_is_leaf:
             unedited = node_weights[..., self.n_copies :].sum(-1, keepdim=True)
             of_leaves = torch.cat((of_leaves, unedited), dim=2)
         if not self.leaves:
             return torch.zeros(*node_weights.shape[:2], self.neurons.shape[-1])
-        joined = torch.cat(list(gradients), dim=1).float()
-        at_nodes = joined.unflatten(1, (of_leaves.shape[2], -1))  # [batch, nodes, rows, width]
-        mean = torch.einsum("sbk,bkrw->sbrw", of_leaves.to(joined.device), at_nodes)
+        at_nodes = self._at_nodes(gradients)
+        mean = torch.einsum("sbk,bkrw->sbrw", of_leaves.to(at_nodes.device), at_nodes)
         if self.weights is not None:
             mean = (mean.to(self.weights) @ self.weights).float()
         return (self.neurons.float() * mean.to(self.neurons.device)).sum(2)
+
+    def slopes(self, gradients: Sequence[Tensor], n_nodes: int) -> Tensor:
+        """[batch, nodes] float32: dF(alpha h)/dalpha; NaN at nodes without a leaf."""
+        slopes = self.direction.new_full((len(self.neurons), n_nodes), math.nan, dtype=torch.float)
+        if self.leaves:
+            at_nodes = self._at_nodes(gradients)
+            direction = self.direction.float().to(at_nodes.device)
+            found = torch.einsum("brw,bkrw->bk", direction, at_nodes).to(slopes.device)
+            slopes[:, : self.n_copies] = found[:, : self.n_copies]
+            if self.unedited_is_leaf:
+                slopes[:, self.n_copies :] = found[:, self.n_copies :]
+        return slopes
+
+    @property
+    def unedited_is_leaf(self) -> bool:
+        """Whether gradients are taken of the unedited tree too."""
+        return len(self.leaves) > int(self.n_copies > 0)
+
+    def _at_nodes(self, gradients: Sequence[Tensor]) -> Tensor:
+        """[batch, nodes, rows, width] of the leaves, that of the unedited tree last."""
+        joined = torch.cat(list(gradients), dim=1).float()
+        return joined.unflatten(1, (self.n_copies + int(self.unedited_is_leaf), -1))
 
 
 class Unedited(NamedTuple):
@@ -239,7 +262,7 @@ class ScaledCopies:
         neurons = self.unedited[layer].neurons.to(grid)
         # The nodes keep their digits in 16 bits too.
         scaled = self.alphas[layer].to(grid.device)[:, None, None] * neurons.float()[:, None]
-        leading, copies = self._add(layer, grid[:, : self.n_leading], scaled)
+        leading, copies = self._add(layer, grid[:, : self.n_leading], scaled, neurons)
         # Where copies do not join, those of later layers are there already.
         start = self._rows_before(layer)
         parts = (
@@ -275,7 +298,7 @@ class ScaledCopies:
         moved = base.hidden.to(hidden.device).float()[:, None] + added
         if self.n_copies and self.records:  # no other pass needs these, and views keep all rows
             self.unedited[layer] = Unedited(base.neurons)
-        leading, copies = self._add(layer, hidden[:, : self.n_leading], moved)
+        leading, copies = self._add(layer, hidden[:, : self.n_leading], moved, base.added)
         joined = torch.cat((leading, hidden[:, self.n_leading :], copies), dim=1)
         return (joined, *rest) if isinstance(output, tuple) else joined
 
@@ -283,10 +306,13 @@ class ScaledCopies:
         in_tuple = isinstance(output, tuple)
         self.unedited[layer] = self.unedited[layer]._replace(in_tuple=in_tuple)
 
-    def _add(self, layer: int, leading: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _add(
+        self, layer: int, leading: Tensor, values: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The leading rows, and copies with these values [batch, copies, rows, width].
 
-        Both are leaves where gradients need them.
+        They move by `direction` [batch, rows, width] as alpha grows. Both are leaves, where
+        gradients need them.
         """
         copies = values.flatten(1, 2).to(leading.dtype)
         leaves: tuple[Tensor, ...] = ()
@@ -299,7 +325,7 @@ class ScaledCopies:
             leaves = (*leaves, leading)
         weights = output_weights(self.down_projections[layer]) if self.late else None
         self.of_layer[layer] = LayerCopies(
-            self.unedited[layer].neurons, leaves, n_copies, weights
+            self.unedited[layer].neurons, leaves, n_copies, direction, weights
         )
         return leading, copies
 

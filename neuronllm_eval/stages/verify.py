@@ -21,7 +21,6 @@ from tqdm import tqdm
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
 from neuronllm_eval.attribution.integrated_gradients import (
     Attributions,
-    Quadrature,
     attribute_all,
     not_finite,
 )
@@ -61,7 +60,7 @@ from neuronllm_eval.stages.load import (
     selection_questions,
     validation_questions,
 )
-from neuronllm_eval.stages.prepare import checked_engine
+from neuronllm_eval.stages.prepare import checked_engine, quadrature_of
 
 # Relative to the largest score: what another batch size, thread or machine may change.
 SCORE_TOLERANCE = 1e-3
@@ -392,7 +391,7 @@ class Attributing:
             neurons: of the run.
         """
         settings = inputs.settings
-        rule = Quadrature(settings.quadrature, settings.n_steps)
+        rule = quadrature_of(settings)
         engine = checked_engine(inputs, settings.positions, rule.n_steps or 1)
         method = make_method(settings.method, settings.method_args)
         batch_size = settings.fixed_batch_size or neurons.provenance.batch_size
