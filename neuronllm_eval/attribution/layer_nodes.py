@@ -30,11 +30,12 @@ from neuronllm_eval.attribution.quadrature import (
 )
 from neuronllm_eval.engine.batching import compute_what_fits
 from neuronllm_eval.engine.interface import Engine, PathIntegral, option_cross_entropy
+from neuronllm_eval.engine.pass_size import tree_size
 from neuronllm_eval.prompts import Prompt
 from neuronllm_eval.runtime.process import bar, own_rank
 
 # Shares of a layer's change, which counts as at least that of the mean of all layers.
-TOLERANCE, _LEAST_CHANGE = 0.005, 0.25
+TOLERANCE, _LEAST_CHANGE = 0.005, 0.5
 _NO_CHANGE = 1e-9  # in log-nats
 _WIDER = 1.25  # times the tolerance, until the nodes are within the budget
 _COARSE, _FINE = LayerRule(17, 1e-3), LayerRule(65, 0.1)
@@ -43,7 +44,7 @@ _COUNTS = {_COARSE: range(_FEWEST, 17), _FINE: (*range(_FEWEST, 18), 21, 25, 33,
 _SCALES = (math.inf, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
 # Of the layers, those that get the fine rule: one in so many, and at least one.
 _LAYERS_PER_FINE = 8
-_N_PROBES = 3
+_N_PROBES, _N_PROBES_OF_TEXTS, _AMONG = 3, 2, 4
 # The replay engine, of layers x nodes passes per prompt, has one probe in so many prompts.
 _PROMPTS_PER_PROBE = 50
 
@@ -75,10 +76,10 @@ def choose_quadrature(
     probes = probe_prompts(prompts, is_slow=engine.name == "replay")
     n_layers = engine.layers.n_layers
     slopes, changes = _profiles(engine, probes, [_COARSE] * n_layers)
-    finite = np.isfinite(slopes).all((1, 2)) & np.isfinite(changes).all(1)
+    finite = np.isfinite(np.concatenate((slopes, changes[..., None]), 2)).all((1, 2))
     if not finite.any():
         return Quadrature("gauss_legendre")
-    probes = [probe for probe, usable in zip(probes, finite, strict=True) if usable]
+    probes = [probe for probe, usable in zip(probes, finite.tolist(), strict=True) if usable]
     slopes, changes = slopes[finite], changes[finite]
     sizes = np.abs(changes).mean(0)  # [layers]
     sizes = np.maximum(sizes, max(_LEAST_CHANGE * sizes.mean(), _NO_CHANGE))
@@ -105,10 +106,12 @@ def probe_prompts(prompts: Sequence[Prompt], *, is_slow: bool) -> list[Prompt]:
         prompts: of the run.
         is_slow: whether each node of each layer takes a full pass.
     """
-    most = _N_PROBES
+    spread = list(prompts)[:: max(1, len(prompts) // _AMONG)][:_AMONG]
+    # Large trees take longer.
+    most = _N_PROBES if max(map(tree_size, spread)) == 1 else _N_PROBES_OF_TEXTS
     if is_slow:
         most = max(1, min(most, len(prompts) // _PROMPTS_PER_PROBE))
-    return list(prompts)[:: max(1, len(prompts) // most)][:most]
+    return sorted(spread, key=tree_size)[:most]
 
 
 def _profiles(
@@ -199,17 +202,21 @@ def _within_budget(gaps: Sequence[Gaps], sizes: Floats, budget: int) -> tuple[La
     Args:
         gaps: of each layer.
         sizes: of each layer, the change that the tolerance is a share of.
-        budget: nodes that layers may have on average. Three are the fewest even so.
+        budget: nodes that layers may have on average, each counted by the share of the layers that
+            its copy runs through: its own and the later ones. Three are the fewest even so.
     """
     tolerance = TOLERANCE
-    fewest = _FEWEST * len(gaps)
+    shares = np.arange(len(gaps), 0, -1)
+    most = (max(budget, _FEWEST) - 1) * shares.sum()  # alpha = 1 takes no copy
     while True:
         rules = tuple(
             _cheapest(of_layer, tolerance * size)
             for of_layer, size in zip(gaps, sizes, strict=True)
         )
-        total = sum(rule.n_steps for rule in rules)
-        if total <= max(budget * len(rules), fewest):
+        if (
+            sum(share * (rule.n_steps - 1) for share, rule in zip(shares, rules, strict=True))
+            <= most
+        ):
             return rules
         tolerance *= _WIDER
 

@@ -67,7 +67,7 @@ QUADRATURES = {
 MOST_STEPS = 1000  # the rule of so many takes a second, and is exact long before
 AUTO_QUADRATURE = "auto"
 # Of `auto`: how many nodes layers may have on average, unless the user says.
-DEFAULT_BUDGET = 7
+DEFAULT_BUDGET = 8
 
 
 class LayerRule(NamedTuple):
@@ -153,7 +153,7 @@ class Quadrature:
         name: `gauss_lobatto`, `gauss_legendre`, or `right_riemann` as in the paper; `auto` if every
             layer has a rule of its own.
         n_steps: number of nodes; None takes 5, 4 and 16 respectively. For `auto` how many layers
-            may have on average; None takes 7.
+            may have on average; None takes 8.
         layers: of `auto`, the rule of each layer.
 
     Raises:

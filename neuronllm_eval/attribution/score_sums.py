@@ -76,7 +76,8 @@ class ScoreSums:
         """Empty sums for a model of `shape` [layers, neurons]."""
         shapes = ((n_groups, 2, *shape), (n_letters, *shape), shape, shape, (n_groups, 2))
         arrays = [np.zeros(one, np.int64) for one in (*shapes, shape[:1], shape[:1])]
-        return cls(*arrays, unit=unit, questions=questions)
+        groups, letters, good, bad, counts, gaps, changes = arrays
+        return cls(groups, letters, good, bad, counts, gaps, changes, unit, questions)
 
     def fixed(self, values: Tensor) -> NDArray[np.int64]:
         """Values as fixed-point numbers.

@@ -190,7 +190,7 @@ class FanOutEngine(Engine):
                 node_targets=at_one.node_targets.expand(-1, -1, *nodes.shape),
                 node_slopes=at_one.node_slopes.expand(-1, -1, *nodes.shape),
             )
-        copies = self._passes(group, nodes, integrands, at_one.unedited)
+        copies = self._passes(group, nodes, integrands, at_one)
         is_copy = is_copy.to(copies.node_targets.device)
         return at_one._replace(
             attribution=copies.attribution + at_one.attribution,
@@ -203,7 +203,7 @@ class FanOutEngine(Engine):
         group: _Group,
         nodes: Tensor,
         integrands: Sequence[Integrand],
-        unedited: dict[int, Unedited] | None = None,
+        at_one: _LayerIntegrals | None = None,
     ) -> _LayerIntegrals:
         """The integrals of all layers, from passes over as many copies as there is room for."""
         n_trees = self.size.trees(
@@ -211,9 +211,12 @@ class FanOutEngine(Engine):
             group.trees.n_rows,
             whole_vocabulary=not group.compares_logits(integrands),
         )
+        counts = copies_per_layer(nodes)
         passes = [
-            self._layers(group, layers, nodes, integrands, unedited)
-            for layers in runs_of_layers(copies_per_layer(nodes), n_trees)
+            self._layers(group, layers, nodes, integrands, at_one and at_one.unedited)
+            if at_one is None or any(counts[layers.start : layers.stop])
+            else _of_layers(at_one, layers, nodes.shape[1])
+            for layers in runs_of_layers(counts, n_trees)
         ]
         return passes[-1]._replace(
             attribution=torch.cat([one.attribution for one in passes], dim=2),
@@ -331,6 +334,17 @@ class FanOutEngine(Engine):
             loglikelihoods,
             copies.unedited,
         )
+
+
+def _of_layers(at_one: _LayerIntegrals, layers: range, n_nodes: int) -> _LayerIntegrals:
+    """What layers without copies add to the pass over the unedited tree: nothing."""
+    rows = slice(layers.start, layers.stop)
+    return at_one._replace(
+        attribution=torch.zeros_like(at_one.attribution[:, :, rows]),
+        node_targets=at_one.node_targets[:, :, rows].expand(-1, -1, -1, n_nodes),
+        node_slopes=at_one.node_slopes[:, :, rows].expand(-1, -1, -1, n_nodes),
+        activations=at_one.activations[:, rows],
+    )
 
 
 def runs_of_layers(n_copies: Sequence[int], most: int) -> Iterator[range]:

@@ -180,7 +180,7 @@ class SelectionSettings(QuestionSettings, ComputeSettings):
     n_steps: int | None = _selection(
         None,
         "nodes; of auto, how many layers may have on average",
-        unset="auto 7, gauss_lobatto 5, gauss_legendre 4, right_riemann 16",
+        unset="auto 8, gauss_lobatto 5, gauss_legendre 4, right_riemann 16",
     )
     layer_nodes: str | None = _selection(
         None,

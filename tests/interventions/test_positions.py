@@ -10,11 +10,11 @@ from torch import Tensor
 from neuronllm_eval.attribution.identify import IdentificationSettings
 from neuronllm_eval.attribution.integrated_gradients import (
     Attributions,
-    Quadrature,
     Quantity,
     attribute_all,
 )
 from neuronllm_eval.attribution.methods import make_method
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import (
     gold_loglikelihood,
