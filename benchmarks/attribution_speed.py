@@ -27,7 +27,8 @@ from benchmarks.workload import (
     seconds,
     setting,
 )
-from neuronllm_eval.attribution.integrated_gradients import Attribution, Quadrature, attribute
+from neuronllm_eval.attribution.integrated_gradients import Attribution, attribute
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.models.ffn_layers import find_ffn_layers

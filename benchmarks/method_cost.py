@@ -24,8 +24,8 @@ from benchmarks.workload import (
     stock_model,
 )
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
-from neuronllm_eval.attribution.integrated_gradients import Quadrature
 from neuronllm_eval.attribution.methods import METHODS, make_method
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.prompts import Question
 

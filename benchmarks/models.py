@@ -30,7 +30,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from neuronllm_eval.attribution.integrated_gradients import Quadrature, Quantity, attribute_all
+from neuronllm_eval.attribution.integrated_gradients import Quantity, attribute_all
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.errors import ModelError

@@ -22,8 +22,9 @@ from lm_eval.models.huggingface import HFLM
 
 from benchmarks.memory import reset_peak, resident
 from benchmarks.workload import parser, random_neurons, random_scales, score, seconds, setting
-from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute, attribute_all
+from neuronllm_eval.attribution.integrated_gradients import attribute, attribute_all
 from neuronllm_eval.attribution.methods import GradXAct
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.formats.markdown import markdown_table
 from neuronllm_eval.harness.aqua_conversion.convert import load_any_tasks

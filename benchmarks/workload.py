@@ -24,11 +24,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from neuronllm_eval.attribution.integrated_gradients import (
     Attribution,
     Attributions,
-    Quadrature,
     attribute,
     attribute_all,
 )
 from neuronllm_eval.attribution.methods import GradXAct
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import OptionScores
 from neuronllm_eval.engine.pass_size import rows_per_prompt, tree_size

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 
 from neuronllm_eval import identify
-from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
+from neuronllm_eval.attribution.integrated_gradients import attribute
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import ReplayEngine
 from neuronllm_eval.stages.load import load_model, load_run_task, selection_questions
 

@@ -44,8 +44,8 @@ from neuronllm_eval.attribution.identify import (
     empty_sums,
     identify,
 )
-from neuronllm_eval.attribution.integrated_gradients import Quadrature
 from neuronllm_eval.attribution.methods import ACE, KN, METHODS, Activation, make_method
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.explain.evidence import single_neuron_effects

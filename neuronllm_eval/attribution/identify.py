@@ -21,12 +21,12 @@ from torch import Tensor
 
 from neuronllm_eval.attribution.integrated_gradients import (
     Attributions,
-    Quadrature,
     Quantity,
     attribute_all,
     not_finite,
 )
 from neuronllm_eval.attribution.methods import ACE, GradXAct, Method
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.engine.batching import in_batches
 from neuronllm_eval.engine.interface import Engine, ranking_scores
@@ -204,8 +204,9 @@ def add_question(
         group = method.group(prompt.gold, is_correct(of_prompt, prompt))
         sums.letter_sums[prompt.gold] += fixed
         sums.group_count[group, half] += 1
-        sums.add_gaps(of_prompt.about(method.quantity))
         sums.add_activations(of_prompt.activations)
+        if (gaps := of_prompt.gaps(method.quantity)) is not None:
+            sums.add_gaps(*gaps)
         if not method.votes:
             sums.group_sums[group, half] += fixed
         for number, extra in enumerate(method.extras(of_prompt)):
@@ -235,8 +236,8 @@ def _record(
     gold = tuple(prompt.gold for prompt in question.prompts)
     gaps = {}
     for method in methods:
-        measured = [of_prompt.about(method.quantity).completeness_gap for of_prompt in attributions]
-        largest = [float(gap.max()) for gap in measured if gap is not None]
+        measured = [of_prompt.gaps(method.quantity) for of_prompt in attributions]
+        largest = [float(one[0].max()) for one in measured if one is not None]
         gaps[method.name] = max(largest, default=None)
     return QuestionRecord(
         question_id=question.question_id,

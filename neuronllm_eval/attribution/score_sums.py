@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuronllm_eval.attribution.integrated_gradients import Attribution
 from neuronllm_eval.errors import ArtifactError, DocError
 from neuronllm_eval.runtime.checkpoint import Tally
 
@@ -30,8 +29,10 @@ _ARRAYS = (
     "bad_count",
     "group_count",
     "activation_sum",
+    "layer_gaps",
+    "layer_changes",
 )
-_COUNTS = ("gap_sum", "change_sum", "n_gaps", "n_questions", "n_prompts")
+_COUNTS = ("n_gaps", "n_questions", "n_prompts")
 
 
 @dataclass
@@ -49,11 +50,11 @@ class ScoreSums:
         bad_count: [layers, neurons] questions that put it in B_e.
         group_count: [groups, 2] prompts that were added.
         activation_sum: [layers, neurons] of |activation|, fixed-point numbers of their own.
+        layer_gaps: [layers] of the completeness gaps, fixed-point numbers.
+        layer_changes: [layers] of |F(h_l) - F(0)|, fixed-point numbers.
         unit: how many units of the sums are 1.
         questions: digest of the questions that are summed over.
         gap_max: the largest completeness gap, in units of the target.
-        gap_sum: of the gaps, a fixed-point number.
-        change_sum: of |F(h_l) - F(0)|, a fixed-point number.
         n_gaps: gaps that were added, one for each prompt and layer.
         bound: what no sum can exceed, in units, after all that was added here.
     """
@@ -65,11 +66,11 @@ class ScoreSums:
     bad_count: NDArray[np.int64]
     group_count: NDArray[np.int64]
     activation_sum: NDArray[np.int64]
+    layer_gaps: NDArray[np.int64]
+    layer_changes: NDArray[np.int64]
     unit: float = FIXED_POINT
     questions: str = ""
     gap_max: float = 0.0
-    gap_sum: int = 0
-    change_sum: int = 0
     n_gaps: int = 0
     n_questions: int = 0
     n_prompts: int = 0
@@ -94,6 +95,8 @@ class ScoreSums:
             "bad_count": shape,
             "group_count": (n_groups, 2),
             "activation_sum": shape,
+            "layer_gaps": shape[:1],
+            "layer_changes": shape[:1],
         }
         arrays: dict[str, Any] = {
             name: np.zeros(size, dtype=np.int64) for name, size in shapes.items()
@@ -144,14 +147,16 @@ class ScoreSums:
         """[layers, neurons] mean |activation| over prompts."""
         return self.activation_sum / ACTIVATION_POINT / max(1, self.n_prompts)
 
-    def add_gaps(self, attribution: Attribution) -> None:
-        """Add a prompt's completeness gaps, if they are measured."""
-        if attribution.completeness_gap is None or attribution.target_change is None:
-            return
-        gaps = attribution.completeness_gap.cpu().double()
+    def add_gaps(self, gaps: Tensor, changes: Tensor) -> None:
+        """Add a prompt's completeness gaps.
+
+        Args:
+            gaps: [layers] in units of the target.
+            changes: [layers] F(h_l) - F(0).
+        """
         self.gap_max = max(self.gap_max, float(gaps.max()))
-        self.gap_sum += int(_units(gaps, FIXED_POINT).sum())
-        self.change_sum += int(_units(attribution.target_change.abs(), FIXED_POINT).sum())
+        self.layer_gaps += _units(gaps, FIXED_POINT)
+        self.layer_changes += _units(changes.abs(), FIXED_POINT)
         self.n_gaps += gaps.numel()
 
     def tally(self, prefix: str = "") -> Tally:
@@ -187,12 +192,18 @@ class ScoreSums:
     @property
     def gap_mean(self) -> float:
         """Mean completeness gap over prompts and layers, in units of the target."""
-        return self.gap_sum / FIXED_POINT / max(1, self.n_gaps)
+        return int(self.layer_gaps.sum()) / FIXED_POINT / max(1, self.n_gaps)
 
     @property
     def gap_share(self) -> float:
         """Sum of the gaps over that of |F(h_l) - F(0)|: the share of the change that is missed."""
-        return self.gap_sum / max(1, self.change_sum)
+        return int(self.layer_gaps.sum()) / max(1, int(self.layer_changes.sum()))
+
+    @property
+    def layer_gap_shares(self) -> tuple[float, ...]:
+        """[layers] the same of each layer."""
+        shares = self.layer_gaps / np.maximum(1, self.layer_changes)
+        return tuple(float(share) for share in shares)
 
 
 def _units(values: Tensor, unit: float) -> NDArray[np.int64]:

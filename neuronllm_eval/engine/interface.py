@@ -111,7 +111,7 @@ class Integrand(NamedTuple):
 
     Attributes:
         target: what is attributed.
-        weights: [nodes] quadrature weights.
+        weights: [nodes] quadrature weights, or [layers, nodes] as the nodes.
     """
 
     target: Target
@@ -130,6 +130,17 @@ class Integrand(NamedTuple):
         """d target / d differentiated, from values of `differentiated`, of any shape."""
         values = self.values(differentiated)
         return values if self.target in EXPONENTIAL_OF else torch.ones_like(values)
+
+
+def by_layer(
+    n_layers: int, nodes: Tensor, integrands: Sequence[Integrand]
+) -> tuple[Tensor, list[Integrand]]:
+    """Nodes and the integrands' weights as [layers, nodes], where all layers have the same too."""
+
+    def rows(values: Tensor) -> Tensor:
+        return values.expand(n_layers, -1) if values.dim() == 1 else values
+
+    return rows(nodes), [one._replace(weights=rows(one.weights)) for one in integrands]
 
 
 class OptionScores(NamedTuple):
@@ -160,6 +171,7 @@ class PathIntegral(NamedTuple):
     Attributes:
         attribution: [layers, neurons] float32, h * sum over nodes of weight * dF/dh(alpha h).
         node_targets: [layers, nodes] F at every node.
+        node_slopes: [layers, nodes] float32, dF(alpha h_l)/dalpha at every node.
         target: F of the unedited prompt.
         loglikelihoods: [options] of the unedited prompt, log-nats, without the tokens that all
             options share; with them if the prompt counts them.
@@ -169,6 +181,7 @@ class PathIntegral(NamedTuple):
 
     attribution: Tensor
     node_targets: Tensor
+    node_slopes: Tensor
     target: float
     loglikelihoods: Tensor
     activations: Tensor
@@ -179,11 +192,12 @@ def path_integrals(
     integrands: Sequence[Integrand],
     attribution: Tensor,
     node_targets: Tensor,
+    node_slopes: Tensor,
     loglikelihoods: Tensor,
     activations: Tensor,
     shared: Tensor | float = 0.0,
 ) -> tuple[PathIntegral, ...]:
-    """One prompt's integrals; of `attribution` and `node_targets` one for each integrand.
+    """One prompt's integrals; of the first three arguments after `integrands` one for each.
 
     `loglikelihoods` and `shared` are as in `target_values`.
     """
@@ -191,6 +205,7 @@ def path_integrals(
         PathIntegral(
             attribution[index],
             node_targets[index],
+            node_slopes[index],
             float(target_values(integrand.target, loglikelihoods, prompt, shared)),
             _with_shared(loglikelihoods, shared),
             activations,
@@ -267,8 +282,11 @@ class Engine(Protocol):
 
         Args:
             prompts: attributed together as one batch.
-            nodes: [nodes] values of alpha in [0, 1], ascending.
-            integrands: at least one.
+            nodes: [nodes] values of alpha in [0, 1], ascending, for all layers alike; or [layers,
+                nodes] for each. Further nodes at alpha = 1 fill up the rows of layers with fewer;
+                they cost nothing.
+            integrands: at least one, whose weights have the shape of the nodes or are the same in
+                all layers.
 
         Returns:
             per prompt the integral of each integrand.

@@ -22,6 +22,7 @@ from neuronllm_eval.engine.interface import (
     Integrand,
     OptionScores,
     PathIntegral,
+    by_layer,
     path_integrals,
     target_gradients,
 )
@@ -93,6 +94,7 @@ class ReplayEngine(Engine):
     ) -> list[tuple[PathIntegral, ...]]:
         """See `Engine.integrate_all`."""
         device = input_device(self.model)
+        nodes, integrands = by_layer(self.layers.n_layers, nodes, integrands)
         sequences = [OptionSequences.build(prompt, device, self.positions) for prompt in prompts]
         with frozen_parameters(self.model):
             if not bool((nodes == 1).all()):
@@ -120,23 +122,31 @@ class ReplayEngine(Engine):
         home = loglikelihoods.device
         n_layers, width = self.layers.shape
         attribution = torch.zeros(len(integrands), n_layers, width, device=home)
-        node_targets = torch.zeros(len(integrands), n_layers, len(nodes), device=home)
-        for layer in range(n_layers):
-            for some in torch.arange(len(nodes)).split(self._edits_per_pass(sequences)):
+        node_targets = torch.zeros(len(integrands), *nodes.shape, device=home)
+        node_slopes = torch.zeros_like(node_targets)
+        for layer, of_layer in enumerate(nodes):
+            # Those at alpha = 1 are one, whose weight is that of all.
+            own = of_layer[: int((of_layer < 1).sum()) + 1]
+            for some in torch.arange(len(own)).split(self._edits_per_pass(sequences)):
                 for index, product, values in self._products_at(
-                    sequences, layer, unedited[layer], nodes[some], integrands
+                    sequences, layer, unedited[layer], own[some], integrands
                 ):
                     integrand = integrands[index]
-                    weights = integrand.weights[some].to(product.device)
-                    weights = weights * integrand.slopes(values).to(product.device)
+                    weights = _joined(integrand.weights[layer], len(own))[some].to(product.device)
+                    slopes = integrand.slopes(values).to(product.device)
+                    weights = weights * slopes
+                    node_slopes[index, layer, some] = (product.sum(1) * slopes).to(home)
                     attribution[index, layer] += (product * weights[:, None]).sum(0).to(home)
                     node_targets[index, layer, some] = integrand.values(values).to(home)
+            for values in (node_targets, node_slopes):
+                values[:, layer, len(own) :] = values[:, layer, len(own) - 1, None]
         activations = [sequences.activations(unedited[layer]).to(home) for layer in range(n_layers)]
         return path_integrals(
             sequences.prompt,
             integrands,
             attribution,
             node_targets,
+            node_slopes,
             loglikelihoods,
             torch.stack(activations),
             shared,
@@ -200,14 +210,17 @@ class ReplayEngine(Engine):
             shape = len(integrands), len(batch)
             attribution = torch.empty(*shape, *self.layers.shape, device=home)
             node_targets = torch.empty(*shape, device=home)
+            node_slopes = torch.empty(*shape, self.layers.n_layers, device=home)
             for indices, values, gradients in target_gradients(
                 integrands, scores, prompts, leaves, shared
             ):
                 products = self._summed_products(leaves, gradients, edited, n_rows, home)
                 for index in indices:
                     integrand = integrands[index]
-                    slopes = float(integrand.weights.sum()) * integrand.slopes(values)
-                    attribution[index] = slopes[:, None, None] * products
+                    weights = integrand.weights.sum(1).to(home)  # [layers]
+                    slopes = integrand.slopes(values)[:, None]
+                    attribution[index] = (slopes * weights)[:, :, None] * products
+                    node_slopes[index] = slopes * products.sum(2)
                     node_targets[index] = integrand.values(values)
         activations = [
             [
@@ -216,13 +229,14 @@ class ReplayEngine(Engine):
             ]
             for grids in (leaf.detach().reshape(*edited.shape, -1) for leaf in leaves)
         ]
-        n_nodes = len(integrands[0].weights)
+        n_nodes = integrands[0].weights.shape[1]
         return [
             path_integrals(
                 prompt,
                 integrands,
                 attribution[:, row],
                 node_targets[:, row, None, None].expand(-1, len(leaves), n_nodes),
+                node_slopes[:, row, :, None].expand(-1, -1, n_nodes),
                 scores[row].detach(),
                 torch.stack([of_layer[row] for of_layer in activations]),
                 _detached(shared[row]),
@@ -280,6 +294,11 @@ class ReplayEngine(Engine):
             batch.append(sequences)
         if batch:
             yield batch
+
+
+def _joined(weights: Tensor, n_nodes: int) -> Tensor:
+    """[nodes] the weights, the last of which has those of all further ones."""
+    return torch.cat((weights[: n_nodes - 1], weights[n_nodes - 1 :].sum(0, keepdim=True)))
 
 
 def _first(shared: Tensor | float) -> Tensor | float:

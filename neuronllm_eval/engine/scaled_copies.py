@@ -1,7 +1,7 @@
 """Copies of trees along alpha * h_l, each computed only from where it differs from the others.
 
 In a pass over several layers' copies, the first tree (`option_tree`) is unedited, and every layer
-adds a tree for each node but a last one at alpha = 1, which is the unedited tree whatever the
+adds a tree for each of its nodes but those at alpha = 1, which are the unedited tree whatever the
 layer. A copy that differs from that tree in layer l alone is equal to it up to layer l, so it need
 not exist below. Two ways to join:
 
@@ -28,10 +28,12 @@ that are present. Each layer's cache then has its own length, which a plain cach
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -50,12 +52,16 @@ class LayerCopies:
         neurons: [batch, rows, neurons] of the unedited tree.
         leaves: what gradients are taken of: the copies [batch, copies * rows, width] if there are
             any, and the unedited tree [batch, rows, width] where it is a node.
+        n_copies: how many copies there are.
+        direction: [batch, rows, width] what the leaves move by as alpha grows: the neurons, or W h.
         weights: [width, neurons] of the down-projection if the leaves are the layer's output; None
             if they are the neurons themselves.
     """
 
     neurons: Tensor
     leaves: tuple[Tensor, ...]
+    n_copies: int
+    direction: Tensor
     weights: Tensor | None = None
 
     def attribution(self, gradients: Sequence[Tensor], node_weights: Tensor) -> Tensor:
@@ -65,14 +71,41 @@ class LayerCopies:
 
         Args:
             gradients: of the leaves.
-            node_weights: [integrands, batch, nodes].
+            node_weights: [integrands, batch, nodes], of the layer's copies first.
         """
-        joined = torch.cat(list(gradients), dim=1).float()
-        at_nodes = joined.unflatten(1, (node_weights.shape[2], -1))  # [batch, nodes, rows, width]
-        mean = torch.einsum("sbk,bkrw->sbrw", node_weights.to(joined.device), at_nodes)
+        of_leaves = node_weights[..., : self.n_copies]
+        if self.unedited_is_leaf:
+            unedited = node_weights[..., self.n_copies :].sum(-1, keepdim=True)
+            of_leaves = torch.cat((of_leaves, unedited), dim=2)
+        if not self.leaves:
+            return torch.zeros(*node_weights.shape[:2], self.neurons.shape[-1])
+        at_nodes = self._at_nodes(gradients)
+        mean = torch.einsum("sbk,bkrw->sbrw", of_leaves.to(at_nodes.device), at_nodes)
         if self.weights is not None:
             mean = (mean.to(self.weights) @ self.weights).float()
         return (self.neurons.float() * mean.to(self.neurons.device)).sum(2)
+
+    def slopes(self, gradients: Sequence[Tensor], n_nodes: int) -> Tensor:
+        """[batch, nodes] float32: dF(alpha h)/dalpha; NaN at nodes without a leaf."""
+        slopes = self.direction.new_full((len(self.neurons), n_nodes), math.nan, dtype=torch.float)
+        if self.leaves:
+            at_nodes = self._at_nodes(gradients)
+            direction = self.direction.float().to(at_nodes.device)
+            found = torch.einsum("brw,bkrw->bk", direction, at_nodes).to(slopes.device)
+            slopes[:, : self.n_copies] = found[:, : self.n_copies]
+            if self.unedited_is_leaf:
+                slopes[:, self.n_copies :] = found[:, self.n_copies :]
+        return slopes
+
+    @property
+    def unedited_is_leaf(self) -> bool:
+        """Whether gradients are taken of the unedited tree too."""
+        return len(self.leaves) > int(self.n_copies > 0)
+
+    def _at_nodes(self, gradients: Sequence[Tensor]) -> Tensor:
+        """[batch, nodes, rows, width] of the leaves, that of the unedited tree last."""
+        joined = torch.cat(list(gradients), dim=1).float()
+        return joined.unflatten(1, (self.n_copies + int(self.unedited_is_leaf), -1))
 
 
 class Unedited(NamedTuple):
@@ -92,9 +125,13 @@ class Unedited(NamedTuple):
     in_tuple: bool = False
 
 
-def copies_per_layer(nodes: Tensor) -> int:
-    """How many copies a layer has: a last node at alpha = 1 needs none."""
-    return len(nodes) - int(float(nodes[-1]) == 1.0)
+def copies_per_layer(nodes: Tensor) -> list[int]:
+    """How many copies each layer has: nodes at alpha = 1 need none.
+
+    Args:
+        nodes: [layers, nodes] values of alpha.
+    """
+    return [int(count) for count in (nodes < 1).sum(1)]
 
 
 class ScaledCopies:
@@ -106,13 +143,14 @@ class ScaledCopies:
             be there from the first layer on.
         batch: prompts, each of which has these copies.
         layers: the layers that have copies.
-        nodes: [nodes] values of alpha, ascending.
+        nodes: [layers, nodes] values of alpha of these layers, ascending.
         tree_rows: rows of a tree, and so of a copy.
         late: whether copies join where their layer ends.
         unedited: by layer what a pass over the unedited tree recorded; the pass has that tree's
             first row alone then. None if the pass is to have the whole of it.
 
     Attributes:
+        n_copies: of all these layers.
         n_leading: rows of each prompt before the copies: the unedited tree or its first row.
         n_rows: rows of each prompt in the whole pass.
         unedited: by layer the unedited tree, which a pass that has it fills in.
@@ -133,10 +171,15 @@ class ScaledCopies:
     ) -> None:
         self.down_projections, self.decoder_layers = down_projections, decoder_layers
         self.batch, self.layers, self.late, self.tree_rows = batch, layers, late, tree_rows
-        self.n_copies = copies_per_layer(nodes)
-        self.alphas = nodes[: self.n_copies]
-        self.unedited_is_node = self.n_copies < len(nodes)
+        counts = copies_per_layer(nodes)
+        self.alphas = {
+            layer: row[:count] for layer, row, count in zip(layers, nodes, counts, strict=True)
+        }
+        self.starts = [0, *accumulate(counts)]  # of each layer's copies, among all
+        self.n_copies = self.starts[-1]
         self.records = unedited is None
+        self.is_copy = nodes < 1
+        self.unedited_is_node = self.records and not bool(self.is_copy.all())
         self.unedited: dict[int, Unedited] = {} if unedited is None else unedited
         self.n_leading = tree_rows if self.records else 1
         self.n_rows = self._rows_before(layers.stop)
@@ -172,14 +215,16 @@ class ScaledCopies:
     def at_nodes(self, values: Tensor) -> Tensor:
         """[batch, layers, nodes] the values of trees, where every layer has all its nodes.
 
+        Nodes at alpha = 1 have the unedited tree's; NaN in a pass without it.
+
         Args:
             values: [batch, trees], of the unedited tree first if the pass has it.
         """
-        n_layers, n_leading = len(self.layers), int(self.records)
-        of_copies = values[:, n_leading:].reshape(len(values), n_layers, self.n_copies)
-        if not self.unedited_is_node:
-            return of_copies
-        return torch.cat((of_copies, values[:, :1, None].expand(-1, n_layers, 1)), dim=2)
+        n_leading = int(self.records)
+        at_one = values[:, :1] if self.records else values.new_full((len(values), 1), math.nan)
+        at_nodes = at_one[:, :, None].repeat(1, *self.is_copy.shape)
+        at_nodes[:, self.is_copy.to(values.device)] = values[:, n_leading:]
+        return at_nodes
 
     # Hooks ---------------------------------------------------------------------------------------
 
@@ -201,7 +246,7 @@ class ScaledCopies:
                 self._entering = hidden[:, : self.tree_rows].detach()
             tree = self._entering if self.records else self.unedited[layer].hidden
             assert tree is not None
-            copies = tree.to(hidden).repeat(1, self.n_copies, 1)
+            copies = tree.to(hidden).repeat(1, len(self.alphas[layer]), 1)
             hidden = torch.cat((hidden, copies), dim=1)
             n_present += copies.shape[1]
         rest = tuple(_narrowed(value, n_present, self.n_rows) for value in args[1:])
@@ -216,8 +261,8 @@ class ScaledCopies:
             self.unedited[layer] = Unedited(neurons, self._entering)
         neurons = self.unedited[layer].neurons.to(grid)
         # The nodes keep their digits in 16 bits too.
-        scaled = self.alphas.to(grid.device)[:, None, None] * neurons.float()[:, None]
-        leading, copies = self._add(layer, grid[:, : self.n_leading], scaled)
+        scaled = self.alphas[layer].to(grid.device)[:, None, None] * neurons.float()[:, None]
+        leading, copies = self._add(layer, grid[:, : self.n_leading], scaled, neurons)
         # Where copies do not join, those of later layers are there already.
         start = self._rows_before(layer)
         parts = (
@@ -248,12 +293,12 @@ class ScaledCopies:
         base = self.unedited[layer]
         assert base.hidden is not None
         assert base.added is not None
-        steps = (self.alphas.to(hidden.device) - 1)[:, None, None]
+        steps = (self.alphas[layer].to(hidden.device) - 1)[:, None, None]
         added = steps * base.added.to(hidden.device)[:, None]
         moved = base.hidden.to(hidden.device).float()[:, None] + added
         if self.n_copies and self.records:  # no other pass needs these, and views keep all rows
             self.unedited[layer] = Unedited(base.neurons)
-        leading, copies = self._add(layer, hidden[:, : self.n_leading], moved)
+        leading, copies = self._add(layer, hidden[:, : self.n_leading], moved, base.added)
         joined = torch.cat((leading, hidden[:, self.n_leading :], copies), dim=1)
         return (joined, *rest) if isinstance(output, tuple) else joined
 
@@ -261,25 +306,31 @@ class ScaledCopies:
         in_tuple = isinstance(output, tuple)
         self.unedited[layer] = self.unedited[layer]._replace(in_tuple=in_tuple)
 
-    def _add(self, layer: int, leading: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _add(
+        self, layer: int, leading: Tensor, values: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The leading rows, and copies with these values [batch, copies, rows, width].
 
-        Both are leaves where gradients need them.
+        They move by `direction` [batch, rows, width] as alpha grows. Both are leaves, where
+        gradients need them.
         """
         copies = values.flatten(1, 2).to(leading.dtype)
         leaves: tuple[Tensor, ...] = ()
-        if self.n_copies:
+        n_copies = len(self.alphas[layer])
+        if n_copies:
             leaves = (copies.requires_grad_(True),)
         if self.unedited_is_node:
             if not leading.requires_grad:  # below all copies
                 leading = leading.detach().requires_grad_(True)
             leaves = (*leaves, leading)
         weights = output_weights(self.down_projections[layer]) if self.late else None
-        self.of_layer[layer] = LayerCopies(self.unedited[layer].neurons, leaves, weights)
+        self.of_layer[layer] = LayerCopies(
+            self.unedited[layer].neurons, leaves, n_copies, direction, weights
+        )
         return leading, copies
 
     def _rows_before(self, layer: int) -> int:
-        n_copies = self.n_copies * len(range(self.layers.start, layer))
+        n_copies = self.starts[len(range(self.layers.start, layer))]
         return self.n_leading + n_copies * self.tree_rows
 
 

@@ -29,6 +29,9 @@ AMBIGUOUS = ("keep", "drop")
 # Ten times the neurons of the largest dense models; more is no model but a damaged file.
 MOST_NEURONS = 1 << 26
 _NEGLIGIBLE = 1e-20  # a probability
+# Numbers of nodes, and after @ the scale of their grading, with spaces between layers.
+_NODES = r"[1-9]\d{0,3}(@\d[\d.]*(e-\d+)?)?"
+_LAYER_NODES = rf"^({_NODES}( {_NODES})*)?$"
 # Of two runs: sets that agree, and sets that contradict each other.
 COMPARED = (("good", "good"), ("bad", "bad"), ("good", "bad"), ("bad", "good"))
 REMEDY = "run identify again with this version of neuronllm_eval"
@@ -60,7 +63,10 @@ class Provenance:
     builds its prompts (`aqua.settings.AquaSettings`), {} for other tasks; `method_args` is JSON
     too: the method's settings. `positions` is where neurons were attributed (`prompts.POSITIONS`),
     `option_scores` what options were compared by (`prompts.OPTION_SCORES`).
-    The completeness gaps are None where they were not measured. `gguf_file` is the file in `model`
+    `layer_nodes` is the rule of every layer (`attribution.quadrature.LayerRule`) where layers have
+    their own; `n_steps` is the mean number of nodes then, rounded up.
+    The completeness gaps are None where they were not measured; `completeness_gap_layers` is each
+    layer's share of its own change, empty if not measured. `gguf_file` is the file in `model`
     that holds the weights of a GGUF model, empty for another. `priors` are the options' (log-nats,
     `Prompt.priors`), of methods with a calibrated target.
     """
@@ -102,6 +108,8 @@ class Provenance:
     option_scores: Annotated[str, one_of(OPTION_SCORES)] = SUM
     gguf_file: str = ""
     priors: tuple[float, ...] = ()
+    layer_nodes: Annotated[str, Field(pattern=_LAYER_NODES)] = ""
+    completeness_gap_layers: tuple[float, ...] = ()
 
     @property
     def model_name(self) -> str:

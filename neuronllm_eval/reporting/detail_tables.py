@@ -19,7 +19,14 @@ from neuronllm_eval.prompts import PER_BYTE, PER_CHARACTER
 from neuronllm_eval.reporting.answer_tables import letter
 from neuronllm_eval.reporting.condition_tables import Table
 from neuronllm_eval.reporting.task_report import TaskReport
-from neuronllm_eval.reporting.wording import gap_figures, tested, unit
+from neuronllm_eval.reporting.wording import (
+    LARGE_GAP,
+    gap_figures,
+    large_gaps,
+    nodes_text,
+    tested,
+    unit,
+)
 
 _SHOWN_FLIPS = 5
 _MOST_GROUPS = 100
@@ -252,8 +259,19 @@ def gap_table(provenance: Provenance) -> Table | None:
         ("largest", "mean", "share of the change"),
         ((f"{largest}{name}", f"{mean}{name}", share),),
         "Per prompt and layer, the difference between the sum of the attributions and the change "
-        "of the target along the path.",
+        f"of the target along the path. {_worst_layers(provenance)}".strip(),
     )
+
+
+def _worst_layers(provenance: Provenance) -> str:
+    """The layers of large gaps, or the layer of the largest; empty in runs that do not say."""
+    shares = provenance.completeness_gap_layers
+    if not shares:
+        return ""
+    worst = max(range(len(shares)), key=shares.__getitem__)
+    largest = f"{shares[worst]:.1%} of the change, in layer {worst}"
+    text = large_gaps(provenance) or f"No layer's gap is over {LARGE_GAP:.0%}"
+    return f"{text[0].upper()}{text[1:]}; the largest is {largest}."
 
 
 # Where options are not compared by their log-likelihoods as they are.
@@ -278,7 +296,8 @@ def provenance_table(report: TaskReport) -> Table:
         "demonstrations": str(origin.num_fewshot),
         "prompts": settings_text(origin.asked),
         "method": ", ".join(filter(None, (origin.method, settings_text(origin.method_args)))),
-        "path integral": f"{origin.quadrature}, {origin.n_steps} nodes, {origin.attribution_dtype}",
+        "path integral": f"{nodes_text(origin)}, {origin.attribution_dtype}",
+        "nodes by layer": origin.layer_nodes,
         "positions": f"selected at {origin.positions}, applied at {report.applied_at}",
         "options": _COMPARED_BY.get(origin.option_scores, ""),
         "neurons": f"{n_good} good and {n_bad} bad of {report.scores.score.size}, "

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuronllm_eval.attribution.methods import METHODS
+from neuronllm_eval.attribution.quadrature import parse_layer_rules
 from neuronllm_eval.engine.interface import gold_probability
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary
 from neuronllm_eval.evaluation.robust_effects import COLLAPSED
@@ -27,6 +28,8 @@ from neuronllm_eval.interventions.conditions import (
 from neuronllm_eval.neurons.neuron_set import Provenance
 
 # What follows where a model is at chance.
+# Share of a layer's change that its completeness gap may have before log and report name it.
+LARGE_GAP = 0.1
 AT_CHANCE = (
     "neurons of a model at chance are about the options' position or form, not about the task"
 )
@@ -258,10 +261,39 @@ def selection_sentence(provenance: Provenance) -> str:
     return (
         f"Selected on {provenance.n_questions} questions ({provenance.n_prompts} prompts) of the "
         f"{data_text(provenance.split)} split of {data_text(provenance.task)}; "
-        f"{data_text(provenance.method)}, {provenance.n_steps} nodes of "
-        f"{data_text(provenance.quadrature)}, {data_text(provenance.engine)} engine; "
+        f"{data_text(provenance.method)}, {data_text(nodes_text(provenance))}, "
+        f"{data_text(provenance.engine)} engine; "
         f"{gap_text(provenance)}."
     )
+
+
+def nodes_text(provenance: Provenance) -> str:
+    """The number of nodes of the path integral, and their rule."""
+    counts = _nodes_of_layers(provenance)
+    if not counts:
+        plural = "s" if provenance.n_steps != 1 else ""
+        return f"{provenance.n_steps} node{plural} of {provenance.quadrature}"
+    return (
+        f"{min(counts)} to {max(counts)} nodes by layer, {sum(counts) / len(counts):.1f} on "
+        "average (graded gauss_lobatto)"
+    )
+
+
+def _nodes_of_layers(provenance: Provenance) -> list[int]:
+    """By layer; empty if all have the same."""
+    return [rule.n_steps for rule in parse_layer_rules(provenance.layer_nodes)]
+
+
+def large_gaps(provenance: Provenance) -> str:
+    """Layers whose completeness gap exceeds `LARGE_GAP`, with their nodes; empty if none does."""
+    shares = provenance.completeness_gap_layers
+    counts = _nodes_of_layers(provenance) or [provenance.n_steps] * len(shares)
+    layers = [
+        f"{layer} ({n_nodes} node{'s' if n_nodes != 1 else ''}, {share:.0%})"
+        for layer, (n_nodes, share) in enumerate(zip(counts, shares, strict=False))
+        if share > LARGE_GAP
+    ]
+    return f"layers whose gap is over {LARGE_GAP:.0%}: {', '.join(layers)}" if layers else ""
 
 
 def gap_text(provenance: Provenance) -> str:

@@ -184,12 +184,19 @@ class SelectionSettings(QuestionSettings, ComputeSettings):
     )
     quadrature: str = _selection(
         "auto",
-        "rule for the path integral; auto takes gauss_lobatto, or gauss_legendre with one node "
-        "fewer where the prompts show it to be better",
+        "rule for the path integral; auto gives each layer as many graded gauss_lobatto nodes as "
+        "a few of the prompts show it to need",
         choices=QUADRATURES,
     )
     n_steps: int | None = _selection(
-        None, "nodes", unset="gauss_lobatto 5, gauss_legendre 4, right_riemann 16"
+        None,
+        "nodes; of auto, how many layers may have on average",
+        unset="auto 8, gauss_lobatto 5, gauss_legendre 4, right_riemann 16",
+    )
+    layer_nodes: str | None = _selection(
+        None,
+        "nodes of every layer, in quotes, as in layer_nodes of a run.yaml (--quadrature auto)",
+        unset="chosen on the prompts",
     )
     top_z: float = _selection(
         0.1, "neurons per layer that a question votes for: a count, or a share"

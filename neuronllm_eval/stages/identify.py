@@ -25,7 +25,8 @@ from neuronllm_eval.attribution.identify import (
     identify,
     tally_of,
 )
-from neuronllm_eval.attribution.methods import Auto, to_scores
+from neuronllm_eval.attribution.methods import Auto, Method, to_scores
+from neuronllm_eval.attribution.quadrature import ONE_STEP
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.method_choice import MethodChoice
@@ -39,7 +40,9 @@ from neuronllm_eval.models.hooks import computing_in
 from neuronllm_eval.neurons.neuron_set import NeuronSet, Provenance
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import resolve_count, select_neurons
-from neuronllm_eval.runs.artifacts import load_neurons
+from neuronllm_eval.prompts import Prompt
+from neuronllm_eval.reporting.wording import large_gaps
+from neuronllm_eval.runs.artifacts import load_neurons, load_settings
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runs.settings import RunSettings
 from neuronllm_eval.runtime.checkpoint import Part
@@ -47,7 +50,12 @@ from neuronllm_eval.runtime.resumable_work import Launch, SharedWork, Work, clos
 from neuronllm_eval.stages.choose import choose_settings
 from neuronllm_eval.stages.cost_estimate import Estimate, Stage, announce_if_long, estimate
 from neuronllm_eval.stages.load import MethodRun, StageInput
-from neuronllm_eval.stages.prepare import prepare_identification, warn_of_chance, warn_of_few
+from neuronllm_eval.stages.prepare import (
+    prepare_identification,
+    quadrature_of,
+    warn_of_chance,
+    warn_of_few,
+)
 from neuronllm_eval.stages.priors import needs_priors, shared_priors
 from neuronllm_eval.stages.resume import (
     identity,
@@ -57,8 +65,6 @@ from neuronllm_eval.stages.resume import (
 )
 
 logger = logging.getLogger(__name__)
-# Share of |F(h) - F(0)| that the completeness gap may have before the log warns.
-LARGE_GAP = 0.1
 _METHODS = "methods"  # in the identity of a pass
 
 
@@ -97,7 +103,8 @@ def plan_identification(
     pending = unfinished or runs
     methods = [method_run.method for method_run in pending]
     every = [method_run.method for method_run in runs]
-    how, stage = prepare_identification(inputs, pending[0].run, methods, launch, every)
+    recorded = launch.ranks.on_first(lambda: _recorded_nodes(runs, launch.overwrite))
+    how, stage = prepare_identification(inputs, pending[0].run, methods, launch, every, recorded)
     inputs = dataclasses.replace(inputs, settings=_resolved(inputs, how))
     finished_runs = [method_run for method_run in runs if method_run not in unfinished]
     launch.ranks.on_first(lambda: require_same_neurons(finished_runs, inputs))
@@ -172,11 +179,19 @@ def _unfinished(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
     return [index for index, each in enumerate(runs) if overwrite or not each.is_identified]
 
 
+def _recorded_nodes(runs: Sequence[MethodRun], overwrite: bool) -> str | None:
+    """The nodes of every layer in what is finished or interrupted: a choice is made once."""
+    stored = [load_settings(each.run) for each in runs if each.run.settings.exists()]
+    chosen = (settings.layer_nodes for settings in stored)
+    return None if overwrite else next(filter(None, chosen), None)
+
+
 def _resolved(inputs: StageInput, how: IdentificationSettings) -> RunSettings:
     """The settings, with what the task and the model decided where the user left it open."""
     changes: dict[str, Any] = {
         "quadrature": how.quadrature.name,
         "n_steps": how.quadrature.n_steps,
+        "layer_nodes": how.quadrature.layer_nodes,
         "num_fewshot": inputs.questions.num_fewshot,
         "option_scores": inputs.questions.option_scores,
     }
@@ -278,20 +293,16 @@ def write_scores(
 ) -> NeuronScores:
     """scores.safetensors, from the sums over all questions and the notes of `write_questions`."""
     method, run = method_run.method, method_run.run
-    integrates = method.quantity is not None and method.quantity.path
-    if integrates and sums.gap_share > LARGE_GAP:
+    provenance = _provenance(method_run.of_method(inputs), stage, sums, method)
+    if layers := large_gaps(provenance):
         logger.warning(
-            "%s: attributions miss %.0f%% of the change they should add up to. Raise --n_steps; "
-            "but models that normalise the FFN's output (gemma2, gemma3, olmo2) do this at any "
-            "number of nodes, and rank neurons as --method gradxact does.",
+            "%s: %s: attributions miss %.1f%% of the change they should add up to; %s. Raise "
+            "--n_steps, or leave --quadrature to auto.",
             inputs.settings.task,
+            method.name,
             100 * sums.gap_share,
+            layers,
         )
-    priors = max((prompt.priors for prompt in inputs.questions.prompts), key=len)
-    provenance = dataclasses.replace(
-        _provenance(method_run.of_method(inputs), stage, sums),
-        priors=priors if needs_priors([method]) else (),
-    )
     scores = to_scores(method, sums, notes, provenance)
     run.write(run.scores, scores.to_bytes(), scores)
     return scores
@@ -342,11 +353,18 @@ def _write_tokens(inputs: StageInput, neurons: NeuronSet, run: RunDirectory) -> 
         logger.info("there is no %s: %s", run.tokens.name, note)
 
 
-def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance:
+def _priors(prompts: Sequence[Prompt]) -> tuple[float, ...]:
+    """Those of the prompt with most options, of which others have the first."""
+    return max((prompt.priors for prompt in prompts), key=len)
+
+
+def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums, method: Method) -> Provenance:
     model, settings, questions = inputs.model, inputs.settings, inputs.questions
+    integrates = method.quantity is not None and method.quantity.path
+    # A method that shares the pass of others may need nothing but its node at alpha = 1.
+    quadrature = quadrature_of(settings) if integrates else ONE_STEP
     packages, question_settings = versions(), inputs.question_settings
     template = chat_template_text(model.lm, settings.apply_chat_template) or ""
-    assert settings.n_steps is not None
     return Provenance(
         tool_version=packages["neuronllm-eval"],
         lm_eval_version=packages["lm_eval"],
@@ -370,8 +388,8 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         system_instruction=settings.system_instruction or "",
         method=settings.method,
         method_args=json.dumps(settings.method_args, sort_keys=True),
-        quadrature=settings.quadrature,
-        n_steps=settings.n_steps,
+        quadrature=quadrature.name,
+        n_steps=quadrature.mean_nodes,
         top_z=resolve_count(settings.top_z, model.layers.width, "top_z"),
         positions=settings.positions,
         option_scores=settings.option_scores,
@@ -382,6 +400,9 @@ def _provenance(inputs: StageInput, stage: Stage, sums: ScoreSums) -> Provenance
         completeness_gap_max=sums.gap_max if sums.n_gaps else None,
         completeness_gap_mean=sums.gap_mean if sums.n_gaps else None,
         completeness_gap_share=sums.gap_share if sums.n_gaps else None,
+        completeness_gap_layers=sums.layer_gap_shares if sums.n_gaps else (),
+        layer_nodes=quadrature.layer_nodes or "",
         weights_sample=model.weights.sample,
         gguf_file=str(settings.model_args.get("gguf_file") or ""),
+        priors=_priors(questions.prompts) if needs_priors([method]) else (),
     )

@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from neuronllm_eval.aqua.proxies import LETTERS
 from neuronllm_eval.aqua.settings import PREFIX
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
-from neuronllm_eval.attribution.integrated_gradients import (
-    AUTO_QUADRATURE,
-    Quadrature,
-    choose_quadrature,
-    takes_one_pass,
-)
+from neuronllm_eval.attribution.integrated_gradients import takes_one_pass
+from neuronllm_eval.attribution.layer_nodes import choose_quadrature
 from neuronllm_eval.attribution.methods import Method
+from neuronllm_eval.attribution.quadrature import (
+    AUTO_QUADRATURE,
+    ONE_STEP,
+    Quadrature,
+    parse_layer_rules,
+)
 from neuronllm_eval.engine.batching import Pass, auto_batch_size
 from neuronllm_eval.engine.build import build_engine, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine, ranking_scores
 from neuronllm_eval.engine.pass_size import tree_size
-from neuronllm_eval.errors import DocError, ModelError
+from neuronllm_eval.errors import DocError, ModelError, UsageError
 from neuronllm_eval.evaluation.stats.significance import ALPHA, chance_test
 from neuronllm_eval.harness.results import harness_loglikelihoods, harness_metrics
 from neuronllm_eval.harness.tasks import is_aqua
@@ -65,9 +67,19 @@ _ADAPTER_TEXTS = 6_500  # an adapter's configuration, card and provenance
 
 
 def quadrature_of(settings: SelectionSettings) -> Quadrature:
-    """The rule of most nodes that the settings may come to; a wrong number is refused here."""
-    name = "gauss_lobatto" if settings.quadrature == AUTO_QUADRATURE else settings.quadrature
-    return Quadrature(name, settings.n_steps)
+    """The rule of the settings, `auto` without layers where they leave these open.
+
+    Raises:
+        UsageError: a number of nodes that the rule cannot have.
+    """
+    layers = parse_layer_rules(settings.layer_nodes) if settings.layer_nodes else ()
+    if layers and settings.quadrature != AUTO_QUADRATURE:
+        raise UsageError(
+            f"--layer_nodes with --quadrature {settings.quadrature}",
+            expected="--quadrature auto, the only one whose layers differ",
+            remedy="leave out one of them",
+        )
+    return Quadrature(settings.quadrature, settings.n_steps, layers)
 
 
 def warn_of_few(questions: QuestionSet, what: str) -> None:
@@ -181,6 +193,7 @@ def prepare_identification(
     methods: Sequence[Method],
     launch: Launch,
     every: Sequence[Method],
+    recorded: str | None,
 ) -> tuple[IdentificationSettings, Stage]:
     """How a task is identified, and with which engine.
 
@@ -190,6 +203,7 @@ def prepare_identification(
         methods: that share the pass.
         launch: the processes, of which the first chooses an automatic batch size.
         every: these and those whose runs are finished; they have their quadrature in common.
+        recorded: nodes of every layer in what is there already, which are kept.
 
     Raises:
         UsageError: settings that no model can make right, or not this one.
@@ -198,17 +212,21 @@ def prepare_identification(
     prompts = inputs.questions.prompts
     n_chosen = resolve_count(settings.top_k, layers.n_layers * layers.width, "top_k")
     resolve_count(settings.top_z, layers.width, "top_z")
-    most = quadrature_of(settings).n_steps or 1
-    engine = checked_engine(inputs, settings.positions, most)
+    if recorded and settings.quadrature == AUTO_QUADRATURE and settings.layer_nodes is None:
+        settings = settings.model_copy(update={"layer_nodes": recorded})
+    quadrature = quadrature_of(settings)
+    engine = checked_engine(inputs, settings.positions, quadrature.n_steps or 1)
     how = IdentificationSettings(tuple(methods), top_z=settings.top_z, positions=settings.positions)
     one_pass = takes_one_pass(how.quantities)
     if (
         takes_one_pass(replace(how, methods=tuple(every)).quantities)
         and settings.quadrature == AUTO_QUADRATURE
     ):
-        quadrature = Quadrature("right_riemann", 1)  # its only node is at alpha = 1
-    else:
-        quadrature = choose_quadrature(engine, prompts, settings.quadrature, settings.n_steps)
+        quadrature = ONE_STEP
+    elif quadrature.layers:
+        require_layers(quadrature, layers.n_layers)
+    elif settings.quadrature == AUTO_QUADRATURE:
+        quadrature = _chosen(engine, prompts, settings.n_steps, launch)
     passes = Pass(
         0 if one_pass else quadrature.n_copies,
         gradients=True,
@@ -220,11 +238,11 @@ def prepare_identification(
     how = replace(how, quadrature=quadrature, batch_size=batch_size)
     if settings.positions == ALL and not one_pass:
         logger.warning(
-            "%s: integrating at all positions takes full passes for each of %d layers and %d "
-            "nodes of every prompt; --method gradxact takes one",
+            "%s: integrating at all positions takes full passes for each of %d layers and about "
+            "%d nodes of every prompt; --method gradxact takes one",
             settings.task,
             layers.n_layers,
-            quadrature.n_steps,
+            quadrature.mean_nodes,
         )
     return how, Stage(
         task=settings.task,
@@ -239,6 +257,33 @@ def prepare_identification(
         disk=len(methods) * _identification_bytes(inputs.questions, layers.shape, n_chosen),
         directory=run.path,
     )
+
+
+def _chosen(
+    engine: Engine, prompts: Sequence[Prompt], n_steps: int | None, launch: Launch
+) -> Quadrature:
+    """The rule that the first process chooses for all."""
+
+    def choose() -> list[Any]:
+        quadrature = choose_quadrature(engine, prompts, AUTO_QUADRATURE, n_steps)
+        return [quadrature.name, quadrature.n_steps, quadrature.layer_nodes]
+
+    name, n_steps, layer_nodes = launch.ranks.on_first(choose)
+    return Quadrature(name, n_steps, parse_layer_rules(layer_nodes or ""))
+
+
+def require_layers(quadrature: Quadrature, n_layers: int) -> None:
+    """Refuse rules of another number of layers than the model has.
+
+    Raises:
+        UsageError: names both numbers.
+    """
+    if len(quadrature.layers) != n_layers:
+        raise UsageError(
+            f"layer_nodes of {len(quadrature.layers)} layers",
+            expected=f"{n_layers}, one for each layer of the model",
+            remedy="copy layer_nodes from a run of this model, or leave it out",
+        )
 
 
 def _identification_bytes(questions: QuestionSet, shape: tuple[int, int], n_chosen: int) -> int:

@@ -35,7 +35,10 @@ from neuronllm_eval.stages.load import MethodRun, StageInput, prompt_settings
 
 logger = logging.getLogger(__name__)
 # Filled in from the task or from other settings where the user leaves them open.
-_RESOLVED = ("quadrature", "n_steps", "selection_split", "num_fewshot", "option_scores")
+_RESOLVED = (
+    *("quadrature", "n_steps", "layer_nodes"),
+    *("selection_split", "num_fewshot", "option_scores"),
+)
 # Settings that say where something lies, which has digests of its own; and such digests.
 _PLACES = ("include_path", "device", "validation_prompts")
 

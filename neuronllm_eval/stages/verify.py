@@ -23,7 +23,6 @@ from tqdm import tqdm
 from neuronllm_eval.attribution.identify import IdentificationSettings, empty_sums, identify
 from neuronllm_eval.attribution.integrated_gradients import (
     Attributions,
-    Quadrature,
     attribute_all,
     not_finite,
 )
@@ -66,7 +65,7 @@ from neuronllm_eval.stages.load import (
     validation_questions,
 )
 from neuronllm_eval.stages.perplexity import measured_perplexity
-from neuronllm_eval.stages.prepare import checked_engine
+from neuronllm_eval.stages.prepare import checked_engine, quadrature_of
 
 # Relative to the largest score: what another batch size, thread or machine may change.
 SCORE_TOLERANCE = 1e-3
@@ -463,7 +462,7 @@ class Attributing:
             neurons: of the run.
         """
         settings = inputs.settings
-        rule = Quadrature(settings.quadrature, settings.n_steps)
+        rule = quadrature_of(settings)
         engine = checked_engine(inputs, settings.positions, rule.n_steps or 1)
         provenance = neurons.provenance  # of `auto` it has the settings that were chosen
         method = make_method(provenance.method, json.loads(provenance.method_args))

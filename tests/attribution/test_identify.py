@@ -23,10 +23,10 @@ from neuronllm_eval.attribution.identify import (
 from neuronllm_eval.attribution.integrated_gradients import (
     Attribution,
     Attributions,
-    Quadrature,
     attribute,
 )
 from neuronllm_eval.attribution.methods import ACE, to_scores
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import Engine, option_cross_entropy

@@ -19,7 +19,6 @@ from neuronllm_eval.attribution.identify import (
 from neuronllm_eval.attribution.integrated_gradients import (
     Attribution,
     Attributions,
-    Quadrature,
     Quantity,
     attribute_all,
 )
@@ -34,6 +33,7 @@ from neuronllm_eval.attribution.methods import (
     register,
     to_scores,
 )
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.attribution.score_sums import ScoreSums
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import (

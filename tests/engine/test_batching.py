@@ -312,7 +312,8 @@ import psutil, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.engine_cost import make_prompts, random_scales
 from neuronllm_eval.models.ffn_layers import find_ffn_layers
-from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
+from neuronllm_eval.attribution.integrated_gradients import attribute
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.batching import Pass, batch_bytes, replay_bytes
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.replay import ReplayEngine

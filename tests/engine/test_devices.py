@@ -11,7 +11,8 @@ from accelerate import dispatch_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import neuronllm_eval
-from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
+from neuronllm_eval.attribution.integrated_gradients import attribute
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.fan_out import FanOutEngine
 from neuronllm_eval.engine.shared_prefix import MaskStyle

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from neuronllm_eval.engine import pass_size
 from neuronllm_eval.engine.build import build_engine, rounding_noise, score_mismatch
-from neuronllm_eval.engine.fan_out import FanOutEngine
+from neuronllm_eval.engine.fan_out import FanOutEngine, Savings
 from neuronllm_eval.engine.interface import (
     Engine,
     OptionScores,
     PathIntegral,
     Target,
     gold_loglikelihood,
+    gold_probability,
     option_cross_entropy,
 )
 from neuronllm_eval.engine.option_logits import score_options
-from neuronllm_eval.engine.pass_size import PassSize
+from neuronllm_eval.engine.pass_size import PassSize, tree_size
 from neuronllm_eval.engine.replay import ReplayEngine
 from neuronllm_eval.engine.shared_prefix import MaskStyle
 from neuronllm_eval.errors import UsageError
@@ -499,10 +500,10 @@ def test_the_engine_makes_room_for_the_nodes_it_was_built_for():
     assert isinstance(engine, FanOutEngine)
     assert engine.size.rows_per_prompt == 202
     nodes, weights = torch.linspace(0, 1, 201), torch.full((201,), 1 / 201)
-    assert len(engine.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)) == 1
-    small = FanOutEngine(model, layers, rows_per_prompt=200)
-    with pytest.raises(UsageError, match="201 nodes and trees of 1 rows in passes of 200 rows"):
-        small.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)
+    found = engine.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)
+    small = FanOutEngine(model, layers, rows_per_prompt=60)  # takes four passes for each layer
+    in_parts = small.integrate(PROMPTS[:1], nodes, weights, option_cross_entropy)
+    assert_same_integrals(in_parts, found)
 
 
 def test_attention_that_reads_no_such_mask_falls_back(caplog):
@@ -601,3 +602,46 @@ def test_rounding_is_not_taken_for_a_wrong_mask(dtype):
 def test_rounding_noise_is_small_in_full_precision():
     model, _ = loaded("mistral_sliding")
     assert rounding_noise(model, read(PROMPTS)) < 1e-4
+
+
+# Nodes of each layer's own ----------------------------------------------------------------------
+
+# Of layers 0 to 2: two copies, none, and five; rows are filled up with ones.
+OF_LAYERS = torch.tensor(
+    [[0.0, 0.5, 1.0, 1.0, 1.0, 1.0], [1.0] * 6, [0.0, 0.1, 0.2, 0.6, 0.9, 1.0]]
+)
+THEIR_WEIGHTS = torch.tensor(
+    [[0.2, 0.5, 0.3, 0.0, 0.0, 0.0], [0.4, 0.0, 0.0, 0.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.2, 0.1, 0.1]]
+)
+
+
+@pytest.mark.parametrize("batch", ["letters", "texts"])
+@pytest.mark.parametrize("savings", list(Savings))
+@pytest.mark.parametrize("trees", [12, 3])
+def test_layers_have_nodes_of_their_own(batch, savings, trees):
+    model, layers = loaded("llama")
+    prompts = PROMPTS if batch == "letters" else [LONG_OPTIONS, *PROMPTS[:1]]
+    # Room for three trees is less than layer 2 takes: its copies go through several passes.
+    rows = trees * max(map(tree_size, prompts))
+    fan_out = FanOutEngine(model, layers, savings=savings, rows_per_prompt=rows)
+    found = fan_out.integrate(prompts, OF_LAYERS, THEIR_WEIGHTS, gold_loglikelihood)
+    replayed = ReplayEngine(model, layers).integrate(
+        prompts, OF_LAYERS, THEIR_WEIGHTS, gold_loglikelihood
+    )
+    assert_same_integrals(found, replayed, relative=1e-4)
+    # Each layer as if all had its nodes.
+    for layer, (nodes, weights) in enumerate(zip(OF_LAYERS, THEIR_WEIGHTS, strict=True)):
+        n_nodes = int((nodes < 1).sum()) + 1
+        alone = fan_out.integrate(prompts, nodes[:n_nodes], weights[:n_nodes], gold_loglikelihood)
+        for one, other in zip(found, alone, strict=True):
+            assert relative_difference(one.attribution[layer], other.attribution[layer]) < 1e-4
+
+
+@pytest.mark.parametrize("batch", ["letters", "texts"])
+def test_slopes_at_nodes_add_up_to_attributions(batch):
+    model, layers = loaded("llama")
+    prompts = PROMPTS if batch == "letters" else [LONG_OPTIONS]
+    for engine in (FanOutEngine(model, layers), ReplayEngine(model, layers)):
+        for one in engine.integrate(prompts, OF_LAYERS, THEIR_WEIGHTS, gold_probability):
+            sums = (one.node_slopes * THEIR_WEIGHTS).sum(1)
+            assert torch.allclose(sums, one.attribution.sum(1), atol=1e-5)

@@ -28,7 +28,9 @@ def staircase(layers: Sequence[nn.Module], with_copies: range, n_copies: int):
     """Layers append their copies and get the rows alone that are present."""
     nodes = torch.arange(n_copies + 1) / n_copies
     unused = [nn.Identity() for _ in layers]  # down-projections
-    return ScaledCopies(unused, layers, 1, with_copies, nodes).joining()
+    return ScaledCopies(
+        unused, layers, 1, with_copies, nodes.expand(len(with_copies), -1)
+    ).joining()
 
 
 class Adding(nn.Module):

@@ -15,8 +15,9 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, QuestionRecord
-from neuronllm_eval.attribution.integrated_gradients import Quadrature, attribute
+from neuronllm_eval.attribution.integrated_gradients import attribute
 from neuronllm_eval.attribution.methods import ACE, to_scores
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine import build as engine_module
 from neuronllm_eval.engine import fan_out as fan_out_module
 from neuronllm_eval.engine.build import Mismatch, build_engine

@@ -11,11 +11,11 @@ import torch
 from neuronllm_eval.aqua.metrics import Answer, acc_stderr
 from neuronllm_eval.attribution.identify import IdentificationSettings
 from neuronllm_eval.attribution.integrated_gradients import (
-    Quadrature,
     Quantity,
     attribute,
     attribute_all,
 )
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import option_cross_entropy
 from neuronllm_eval.engine.replay import ReplayEngine

@@ -10,11 +10,11 @@ from torch import Tensor
 from neuronllm_eval.attribution.identify import IdentificationSettings
 from neuronllm_eval.attribution.integrated_gradients import (
     Attributions,
-    Quadrature,
     Quantity,
     attribute_all,
 )
 from neuronllm_eval.attribution.methods import make_method
+from neuronllm_eval.attribution.quadrature import Quadrature
 from neuronllm_eval.engine.build import build_engine
 from neuronllm_eval.engine.interface import (
     gold_loglikelihood,
@@ -171,9 +171,10 @@ def test_one_pass_for_all_layers_and_no_gap_that_was_not_measured():
     )
     assert count == 1
     assert {each.first.completeness_gap for each in found} == {None}
-    # Where a path is integrated in any case, it is measured.
+    # Where a path is integrated in any case, it is that of the path alone.
     (mixed,) = attribute_all(engine, PROMPTS[:1], RULE, [ONE_STEP, F])
-    assert mixed.by_quantity[ONE_STEP].completeness_gap is not None
+    assert mixed.gaps(ONE_STEP) is mixed.gaps(None) is None
+    assert mixed.gaps(F) is not None
 
 
 def test_scored_and_all_positions_differ_but_in_what_is_not_edited():

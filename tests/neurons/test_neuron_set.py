@@ -81,6 +81,8 @@ def neuron_sets(draw: st.DrawFn) -> NeuronSet:
             model=draw(names),
             system_instruction=draw(names),
             completeness_gap_max=draw(numbers),
+            completeness_gap_layers=tuple(draw(st.lists(numbers, max_size=3))),
+            layer_nodes=draw(st.sampled_from(["", "3 41@0.1", "7@1e-05"])),
             seed=draw(st.integers()),
         ),
     )
