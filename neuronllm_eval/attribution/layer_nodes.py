@@ -20,7 +20,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from neuronllm_eval.attribution.quadrature import (
     AUTO_QUADRATURE,
@@ -77,8 +76,11 @@ def choose_quadrature(
     probes = probe_prompts(prompts, is_slow=engine.name == "replay")
     n_layers = engine.layers.n_layers
     slopes, changes = _profiles(engine, probes, [_COARSE] * n_layers)
-    finite: NDArray[np.bool_] = np.isfinite(np.concatenate((slopes, changes[..., None]), 2)).all(
-        (1, 2)
+    finite = np.array(
+        [
+            bool(np.isfinite([*of.ravel(), *its.ravel()]).all())
+            for of, its in zip(slopes, changes, strict=True)
+        ]
     )
     if not finite.any():
         return Quadrature("gauss_legendre")
