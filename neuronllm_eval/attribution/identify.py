@@ -27,7 +27,7 @@ from neuronllm_eval.attribution.integrated_gradients import (
 )
 from neuronllm_eval.attribution.methods import ACE, GradXAct, Method
 from neuronllm_eval.attribution.quadrature import Quadrature
-from neuronllm_eval.attribution.score_sums import ScoreSums
+from neuronllm_eval.attribution.score_sums import EXTRA_POINT, ScoreSums
 from neuronllm_eval.engine.batching import in_batches
 from neuronllm_eval.engine.interface import Engine, ranking_scores
 from neuronllm_eval.errors import DocError
@@ -210,7 +210,7 @@ def add_question(
         if not method.votes:
             sums.group_sums[group, half] += fixed
         for number, extra in enumerate(method.extras(of_prompt)):
-            sums.extra_sums[number, group, half] += sums.fixed(extra)
+            sums.extra_sums[number, group, half] += sums.fixed(extra, EXTRA_POINT)
     if method.votes:
         voted = torch.where(good | bad, example_score, 0.0)
         sums.group_sums[0, half] += sums.fixed(voted)

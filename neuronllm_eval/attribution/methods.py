@@ -33,7 +33,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from neuronllm_eval.attribution.integrated_gradients import Attributions, Quantity
-from neuronllm_eval.attribution.score_sums import FIXED_POINT, ScoreSums
+from neuronllm_eval.attribution.score_sums import EXTRA_POINT, FIXED_POINT, ScoreSums
 from neuronllm_eval.engine.interface import (
     calibrated_cross_entropy,
     gold_loglikelihood,
@@ -51,7 +51,7 @@ _CALIBRATED = Quantity(calibrated_cross_entropy)
 _CALIBRATED_ONE_STEP = Quantity(calibrated_cross_entropy, path=False)
 _PROBABILITY = Quantity(gold_probability)
 _LOSS = Quantity(gold_loglikelihood, path=False)
-_CONSISTENCY = 2.0  # of `ace_balanced`, by default
+_PENALTY = 2.0  # of `ace_balanced`, by default
 
 
 @dataclass(frozen=True)
@@ -166,16 +166,16 @@ class ACEBalanced(Method):
        the squared standard error of m; v is pooled within gold options. Plus d^2, d half the
        difference of IG(F) and h * dF/dh, as m: what an answer's prior hides at h counts away from
        it.
-    5. score = m |m| / sqrt(m^2 + consistency^2 s^2): near m where m is many s, near
-       m |m| / (consistency s) where it is few.
+    5. score = m |m| / sqrt(m^2 + penalty^2 s^2): near m where m is many s, near
+       m |m| / (penalty s) where it is few.
 
     There are no votes, so `top_z` makes no difference.
 
     Attributes:
-        consistency: 0 or more; 0 is m itself. None is the default.
+        penalty: 0 or more; 0 is m itself. None is the default.
     """
 
-    consistency: Annotated[float, Field(ge=0)] | None = _CONSISTENCY
+    penalty: Annotated[float, Field(ge=0)] | None = _PENALTY
 
     name = "ace_balanced"
     quantity = _CALIBRATED
@@ -216,7 +216,8 @@ class ACEBalanced(Method):
         is_gold = counts > 0
         n_prompts = counts[is_gold, None, None]
         totals = sums.floats(sums.group_sums[is_gold, halves].sum(1))
-        squares, differences = sums.floats(sums.extra_sums[:, is_gold, halves].sum(2))
+        extras = sums.extra_sums[:, is_gold, halves].sum(2)
+        squares, differences = sums.floats(extras, EXTRA_POINT)
         if not len(totals):
             return np.zeros(sums.good_count.shape)
         means = totals / n_prompts
@@ -226,8 +227,8 @@ class ACEBalanced(Method):
         error = of_means / len(means)
         between = np.maximum(means.var(0) - (of_means - error), 0.0)
         mean, difference = means.mean(0), (differences / n_prompts).mean(0)
-        consistency = _CONSISTENCY if self.consistency is None else self.consistency
-        size = np.sqrt(mean**2 + consistency**2 * (between + error + difference**2))
+        penalty = _PENALTY if self.penalty is None else self.penalty
+        size = np.sqrt(mean**2 + penalty**2 * (between + error + difference**2))
         return np.divide(mean * abs(mean), size, out=np.zeros_like(mean), where=size > 0)
 
 
@@ -239,10 +240,10 @@ class Auto(ACEBalanced):
     half of the questions do on the other.
 
     Attributes:
-        consistency: as in `ace_balanced`; None to choose it.
+        penalty: as in `ace_balanced`; None to choose it.
     """
 
-    consistency: Annotated[float, Field(ge=0)] | None = None
+    penalty: Annotated[float, Field(ge=0)] | None = None
 
     name = "auto"
 

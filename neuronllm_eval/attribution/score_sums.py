@@ -19,6 +19,7 @@ from neuronllm_eval.runtime.checkpoint import Tally
 
 # One unit of the sums is 2**-40 log-nats; sums up to 2**21 log-nats fit.
 FIXED_POINT = 2.0**40
+EXTRA_POINT = 2.0**34  # of what else a method sums up: squares of up to 10**8 in all
 ACTIVATION_POINT = 2.0**24  # of sums of activations: of thousands, over millions of prompts
 _MOST_UNITS = 2.0**61  # a few processes' sums still fit into 63 bits together
 _ARRAYS = (
@@ -44,7 +45,8 @@ class ScoreSums:
 
     Attributes:
         group_sums: [groups, 2, layers, neurons] of fixed-point numbers.
-        extra_sums: [extras, groups, 2, layers, neurons] the same of what else the method sums up.
+        extra_sums: [extras, groups, 2, layers, neurons] of what else a method sums up, in
+            units of `EXTRA_POINT`.
         letter_sums: [letters, layers, neurons] of fixed-point numbers, by gold letter.
         good_count: [layers, neurons] questions that put the neuron in G_e.
         bad_count: [layers, neurons] questions that put it in B_e.
@@ -103,24 +105,25 @@ class ScoreSums:
         }
         return cls(**arrays, unit=unit, questions=questions)
 
-    def fixed(self, values: Tensor) -> NDArray[np.int64]:
-        """Values as fixed-point numbers.
+    def fixed(self, values: Tensor, unit: float | None = None) -> NDArray[np.int64]:
+        """Values as fixed-point numbers, of the sums' unit if not given another.
 
         Raises:
             DocError: these and all before might add up to more than 64 bits hold.
         """
-        self.bound += float(values.abs().max()) * self.unit + 1  # with rounding
+        unit = unit or self.unit
+        self.bound += float(values.abs().max()) * unit + 1  # with rounding
         if not self.bound < _MOST_UNITS:
             raise DocError(
                 f"scores of up to {float(values.abs().max()):.3g} add up to too much",
                 expected=f"less than {_MOST_UNITS / self.unit:.3g} in all",
                 remedy="use fewer questions, or a method of coarser `unit` (docs/extending.md)",
             )
-        return _units(values, self.unit)
+        return _units(values, unit)
 
-    def floats(self, sums: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Fixed-point numbers as floats."""
-        return sums / self.unit
+    def floats(self, sums: NDArray[np.int64], unit: float | None = None) -> NDArray[np.float64]:
+        """Fixed-point numbers of `fixed` as floats."""
+        return sums / (unit or self.unit)
 
     @property
     def half_sums(self) -> NDArray[np.int64]:

@@ -148,16 +148,19 @@ class DocTable:
         predicted = np.empty((len(docs), len(names)), dtype=np.int64)
         calibrated = np.empty_like(predicted)
         confidence, mass = np.empty(predicted.shape), np.empty(predicted.shape)
-        for count in set(n_options.tolist()):  # docs may differ in their number of options
-            rows = np.flatnonzero(n_options == count)
+        groups = [np.flatnonzero(n_options == count) for count in sorted(set(n_options.tolist()))]
+        compared = []
+        for rows in groups:  # docs may differ in their number of options
             options = np.array(  # [docs, conditions, options]
                 [[docs[row].loglikelihoods[name] for name in names] for row in rows]
             )
             mass[rows] = np.exp(options).sum(-1)
             options = ranking_scores(options, [docs[row].lengths for row in rows])
-            calibrated[rows] = calibrated_scores(options).argmax(-1)
+            compared.append(options)
             predicted[rows] = options.argmax(-1)  # the first of equals, as the harness takes it
             confidence[rows] = softmax_at(options, gold[rows, np.newaxis])
+        for rows, scores in zip(groups, calibrated_scores(compared), strict=True):
+            calibrated[rows] = scores.argmax(-1)
         correct, calibrated_correct = (
             (answers == gold[:, np.newaxis]).astype(np.float64)
             for answers in (predicted, calibrated)
@@ -213,19 +216,28 @@ def ranking_scores(
     return loglikelihoods.astype(np.float32).astype(np.float64) / divisors[:, np.newaxis]
 
 
-def calibrated_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Batch calibration (Zhou et al. 2024), [docs, conditions, options].
+def calibrated_scores(groups: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Batch calibration (Zhou et al. 2024) of [docs, conditions, options] each.
 
     Of each option's log-softmax its mean over the docs, under the same condition, is subtracted:
-    what a condition adds to one option in every doc is gone.
+    what a condition adds to one option in every doc is gone. Where docs differ in their number of
+    options, means are the option effects of the additive model of docs and options, by least
+    squares, which are the means where they do not.
 
     Args:
-        scores: of the same shape, of what options are compared by; the docs are those among which
-            an option of one index can mean the same, so of one number of options.
+        groups: what options are compared by; one for each number of options.
     """
-    logs = scipy.special.log_softmax(scores, axis=-1)
+    logs = [scipy.special.log_softmax(scores, axis=-1) for scores in groups]
+    logs = [scores - scores.mean(-1, keepdims=True) for scores in logs]
+    most = max(scores.shape[-1] for scores in logs)
+    totals, normal = np.zeros((logs[0].shape[1], most)), np.zeros((most, most))
+    for scores in logs:
+        n = scores.shape[-1]
+        totals[:, :n] += scores.sum(0)
+        normal[:n, :n] += len(scores) * (np.eye(n) - 1 / n)
+    effects = totals @ np.linalg.pinv(normal, hermitian=True)
     # Far above rounding and below float32: what is equal but for the order of summation is a tie.
-    return np.asarray(np.round(logs - logs.mean(axis=0), 9))
+    return [np.asarray(np.round(each - effects[:, : each.shape[-1]], 9)) for each in logs]
 
 
 def softmax_at(loglikelihoods: NDArray[np.float64], gold: NDArray[np.int64]) -> NDArray[np.float64]:

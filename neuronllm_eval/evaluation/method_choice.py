@@ -19,11 +19,13 @@ from pydantic import Field
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.evaluation.doc_table import calibrated_scores, ranking_scores, softmax_at
+from neuronllm_eval.evaluation.robust_effects import COLLAPSED
 from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load
+from neuronllm_eval.runs.directory import RunDirectory
 
-# `enhance` may not take more from the options' total probability, nor give one answer to more.
+# `enhance` may not leave less of the options' total probability, nor give so many one answer.
 LEAST_MASS = 0.8  # of the unmasked model's
-MOST_SAME_ANSWER = 0.9  # or the unmasked model's share, if that is larger
+MOST_SAME_ANSWER = COLLAPSED / 100  # unless the unmasked model does
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Candidate:
     """A candidate, and what its neurons do on questions that did not select them.
 
     Attributes:
-        consistency: setting of the method.
+        penalty: setting of the method.
         top_k: good and bad neurons.
         difference: calibrated confidence under enhance minus that under degrade, percentage points.
         error: its standard error over docs.
@@ -58,7 +60,7 @@ class Candidate:
         is_sound: whether enhance leaves the model whole.
     """
 
-    consistency: Annotated[float, Field(ge=0)]
+    penalty: Annotated[float, Field(ge=0)]
     top_k: PositiveCount
     difference: float
     error: float
@@ -102,13 +104,22 @@ class MethodChoice:
         return load(cls, path, "run identify again")
 
 
+def read_choice(run: RunDirectory) -> MethodChoice:
+    """The `method_choice.json` of a run that has one.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    return run.once(run.choice, lambda: MethodChoice.load(run.choice))
+
+
 def choose(
     settings: Sequence[tuple[float, int]], halves: Sequence[Sequence[Scored]]
 ) -> MethodChoice:
     """The best of some candidates, the one of fewest neurons among equals.
 
     Args:
-        settings: (consistency, neurons) of each.
+        settings: (penalty, neurons) of each.
         halves: per half of the questions the docs under the unmasked model, then under enhance and
             degrade of each candidate, whose neurons the other half selected.
 
@@ -126,21 +137,22 @@ def choose(
         np.concatenate(part, axis=0) for part in zip(*parts, strict=True)
     )
     candidates = []
-    for number, (consistency, top_k) in enumerate(settings):
+    for number, (penalty, top_k) in enumerate(settings):
         enhance, degrade = 1 + 2 * number, 2 + 2 * number
         differences = 100 * (confidence[:, enhance] - confidence[:, degrade])
         share = float(mass[:, enhance].mean() / mass[:, 0].mean())
         same, unmasked = top_answer[:, [enhance, 0]].mean(0)
+        collapses = same >= MOST_SAME_ANSWER and same > unmasked
         candidates.append(
             Candidate(
-                consistency=consistency,
+                penalty=penalty,
                 top_k=top_k,
                 difference=float(differences.mean()),
                 error=float(differences.std() / np.sqrt(len(differences))),
                 gain=float(100 * (confidence[:, enhance] - confidence[:, 0]).mean()),
                 option_mass=share,
                 top_answer=float(100 * same),
-                is_sound=bool(share >= LEAST_MASS and same <= max(MOST_SAME_ANSWER, unmasked)),
+                is_sound=bool(share >= LEAST_MASS and not collapses),
             )
         )
     order = sorted(
@@ -160,12 +172,15 @@ def _effects(docs: Sequence[Scored]) -> tuple[NDArray[np.float64], ...]:
     gold = np.array([doc.gold for doc in docs])
     shape = len(docs), len(docs[0].loglikelihoods)
     confidence, mass, predicted = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
-    for count in set(n_options.tolist()):
-        rows = np.flatnonzero(n_options == count).tolist()
+    counts = sorted(set(n_options.tolist()))
+    groups = [np.flatnonzero(n_options == count).tolist() for count in counts]
+    compared = []
+    for rows in groups:
         options = np.stack([docs[row].loglikelihoods for row in rows]).astype(np.float64)
         mass[rows] = np.exp(options).sum(-1)
-        options = ranking_scores(options, [docs[row].lengths for row in rows])
-        predicted[rows] = options.argmax(-1)
-        confidence[rows] = softmax_at(calibrated_scores(options), gold[rows][:, np.newaxis])
+        compared.append(ranking_scores(options, [docs[row].lengths for row in rows]))
+        predicted[rows] = compared[-1].argmax(-1)
+    for rows, scores in zip(groups, calibrated_scores(compared), strict=True):
+        confidence[rows] = softmax_at(scores, gold[rows][:, np.newaxis])
     shares = [np.bincount(answers).max() / len(docs) for answers in predicted.T]
     return confidence, mass, np.tile(shares, (len(docs), 1))

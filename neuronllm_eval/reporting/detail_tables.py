@@ -222,7 +222,7 @@ def choice_table(choice: MethodChoice | None) -> Table | None:
         return None
     rows = tuple(
         (
-            f"{candidate.consistency:g}",
+            f"{candidate.penalty:g}",
             str(candidate.top_k),
             f"{candidate.difference:+.1f} ± {candidate.error:.1f}",
             f"{candidate.gain:+.1f}",
@@ -235,15 +235,15 @@ def choice_table(choice: MethodChoice | None) -> Table | None:
     return Table(
         "Choice of the settings",
         (
-            *("consistency", "neurons", "enhance minus degrade", "enhance"),
+            *("penalty", "neurons", "enhance minus degrade", "enhance"),
             *("option mass", "same answer", ""),
         ),
         rows,
         f"By {choice.n_docs} docs of the selection split, each by the neurons that the other half "
         "of the questions select. Changes of calibrated confidence, in percentage points, with "
         "standard error; under enhance, the options' total probability as a share of the unmasked "
-        "model's, and the share of the most frequent answer. Left out: enhance takes a fifth or "
-        "more of that probability, or gives more than 90% of the docs one answer.",
+        "model's, and the share of the most frequent answer. Left out: enhance takes more "
+        "than a fifth of that probability, or gives 90% or more of the docs one answer.",
     )
 
 

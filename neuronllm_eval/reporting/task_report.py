@@ -10,7 +10,7 @@ from typing import Any
 from neuronllm_eval.evaluation.condition_effects import ConditionSummary, summarise
 from neuronllm_eval.evaluation.doc_table import DocTable, DocText, doc_table, read_doc_texts
 from neuronllm_eval.evaluation.edit_cost import recorded_perplexity
-from neuronllm_eval.evaluation.method_choice import MethodChoice
+from neuronllm_eval.evaluation.method_choice import MethodChoice, read_choice
 from neuronllm_eval.evaluation.other_tasks import OtherTask, read_other_tasks
 from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
@@ -103,16 +103,10 @@ class TaskReport:
             doc_counts=doc_counts,
             tokens=run.once(run.tokens, lambda: read_tokens(run.tokens)),
             commands=read_commands(run),
-            choice=_choice(run),
+            choice=read_choice(run) if run.choice.is_file() else None,
             selection_accuracy=_selection_accuracy(load_questions(run)),
             **values,
         )
-
-
-def _choice(run: RunDirectory) -> MethodChoice | None:
-    if not run.choice.exists():
-        return None
-    return run.once(run.choice, lambda: MethodChoice.load(run.choice))
 
 
 def _selection_accuracy(questions: Sequence[QuestionLine]) -> ChanceTest | None:

@@ -246,7 +246,7 @@ class IdentifySettings(SelectionSettings):
     )
     method_args: Pairs = _selection(
         {},
-        "settings of methods, such as consistency=1 (ace_balanced), threshold=0.2,top_v=10 "
+        "settings of methods, such as penalty=1 (ace_balanced), threshold=0.2,top_v=10 "
         "(qrnca) or seed=1 (random)",
         nargs="+",
         metavar="SETTING=VALUE",

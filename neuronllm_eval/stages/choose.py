@@ -1,7 +1,7 @@
 """Choose a method's settings on the selection split alone: `--method auto`.
 
 1. The sums of either half of the selection questions give scores, and these the neurons of every
-   candidate: a consistency of `ace_balanced` and a number of neurons.
+   candidate: a penalty of `ace_balanced` and a number of neurons.
 2. The questions of the other half are scored under enhance and degrade of all of them in one pass,
    with checkpoints.
 3. `evaluation.method_choice` compares the candidates; the first rank keeps the choice.
@@ -40,7 +40,7 @@ from neuronllm_eval.stages.cost_estimate import Stage
 
 logger = logging.getLogger(__name__)
 # Tried unless the user gives one.
-CONSISTENCIES = (0.0, 1.0, 2.0, 4.0)
+PENALTIES = (0.0, 1.0, 2.0, 4.0)
 # Numbers of neurons that are tried, as shares of --top_k.
 SHARES = (1, 1 / 4, 1 / 16, 1 / 64)
 _CONDITIONS = ("enhance", "degrade")  # in the order of `method_choice.choose`
@@ -72,7 +72,11 @@ def choose_settings(
     scored: list[list[Scored]] = []
     folders = []
     for half in (0, 1):
-        factors = launch.ranks.on_first(partial(_factors, method, candidates, sums, half))
+        edits = launch.ranks.on_first(partial(_all_edits, method, candidates, sums, half))
+        factors = stack_factors(
+            stage.engine.layers.shape,
+            [{(layer, index): factor for layer, index, factor in each} for each in edits],
+        )
         questions = stage.questions[1 - half :: 2]
         folder = run.path / "checkpoint" / f"choose_{half}"
         folders.append(folder)
@@ -95,25 +99,27 @@ def _candidates(stage: Stage, method: Auto, top_k: float) -> _Candidates:
     layers = stage.engine.layers
     most = resolve_count(top_k, layers.n_layers * layers.width, "top_k")
     counts = sorted({max(1, round(most * share)) for share in SHARES})
-    consistencies = CONSISTENCIES if method.consistency is None else (method.consistency,)
-    return list(itertools.product(consistencies, counts))
+    penalties = PENALTIES if method.penalty is None else (method.penalty,)
+    return list(itertools.product(penalties, counts))
 
 
-def _factors(
+def _all_edits(
     method: Auto, candidates: _Candidates, sums: ScoreSums | None, half: int
-) -> NDArray[np.generic]:
-    """[1 + 2 candidates, layers, neurons]: unmasked, and each candidate's conditions.
+) -> list[list[tuple[int, int, float]]]:
+    """(layer, index, factor) of edited neurons: unmasked, then by candidate and condition.
 
     `half` is that of the questions that select the neurons.
     """
     assert sums is not None
-    edits: list[Edits] = [{}]
+    edits: list[list[tuple[int, int, float]]] = [[]]
     scores: dict[float, Floats] = {}
-    for consistency, count in candidates:
-        if consistency not in scores:
-            scores[consistency] = replace(method, consistency=consistency).halves(sums, [])[half]
-        edits += [_edits(scores[consistency], count, condition) for condition in _CONDITIONS]
-    return stack_factors(sums.good_count.shape, edits)
+    for penalty, count in candidates:
+        if penalty not in scores:
+            scores[penalty] = replace(method, penalty=penalty).halves(sums, [])[half]
+        for condition in _CONDITIONS:
+            edited = _edits(scores[penalty], count, condition)
+            edits.append([(*location, factor) for location, factor in edited.items()])
+    return edits
 
 
 def _edits(score: Floats, count: int, condition: str) -> Edits:
@@ -159,8 +165,8 @@ def _tell(choice: MethodChoice, task: str) -> None:
             task,
         )
     logger.info(
-        "%s: chosen on the selection questions: consistency %g, %d neurons",
+        "%s: chosen on the selection questions: penalty %g, %d neurons",
         task,
-        best.consistency,
+        best.penalty,
         best.top_k,
     )

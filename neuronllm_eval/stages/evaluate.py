@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lm_eval.api.task import ConfigurableTask
 
-from neuronllm_eval.attribution.methods import Method, make_method
+from neuronllm_eval.attribution.methods import Auto, Method, make_method
 from neuronllm_eval.comparison.several_tasks import closing_table, write_overviews
 from neuronllm_eval.demo import MODEL_DIR
 from neuronllm_eval.errors import UsageError
@@ -142,13 +142,21 @@ def identify_runs(
                     stage = f"validate {name} {method_run.method.name}"
                     inputs = method_run.of_method(validation[name])
                     with _timed(seconds if is_left else {}, stage):
-                        validate_task(inputs, *plan.over(neurons), run, launch)
+                        own_plan = _plan_of(plan, method_run)
+                        validate_task(inputs, *own_plan.over(neurons), run, launch)
                 if launch.ranks.is_first:
                     report_task(run, show, brief=True)
         if launch.ranks.is_first:
             _show_overview(directories, request.output_path, show)
             show(f"written to {request.output_path}")
     return directories
+
+
+def _plan_of(plan: ConditionPlan, method_run: MethodRun) -> ConditionPlan:
+    """What is validated of a method's neurons: all that `auto` took, not the most it might take."""
+    if not isinstance(method_run.method, Auto):
+        return plan
+    return dataclasses.replace(plan, sweep=dataclasses.replace(plan.sweep, top_k=()))
 
 
 def _pass_name(task: str, runs: Sequence[MethodRun]) -> str:
@@ -167,7 +175,7 @@ def _estimated(
         if launch.overwrite or not method_run.is_identified or is_unfinished(run.identifying):
             yield of_any()
             continue
-        neurons, run_plan = plan.over(load_neurons(run, settings))
+        neurons, run_plan = _plan_of(plan, method_run).over(load_neurons(run, settings))
         of_method = method_run.of_method(inputs)
         yield estimate_validation(of_method, run_plan, run, launch, neurons)
 

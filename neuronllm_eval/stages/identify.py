@@ -254,7 +254,7 @@ def _write(
         if name in choices:
             choice = choices[name]
             run.write(run.choice, dump_json(dataclasses.asdict(choice)), choice)
-            chosen = MethodRun(Auto(choice.best.consistency), run)
+            chosen = MethodRun(Auto(choice.best.penalty), run)
             top_k = choice.best.top_k
         scores = write_scores(inputs, stage, chosen, total, notes)
         write_neurons(inputs, scores, chosen, top_k, or_none=or_none)

@@ -347,7 +347,7 @@ def prepare_validation(
         disk=len(plan.names) * sum(docs) + n_files * _RESULT_FILE + _SMALL_FILES,
         directory=run.path,
         text=lambda: text_perplexities(inputs.model, factors[:1]),
-        n_texts=len(plan.with_perplexity),
+        n_texts=0 if run.home is not None else len(plan.with_perplexity),
     )
 
 

@@ -73,7 +73,7 @@ def validate_task(
     questions, ranks = inputs.questions, launch.ranks
     how = _how(inputs, neurons, plan)
     if _is_kept(inputs, neurons, plan, run, launch):
-        if ranks.is_first and plan.perplexity and not run.perplexity.is_file():
+        if ranks.is_first and _measures_text(plan, run) and not run.perplexity.is_file():
             _write_perplexity(inputs, neurons, plan, run)
         ranks.wait()
         return
@@ -99,10 +99,15 @@ def validate_task(
         inputs = replace(inputs, questions=questions.without(excluded_ids(run, "validation")))
         _write_docs(inputs, scores, plan, run)
         write_results(inputs, scores, neurons, plan, run)
-        if plan.perplexity:
+        if _measures_text(plan, run):
             _write_perplexity(inputs, neurons, plan, run)
         close(run.validating)
     ranks.wait()
+
+
+def _measures_text(plan: ConditionPlan, run: RunDirectory) -> bool:
+    """Whether perplexity is measured here: it is the same beside every other task."""
+    return plan.perplexity and run.home is None
 
 
 def estimate_validation(

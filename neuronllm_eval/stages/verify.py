@@ -32,6 +32,7 @@ from neuronllm_eval.engine.build import TOLERANCE, rounding_tolerance
 from neuronllm_eval.engine.interface import Engine
 from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.doc_table import DocLine, doc_table
+from neuronllm_eval.evaluation.method_choice import read_choice
 from neuronllm_eval.evaluation.other_tasks import require_same_conditions
 from neuronllm_eval.formats.digests import SUMS_FILE, changed_files
 from neuronllm_eval.formats.typed_files import load_lines
@@ -103,7 +104,9 @@ def check_artifacts(run: RunDirectory, settings: RunSettings, neurons: NeuronSet
         ArtifactError: one of them cannot be read.
     """
     scores, lines = load_scores(run, neurons), load_questions(run)
-    derived = select_neurons(scores, neurons.top_k, settings.ambiguous)
+    # `auto` takes fewer neurons than the settings allow, and says so.
+    top_k = read_choice(run).best.top_k if run.choice.is_file() else settings.top_k
+    derived = select_neurons(scores, top_k, settings.ambiguous)
     n_prompts = sum(len(line.doc_ids) for line in lines)
     expected = (scores.provenance.n_questions, scores.provenance.n_prompts)
     checks = [

@@ -69,7 +69,7 @@ def added(
     return sums
 
 
-def by_hand(ends: np.ndarray, golds: np.ndarray, consistency: float) -> float:
+def by_hand(ends: np.ndarray, golds: np.ndarray, penalty: float) -> float:
     """The score of one neuron in plain numpy, by [2, prompts] IG(F) and h * dF/dh."""
     values, halved = ends.mean(0), (ends[0] - ends[1]) / 2
     labels = np.unique(golds)
@@ -82,7 +82,7 @@ def by_hand(ends: np.ndarray, golds: np.ndarray, consistency: float) -> float:
     between = max(0.0, means.var() - (n - 1) / n * errors.mean())
     d = np.mean([halved[golds == label].mean() for label in labels])
     m, s2 = means.mean(), between + errors.sum() / n**2 + d**2
-    return float(m * abs(m) / np.sqrt(m**2 + consistency**2 * s2))
+    return float(m * abs(m) / np.sqrt(m**2 + penalty**2 * s2))
 
 
 def test_scores_equal_plain_numpy_in_all_and_in_halves():
@@ -90,15 +90,13 @@ def test_scores_equal_plain_numpy_in_all_and_in_halves():
     golds = np.array([0, 0, 1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1, 0])  # 2 is never gold
     ends = generator.normal(0.3, 0.5, (2, len(golds), 4)).astype(np.float32)
     sums = added(ends[0].tolist(), golds.tolist(), ends[1].tolist())
-    for consistency in (0.0, 1.0, 2.0):
-        method = ACEBalanced(consistency)
+    for penalty in (0.0, 1.0, 2.0):
+        method = ACEBalanced(penalty)
         score, halves = method.score(sums, []), method.halves(sums, [])
         for neuron in range(4):
-            assert score[0, neuron] == pytest.approx(
-                by_hand(ends[:, :, neuron], golds, consistency)
-            )
+            assert score[0, neuron] == pytest.approx(by_hand(ends[:, :, neuron], golds, penalty))
             for half in (0, 1):
-                expected = by_hand(ends[:, half::2, neuron], golds[half::2], consistency)
+                expected = by_hand(ends[:, half::2, neuron], golds[half::2], penalty)
                 assert halves[half, 0, neuron] == pytest.approx(expected)
 
 
@@ -129,10 +127,10 @@ def test_one_question_has_a_score():
     assert ACEBalanced().score(added([[0.5, -0.25]], [1]), [])[0].tolist() == [0.5, -0.25]
 
 
-def test_consistency_is_a_number_from_zero():
-    assert make_method("ace_balanced", {"consistency": 0.5}) == ACEBalanced(0.5)
-    with pytest.raises(UsageError, match=r"consistency of method ace_balanced is -1"):
-        make_method("ace_balanced", {"consistency": -1})
+def test_penalty_is_a_number_from_zero():
+    assert make_method("ace_balanced", {"penalty": 0.5}) == ACEBalanced(0.5)
+    with pytest.raises(UsageError, match=r"penalty of method ace_balanced is -1"):
+        make_method("ace_balanced", {"penalty": -1})
 
 
 # Calibrated targets -------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_differences_are_of_calibrated_confidence():
     choice = choose(SETTINGS, halves)
     assert choice.n_docs == 6
     for number, candidate in enumerate(choice.candidates):
-        assert (candidate.consistency, candidate.top_k) == SETTINGS[number]
+        assert (candidate.penalty, candidate.top_k) == SETTINGS[number]
         enhance, degrade, unmasked = (
             np.concatenate([by_hand(half, condition) for half in halves])
             for condition in (1 + 2 * number, 2 + 2 * number, 0)
@@ -54,7 +54,6 @@ def test_differences_are_of_calibrated_confidence():
         assert candidate.option_mass == pytest.approx(share)
         assert candidate.top_answer == 50.0
     assert choice.best is choice.candidates[0]  # it moves more, both ways
-    assert MethodChoice.load.__doc__
 
 
 def test_one_answer_for_all_is_not_sound():
@@ -88,9 +87,14 @@ def test_of_equals_the_fewest_neurons_and_of_unsound_ones_the_best():
 
 
 def test_options_of_other_lengths_and_numbers():
-    of_three = Scored(2, np.log([[0.1, 0.1, 0.2]] * 5), lengths=(1.0, 2.0, 4.0))
+    of_three = Scored(2, np.log([[0.1, 0.1, 0.2]] * 5))
     choice = choose(SETTINGS, [[*docs(), of_three]])
     assert choice.n_docs == 5
+    halved = [Scored(doc.gold, doc.loglikelihoods * 2, (2.0, 2.0)) for doc in docs()]
+    for candidate, plain in zip(
+        choose(SETTINGS, [halved]).candidates, choose(SETTINGS, [docs()]).candidates, strict=True
+    ):  # twice the log-likelihoods over twice the length
+        assert candidate.difference == pytest.approx(plain.difference, abs=1e-4)
 
 
 def test_no_docs_and_damaged_files_are_refused(tmp_path):

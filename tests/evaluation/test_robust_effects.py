@@ -40,8 +40,10 @@ def test_calibration_by_hand():
         [[math.log(3 / 4) - math.log(3 / 8) / 2, math.log(1 / 4) - math.log(1 / 8) / 2]],
         [[math.log(1 / 2) - math.log(3 / 8) / 2, math.log(1 / 2) - math.log(1 / 8) / 2]],
     ]
-    np.testing.assert_allclose(calibrated_scores(scores), expected, atol=1e-9)
-    assert calibrated_scores(scores).argmax(-1).tolist() == [[0], [1]]
+    expected -= np.mean(expected, axis=-1, keepdims=True)  # which compares the options as well
+    (calibrated,) = calibrated_scores([scores])
+    np.testing.assert_allclose(calibrated, expected, atol=1e-9)
+    assert calibrated.argmax(-1).tolist() == [[0], [1]]
 
 
 def test_a_constant_on_an_option_changes_nothing():
@@ -50,21 +52,26 @@ def test_a_constant_on_an_option_changes_nothing():
     both = np.concatenate(
         [scores, scores + np.array([5.0, 0.0, -1.0])], axis=1
     )  # of two conditions
-    calibrated = calibrated_scores(both).argmax(-1)
+    calibrated = calibrated_scores([both])[0].argmax(-1)
     assert (calibrated[:, 0] == calibrated[:, 1]).all()
     assert (both.argmax(-1)[:, 1] == 0).all()
 
 
 def test_equal_docs_are_ties_whatever_the_rounding():
     scores = np.log(np.full((7, 1, 3), [0.1, 0.7, 0.2]))
-    assert calibrated_scores(scores).argmax(-1).tolist() == [[0]] * 7
+    assert calibrated_scores([scores])[0].argmax(-1).tolist() == [[0]] * 7
 
 
-def test_docs_are_calibrated_among_those_of_as_many_options():
-    # Two options: odds 3:1 and 9:1, of which the second is more for the first than on average.
-    two = [line("a", 0, 1, unmasked=odds(3, 1)), line("b", 1, 0, unmasked=odds(9, 1))]
-    alone = line("c", 2, 0, unmasked=odds(1, 8, 1))  # equal to its own mean: the first
-    assert the_table([two[0], alone, two[1]]).calibrated["unmasked"].tolist() == [1, 1, 1]
+def test_docs_of_other_numbers_of_options_are_calibrated_together():
+    rng = np.random.default_rng(1)
+    groups = [rng.normal(size=(12, 2, 2)), rng.normal(size=(1, 2, 3))]
+    moved = [each + np.array([3.0, 0.0, -2.0])[: each.shape[-1]] for each in groups]
+    calibrated, of_moved = calibrated_scores(groups), calibrated_scores(moved)
+    for each, other in zip(calibrated, of_moved, strict=True):  # a constant changes nothing
+        difference = other - each
+        assert np.ptp(difference, axis=-1).max() < 1e-8
+    (alone,) = calibrated[1]
+    assert np.ptp(alone[:, :2], axis=-1).min() > 0.01  # it is compared with the others
 
 
 def test_what_is_calibrated_are_scores_by_length():

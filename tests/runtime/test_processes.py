@@ -78,6 +78,19 @@ def test_processes_with_nothing_to_do(tmp_path):
     assert content(tmp_path / "one" / TASK) == content(tmp_path / "three" / TASK)
 
 
+def test_two_choose_the_settings_that_one_does(tmp_path):
+    options = ("--method", "auto", "--top_k", 64)
+    assert run_eval(tmp_path / "one", *options)[0] == 0
+    run = launched(2, tmp_path / "two", *options)
+    assert run.wait() == [0, 0], run.output()
+    one, two = (content(tmp_path / name / TASK) for name in ("one", "two"))
+    assert one == two
+    choices = [
+        (tmp_path / name / TASK / "method_choice.json").read_bytes() for name in ("one", "two")
+    ]
+    assert choices[0] == choices[1]
+
+
 def test_the_batch_size_is_one_for_all(tmp_path):
     run = launched(2, tmp_path / "two", "--batch_size", "auto")
     assert run.wait() == [0, 0], run.output()

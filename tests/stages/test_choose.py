@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from neuronllm_eval.attribution.methods import make_method
+from neuronllm_eval.cli import main as cli
 from neuronllm_eval.evaluation.method_choice import MethodChoice
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.stages import choose
-from neuronllm_eval.stages.choose import CONSISTENCIES, SHARES
+from neuronllm_eval.stages.choose import PENALTIES, SHARES
 from tests.fixtures.cli import assert_one_message, call, identify, jsonl, without_the_harness_tasks
 from tests.fixtures.processes import after_units
 
@@ -52,9 +53,9 @@ def test_each_halfs_neurons_are_compared_on_the_other_half(auto):
     assert [questions for questions, _ in scored] == [names[1::2], names[::2]]
     scores = NeuronScores.load(run.path)
     for half, (_, factors) in enumerate(scored):
-        assert len(factors) == 1 + 2 * len(CONSISTENCIES) * len(SHARES)
+        assert len(factors) == 1 + 2 * len(PENALTIES) * len(SHARES)
         assert (factors[0] == 1).all()
-        # The stored halves are of the consistency that was chosen.
+        # The stored halves are of the penalty that was chosen.
         choice = MethodChoice.load(run.choice)
         number = choice.chosen
         best = np.argsort(-scores.half_sums[half].ravel(), kind="stable")[: choice.best.top_k]
@@ -69,12 +70,12 @@ def test_the_run_is_of_what_was_chosen(auto):
     choice = MethodChoice.load(run.choice)
     counts = sorted({each.top_k for each in choice.candidates})
     assert counts == [1, 4, 16, 64]
-    assert sorted({each.consistency for each in choice.candidates}) == list(CONSISTENCIES)
+    assert sorted({each.penalty for each in choice.candidates}) == list(PENALTIES)
     assert choice.n_docs == sum(len(line["doc_ids"]) for line in jsonl(run.questions))
     neurons = NeuronSet.load(run.neurons)
     assert neurons.top_k == len(neurons.good) == choice.best.top_k
     assert neurons.provenance.method == "auto"
-    assert json.loads(neurons.provenance.method_args) == {"consistency": choice.best.consistency}
+    assert json.loads(neurons.provenance.method_args) == {"penalty": choice.best.penalty}
     assert len(neurons.provenance.priors) == 4
     code, out, err = call("verify", run.path)
     assert code == 0, out + err
@@ -87,7 +88,7 @@ def test_the_report_has_what_was_tried(auto):
     start = next(n for n, line in enumerate(lines) if "Choice of the settings" in line)
     (taken,) = [line for line in lines[start:] if "| taken" in line]
     cells = [cell.strip() for cell in taken.split("|")[1:]]
-    assert cells[:2] == [f"{best.consistency:g}", str(best.top_k)]
+    assert cells[:2] == [f"{best.penalty:g}", str(best.top_k)]
     assert cells[2] == f"{best.difference:+.1f} ± {best.error:.1f}"
     assert sum("| left out" in line for line in lines) == sum(
         not each.is_sound for each in MethodChoice.load(run.choice).candidates
@@ -116,15 +117,28 @@ def test_an_interrupted_choice_is_resumed(auto, tmp_path):
     assert code == 0, err
 
 
-def test_a_given_consistency_leaves_the_number_of_neurons_to_choose(tmp_path):
-    arguments = (*AUTO, "--method_args", "consistency=2")
+def test_a_given_penalty_leaves_the_number_of_neurons_to_choose(tmp_path):
+    arguments = (*AUTO, "--method_args", "penalty=2")
     code, _, err = call(*identify(tmp_path, *arguments))
     assert code == 0, err
     choice = MethodChoice.load(tmp_path / TASK / "method_choice.json")
-    assert [each.consistency for each in choice.candidates] == [2.0] * 4
-    assert make_method("auto").consistency is None
+    assert [each.penalty for each in choice.candidates] == [2.0] * 4
+    assert make_method("auto").penalty is None
 
 
 def test_several_numbers_of_neurons_are_refused(tmp_path):
     result = call(*identify(tmp_path, "--method", "ace,auto", "--top_k", "4,8"))
     assert_one_message(result, 2, "top_k")
+
+
+def test_all_that_was_taken_is_validated(tmp_path):
+    first = identify(tmp_path, *AUTO)[1:]  # without the command
+    arguments = (*first, "--conditions", "degrade", "--n_random", 1)
+    code, _, err = call(*arguments, entry=cli.run_eval_main)
+    assert code == 0, err
+    run = RunDirectory(tmp_path / TASK)
+    assert (
+        json.loads(run.validation.read_text())["top_k"] == MethodChoice.load(run.choice).best.top_k
+    )
+    code, out, err = call("verify", run.path)
+    assert code == 0, out + err
