@@ -101,7 +101,7 @@ def _said_once(constant: Mapping[str, str]) -> list[Section]:
     listed = ", ".join(
         f"{HEADS[name]} {text}"
         for name, text in constant.items()
-        if (name, text) != ("n_runs", "1")
+        if text and (name, text) != ("n_runs", "1")
     )
     return [Section("", None, (f"The same in all rows: {listed}.",))] if listed else []
 

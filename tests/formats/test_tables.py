@@ -417,7 +417,7 @@ def test_json_is_strict_and_has_the_same_values():
         raise AssertionError(constant)
 
     found = json.loads(text, parse_constant=refuse)
-    assert set(found) == {"rows", "overlaps", "sets", "unfinished", "damaged"}
+    assert set(found) == {"rows", "overlaps", "sets", "other_tasks", "unfinished", "damaged"}
     assert [set(each) for each in found["rows"]] == [set(COLUMNS)] * 3
     frame = ordered(ROWS).frame
     for each, record in zip(found["rows"], frame.to_dict("records"), strict=True):
