@@ -18,17 +18,13 @@ does chance: with few prompts for each letter it is too high.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from lm_eval.api.task import ConfigurableTask
 from numpy.typing import ArrayLike, NDArray
 
-from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.explain.evidence import Evidence, Mean
 from neuronllm_eval.explain.token_effects import NeuronTokens, Promotion, SetName
 from neuronllm_eval.formats.plain_files import dump_json
@@ -202,28 +198,3 @@ def letter_profile(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> Lett
         tuple(float(mean) if known else None for mean, known in zip(means, occurs, strict=True)),
         letter_bias(means[occurs]),
     )
-
-
-def gold_counts(
-    gold: Iterable[int], n_letters: int, n_prompts: int, path: Path
-) -> NDArray[np.int64]:
-    """[letters] how many prompts have each gold letter.
-
-    Args:
-        gold: [prompts] of `questions.jsonl`.
-        n_letters: letters that attributions were summed by.
-        n_prompts: expected number of prompts.
-        path: the file, for error messages.
-
-    Raises:
-        ArtifactError: the prompts do not fit that.
-    """
-    counts = Counter(gold)
-    if counts.total() != n_prompts or not set(counts) <= set(range(n_letters)):
-        raise ArtifactError(
-            f"{path} has {counts.total()} prompts with the gold letters {sorted(counts)}, "
-            f"the scores {n_prompts} prompts with {n_letters} letters",
-            expected="files of one run",
-            remedy="run identify again",
-        )
-    return np.array([counts[letter] for letter in range(n_letters)], dtype=np.int64)

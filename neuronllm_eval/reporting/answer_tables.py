@@ -31,6 +31,15 @@ def letter(option: int) -> str:
     return LETTERS[option] if option < len(LETTERS) else str(option + 1)
 
 
+def fixed_names(answers: DocTable, texts: Sequence[DocText]) -> tuple[str, ...]:
+    """The options' texts, cut, where all docs have the same; empty where an index is a position."""
+    first = texts[0].options if texts else ()
+    names = tuple(clipped(one_line(text), _LONGEST_NAME) for text in first[: len(LETTERS)])
+    is_fixed = all(doc.options == first for doc in texts)
+    has_all = len(first) == int(answers.n_options.max()) and all(names)
+    return names if is_fixed and has_all and len(set(names)) == len(names) else ()
+
+
 def option_names(answers: DocTable, texts: Sequence[DocText]) -> tuple[str, ...]:
     """Names of the options by index: their texts where all docs have the same, else letters.
 
@@ -42,11 +51,8 @@ def option_names(answers: DocTable, texts: Sequence[DocText]) -> tuple[str, ...]
         [options] distinct names; options beyond the alphabet have one together, the last.
     """
     n_options = int(answers.n_options.max())
-    first = texts[0].options if texts else ()
-    names = tuple(clipped(one_line(text), _LONGEST_NAME) for text in first[: len(LETTERS)])
-    is_fixed = all(doc.options == first for doc in texts) and len(first) == n_options
-    if not (is_fixed and all(names) and len(set(names)) == len(names)):
-        names = tuple(map(letter, range(min(n_options, len(LETTERS)))))
+    letters = tuple(map(letter, range(min(n_options, len(LETTERS)))))
+    names = fixed_names(answers, texts) or letters
     return (*names, _OTHER_OPTIONS) if n_options > len(LETTERS) else names
 
 

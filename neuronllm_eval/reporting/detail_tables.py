@@ -14,6 +14,7 @@ from neuronllm_eval.evaluation.method_choice import MethodChoice
 from neuronllm_eval.evaluation.stats.significance import stability_of
 from neuronllm_eval.explain.token_effects import NeuronTokens, TokenEffect, top_neurons
 from neuronllm_eval.interventions.conditions import UNMASKED
+from neuronllm_eval.neurons.label_parts import LabelParts
 from neuronllm_eval.neurons.neuron_set import Provenance
 from neuronllm_eval.prompts import PER_BYTE, PER_CHARACTER
 from neuronllm_eval.reporting.answer_tables import letter
@@ -39,6 +40,13 @@ _USUAL_DIRECTION = (
     "Mostly promotes, mostly demotes: by the sign of its activation on most prompts; of neurons "
     "that are not explained, while it is positive. Positive %: share of the prompts on which it is "
     "above 0; more in explain.md."
+)
+
+
+_LABEL_PARTS = (
+    "Task part: mean over gold options of the mean value of their prompts. Label index: 1 where "
+    "the neuron does the same for every gold option, -1 where these cancel out, below 0 a label "
+    "neuron."
 )
 
 
@@ -161,6 +169,11 @@ def neurons_table(report: TaskReport) -> Table:
         "Neurons are named layer:index. Votes: how many of the "
         f"{report.scores.provenance.n_questions} questions count it as good, and as bad."
     )
+    listed = top_neurons(report.neurons)
+    parts = report.label_parts([neuron for _, neuron in listed])
+    if parts is not None:
+        headers += ["task part", "label index"]
+        note += f" {_LABEL_PARTS}"
     explained = any(tokens.positive is not None for tokens in report.tokens.values())
     if not report.tokens:
         note += f" {EXPLAIN}"
@@ -171,17 +184,23 @@ def neurons_table(report: TaskReport) -> Table:
         headers += ["promotes", "demotes"]
         note += f" {_DIRECTION} {_SIGNS}"
     rows = []
-    for name, neuron in top_neurons(report.neurons):
+    for number, (name, neuron) in enumerate(listed):
         votes = (
             report.scores.good_count[neuron.location],
             report.scores.bad_count[neuron.location],
         )
         tokens = report.tokens.get((name, *neuron.location))
         row = [f"{neuron.layer}:{neuron.index}", name, f"{neuron.score:+.3g}", *map(str, votes)]
+        row += _label_cells(parts, number) if parts is not None else []
         row += _token_cells(tokens) if report.tokens else []
         row += _explained_cells(tokens) if explained else []
         rows.append(tuple(row))
     return Table("Top neurons", tuple(headers), tuple(rows), note)
+
+
+def _label_cells(parts: LabelParts, number: int) -> list[str]:
+    index = parts.index[number]
+    return [f"{parts.task[number]:+.3g}", "" if math.isnan(index) else f"{index:+.2f}"]
 
 
 def _token_cells(tokens: NeuronTokens | None) -> list[str]:

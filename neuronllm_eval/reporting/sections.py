@@ -17,6 +17,7 @@ from neuronllm_eval.neurons.neuron_set import Neuron, layer_counts
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.reporting import charts, wording
 from neuronllm_eval.reporting.answer_tables import (
+    fixed_names,
     gold_table,
     option_names,
     option_shares,
@@ -51,6 +52,7 @@ _DELTAS_MARKS = (
     "to the highest."
 )
 _FLIPS_MARKS = "Docs whose answer became incorrect, or correct, against the unmasked run."
+_LAYERS_MARKS = "Selected neurons by layer: good up, bad down."
 _HALVES_MARKS = (
     "Scores of the selected neurons from either half of the selection questions; on the dashed "
     "line the halves agree."
@@ -103,9 +105,10 @@ def headline(report: TaskReport) -> str:
     """The effect of the main condition, or what was selected, in a plain sentence.
 
     Another precedes it if the unmasked model is not clearly above chance, and one follows if
-    conditions leave nearly all docs with the same answer.
+    conditions leave nearly all docs with the same answer, or if most of the good, or of the bad,
+    neurons are label neurons and the options are the same in all docs.
     """
-    chance = collapse = ""
+    chance = collapse = label = ""
     if report.answers is not None:
         chance = wording.chance_sentence(report.answers.unmasked_against_chance)
         names = option_names(report.answers, report.doc_texts)
@@ -113,7 +116,24 @@ def headline(report: TaskReport) -> str:
         is_one_each = len(set(report.answers.question_ids)) == len(report.answers.doc_ids)
         unit = "question" if is_one_each else "prompt"
         collapse = wording.collapse_sentence(names, shares.gold, shares.predicted, unit)
-    return " ".join(filter(None, (chance, _effect(report), collapse)))
+        if fixed_names(report.answers, report.doc_texts):
+            label = _label_sentence(report, only_if_most=True)
+    return " ".join(filter(None, (chance, _effect(report), collapse, label)))
+
+
+def _label_sentence(report: TaskReport, *, only_if_most: bool = False) -> str:
+    """How many neurons are label neurons; empty where that is not defined.
+
+    Args:
+        only_if_most: empty, too, unless more than half of the good, or of the bad, neurons are.
+    """
+    sets = {"good": report.neurons.good, "bad": report.neurons.bad}
+    parts = {name: report.label_parts(neurons) for name, neurons in sets.items()}
+    counts = {name: int(each.is_label.sum()) for name, each in parts.items() if each is not None}
+    sizes = {name: len(sets[name]) for name in counts}
+    if only_if_most and not any(2 * counts[name] > sizes[name] for name in counts):
+        return ""
+    return wording.label_sentence(counts, sizes)
 
 
 def _effect(report: TaskReport) -> str:
@@ -304,10 +324,13 @@ def _selection(report: TaskReport) -> Section:
         for members in (neurons.good, neurons.bad)
     )
     stability = stability_of(report.scores.half_sums, neurons.top_k)
-    text = (
-        f"{wording.selection_sentence(report.scores.provenance)} "
-        f"{wording.stability_sentence(stability)} Neurons by layer: good {good}; bad {bad}."
+    sentences = (
+        wording.selection_sentence(report.scores.provenance),
+        wording.stability_sentence(stability),
+        f"Neurons by layer: good {good}; bad {bad}.",
+        _label_sentence(report),
     )
+    text = " ".join(filter(None, sentences))
     return Section("selection", "Selection", (text, *_docs_sentences(report)))
 
 
@@ -328,7 +351,7 @@ def _neurons(report: TaskReport) -> Section:
         "Selected neurons and their stability",
         () if gap is not None else (f"{text}.",),
         (
-            Figure((charts.layers(*counts),), "Selected neurons by layer: good up, bad down."),
+            Figure((charts.layers(*counts),), f"{_LAYERS_MARKS} {_label_sentence(report)}".strip()),
             Figure((scatter,), f"{_HALVES_MARKS}{_left_out(*sets)}"),
         ),
         _present((neurons_table(report), choice_table(report.choice), stability, gap)),

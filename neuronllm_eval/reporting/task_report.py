@@ -15,7 +15,8 @@ from neuronllm_eval.evaluation.other_tasks import OtherTask, read_other_tasks
 from neuronllm_eval.evaluation.stats.significance import ChanceTest, chance_test
 from neuronllm_eval.explain.token_effects import NeuronKey, NeuronTokens, read_tokens
 from neuronllm_eval.interventions.conditions import UNMASKED, Scales
-from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.neurons.label_parts import LabelParts, gold_counts, label_parts
+from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import SCORED
 from neuronllm_eval.runs.artifacts import (
@@ -55,6 +56,7 @@ class TaskReport:
         selection_accuracy: the unmasked model's on the selection questions, against chance.
         others: what the conditions did to other tasks.
         choice: what `--method auto` tried and took; None for other methods.
+        gold_counts: [options] selection prompts by gold option; empty if not known.
     """
 
     task: str
@@ -72,6 +74,7 @@ class TaskReport:
     selection_accuracy: ChanceTest | None = None
     others: tuple[OtherTask, ...] = ()
     choice: MethodChoice | None = None
+    gold_counts: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, run: RunDirectory) -> TaskReport:
@@ -105,8 +108,17 @@ class TaskReport:
             commands=read_commands(run),
             choice=read_choice(run) if run.choice.is_file() else None,
             selection_accuracy=_selection_accuracy(load_questions(run)),
+            gold_counts=_gold_counts(run, scores),
             **values,
         )
+
+    def label_parts(self, neurons: Sequence[Neuron]) -> LabelParts | None:
+        """What neurons do for all gold options alike; None with fewer than two gold options."""
+        if not self.gold_counts:
+            return None
+        layers = [neuron.layer for neuron in neurons]
+        sums = self.scores.letter_sums[:, layers, [neuron.index for neuron in neurons]]
+        return label_parts(sums, self.gold_counts)
 
 
 def _selection_accuracy(questions: Sequence[QuestionLine]) -> ChanceTest | None:
@@ -127,8 +139,15 @@ def read_identified(run: RunDirectory) -> tuple[RunSettings, NeuronSet, NeuronSc
     scores = load_scores(run, neurons)
     run.once(run.tokens, lambda: read_tokens(run.tokens))
     load_excluded(run, "selection")
+    _gold_counts(run, scores)
     read_commands(run)
     return settings, neurons, scores
+
+
+def _gold_counts(run: RunDirectory, scores: NeuronScores) -> tuple[int, ...]:
+    gold = (option for line in load_questions(run) for option in line.gold)
+    counts = gold_counts(gold, len(scores.letter_sums), scores.provenance.n_prompts, run.questions)
+    return tuple(counts.tolist())
 
 
 def _validated(run: RunDirectory, task: str, neurons: NeuronSet, scales: Scales) -> dict[str, Any]:

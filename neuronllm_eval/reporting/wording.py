@@ -335,6 +335,22 @@ def stability_sentence(stability: SplitHalf) -> str:
     return f"Split-half rank correlation of the scores {stability.rank_correlation:.2f}{both}."
 
 
+def label_sentence(n_label: Mapping[str, int], sizes: Mapping[str, int]) -> str:
+    """How many neurons of each set are label neurons; empty without neurons.
+
+    Args:
+        n_label: set -> its label neurons (`neurons.label_parts`).
+        sizes: set -> its neurons.
+    """
+    counts = [f"{n_label[name]} of {size} {name}" for name, size in sizes.items() if size]
+    return (
+        f"{' and '.join(counts)} neurons are label neurons (values that vary more between gold "
+        "options than they amount to on average)."
+        if counts
+        else ""
+    )
+
+
 def docs_sentence(role: str, counts: Mapping[str, Any]) -> str:
     """Docs that were excluded or changed; empty if there are none.
 

@@ -25,7 +25,6 @@ from neuronllm_eval.explain.explanation import (
     NeuronExplanation,
     SetOverlap,
     extremes,
-    gold_counts,
     letter_profile,
 )
 from neuronllm_eval.explain.token_effects import (
@@ -38,6 +37,7 @@ from neuronllm_eval.explain.token_effects import (
 from neuronllm_eval.harness.tokenize import QuestionSet
 from neuronllm_eval.models.fingerprints import require_same_shape, require_same_weights
 from neuronllm_eval.models.hooks import computing_in
+from neuronllm_eval.neurons.label_parts import gold_counts
 from neuronllm_eval.neurons.neuron_set import Neuron, NeuronSet, layer_counts
 from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.prompts import Question

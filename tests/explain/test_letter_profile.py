@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.explain.explanation import gold_counts, letter_bias, letter_profile
+from neuronllm_eval.explain.explanation import letter_bias, letter_profile
 
-HERE = Path("questions.jsonl")
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)
 
 
@@ -55,13 +52,3 @@ def test_sums_are_divided_by_the_prompts_of_their_letter():
     assert profile.index == 0
     assert profile.reading == "content"
     assert letter_profile(np.array([2.0, -6.0]), np.array([1, 3])).reading == "letter"
-
-
-def test_gold_letters_are_counted_over_all_prompts():
-    assert gold_counts([0, 1, 2, 2], 4, 4, HERE).tolist() == [1, 1, 2, 0]
-
-
-@pytest.mark.parametrize("gold", [[1], [1, 4], [-1, 1], [1, 1, 1]])
-def test_lines_of_another_run_are_refused(gold):
-    with pytest.raises(ArtifactError, match=r"the scores 2 prompts with 4 letters"):
-        gold_counts(gold, 4, 2, HERE)
