@@ -64,7 +64,7 @@ def test_scores_file_holds_no_pickle_and_names_its_tensors():
     inner = json.loads(header["__metadata__"]["neuronllm_eval"])
     assert inner == {
         "schema_version": 3,
-        "provenance": dataclasses.asdict(provenance()),
+        "provenance": json.loads(json.dumps(dataclasses.asdict(provenance()))),
     }
 
 
