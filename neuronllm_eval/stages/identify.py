@@ -181,9 +181,10 @@ def _unfinished(runs: Sequence[MethodRun], overwrite: bool) -> list[int]:
 
 def _recorded_nodes(runs: Sequence[MethodRun], overwrite: bool) -> str | None:
     """The nodes of every layer in what is finished or interrupted: a choice is made once."""
-    stored = [load_settings(each.run) for each in runs if each.run.settings.exists()]
-    chosen = (settings.layer_nodes for settings in stored)
-    return None if overwrite else next(filter(None, chosen), None)
+    if overwrite:
+        return None
+    stored = (load_settings(each.run) for each in runs if each.run.settings.exists())
+    return next((settings.layer_nodes for settings in stored if settings.layer_nodes), None)
 
 
 def _resolved(inputs: StageInput, how: IdentificationSettings) -> RunSettings:

@@ -126,7 +126,8 @@ def test_settings_and_neurons(run):
     settings = load_settings(run)
     assert settings.model_args == {"pretrained": str(model_dir())}
     assert (settings.task, settings.limit, settings.top_k) == ("demo_topic", 4, 6)
-    assert settings.n_steps == 5  # resolved: what the quadrature's default stands for
+    assert settings.n_steps == 8  # resolved: what layers may have on average
+    assert len(settings.layer_nodes.split()) == N_LAYERS
     versions = yaml.safe_load(run.settings.read_text())["versions"]
     assert versions["lm_eval"] == lm_eval.__version__
     assert set(versions) >= {"neuronllm-eval", "torch", "transformers"}
@@ -649,6 +650,7 @@ def test_a_large_completeness_gap_is_told_and_a_small_one_is_not(tmp_path, caplo
         assert call(*identify(tmp_path / name, *flags, path=MODEL_DIR))[0] == 0
         share = NeuronSet.load(tmp_path / name / "demo_topic").provenance.completeness_gap_share
         assert ("attributions miss" in caplog.text) == (share > 0.1) == (name == "coarse")
+        assert ("layers whose gap is over 10%: 0 (1 node, " in caplog.text) == (name == "coarse")
         assert "only 4 questions select the neurons" in caplog.text
 
 

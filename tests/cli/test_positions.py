@@ -139,3 +139,21 @@ def test_fan_out_at_all_positions_is_refused(tmp_path):
     result = call(*identify(tmp_path, *TOP_K, "--positions", "all", "--engine", "fan_out"))
     assert_one_message(result, 2, "the fan-out engine with positions=all", "--engine auto")
     assert not (tmp_path / TASK).exists()
+
+
+def test_in_a_shared_pass_what_needs_no_path_has_one_node_and_no_gap(tmp_path, monkeypatch):
+    without_the_harness_tasks(monkeypatch)
+    methods = ("ace", "gradxact", "activation")
+    assert call(*identify(tmp_path, *TOP_K, "--method", ",".join(methods)))[0] == 0
+    for name in methods:
+        run = RunDirectory(tmp_path / name / TASK)
+        provenance = NeuronScores.load(run.path).provenance
+        integrates = name == "ace"
+        assert bool(provenance.layer_nodes) == integrates
+        assert bool(provenance.completeness_gap_layers) == integrates
+        assert (provenance.completeness_gap_max is None) != integrates
+        measured = {line["completeness_gap"] is not None for line in jsonl(run.questions)}
+        assert measured == {integrates}
+        text = run.report.read_text()
+        assert ("completeness gap not measured" in text) != integrates
+        assert ("1 node of right" in text) != integrates

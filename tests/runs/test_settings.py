@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from neuronllm_eval.attribution import integrated_gradients, methods
+from neuronllm_eval.attribution import methods, quadrature
 from neuronllm_eval.engine import build
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.models import hooks
@@ -54,6 +54,7 @@ FULL = RunSettings(
     option_scores="per_byte",
     quadrature="right_riemann",
     n_steps=20,
+    layer_nodes="3 41@0.1",
     top_z=5.0,
     top_k=0.125,
     ambiguous="drop",
@@ -220,6 +221,6 @@ def test_no_file(tmp_path):
 
 def test_choices_are_those_that_are_implemented():
     assert tuple(methods.METHODS) == (*METHODS, AUTO_METHOD)
-    assert ("auto", *integrated_gradients.QUADRATURES) == QUADRATURES
+    assert ("auto", *quadrature.QUADRATURES) == QUADRATURES
     assert ENGINES == build.ENGINES
     assert ATTRIBUTION_DTYPES == hooks.ATTRIBUTION_DTYPES

@@ -15,11 +15,13 @@ from benchmarks.kill_resume import content
 from benchmarks.launched import CONTEXT
 from neuronllm_eval.cli import main as cli
 from neuronllm_eval.errors import UsageError
+from neuronllm_eval.neurons.neuron_set import NeuronSet
+from neuronllm_eval.runs.artifacts import load_settings
 from neuronllm_eval.runs.directory import RunDirectory
 from neuronllm_eval.runtime import checkpoint
 from neuronllm_eval.runtime.checkpoint import Part
 from neuronllm_eval.runtime.resumable_work import RunLocks
-from neuronllm_eval.stages import evaluate
+from neuronllm_eval.stages import evaluate, prepare
 from neuronllm_eval.stages import identify as identify_stage
 from neuronllm_eval.stages import validate as validate_stage
 from tests.fixtures.cli import (
@@ -115,6 +117,16 @@ def test_only_what_is_left_is_computed(copied, monkeypatch):
     assert run_eval(copied)[0] == 0
     assert added == [3, 4, *range(N_UNITS)]  # the last two of identify, and all of validate
     assert_same_bytes(copied / TASK)
+
+
+def test_the_nodes_of_layers_are_chosen_once(copied, monkeypatch):
+    chosen = load_settings(RunDirectory(copied / TASK)).layer_nodes
+    monkeypatch.setattr(prepare, "choose_quadrature", None)  # not called any more
+    assert run_eval(copied)[0] == 0
+    assert_same_bytes(copied / TASK)
+    provenance = NeuronSet.load(copied / TASK).provenance
+    assert provenance.layer_nodes == chosen
+    assert len(chosen.split()) == len(provenance.completeness_gap_layers) == 2
 
 
 def test_interrupted_at_every_unit(tmp_path):
@@ -231,7 +243,7 @@ def test_a_damaged_work_file_is_said(copied):
     ("flags", "named"),
     [
         (("--top_z", 0.2), "top_z is 0.2, there 0.1"),
-        (("--n_steps", 3), "n_steps is 3, there 5"),
+        (("--n_steps", 3), "n_steps is 3, there 8"),
         (("--batch_size", 6), "batch_size is 6, there 3"),
         (("--limit", 4), "limit is 4, there 5"),
         (("--system_instruction", "Be brief."), "system_instruction is 'Be brief.', there None"),
