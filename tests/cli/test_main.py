@@ -225,7 +225,7 @@ def test_what_the_commands_print(outputs, run):
     assert report.startswith(said["validate"])  # and goes on with single answers and neurons
     assert report.startswith("## demo_topic\n\nThe unmasked model is not clearly above chance ")
     assert " about the task. Suppressing 6 good neurons " in report.splitlines()[2]
-    assert said["identify"].startswith("demo_topic: Selected 6 good and 6 bad neurons of 96.\n")
+    assert said["identify"].startswith("demo_topic: Selected 6 good and 6 bad neurons of 96. Unmasked accuracy ")
     assert said["identify"].endswith(f"written to {output}\n")
 
 
@@ -283,12 +283,16 @@ def test_another_seed_gives_other_prompts_and_controls(run, tmp_path):
 
 
 def test_batches_and_engines_agree(run, tmp_path):
-    for name, more in {"batch": ("--batch_size", 12), "replay": ("--engine", "replay")}.items():
+    ways = {"plain": (), "batch": ("--batch_size", 12), "replay": ("--engine", "replay")}
+    for name, more in ways.items():
         output = tmp_path / name
-        assert call(*identify(output, "--top_k", 6, *more))[0] == 0
+        # The replay engine, being slow, chooses nodes by fewer prompts.
+        arguments = identify(output, "--top_k", 6, "--quadrature", "gauss_legendre", *more)
+        assert call(*arguments)[0] == 0
         assert call("validate", output, *QUICK)[0] == 0
         other = RunDirectory(output / "demo_topic")
-        scores, expected = NeuronScores.load(other.path), NeuronScores.load(run.path)
+        plain = RunDirectory(tmp_path / "plain" / "demo_topic")
+        scores, expected = NeuronScores.load(other.path), NeuronScores.load(plain.path)
         np.testing.assert_allclose(scores.letter_sums, expected.letter_sums, rtol=0, atol=1e-4)
         rows = [
             [line["loglikelihoods"][condition] for condition in ("unmasked",)]
@@ -458,7 +462,7 @@ def test_a_point_is_the_condition_validated_alone(swept, run, tmp_path, top_k, s
         entries = json.loads(each.summary.read_text())["conditions"]
         (found,) = (entry for entry in entries if entry["name"] == name)
         # Of a sweep, p is corrected for more tests.
-        differing = ("name", "confidence", "rcc", "corrected", "kl")
+        differing = ("name", "confidence", "rcc", "corrected", "kl", "option_mass")
         return {key: found[key] for key in found if key not in differing}
 
     assert entry(swept, point) == entry(alone, "suppress_good")  # to the last digit
