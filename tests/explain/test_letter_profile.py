@@ -1,4 +1,4 @@
-"""The letter-bias index on attributions that are made up, and the counts of gold letters."""
+"""The letter-bias index on attributions that are made up."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 from neuronllm_eval.errors import ArtifactError
 from neuronllm_eval.formats.inert_text import SECRETS
-from neuronllm_eval.reporting.task_report import read_commands
+from neuronllm_eval.reporting.task_report import TaskReport, read_commands
 from neuronllm_eval.runs.directory import RunDirectory
 from tests.fixtures.cli import call, change_settings, copy_of, finished_run
 
@@ -69,6 +69,15 @@ def test_the_report_lists_the_commands_of_the_run(tmp_path):
     commands = run.report.read_text().split("#### Commands of this run")[1]
     assert commands.count("--batch_size=7") == 1
     assert "--batch_size=7" in commands.split("neuronllm-eval validate")[-1]
+
+
+def test_a_report_knows_the_gold_options_of_the_selection_prompts():
+    run = finished_run()
+    lines = [json.loads(line) for line in run.questions.read_text().splitlines()]
+    golds = [gold for line in lines for gold in line["gold"]]
+    found = TaskReport.load(run)
+    assert found.gold_counts == tuple(map(golds.count, range(len(found.scores.letter_sums))))
+    assert "label neurons" in run.report.read_text()
 
 
 # Secrets ----------------------------------------------------------------------------------------
