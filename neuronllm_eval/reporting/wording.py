@@ -273,9 +273,12 @@ def nodes_text(provenance: Provenance) -> str:
     if not counts:
         plural = "s" if provenance.n_steps != 1 else ""
         return f"{provenance.n_steps} node{plural} of {provenance.quadrature}"
+    if len(set(counts)) == 1:
+        return f"{counts[0]} nodes of graded gauss_lobatto in each layer"
+    mean = sum(counts) / len(counts)
     return (
-        f"{min(counts)} to {max(counts)} nodes by layer, {sum(counts) / len(counts):.1f} on "
-        "average (graded gauss_lobatto)"
+        f"{min(counts)} to {max(counts)} nodes of graded gauss_lobatto by layer, {mean:.1f} on "
+        "average"
     )
 
 

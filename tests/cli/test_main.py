@@ -225,7 +225,9 @@ def test_what_the_commands_print(outputs, run):
     assert report.startswith(said["validate"])  # and goes on with single answers and neurons
     assert report.startswith("## demo_topic\n\nThe unmasked model is not clearly above chance ")
     assert " about the task. Suppressing 6 good neurons " in report.splitlines()[2]
-    assert said["identify"].startswith("demo_topic: Selected 6 good and 6 bad neurons of 96. Unmasked accuracy ")
+    assert said["identify"].startswith(
+        "demo_topic: Selected 6 good and 6 bad neurons of 96. Unmasked accuracy "
+    )
     assert said["identify"].endswith(f"written to {output}\n")
 
 

@@ -10,7 +10,9 @@ import pytest
 from neuronllm_eval.interventions.conditions import EXPECTED_SIGN, ConditionName
 from neuronllm_eval.reporting import wording
 from neuronllm_eval.reporting.condition_tables import TEST_HEADERS, significance_table
+from neuronllm_eval.reporting.detail_tables import gap_table
 from tests.fixtures.summaries import CONTROLS, NO_CONTROLS, UNMASKED, delta, summary
+from tests.fixtures.tiny_models import provenance
 
 FEW = dataclasses.replace(CONTROLS, n_controls=4, n_as_extreme=1, p_value=2 / 5)
 
@@ -190,3 +192,25 @@ def test_the_note_says_what_a_rank_is_and_whether_there_are_enough_controls():
 )
 def test_costs_in_about_three_digits(value, text):
     assert wording.cost_text(value) == text
+
+
+def test_nodes_by_layer_and_layers_of_large_gaps():
+    of_layers = provenance(layer_nodes="41@0.1 3 4@1", completeness_gap_layers=(0.31, 0.1, 0.012))
+    expected = "3 to 41 nodes of graded gauss_lobatto by layer, 16.0 on average"
+    assert wording.nodes_text(of_layers) == expected
+    assert wording.large_gaps(of_layers) == "layers whose gap is over 10%: 0 (41 nodes, 31%)"
+    table = gap_table(of_layers)
+    assert table.note.endswith(
+        "path. Layers whose gap is over 10%: 0 (41 nodes, 31%); the largest is 31.0% of the "
+        "change, in layer 0."
+    )
+    alike = provenance(layer_nodes="3 3 3", completeness_gap_layers=(0.01, 0.02, 0.0))
+    assert wording.nodes_text(alike) == "3 nodes of graded gauss_lobatto in each layer"
+    assert gap_table(alike).note.endswith(
+        "No layer's gap is over 10%; the largest is 2.0% of the change, in layer 1."
+    )
+    named = provenance(
+        layer_nodes="", quadrature="right_riemann", n_steps=1, completeness_gap_layers=(0.9,)
+    )
+    assert wording.nodes_text(named) == "1 node of right_riemann"
+    assert wording.large_gaps(named) == "layers whose gap is over 10%: 0 (1 node, 90%)"
