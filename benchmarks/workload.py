@@ -142,7 +142,7 @@ def random_neurons(layers: FFNLayers) -> NeuronSet:
     provenance = {
         name: fillings[str(kind)]
         for name, kind in Provenance.__annotations__.items()
-        if name not in ("weights_sample", "option_scores", "gguf_file")  # which have defaults
+        if not hasattr(Provenance, name)  # which have defaults
     }
     provenance["positions"] = SCORED
     return NeuronSet(
