@@ -121,8 +121,9 @@ def test_only_what_is_left_is_computed(copied, monkeypatch):
 
 def test_the_nodes_of_layers_are_chosen_once(copied, monkeypatch):
     chosen = load_settings(RunDirectory(copied / TASK)).layer_nodes
-    monkeypatch.setattr(prepare, "choose_quadrature", None)  # not called any more
-    assert run_eval(copied)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "choose_quadrature", None)  # not called any more
+        assert run_eval(copied)[0] == 0
     assert_same_bytes(copied / TASK)
     provenance = NeuronSet.load(copied / TASK).provenance
     assert provenance.layer_nodes == chosen
