@@ -157,7 +157,8 @@ class ACEBalanced(Method):
     steeper where the model is wrong, so what it gives to one gold option and takes from another
     does not cancel. Here such a neuron counts for little.
 
-    1. F is calibrated: each option's mean log-probability over the questions is taken off first.
+    1. F is calibrated: each option's prior, fitted over all selection prompts (`stages.priors`), is
+       taken off what options are compared by.
     2. A prompt's value is the mean of IG(F) and h * dF/dh at the unedited prompt: half of what
        the path from 0 to 2h, between suppressing and doubling, would give if its second half were
        as steep as its middle.

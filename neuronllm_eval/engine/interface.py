@@ -38,7 +38,8 @@ def calibrated_cross_entropy(loglikelihoods: Tensor, gold: int) -> Tensor:
     Where a model prefers an answer whatever the question, F is steep for the questions with another
     answer and flat for those with this one; without the priors all of them count.
 
-    Source: batch calibration (Zhou et al., ICLR 2024), of a target instead of a prediction.
+    Source: ours, after batch calibration (Zhou et al., ICLR 2024), which takes mean
+    log-probabilities off predictions.
 
     Args:
         loglikelihoods: [..., options] log-nats less the priors.

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -145,25 +145,11 @@ class DocTable:
             doc_ids.add(doc.doc_id)
         gold = np.array([doc.gold for doc in docs], dtype=np.int64)
         n_options = np.array([len(doc.loglikelihoods[UNMASKED]) for doc in docs])
-        predicted = np.empty((len(docs), len(names)), dtype=np.int64)
-        calibrated = np.empty_like(predicted)
-        confidence, mass = np.empty(predicted.shape), np.empty(predicted.shape)
-        groups = [np.flatnonzero(n_options == count) for count in sorted(set(n_options.tolist()))]
-        compared = []
-        for rows in groups:  # docs may differ in their number of options
-            options = np.array(  # [docs, conditions, options]
-                [[docs[row].loglikelihoods[name] for name in names] for row in rows]
-            )
-            mass[rows] = np.exp(options).sum(-1)
-            options = ranking_scores(options, [docs[row].lengths for row in rows])
-            compared.append(options)
-            predicted[rows] = options.argmax(-1)  # the first of equals, as the harness takes it
-            confidence[rows] = softmax_at(options, gold[rows, np.newaxis])
-        for rows, scores in zip(groups, calibrated_scores(compared), strict=True):
-            calibrated[rows] = scores.argmax(-1)
+        scores = [np.array([doc.loglikelihoods[name] for name in names]) for doc in docs]
+        answers = answers_of(scores, [doc.lengths for doc in docs], gold)
         correct, calibrated_correct = (
-            (answers == gold[:, np.newaxis]).astype(np.float64)
-            for answers in (predicted, calibrated)
+            (predicted == gold[:, np.newaxis]).astype(np.float64)
+            for predicted in (answers.predicted, answers.calibrated)
         )
         question_ids = tuple(doc.question_id for doc in docs)
         return cls(
@@ -174,11 +160,11 @@ class DocTable:
             numbered(question_ids),
             n_options,
             gold,
-            dict(zip(names, predicted.T, strict=True)),
+            dict(zip(names, answers.predicted.T, strict=True)),
             dict(zip(names, correct.T, strict=True)),
-            dict(zip(names, confidence.T, strict=True)),
+            dict(zip(names, answers.confidence.T, strict=True)),
             dict(zip(names, calibrated_correct.T, strict=True)),
-            dict(zip(names, mass.T, strict=True)),
+            dict(zip(names, answers.option_mass.T, strict=True)),
             {name: np.array([doc.kl[name] for doc in docs]) for name in names}
             if all(doc.kl for doc in docs)
             else {},
@@ -198,6 +184,54 @@ def numbered(names: Sequence[str]) -> NDArray[np.int64]:
     """Equal names as equal numbers, from 0 in the order of their first appearance."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], dtype=np.int64)
+
+
+class Answers(NamedTuple):
+    """What log-likelihoods say, each [docs, conditions].
+
+    Attributes:
+        predicted: int64, index of the likeliest option, the first of equals as in the harness.
+        confidence: softmax over options at gold, of what options are compared by.
+        calibrated: int64, as `predicted` after batch calibration (`calibrated_scores`).
+        calibrated_confidence: as `confidence`, likewise.
+        option_mass: total probability of the options' tokens.
+    """
+
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    calibrated: NDArray[np.int64]
+    calibrated_confidence: NDArray[np.float64]
+    option_mass: NDArray[np.float64]
+
+
+def answers_of(
+    loglikelihoods: Sequence[NDArray[np.floating[Any]]],
+    lengths: Sequence[tuple[float, ...]],
+    gold: NDArray[np.int64],
+) -> Answers:
+    """The answers to docs, which may differ in their number of options.
+
+    Args:
+        loglikelihoods: [docs] of [conditions, options] log-nats.
+        lengths: [docs] the options' lengths; empty of docs without.
+        gold: [docs] indices of the gold options.
+    """
+    n_options = np.array([scores.shape[-1] for scores in loglikelihoods])
+    shape = len(loglikelihoods), len(loglikelihoods[0])
+    answers = Answers(*(np.empty(shape, dtype) for dtype in (int, float, int, float, float)))
+    groups = [np.flatnonzero(n_options == count).tolist() for count in np.unique(n_options)]
+    compared = []
+    for rows in groups:
+        options = np.stack([loglikelihoods[row] for row in rows]).astype(np.float64)
+        answers.option_mass[rows] = np.exp(options).sum(-1)
+        options = ranking_scores(options, [lengths[row] for row in rows])
+        answers.predicted[rows] = options.argmax(-1)
+        answers.confidence[rows] = softmax_at(options, gold[rows][:, np.newaxis])
+        compared.append(options)
+    for rows, scores in zip(groups, calibrated_scores(compared), strict=True):
+        answers.calibrated[rows] = scores.argmax(-1)
+        answers.calibrated_confidence[rows] = softmax_at(scores, gold[rows][:, np.newaxis])
+    return answers
 
 
 def ranking_scores(

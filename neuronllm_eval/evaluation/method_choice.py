@@ -2,7 +2,7 @@
 
 Candidates are compared by what their neurons do on questions that did not select them: the
 calibrated confidence under `enhance` minus that under `degrade`, where calibrated confidence is
-the softmax over the options at the gold one after batch calibration (`calibrated_scores`). A
+the softmax over the options at the gold one after batch calibration. A
 candidate whose `enhance` breaks the model is left out.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from neuronllm_eval.errors import ArtifactError
-from neuronllm_eval.evaluation.doc_table import calibrated_scores, ranking_scores, softmax_at
+from neuronllm_eval.evaluation.doc_table import answers_of
 from neuronllm_eval.evaluation.robust_effects import COLLAPSED
 from neuronllm_eval.formats.typed_files import PositiveCount, artifact, load
 from neuronllm_eval.runs.directory import RunDirectory
@@ -126,22 +126,35 @@ def choose(
     Raises:
         ArtifactError: there are no docs.
     """
-    parts = [_effects(docs) for docs in halves if docs]
+    parts = [
+        answers_of(
+            [doc.loglikelihoods for doc in docs],
+            [doc.lengths for doc in docs],
+            np.array([doc.gold for doc in docs]),
+        )
+        for docs in halves
+        if docs
+    ]
     if not parts:
         raise ArtifactError(
             "no selection question has finite log-likelihoods under the candidates' conditions",
             expected="questions to choose the method by",
             remedy="name a method, such as --method ace_balanced",
         )
-    confidence, mass, top_answer = (
-        np.concatenate(part, axis=0) for part in zip(*parts, strict=True)
+    confidence = np.concatenate([part.calibrated_confidence for part in parts])
+    mass = np.concatenate([part.option_mass for part in parts]).mean(0)
+    # Each half has neurons of its own, which may prefer another answer.
+    top_answer = np.average(
+        [[np.bincount(each).max() / len(each) for each in part.predicted.T] for part in parts],
+        axis=0,
+        weights=[len(part.predicted) for part in parts],
     )
     candidates = []
     for number, (penalty, top_k) in enumerate(settings):
         enhance, degrade = 1 + 2 * number, 2 + 2 * number
         differences = 100 * (confidence[:, enhance] - confidence[:, degrade])
-        share = float(mass[:, enhance].mean() / mass[:, 0].mean())
-        same, unmasked = top_answer[:, [enhance, 0]].mean(0)
+        share = float(mass[enhance] / mass[0])
+        same, unmasked = top_answer[[enhance, 0]]
         collapses = same >= MOST_SAME_ANSWER and same > unmasked
         candidates.append(
             Candidate(
@@ -164,23 +177,3 @@ def choose(
         ),
     )
     return MethodChoice(tuple(candidates), order[0], len(confidence))
-
-
-def _effects(docs: Sequence[Scored]) -> tuple[NDArray[np.float64], ...]:
-    """[docs, conditions] calibrated confidence, option mass, and share of the top answer."""
-    n_options = np.array([doc.loglikelihoods.shape[-1] for doc in docs])
-    gold = np.array([doc.gold for doc in docs])
-    shape = len(docs), len(docs[0].loglikelihoods)
-    confidence, mass, predicted = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
-    counts = sorted(set(n_options.tolist()))
-    groups = [np.flatnonzero(n_options == count).tolist() for count in counts]
-    compared = []
-    for rows in groups:
-        options = np.stack([docs[row].loglikelihoods for row in rows]).astype(np.float64)
-        mass[rows] = np.exp(options).sum(-1)
-        compared.append(ranking_scores(options, [docs[row].lengths for row in rows]))
-        predicted[rows] = compared[-1].argmax(-1)
-    for rows, scores in zip(groups, calibrated_scores(compared), strict=True):
-        confidence[rows] = softmax_at(scores, gold[rows][:, np.newaxis])
-    shares = [np.bincount(answers).max() / len(docs) for answers in predicted.T]
-    return confidence, mass, np.tile(shares, (len(docs), 1))

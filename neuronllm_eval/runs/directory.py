@@ -127,6 +127,10 @@ class RunDirectory:
     identifying = _File("checkpoint/identify")  # an unfinished identification
     validating = _File("checkpoint/validate")  # an unfinished validation
 
+    def choosing(self, half: int) -> Path:
+        """checkpoint/choose_<half>: an unfinished choice of settings, by the half that selects."""
+        return self.path / "checkpoint" / f"choose_{half}"
+
     def set_aside(self, role: str) -> Path:
         """set_aside_<role>.jsonl: questions excluded for NaN or infinity.
 
@@ -272,7 +276,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             for path in (self.path / SUMS_FILE, *self._identified, self.commands):
                 path.unlink(missing_ok=True)
-            shutil.rmtree(self.identifying, ignore_errors=True)
+            for folder in (self.identifying, self.choosing(0), self.choosing(1)):
+                shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(self.path / ADAPTERS_FOLDER, ignore_errors=True)
             self.clear_validation()
         except OSError as error:

@@ -70,7 +70,6 @@ def choose_settings(
     """
     candidates = _candidates(stage, method, top_k)
     scored: list[list[Scored]] = []
-    folders = []
     for half in (0, 1):
         edits = launch.ranks.on_first(partial(_all_edits, method, candidates, sums, half))
         factors = stack_factors(
@@ -78,20 +77,20 @@ def choose_settings(
             [{(layer, index): factor for layer, index, factor in each} for each in edits],
         )
         questions = stage.questions[1 - half :: 2]
-        folder = run.path / "checkpoint" / f"choose_{half}"
-        folders.append(folder)
+        folder = run.choosing(half)
         identity = {"half": half, "factors": hashlib.sha256(factors.tobytes()).hexdigest()}
         plan = Work.plan(identity, questions, stage.batch_size)
         if launch.ranks.on_first(lambda: not launch.resumes(plan, folder)):  # noqa: B023
             launch.ranks.on_first(lambda: close(folder))  # noqa: B023
-        finished = _scored(stage, questions, factors, SharedWork(plan, folder, launch), half)
-        scored.append(finished)
+        work = SharedWork(plan, folder, launch)
+        scored.append(_scored(stage, questions, factors, work, half))
     if not launch.ranks.is_first:
         return None
     choice = choose(candidates, scored)
-    for folder in folders:
-        close(folder)
-    _tell(choice, stage.task)
+    for half in (0, 1):
+        close(run.choosing(half))
+    n_docs = sum(len(question.prompts) for question in stage.questions)
+    _tell(choice, stage.task, n_docs)
     return choice
 
 
@@ -142,7 +141,9 @@ def _scored(
     """The docs of some questions under all factors; empty on ranks other than the first."""
     with work.units(f"choose settings, half {half + 1} of 2") as units:
         for _, docs in score_conditions(stage.engine, questions, factors, stage.batch_size, units):
-            if isinstance(docs, DocError):  # of some candidate; the question compares none then
+            if isinstance(
+                docs, DocError
+            ):  # of some candidate: the question compares none (`_tell`)
                 continue
             for doc in docs:
                 work.record(doc.to_record())
@@ -155,13 +156,21 @@ def _scored(
     return [Scored(doc.gold, doc.loglikelihoods, lengths[doc.doc_id]) for doc in scores]
 
 
-def _tell(choice: MethodChoice, task: str) -> None:
+def _tell(choice: MethodChoice, task: str, n_docs: int) -> None:
     best = choice.best
+    if choice.n_docs < n_docs:
+        logger.warning(
+            "%s: settings are chosen on %d of %d docs: the others give NaN or infinite numbers "
+            "under some candidate",
+            task,
+            choice.n_docs,
+            n_docs,
+        )
     if not best.is_sound:
         logger.warning(
-            "%s: under enhance every candidate takes a fifth or more of the options' probability, "
-            "or gives 90%% of the questions one answer; the best of them is taken. Fewer neurons "
-            "(--top_k) may do less harm.",
+            "%s: under enhance every candidate takes more than a fifth of the options' "
+            "probability, or gives 90%% or more of the docs one answer; the best of them is taken. "
+            "Fewer neurons (--top_k) may do less harm.",
             task,
         )
     logger.info(

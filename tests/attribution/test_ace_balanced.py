@@ -7,7 +7,6 @@ import functools
 import numpy as np
 import pytest
 import torch
-import transformers as tf
 from scipy.special import log_softmax
 
 from neuronllm_eval.attribution.identify import IdentificationSettings, add_question
@@ -33,10 +32,9 @@ from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question, with_priors
 from neuronllm_eval.stages.priors import fitted_priors, option_priors
 from tests.fixtures.tiny_models import (
-    VOCABULARY,
     identify_all,
+    llama_with_biases,
     provenance,
-    random_model,
     random_prompt,
     random_tokens,
     relative_difference,
@@ -227,17 +225,7 @@ def planted() -> tuple[Engine, tuple[Question, ...]]:
     The neuron of the label always fires and writes option OFTEN; the neuron of the task writes the
     right one of the two options, by the sign of what it reads from the last token.
     """
-    config = tf.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        mlp_bias=True,
-    )
-    model = random_model(config)
+    model = llama_with_biases()
     options = model.lm_head.weight.detach()[10 : 10 + N_OPTIONS]
     embedding = model.model.embed_tokens.weight.detach()
     read = embedding[TOKENS[OFTEN]] - embedding[TOKENS[SELDOM]]

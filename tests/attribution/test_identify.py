@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-import transformers as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -36,10 +35,9 @@ from neuronllm_eval.neurons.scores import NeuronScores
 from neuronllm_eval.neurons.selection import select_neurons
 from neuronllm_eval.prompts import Prompt, Question
 from tests.fixtures.tiny_models import (
-    VOCABULARY,
     identify_all,
+    llama_with_biases,
     provenance,
-    random_model,
     random_prompt,
     relative_difference,
     tiny_model,
@@ -342,17 +340,7 @@ def planted_model() -> nn.Module:
     A helper writes the gold letter's, a hurter a wrong letter's. Biases make them fire: their gate
     is silu(4) = 3.93 and their up projection 1, whatever comes in.
     """
-    config = tf.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        mlp_bias=True,
-    )
-    model = random_model(config)
+    model = llama_with_biases()
     letters = model.lm_head.weight.detach()[10:14]
     with torch.no_grad():
         for letter, places in ((GOLD, HELPERS), (WRONG, HURTERS)):

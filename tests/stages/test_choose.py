@@ -9,6 +9,7 @@ import pytest
 
 from neuronllm_eval.attribution.methods import make_method
 from neuronllm_eval.cli import main as cli
+from neuronllm_eval.errors import DocError
 from neuronllm_eval.evaluation.method_choice import MethodChoice
 from neuronllm_eval.neurons.neuron_set import NeuronSet
 from neuronllm_eval.neurons.scores import NeuronScores
@@ -124,6 +125,25 @@ def test_a_given_penalty_leaves_the_number_of_neurons_to_choose(tmp_path):
     choice = MethodChoice.load(tmp_path / TASK / "method_choice.json")
     assert [each.penalty for each in choice.candidates] == [2.0] * 4
     assert make_method("auto").penalty is None
+
+
+def test_docs_that_are_not_finite_under_a_candidate_are_counted(tmp_path, monkeypatch, caplog):
+    real = choose.score_conditions
+
+    def first_fails(*arguments):
+        for number, (question, docs) in enumerate(real(*arguments)):
+            yield (
+                question,
+                DocError("NaN", expected="numbers", remedy="none") if number == 0 else docs,
+            )
+
+    monkeypatch.setattr(choose, "score_conditions", first_fails)
+    code, _, err = call(*identify(tmp_path, *AUTO))
+    assert code == 0, err
+    n_docs = sum(len(line["doc_ids"]) for line in jsonl(RunDirectory(tmp_path / TASK).questions))
+    counted = MethodChoice.load(tmp_path / TASK / "method_choice.json").n_docs
+    assert counted < n_docs
+    assert f"{TASK}: settings are chosen on {counted} of {n_docs} docs: the others" in caplog.text
 
 
 def test_several_numbers_of_neurons_are_refused(tmp_path):
